@@ -1,0 +1,50 @@
+# Everything that a person types. `make` alone prints what there is.
+
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+# Index of CPU or CUDA builds of torch; empty: the package index that pip is set up with (see README, "Install").
+TORCH_INDEX ?=
+VENV := .venv
+BIN := $(VENV)/bin
+EXTRAS := tracking,trainer,registry-api,infer,embedded,dev
+INSTALLED := $(VENV)/.installed
+SOURCES := contracts embedded services tests benchmarks
+
+.DEFAULT_GOAL := help
+.PHONY: help install demo serve test test-full lint fmt lock fidelity clean
+
+help:  ## print this
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
+
+install: $(INSTALLED)  ## make .venv and install everything into it (the others do so by themselves)
+
+$(INSTALLED): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(0 if v in ((3, 11), (3, 12)) else f"Python 3.11 or 3.12 is needed; {sys.executable} is {v[0]}.{v[1]}: set PYTHON=/path/to/python3.11")'
+	@echo "installing into $(VENV); this takes some minutes the first time"
+	@$(PYTHON) -m venv $(VENV)
+	@$(BIN)/pip install --quiet --constraint constraints.txt $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX) --no-deps) torch
+	@$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[$(EXTRAS)]'
+	@touch $@
+
+demo: $(INSTALLED)  ## teach the tiny base to sketch, promote the version, draw: demo/contact-sheet.png
+	@$(BIN)/python -m atelier_embedded demo
+
+serve: $(INSTALLED)  ## run the services on what the demo left, until Ctrl-C
+	@$(BIN)/python -m atelier_embedded serve
+
+test: $(INSTALLED)  ## run the tests; nothing but the install is needed
+	@$(BIN)/python -m pytest
+
+lint: $(INSTALLED)  ## ruff, formatting, types
+	@$(BIN)/ruff check $(SOURCES)
+	@$(BIN)/ruff format --check $(SOURCES)
+	@$(BIN)/mypy
+
+fmt: $(INSTALLED)  ## format the sources
+	@$(BIN)/ruff check --fix --exit-zero $(SOURCES)
+	@$(BIN)/ruff format $(SOURCES)
+
+lock:  ## write constraints.txt anew from what pip resolves today
+	@bash scripts/lock.sh "$(PYTHON)" "$(TORCH_INDEX)" "$(EXTRAS)"
+
+clean:  ## remove what the demo left (the virtual environment stays)
+	rm -rf demo .cache

@@ -1,0 +1,1 @@
+"""What crosses a boundary between services: manifests, requests, responses, names. pydantic and the standard library only."""

@@ -1,0 +1,31 @@
+"""Names of aliases, tags, files, graph inputs and headers that two services must spell alike."""
+
+CHAMPION = "champion"
+"""The alias that infer draws with when a request names neither a version nor an alias."""
+
+# Tags on MLflow model versions.
+TAG_KIND = "atelier.kind"  # KIND_ADAPTER or KIND_BUNDLE
+TAG_BUNDLE_DIGEST = "atelier.bundle_digest"
+TAG_SOURCE_DIGEST = "atelier.source_digest"
+KIND_ADAPTER, KIND_BUNDLE = "adapter", "bundle"
+
+# Files of an adapter, in the folder that the MLflow model keeps its weights in; and of a bundle.
+WEIGHTS_FILE, ADAPTER_FILE, EVIDENCE_FILE = "pytorch_lora_weights.safetensors", "adapter.json", "evidence.json"
+ADAPTER_FOLDER = "adapter_weights"  # mlflow.diffusers' own name
+BUNDLE_FILE, TOKENIZER_FILE, SCHEDULER_FILE = "bundle.json", "tokenizer.json", "scheduler_config.json"
+TEXT_ENCODER_FILE, UNET_FILE, VAE_DECODER_FILE = "text_encoder.onnx", "unet.onnx", "vae_decoder.onnx"
+
+# Inputs of unet.onnx. Shapes: b batch, r sum of the ranks in the batch, in/out features of the layer.
+LORA_SCALE = "lora_scale"  # [b, 1, r]
+
+
+def lora_inputs(layer: str) -> tuple[str, str]:
+    """Input names of one layer's A [in, r] and B [r, out]."""
+    return f"{layer}.lora_A", f"{layer}.lora_B"
+
+
+# Response headers of a drawn picture, and the PNG text key that holds a `generate.Drawn` as JSON.
+HEADER_MODEL, HEADER_VERSION, HEADER_SEED = "X-Atelier-Model", "X-Atelier-Version", "X-Atelier-Seed"
+HEADER_ADAPTER, HEADER_BUNDLE = "X-Atelier-Adapter-Digest", "X-Atelier-Bundle-Digest"
+PNG_TEXT = "atelier"
+BASE_VERSION = "base"  # HEADER_VERSION of a picture drawn without an adapter

@@ -1,0 +1,141 @@
+"""Everything that goes wrong on purpose. `problems.py` maps the leaves to HTTP in one table.
+
+InferError
+├── CallerError              the sender of the request can mend it
+│   ├── LoginError           no token, or one that the token file does not know
+│   ├── BodySizeError        a body larger than any legal request
+│   ├── PictureSizeError     width or height breaks a rule of the bundle or of the settings
+│   ├── StepsError           more steps than the base was trained with
+│   ├── UnknownVersionError  no such version of the served model
+│   ├── UnknownAliasError    no such alias of the served model
+│   └── NoChampionError      nothing was promoted yet
+├── BusyError                the same request may succeed later
+│   ├── QueueFullError       as many requests wait as may wait
+│   ├── StagingError         the version asked for is being loaded
+│   └── DrainingError        the service is shutting down
+├── RefusedError             a version must not be served
+│   ├── NotAnAdapterError    the version is tagged as something else
+│   ├── AdapterError         its manifest or weights do not fit its bundle, or are not finite
+│   ├── BundleMismatchError  one bundle was named, another was found
+│   ├── BundleMissingError   no bundle with that digest is registered
+│   ├── BundleError          a bundle's files are not what the contract says
+│   └── CorruptError         a file's sha256 differs from its manifest
+├── DrawingError             the graphs failed
+│   ├── NonFiniteError       NaN or infinity in latents or picture
+│   └── GraphError           ONNX Runtime raised
+├── CacheError               the cache folder cannot be read or written
+└── TrackingError            the tracking server does not answer as MLflow does
+"""
+
+from __future__ import annotations
+
+
+class InferError(Exception):
+    """Root of the tree. Its text is shown to the sender of the request: rule, value received, what to do."""
+
+
+class CallerError(InferError):
+    """The sender of the request can mend it."""
+
+
+class LoginError(CallerError):
+    """Raised when a request carries no token, or one that the token file does not know."""
+
+
+class BodySizeError(CallerError):
+    """Raised when a body is larger than any legal request."""
+
+
+class PictureSizeError(CallerError):
+    """Raised when width or height breaks a rule of the bundle or of the settings."""
+
+
+class StepsError(CallerError):
+    """Raised when more steps are asked for than the base was trained with."""
+
+
+class UnknownVersionError(CallerError):
+    """Raised when the served model has no such version."""
+
+
+class UnknownAliasError(CallerError):
+    """Raised when the served model has no such alias."""
+
+
+class NoChampionError(CallerError):
+    """Raised when a request names no version and nothing was promoted yet."""
+
+
+class BusyError(InferError):
+    """The same request may succeed later.
+
+    Attributes:
+        retry_after_s: when to try again, at least 1 s.
+    """
+
+    def __init__(self, message: str, retry_after_s: int = 1) -> None:
+        super().__init__(message)
+        self.retry_after_s = max(1, retry_after_s)
+
+
+class QueueFullError(BusyError):
+    """Raised when as many requests wait as may wait."""
+
+
+class StagingError(BusyError):
+    """Raised when the version asked for is being loaded for the first time."""
+
+
+class DrainingError(BusyError):
+    """Raised when the service is shutting down."""
+
+
+class RefusedError(InferError):
+    """A version must not be served."""
+
+
+class NotAnAdapterError(RefusedError):
+    """Raised when a version is not tagged as an adapter."""
+
+
+class AdapterError(RefusedError):
+    """Raised when an adapter's manifest or weights do not fit its bundle, or hold NaN or infinity."""
+
+
+class BundleMismatchError(RefusedError):
+    """Raised when one bundle was named and another was found; the text holds both digests."""
+
+    def __init__(self, *, asked: str, found: str, where: str) -> None:
+        super().__init__(f"{where}: made for bundle {asked}, found bundle {found}; export and register the adapter for one bundle")
+
+
+class BundleMissingError(RefusedError):
+    """Raised when no registered model version is tagged with the bundle's digest."""
+
+
+class BundleError(RefusedError):
+    """Raised when a bundle's files, graphs or configuration are not what the contract says."""
+
+
+class CorruptError(RefusedError):
+    """Raised when a file's sha256 differs from the one in its manifest."""
+
+
+class DrawingError(InferError):
+    """The graphs failed."""
+
+
+class NonFiniteError(DrawingError):
+    """Raised when latents or picture hold NaN or infinity."""
+
+
+class GraphError(DrawingError):
+    """Raised when ONNX Runtime raised while a graph ran."""
+
+
+class CacheError(InferError):
+    """Raised when the cache folder cannot be read or written."""
+
+
+class TrackingError(InferError):
+    """Raised when the tracking server cannot be reached, refuses the login or answers nonsense."""

@@ -1,0 +1,126 @@
+"""The model registry of an MLflow server, through MLflow's own client."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import mlflow.artifacts
+from atelier_contracts import names
+from mlflow import MlflowClient
+from mlflow.entities.model_registry import ModelVersion
+from mlflow.exceptions import MlflowException
+from requests import RequestException
+
+from atelier_infer.errors import AdapterError, BundleMissingError, NotAnAdapterError, TrackingError, UnknownVersionError
+from atelier_infer.store import View
+
+PAGE = 200
+"""Versions asked for at a time."""
+
+SHOWN = 300
+"""Characters of MLflow's own message that are passed on."""
+
+
+class _AbsentError(TrackingError):
+    """Raised when MLflow answers that something does not exist; the callers say what."""
+
+
+class MlflowStore:
+    """See `store.Store`. The login is read by MLflow from MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD."""
+
+    def __init__(self, *, tracking_uri: str, model: str) -> None:
+        self._uri, self._model = tracking_uri, model
+        self._client = MlflowClient(tracking_uri=tracking_uri, registry_uri=tracking_uri)
+
+    def look(self) -> View:
+        """One request: MLflow answers a model with its aliases."""
+        try:
+            with _translated():
+                model = self._client.get_registered_model(self._model)
+        except _AbsentError:
+            return View("", {})
+        return View(str(model.creation_timestamp), {alias: int(number) for alias, number in model.aliases.items()})
+
+    def versions(self) -> list[int]:
+        """Page by page."""
+        name = self._model.replace("'", "''")
+        return sorted(int(found.version) for found in self._search(f"name = '{name}'") if _kind(found) == names.KIND_ADAPTER)
+
+    def adapter_manifest(self, version: int) -> bytes:
+        """Downloads one small file, after a look whether it is there."""
+        folder = self._adapter_folder(version)
+        with _translated(), TemporaryDirectory() as into:
+            listed = mlflow.artifacts.list_artifacts(folder, tracking_uri=self._uri) or []
+            present = {Path(item.path).name for item in listed}
+            if names.ADAPTER_FILE not in present:
+                raise AdapterError(
+                    f"version {version}: {names.ADAPTER_FOLDER}/{names.ADAPTER_FILE} must exist; received "
+                    f"{', '.join(sorted(present)) or 'no files'}; register the version with the trainer"
+                )
+            return self._download(f"{folder}/{names.ADAPTER_FILE}", Path(into)).read_bytes()
+
+    def fetch_adapter(self, version: int, into: Path) -> None:
+        """Downloads the folder that mlflow.diffusers keeps weights in."""
+        folder = self._adapter_folder(version)
+        with _translated():
+            self._download(folder, into)
+
+    def fetch_bundle(self, digest: str, into: Path) -> None:
+        """Finds the newest version, of any model, that is tagged with the digest."""
+        found = self._search(f"tags.`{names.TAG_BUNDLE_DIGEST}` = '{digest}'")
+        bundles = [version for version in found if _kind(version) == names.KIND_BUNDLE]
+        if not bundles:
+            raise BundleMissingError(
+                f"bundle {digest}: no registered version is tagged {names.TAG_KIND}={names.KIND_BUNDLE} and "
+                f"{names.TAG_BUNDLE_DIGEST} with it; export the base with the trainer"
+            )
+        newest = max(bundles, key=lambda version: int(version.creation_timestamp))
+        with _translated():
+            self._download(self._client.get_model_version_download_uri(newest.name, newest.version), into)
+
+    def _adapter_folder(self, version: int) -> str:
+        try:
+            with _translated():
+                found = self._client.get_model_version(self._model, str(version))
+                uri = self._client.get_model_version_download_uri(self._model, str(version))
+        except _AbsentError as error:
+            raise UnknownVersionError(f"{self._model} has no version {version}") from error
+        if (kind := _kind(found)) != names.KIND_ADAPTER:
+            raise NotAnAdapterError(
+                f"version {version} of {self._model}: must be tagged {names.TAG_KIND}={names.KIND_ADAPTER}; "
+                f"received {kind}; choose a version that the trainer registered"
+            )
+        return f"{uri}/{names.ADAPTER_FOLDER}"
+
+    def _download(self, uri: str, into: Path) -> Path:
+        return Path(mlflow.artifacts.download_artifacts(uri, dst_path=str(into), tracking_uri=self._uri))
+
+    def _search(self, condition: str) -> list[ModelVersion]:
+        found: list[ModelVersion] = []
+        token: str | None = None
+        while True:
+            with _translated():
+                page = self._client.search_model_versions(condition, max_results=PAGE, page_token=token)
+            found += page
+            if not (token := page.token):
+                return found
+
+
+def _kind(version: ModelVersion) -> str | None:
+    kind: str | None = version.tags.get(names.TAG_KIND)
+    return kind
+
+
+@contextmanager
+def _translated() -> Iterator[None]:
+    try:
+        yield
+    except MlflowException as error:
+        if error.error_code == "RESOURCE_DOES_NOT_EXIST":
+            raise _AbsentError(f"not in the registry: {error.message[:SHOWN]}") from error
+        raise TrackingError(f"the tracking server did not answer as expected: {error.message[:SHOWN]}") from error
+    except RequestException as error:
+        raise TrackingError(f"the tracking server cannot be reached: {str(error)[:SHOWN]}") from error

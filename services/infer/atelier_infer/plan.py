@@ -1,0 +1,63 @@
+"""From a request to a plan: every default settled, every rule checked."""
+
+from __future__ import annotations
+
+import secrets
+
+from atelier_contracts.generate import GenerateRequest
+from atelier_contracts.manifests import BundleManifest
+
+from atelier_infer.bundle import Bundle
+from atelier_infer.drawing import Plan
+from atelier_infer.errors import PictureSizeError, StepsError
+from atelier_infer.schedulers import SchedulerName
+
+
+def make_plan(wish: GenerateRequest, bundle: Bundle, *, scheduler: SchedulerName, max_side_px: int) -> tuple[Plan, list[str]]:
+    """Checks a request against the bundle that is to draw it.
+
+    Returns:
+        The plan, and warnings about what could not be read of the prompts.
+
+    Raises:
+        PictureSizeError: width or height breaks a rule; a size is never rounded.
+        StepsError: more steps than the base was trained with.
+    """
+    native = bundle.manifest.native_size_px
+    width, height = (native if side is None else side for side in (wish.width, wish.height))
+    faults = [_side_fault(name, side, bundle.manifest, max_side_px) for name, side in (("width", width), ("height", height))]
+    if faults := [fault for fault in faults if fault]:
+        raise PictureSizeError("; ".join(faults))
+    trained = bundle.schedule.num_train_timesteps
+    if wish.steps > trained - bundle.schedule.steps_offset:
+        raise StepsError(f"steps must be at most {trained - bundle.schedule.steps_offset} with this base; received {wish.steps}")
+    texts = {"prompt": bundle.prompts.read(wish.prompt), "negative_prompt": bundle.prompts.read(wish.negative_prompt)}
+    warnings = [
+        f"{name} cut: {tokens.dropped} tokens dropped, {bundle.manifest.text_tokens} are read"
+        for name, tokens in texts.items()
+        if tokens.dropped
+    ]
+    plan = Plan(
+        prompt=texts["prompt"].ids,
+        negative=texts["negative_prompt"].ids,
+        steps=wish.steps,
+        guidance_scale=wish.guidance_scale,
+        seed=secrets.randbelow(2**32) if wish.seed is None else wish.seed,
+        width=width,
+        height=height,
+        scheduler=scheduler,
+    )
+    return plan, warnings
+
+
+def _side_fault(name: str, side: int, manifest: BundleManifest, max_side_px: int) -> str | None:
+    multiple = manifest.size_multiple_px
+    most = max_side_px // multiple * multiple
+    if side % multiple == 0 and 0 < side <= most:
+        return None
+    below = side // multiple * multiple
+    nearest = sorted({min(max(legal, multiple), most) for legal in (below, below + multiple)})
+    return (
+        f"{name} must be a multiple of {multiple} px from {multiple} to {most}; received {side}; nearest legal: "
+        f"{' or '.join(str(legal) for legal in nearest)}"
+    )

@@ -1,0 +1,21 @@
+"""Samplers in numpy: one file each, one object per drawing."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from atelier_infer.schedulers.base import Scheduler
+from atelier_infer.schedulers.ddim import Ddim
+from atelier_infer.schedulers.dpm_solver import DpmSolver2MKarras
+from atelier_infer.schedulers.euler import Euler
+from atelier_infer.schedulers.schedule import Array, NoiseSchedule
+
+__all__ = ["Array", "NoiseSchedule", "Scheduler", "SchedulerName", "make_scheduler"]
+
+SchedulerName = Literal["ddim", "euler", "dpmpp_2m_karras"]
+_CLASSES = {"ddim": Ddim, "euler": Euler, "dpmpp_2m_karras": DpmSolver2MKarras}
+
+
+def make_scheduler(name: SchedulerName, schedule: NoiseSchedule, steps: int) -> Scheduler:
+    """A scheduler at its first step."""
+    return _CLASSES[name](schedule, steps)

@@ -1,0 +1,107 @@
+"""Where to connect and how much to use, from the environment; complete at start or the process refuses to run."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Literal
+from urllib.parse import urlsplit
+
+from atelier_contracts.access import TokenFileError, parse_tokens
+from pydantic import Field, ValidationError, field_validator
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+PREFIX = "ATELIER_INFER_"
+LOGIN = ("MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD")
+
+
+class SettingsError(ValueError):
+    """The environment is not complete or not legal; the message lists every problem, one a line, and shows no value of a login."""
+
+
+class Settings(BaseSettings):
+    """One field per environment variable `ATELIER_INFER_<NAME>`. The README documents each."""
+
+    model_config = SettingsConfigDict(env_prefix=PREFIX, frozen=True, extra="forbid")
+
+    host: str = "127.0.0.1"
+    port: int = Field(8002, ge=0, le=65535)
+    tracking_uri: str
+    model: str = Field(min_length=1)
+    token_file: Path
+    cache_dir: Path
+    registry_url: str | None = None
+    scheduler: Literal["ddim", "euler", "dpmpp_2m_karras"] = "ddim"
+    alias_poll_s: float = Field(1.0, gt=0, le=3600)
+    queue_limit: int = Field(16, ge=0)
+    max_side_px: int = Field(1024, ge=8)
+    adapter_cache_mib: int = Field(256, ge=0)
+    intra_op_threads: int = Field(0, ge=0)
+    drain_timeout_s: float = Field(30.0, ge=0)
+
+    @field_validator("tracking_uri", "registry_url")
+    @classmethod
+    def _web_address(cls, value: str | None) -> str | None:
+        if value is None:
+            return None
+        parts = urlsplit(value)
+        if parts.scheme not in ("http", "https") or not parts.hostname:
+            raise ValueError("must be an http:// or https:// address")
+        if parts.username or parts.password:
+            raise ValueError(f"must not hold a login; set {' and '.join(LOGIN)} instead")
+        return value.rstrip("/")
+
+    @field_validator("token_file")
+    @classmethod
+    def _readable_tokens(cls, path: Path) -> Path:
+        try:
+            parse_tokens(path.read_text())
+        except (OSError, UnicodeDecodeError) as error:
+            raise ValueError(f"must be a readable text file: {error}") from error
+        except TokenFileError as error:
+            raise ValueError(str(error)) from error
+        return path
+
+    @field_validator("cache_dir")
+    @classmethod
+    def _writable_folder(cls, path: Path) -> Path:
+        try:
+            path.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise ValueError(f"must be a folder that can be made: {error}") from error
+        if not os.access(path, os.W_OK | os.X_OK):
+            raise ValueError("must be a folder that can be written")
+        return path.resolve()
+
+
+def read_settings(environment: Mapping[str, str]) -> Settings:
+    """Reads the process's environment.
+
+    Args:
+        environment: `os.environ`; the values are read from there by pydantic-settings, the names are checked here, since
+            a mistyped name would otherwise pass in silence.
+
+    Raises:
+        SettingsError: with every problem at once.
+    """
+    problems = [
+        f"{name}: no such setting; known are {', '.join(PREFIX + field.upper() for field in Settings.model_fields)}"
+        for name in sorted(environment)
+        if name.upper().startswith(PREFIX) and name.upper().removeprefix(PREFIX).lower() not in Settings.model_fields
+    ]
+    if len(given := [name for name in LOGIN if environment.get(name)]) == 1:
+        problems.append(f"{LOGIN[0]} and {LOGIN[1]}: set both or none; received only {given[0]}")
+    settings = None
+    try:
+        settings = Settings()  # type: ignore[call-arg]  # the required fields come from the environment
+    except ValidationError as error:
+        for item in error.errors():
+            name = PREFIX + "_".join(str(part) for part in item["loc"]).upper()
+            received = "" if item["type"] == "missing" else f"; received {item['input']!r}"
+            if "login" in item["msg"]:
+                received = ""
+            problems.append(f"{name}: {item['msg'].removeprefix('Value error, ')}{received}")
+    if problems or settings is None:
+        raise SettingsError("\n".join(problems))
+    return settings

@@ -1,0 +1,231 @@
+"""Which version draws: aliases followed live, versions by number, the base alone."""
+
+from __future__ import annotations
+
+import logging
+import shlex
+import threading
+import time
+from dataclasses import dataclass
+from urllib.parse import quote
+
+from atelier_contracts import names
+from atelier_contracts.generate import GenerateRequest
+
+from atelier_infer.errors import InferError, NoChampionError, StagingError, TrackingError, UnknownAliasError, UnknownVersionError
+from atelier_infer.loader import Loader, Version
+from atelier_infer.store import Store, View
+
+log = logging.getLogger(__name__)
+
+SLOWEST_RETRY_S = 60.0
+"""A target that failed its checks is tried again after alias_poll_s, twice that, four times, … and then this often."""
+
+PATIENCE_S = 10.0
+"""So long a request waits for an alias that is being loaded for the first time."""
+
+SHOWN = 50
+"""Versions listed in an error."""
+
+
+@dataclass(frozen=True)
+class Failure:
+    """Why an alias does not serve its target."""
+
+    number: int
+    error: InferError
+    tries: int
+    retry_at: float
+
+
+class Versions:
+    """Swaps an alias only when its new target is loaded and checked; until then the old one serves."""
+
+    def __init__(self, *, store: Store, loader: Loader, alias_poll_s: float, model: str, registry_url: str | None) -> None:
+        self._store, self._loader, self._poll_s = store, loader, alias_poll_s
+        self._model, self._registry_url = model, registry_url
+        self._changed = threading.Condition()
+        self._wake, self._first_round, self._stopping = threading.Event(), threading.Event(), False
+        self._view: View | None = None
+        self._unreachable: TrackingError | None = None
+        self._followed = {names.CHAMPION}
+        self._serving: dict[str, Version] = {}
+        self._failures: dict[str, Failure] = {}
+        self._thread = threading.Thread(target=self._follow_aliases, name="aliases", daemon=True)
+
+    def start(self) -> None:
+        """Starts the thread that follows the aliases."""
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Ends it, without waiting for a download; nothing is lost but that."""
+        self._stopping = True
+        self._wake.set()
+
+    @property
+    def answered(self) -> bool:
+        """Whether tracking answered and every alias was tried once."""
+        return self._first_round.is_set()
+
+    @property
+    def stale(self) -> bool:
+        """Whether some alias does not serve its target, or tracking does not answer now."""
+        with self._changed:
+            return bool(self._failures or self._unreachable)
+
+    def snapshot(self) -> tuple[View | None, dict[str, Version], dict[str, Failure]]:
+        """What is known, served and failed, by alias."""
+        with self._changed:
+            return self._view, dict(self._serving), dict(self._failures)
+
+    def at_hand(self, wish: GenerateRequest) -> Version | None:
+        """The version asked for when it is in memory; never waits."""
+        with self._changed:
+            if wish.version is None:
+                served = self._serving.get(wish.alias or names.CHAMPION)
+                return Version(None, None, served.bundle) if served and wish.base else served
+            by_alias = next((served for served in self._serving.values() if served.number == wish.version), None)
+        return by_alias or self._loader.at_hand(wish.version)
+
+    def find(self, wish: GenerateRequest) -> Version:
+        """The version asked for, loaded now if need be. May wait for a download.
+
+        Raises:
+            NoChampionError, UnknownAliasError, UnknownVersionError: there is no such version.
+            StagingError: the alias's version is being loaded for the first time.
+            RefusedError, DrawingError: it failed its checks.
+            TrackingError, CacheError: it could not be fetched.
+        """
+        if wish.version is not None:
+            return self.at_hand(wish) or self._by_number(wish.version)
+        alias = wish.alias or names.CHAMPION
+        with self._changed:
+            view = self._view
+        if view is None or alias not in view.aliases:
+            view = self._look_or_last()
+            if alias not in view.aliases:
+                raise self._no_such_alias(alias, view)
+        with self._changed:
+            self._followed.add(alias)
+            self._wake.set()
+            self._changed.wait_for(lambda: alias in self._serving or alias in self._failures, PATIENCE_S)
+            failure = self._failures.get(alias)
+        if found := self.at_hand(wish):
+            return found
+        if failure:
+            raise failure.error.with_traceback(None)
+        raise StagingError(f"version {view.aliases[alias]}, the {alias}, is being loaded; send the request again in 5 s", 5)
+
+    def poll(self) -> None:
+        """One round: looks at the aliases and stages those whose target changed. Called by the thread."""
+        try:
+            view = self._look()
+        except TrackingError:
+            return
+        with self._changed:
+            for alias in [alias for alias in self._serving if alias not in view.aliases]:
+                log.info("alias is gone", extra={"fields": {"alias": alias}})
+                del self._serving[alias]
+            self._failures = {alias: failure for alias, failure in self._failures.items() if alias in view.aliases}
+            targets = {alias: view.aliases[alias] for alias in sorted(self._followed) if alias in view.aliases}
+        for alias, number in targets.items():
+            self._stage(alias, number)
+        with self._changed:
+            served = list(self._serving.values())
+        self._loader.drop_unused(served)
+        self._first_round.set()
+
+    def _follow_aliases(self) -> None:
+        while not self._stopping:
+            self._wake.clear()
+            try:
+                self.poll()
+            except Exception:
+                log.exception("a round of following the aliases failed")
+            self._wake.wait(self._poll_s)
+
+    def _look(self) -> View:
+        try:
+            view = self._store.look()
+        except TrackingError as error:
+            with self._changed:
+                if self._unreachable is None:
+                    log.warning("tracking does not answer; what is loaded keeps serving", extra={"fields": {"reason": str(error)}})
+                self._unreachable = error
+            raise
+        with self._changed:
+            if self._unreachable:
+                log.info("tracking answers again")
+            if self._view and self._view.generation != view.generation:
+                log.info("the model was made anew; everything loaded is dropped")
+                self._serving.clear()
+                self._failures.clear()
+                self._loader.forget()
+            self._unreachable, self._view = None, view
+        return view
+
+    def _look_or_last(self) -> View:
+        """The aliases now; while tracking is down those that were known last."""
+        try:
+            return self._look()
+        except TrackingError:
+            with self._changed:
+                if self._view is None:
+                    raise
+                return self._view
+
+    def _stage(self, alias: str, number: int) -> None:
+        with self._changed:
+            serving, failure = self._serving.get(alias), self._failures.get(alias)
+            if serving and serving.number == number:
+                self._failures.pop(alias, None)
+                return
+        if failure and failure.number != number:
+            failure = None
+        if failure and time.monotonic() < failure.retry_at:
+            return
+        fields: dict[str, object] = {"alias": alias, "version": number, "serving": serving.number if serving else None}
+        try:
+            version = self._loader.load(number)
+        except InferError as error:
+            tries = failure.tries + 1 if failure else 1
+            if not failure or str(failure.error) != str(error):
+                log.error("version refused; what was served stays", extra={"fields": fields | {"reason": str(error)}})  # noqa: TRY400
+            retry_at = time.monotonic() + min(SLOWEST_RETRY_S, self._poll_s * 2.0 ** min(tries - 1, 30))
+            with self._changed:
+                self._failures[alias] = Failure(number, error, tries, retry_at)
+                self._changed.notify_all()
+            return
+        with self._changed:
+            self._serving[alias] = version
+            self._failures.pop(alias, None)
+            self._changed.notify_all()
+        log.info("alias moved", extra={"fields": fields})
+
+    def _by_number(self, number: int) -> Version:
+        try:
+            return self._loader.load(number)
+        except UnknownVersionError as error:
+            exist = self._store.versions()
+            listed = ", ".join(str(item) for item in exist[-SHOWN:]) or "none"
+            older = f" and {len(exist) - SHOWN} older ones" if len(exist) > SHOWN else ""
+            raise UnknownVersionError(f"{error}; versions that exist: {listed}{older}; name one of these") from error
+
+    def _no_such_alias(self, alias: str, view: View) -> InferError:
+        if alias == names.CHAMPION:
+            return NoChampionError(f"{self._model} has no {alias} yet; make one with: {self._promotion()}")
+        listed = ", ".join(sorted(view.aliases)) or "none"
+        return UnknownAliasError(f"{self._model} has no alias {alias!r}; aliases that exist: {listed}; name one of these or a version")
+
+    def _promotion(self) -> str:
+        """The command that makes the newest version champion, with a placeholder for what is not known here."""
+        try:
+            newest = str(max(self._store.versions(), default="N"))
+        except TrackingError:
+            newest = "N"
+        url = f"{self._registry_url or 'http://REGISTRY-API'}/models/{quote(self._model, safe='')}/versions/{newest}/promote"
+        body = f'{{"alias":"{names.CHAMPION}","reason":"first version"}}'
+        return (
+            f'curl -X POST {shlex.quote(url)} -H "Authorization: Bearer $ATELIER_TOKEN" '
+            f"-H 'Content-Type: application/json' -d '{body}'"
+        )

@@ -1,0 +1,1 @@
+"""REST service that moves aliases of model versions, and keeps every decision."""

@@ -1,0 +1,53 @@
+"""Endpoints that read: models, versions, and everything known of one version."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from atelier_contracts.access import Role
+from fastapi import APIRouter, Depends, Path, Query
+
+from atelier_registry import catalogue, examples
+from atelier_registry.access import needs
+from atelier_registry.answers import ModelPage, ModelSummary, VersionDetail, VersionPage
+from atelier_registry.problems import documented
+from atelier_registry.registry import ModelRegistry
+
+Limit = Annotated[int, Query(ge=1, le=100, description="entries on a page")]
+PageToken = Annotated[str | None, Query(max_length=1000, description="next_page_token of the page before")]
+Name = Annotated[str, Path(description="name of a registered model", examples=["pencil"])]
+Number = Annotated[int, Path(ge=1, description="version number", examples=[4])]
+
+
+def catalogue_router(registry: ModelRegistry) -> APIRouter:
+    """The reading endpoints. They are plain functions, so that waiting for MLflow happens in worker threads."""
+    router = APIRouter(prefix="/models", tags=["catalogue"], dependencies=[Depends(needs(Role.reader))])
+
+    @router.get("", responses=documented() | examples.of({"models": [examples.MODEL], "next_page_token": None}))
+    def list_models(limit: Limit = 20, page_token: PageToken = None) -> ModelPage:
+        """Models by name, with their aliases and latest versions."""
+        page = registry.models(limit, page_token)
+        return ModelPage(models=[catalogue.summarize_model(model) for model in page.items], next_page_token=page.next_token)
+
+    @router.get("/{name}", responses=documented(404) | examples.of(examples.MODEL))
+    def get_model(name: Name) -> ModelSummary:
+        """One model, with its aliases and its latest version."""
+        return catalogue.summarize_model(catalogue.find_model(registry, name))
+
+    @router.get(
+        "/{name}/versions",
+        responses=documented(404) | examples.of({"versions": [examples.VERSION], "next_page_token": None}),
+    )
+    def list_versions(name: Name, limit: Limit = 20, page_token: PageToken = None) -> VersionPage:
+        """Versions of a model, newest first."""
+        model = catalogue.find_model(registry, name)
+        page = registry.versions(model.name, limit, page_token)
+        versions = [catalogue.summarize_version(version, model) for version in page.items]
+        return VersionPage(versions=versions, next_page_token=page.next_token)
+
+    @router.get("/{name}/versions/{version}", responses=documented(404) | examples.of(examples.DETAIL))
+    def inspect_version(name: Name, version: Number) -> VersionDetail:
+        """One version, with its run's parameters and metrics, where it comes from, and what was measured on it."""
+        return catalogue.inspect(registry, name, version)
+
+    return router

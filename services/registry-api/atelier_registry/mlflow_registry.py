@@ -1,0 +1,170 @@
+"""The `ModelRegistry` that is an MLflow server. MLflow's exceptions end here."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from datetime import UTC, datetime
+from pathlib import Path, PurePosixPath
+from tempfile import TemporaryDirectory
+from typing import Any, TypeVar
+
+import mlflow.artifacts
+from atelier_contracts.names import ADAPTER_FILE, ADAPTER_FOLDER, EVIDENCE_FILE
+from mlflow.exceptions import MlflowException
+from mlflow.tracking import MlflowClient
+from requests.exceptions import RequestException
+
+from atelier_registry.errors import InvalidArgumentError, TrackingUnavailableError, UnreadableFileError
+from atelier_registry.registry import Model, Page, Run, Version
+
+T = TypeVar("T")
+
+_ABSENT = "RESOURCE_DOES_NOT_EXIST"
+_INVALID = "INVALID_PARAMETER_VALUE"
+_PROXIED = "mlflow-artifacts:/"
+_MAX_FILE_BYTES = 1 << 20
+_MAX_VERSION = 2**31 - 1  # MLflow keeps version numbers in a 32-bit column, and fails on larger ones
+
+
+def limit_waiting(timeout_s: int) -> None:
+    """Sets MLflow's own variables so that a dead server costs a request `2 * timeout_s`; turns reports and progress bars off.
+
+    The client's defaults retry for minutes. One retry stays, for a kept-alive connection that the server closed meanwhile.
+    Presigned downloads are off: the files read here are small, and the addresses may be out of this service's reach.
+    """
+    os.environ |= {
+        "MLFLOW_HTTP_REQUEST_TIMEOUT": str(timeout_s),
+        "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
+        "MLFLOW_HTTP_RESPECT_RETRY_AFTER_HEADER": "false",
+        "MLFLOW_HTTP_POOL_MAXSIZE": "40",  # as many as there are worker threads
+        "MLFLOW_ENABLE_PROXY_MULTIPART_DOWNLOAD": "false",
+        "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
+        "MLFLOW_DISABLE_TELEMETRY": "true",
+    }
+
+
+class MlflowRegistry:
+    """Asks one MLflow server, through MLflow's own client. Safe to use from several threads."""
+
+    def __init__(self, tracking_uri: str) -> None:
+        self._uri = tracking_uri
+        self._client = MlflowClient(tracking_uri=tracking_uri, registry_uri=tracking_uri)
+
+    def ping(self) -> None:
+        """See `ModelRegistry`."""
+        _ask(lambda: self._client.search_registered_models(max_results=1))
+
+    def models(self, limit: int, page_token: str | None) -> Page[Model]:
+        """See `ModelRegistry`. One call."""
+        page = _ask(
+            lambda: self._client.search_registered_models(max_results=limit, order_by=["name ASC"], page_token=page_token)
+        )
+        return Page([_model(item) for item in page], page.token or None) if page is not None else Page([])
+
+    def model(self, name: str) -> Model | None:
+        """See `ModelRegistry`. One call."""
+        found = _ask(lambda: self._client.get_registered_model(name))
+        return _model(found) if found is not None else None
+
+    def versions(self, name: str, limit: int, page_token: str | None) -> Page[Version]:
+        """See `ModelRegistry`. One call, however many versions."""
+        page = _ask(
+            lambda: self._client.search_model_versions(
+                f"name = {_quoted(name)}", max_results=limit, order_by=["version_number DESC"], page_token=page_token
+            )
+        )
+        return Page([_version(item) for item in page], page.token or None) if page is not None else Page([])
+
+    def version(self, name: str, number: int) -> Version | None:
+        """See `ModelRegistry`. One call."""
+        if number > _MAX_VERSION:
+            return None
+        found = _ask(lambda: self._client.get_model_version(name, str(number)))
+        return _version(found) if found is not None else None
+
+    def run(self, run_id: str) -> Run | None:
+        """See `ModelRegistry`. One call."""
+        found = _ask(lambda: self._client.get_run(run_id))
+        if found is None:
+            return None
+        info, data = found.info, found.data
+        return Run(info.run_id, info.run_name or "", info.status, dict(data.params), dict(data.metrics), dict(data.tags))
+
+    def files(self, name: str, number: int) -> dict[str, str]:
+        """See `ModelRegistry`. Only files that the tracking server itself hands out are read.
+
+        A version's location is whatever its author registered: a path would be read from this machine's disk, and another
+        host would be sent our login.
+        """
+        root = _ask(lambda: self._client.get_model_version_download_uri(name, str(number)))
+        if root is None:
+            return {}
+        if not root.startswith(_PROXIED) or root.startswith(_PROXIED + "/"):
+            raise UnreadableFileError(f"its files are not kept by the tracking server, and are not read from {root!r}")
+        found = _ask(lambda: mlflow.artifacts.list_artifacts(f"{root}/{ADAPTER_FOLDER}", tracking_uri=self._uri))
+        texts = {}
+        for info in found or []:
+            if (file := PurePosixPath(info.path).name) not in (ADAPTER_FILE, EVIDENCE_FILE) or info.is_dir:
+                continue
+            if (info.file_size or 0) > _MAX_FILE_BYTES:
+                raise UnreadableFileError(f"{file} has {info.file_size} bytes; at most {_MAX_FILE_BYTES} are read")
+            text = _ask(lambda path=info.path: self._text(f"{root}/{path}"))  # type: ignore[misc]
+            if text is not None:
+                texts[file] = text
+        return texts
+
+    def set_alias(self, name: str, alias: str, number: int) -> bool:
+        """See `ModelRegistry`."""
+
+        def set_it() -> bool:
+            self._client.set_registered_model_alias(name, alias, str(number))
+            return True
+
+        return number <= _MAX_VERSION and bool(_ask(set_it))
+
+    def _text(self, uri: str) -> str:
+        with TemporaryDirectory() as folder:
+            path = mlflow.artifacts.download_artifacts(uri, dst_path=folder, tracking_uri=self._uri)
+            return Path(path).read_text(encoding="utf-8", errors="replace")
+
+
+def _ask(question: Callable[[], T]) -> T | None:
+    """Answers a question to MLflow; None where the server says that the thing asked about does not exist.
+
+    Raises:
+        InvalidArgumentError: the server refuses a value as such.
+        TrackingUnavailableError: anything else; also a 404 that is not MLflow's own, or a login that the server refuses.
+    """
+    try:
+        return question()
+    except MlflowException as error:
+        if error.error_code == _ABSENT:
+            return None
+        if error.error_code == _INVALID:
+            raise InvalidArgumentError(f"MLflow refuses this: {error.message.removeprefix(f'{_INVALID}: ')}") from error
+        raise TrackingUnavailableError from error
+    except (RequestException, OSError, ValueError) as error:
+        raise TrackingUnavailableError from error
+
+
+def _quoted(name: str) -> str:
+    """A name as a string of MLflow's filter language, which has two quotation marks and no way to escape them."""
+    if "'" in name and '"' in name:
+        raise InvalidArgumentError(
+            f"a name with both kinds of quotes cannot be searched for; received {name!r}: rename the model"
+        )
+    return f'"{name}"' if "'" in name else f"'{name}'"
+
+
+def _model(found: Any) -> Model:
+    latest = max(map(_version, found.latest_versions or []), key=lambda version: version.number, default=None)
+    aliases = {alias: int(number) for alias, number in found.aliases.items()}
+    return Model(found.name, found.description or "", aliases, latest)
+
+
+def _version(found: Any) -> Version:
+    created = datetime.fromtimestamp(found.creation_timestamp / 1000, UTC)
+    return Version(
+        found.name, int(found.version), created, found.status, found.description or "", found.run_id or None, dict(found.tags)
+    )

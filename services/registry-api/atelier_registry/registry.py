@@ -1,0 +1,106 @@
+"""What this service asks of a model registry, and the facts it gets back. MLflow's classes stay behind `mlflow_registry.py`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Generic, Protocol, TypeVar
+
+from atelier_contracts.names import TAG_KIND
+
+T = TypeVar("T")
+
+READY = "READY"
+"""MLflow's status of a version whose files are complete."""
+
+
+@dataclass(frozen=True)
+class Version:
+    """One version of a model. Which aliases point at it is the model's knowledge, not the version's."""
+
+    model: str
+    number: int
+    created_at: datetime
+    status: str
+    description: str = ""
+    run_id: str | None = None
+    tags: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def kind(self) -> str | None:
+        """`adapter`, `bundle`, or None for a version that nothing of Atelier registered."""
+        return self.tags.get(TAG_KIND)
+
+
+@dataclass(frozen=True)
+class Model:
+    """A registered model."""
+
+    name: str
+    description: str = ""
+    aliases: Mapping[str, int] = field(default_factory=dict)
+    latest: Version | None = None
+
+    def aliases_of(self, number: int) -> list[str]:
+        """Aliases that point at a version, sorted."""
+        return sorted(alias for alias, version in self.aliases.items() if version == number)
+
+
+@dataclass(frozen=True)
+class Run:
+    """The run that made a version."""
+
+    id: str
+    name: str
+    status: str
+    params: Mapping[str, str] = field(default_factory=dict)
+    metrics: Mapping[str, float] = field(default_factory=dict)
+    tags: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Page(Generic[T]):
+    """A part of a list; `next_token` fetches the next part, None after the last."""
+
+    items: Sequence[T]
+    next_token: str | None = None
+
+
+class ModelRegistry(Protocol):
+    """A registry of models.
+
+    What does not exist is answered with None or False.
+
+    Raises:
+        TrackingUnavailableError: from every method, where no usable answer came.
+        InvalidArgumentError: from every method, where the registry refuses a name, an alias or a page token as such.
+    """
+
+    def ping(self) -> None:
+        """Returns when the registry answers a question that needs its database and our login."""
+
+    def models(self, limit: int, page_token: str | None) -> Page[Model]:
+        """Models by name, `limit` at most."""
+
+    def model(self, name: str) -> Model | None:
+        """One model with its aliases."""
+
+    def versions(self, name: str, limit: int, page_token: str | None) -> Page[Version]:
+        """Versions of a model, newest first, `limit` at most; an unknown model has none."""
+
+    def version(self, name: str, number: int) -> Version | None:
+        """One version."""
+
+    def run(self, run_id: str) -> Run | None:
+        """One run with its parameters and the last value of each metric."""
+
+    def files(self, name: str, number: int) -> dict[str, str]:
+        """The text of those of `adapter.json` and `evidence.json` that the version holds beside its weights.
+
+        Raises:
+            UnreadableFileError: they are kept where only other credentials reach, or are larger than a manifest can be.
+        """
+
+    def set_alias(self, name: str, alias: str, number: int) -> bool:
+        """Points the alias at the version. False where the model or the version does not exist, and nothing was changed."""

@@ -1,0 +1,89 @@
+"""Settings from the environment, complete before anything starts."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Annotated
+from urllib.parse import urlsplit
+
+from atelier_contracts.access import parse_tokens
+from pydantic import AfterValidator, Field, SecretStr, ValidationError
+from pydantic_settings import BaseSettings, SettingsConfigDict
+from sqlalchemy import make_url
+from sqlalchemy.exc import ArgumentError
+
+PREFIX = "ATELIER_REGISTRY_"
+
+
+class SettingsError(Exception):
+    """The environment is not complete or not right; the message lists every problem."""
+
+
+def _server(uri: str) -> str:
+    parts = urlsplit(uri)
+    if parts.scheme not in ("http", "https") or not parts.hostname:
+        raise ValueError("must be the address of an MLflow server, such as http://tracking:5000")
+    if "@" in parts.netloc:
+        raise ValueError("must not hold a login; set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD instead")
+    return uri.rstrip("/")
+
+
+def _sqlite_file(secret: SecretStr) -> SecretStr:
+    try:
+        url = make_url(secret.get_secret_value())
+    except ArgumentError:
+        raise ValueError("must be a database address such as sqlite:////var/lib/atelier/decisions.db") from None
+    if url.get_backend_name() != "sqlite" or url.database in (None, "", ":memory:"):
+        raise ValueError("must name a SQLite file, such as sqlite:////var/lib/atelier/decisions.db")
+    if not os.access(Path(str(url.database)).parent, os.W_OK):
+        raise ValueError("must name a file in a folder that exists and can be written to")
+    return secret
+
+
+def _tokens(file: Path) -> Path:
+    try:
+        parse_tokens(file.read_text())
+    except OSError as error:
+        raise ValueError(f"cannot be read: {error.strerror}") from None
+    return file
+
+
+class Settings(BaseSettings):
+    """Where to listen and what to talk to. Environment variables have the prefix ATELIER_REGISTRY_."""
+
+    model_config = SettingsConfigDict(env_prefix=PREFIX, hide_input_in_errors=True)
+
+    host: str = Field("127.0.0.1", min_length=1, description="address to listen on")
+    port: int = Field(8001, ge=1, le=65535, description="port to listen on")
+    tracking_uri: Annotated[str, AfterValidator(_server)] = Field(description="address of the MLflow server")
+    tracking_timeout_s: int = Field(2, ge=1, le=60, description="wait for one answer of MLflow; asked for twice at most")
+    database_url: Annotated[SecretStr, AfterValidator(_sqlite_file)] = Field(description="SQLite file of the decisions")
+    token_file: Annotated[Path, AfterValidator(_tokens)] = Field(description="who may come in: lines `id role sha256`")
+    drain_timeout_s: int = Field(30, ge=0, le=3600, description="wait for requests under way when told to stop")
+
+
+def read_settings() -> Settings:
+    """Reads the environment.
+
+    Raises:
+        SettingsError: something is missing, wrong, or not a setting at all.
+    """
+    names = {PREFIX + name.upper(): name for name in Settings.model_fields}
+    problems = [f"{key}: no such setting" for key in sorted(os.environ) if key.startswith(PREFIX) and key not in names]
+    try:
+        settings = Settings()  # type: ignore[call-arg]
+    except ValidationError as error:
+        problems += [_problem(each["loc"], each["type"], each["msg"]) for each in error.errors(include_input=False)]
+    if problems:
+        raise SettingsError("registry-api cannot start:\n" + "\n".join(f"  {problem}" for problem in problems))
+    return settings
+
+
+def _problem(place: tuple[int | str, ...], kind: str, message: str) -> str:
+    """One line, with the value received unless it may hold a password."""
+    name = PREFIX + str(place[0]).upper()
+    if kind == "missing":
+        return f"{name}: is required ({Settings.model_fields[str(place[0])].description})"
+    received = "" if place[0] in ("database_url", "tracking_uri") else f"; received {os.environ.get(name)!r}"
+    return f"{name}: {message.removeprefix('Value error, ')}{received}"

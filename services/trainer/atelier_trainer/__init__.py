@@ -1,0 +1,1 @@
+"""The trainer: data sets, training jobs and exports."""

@@ -1,0 +1,26 @@
+"""State of an interrupted training, written whole or not at all."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+
+
+def save_state(file: Path, step: int, **parts: Any) -> None:
+    """Writes the step and each part's `state_dict` beside `file`, then renames."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    partial = file.with_suffix(".part")
+    torch.save({"step": step} | {name: part.state_dict() for name, part in parts.items()}, partial)
+    partial.replace(file)
+
+
+def load_state(file: Path, **parts: Any) -> int:
+    """Restores the parts in place and returns the step to go on from: 0 where there is no file."""
+    if not file.exists():
+        return 0
+    state = torch.load(file, weights_only=True)
+    for name, part in parts.items():
+        part.load_state_dict(state[name])
+    return int(state["step"])

@@ -1,0 +1,65 @@
+"""Whole trajectories against diffusers' schedulers, with a fixed fake model."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from atelier_infer.schedulers import NoiseSchedule, make_scheduler
+from atelier_infer.schedulers.schedule import Array
+from diffusers import DDIMScheduler, DPMSolverMultistepScheduler, EulerDiscreteScheduler
+from pydantic import ValidationError
+
+SD21 = {
+    "beta_start": 0.00085,
+    "beta_end": 0.012,
+    "beta_schedule": "scaled_linear",
+    "num_train_timesteps": 1000,
+    "steps_offset": 1,
+    "set_alpha_to_one": False,
+    "timestep_spacing": "leading",
+    "prediction_type": "epsilon",
+    "clip_sample": False,
+}
+MIX = np.random.default_rng(1).normal(scale=0.5, size=(4, 4)).astype(np.float32)
+
+
+def fake_model(sample: Array, timestep: float) -> Array:
+    """Something smooth, bounded, not linear, that depends on every input. float32 [1, 4, 6, 5] both."""
+    mixed = np.einsum("oc,bchw->bohw", MIX, sample)
+    return np.tanh(mixed + np.float32(timestep / 1000)).astype(np.float32) + np.float32(0.1) * sample
+
+
+def reference(name, config):
+    common = {key: value for key, value in config.items() if key not in ("set_alpha_to_one", "clip_sample")}
+    if name == "ddim":
+        return DDIMScheduler(**config)
+    if name == "euler":
+        return EulerDiscreteScheduler(**common)
+    return DPMSolverMultistepScheduler(**common, use_karras_sigmas=True, algorithm_type="dpmsolver++", solver_order=2)
+
+
+@pytest.mark.parametrize("steps", [1, 2, 3, 7, 25, 50, 150])
+@pytest.mark.parametrize("spacing", ["leading", "trailing", "linspace"])
+@pytest.mark.parametrize("prediction", ["epsilon", "v_prediction"])
+@pytest.mark.parametrize("name", ["ddim", "euler", "dpmpp_2m_karras"])
+def test_trajectory_is_diffusers(name, prediction, spacing, steps):
+    config = SD21 | {"prediction_type": prediction, "timestep_spacing": spacing}
+    theirs = reference(name, config)
+    theirs.set_timesteps(steps)
+    ours = make_scheduler(name, NoiseSchedule(**config), steps)
+    np.testing.assert_allclose(ours.timesteps, theirs.timesteps.numpy(), atol=1e-4)
+    assert ours.init_noise_sigma == pytest.approx(float(theirs.init_noise_sigma), rel=1e-5)
+
+    noise = np.random.default_rng(0).standard_normal((1, 4, 6, 5)).astype(np.float32)
+    sample, other = noise * ours.init_noise_sigma, torch.from_numpy(noise) * theirs.init_noise_sigma
+    worst = 0.0
+    for index, timestep in enumerate(theirs.timesteps):
+        output = fake_model(ours.scale_model_input(sample, index), float(ours.timesteps[index]))
+        sample = ours.step(output, index, sample)
+        fed = theirs.scale_model_input(other, timestep)
+        other = theirs.step(torch.from_numpy(fake_model(fed.numpy(), float(timestep))), timestep, other).prev_sample
+        worst = max(worst, float(np.abs(sample - other.numpy()).max() / np.abs(other.numpy()).max()))
+        assert sample.dtype == np.float32
+    print(name, prediction, spacing, steps, worst)
+    assert worst < 1e-5

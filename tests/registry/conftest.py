@@ -1,0 +1,285 @@
+"""A real MLflow server for the session, a fake registry, tokens, and the app with its parts."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import signal
+import socket
+import sqlite3
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.request
+import uuid
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from atelier_contracts.access import TokenFile
+from atelier_contracts.manifests import AdapterManifest, Evidence
+from atelier_contracts.names import ADAPTER_FILE, ADAPTER_FOLDER, EVIDENCE_FILE
+from atelier_registry.app import create_app
+from atelier_registry.decisions import DecisionLog
+from atelier_registry.mlflow_registry import MlflowRegistry, limit_waiting
+from atelier_registry.tables import create_tables, open_database
+from fastapi.testclient import TestClient
+
+from .fake_registry import FakeRegistry
+
+TOKENS = {"rita": "reader", "tom": "trainer", "pia": "promoter", "ada": "admin"}
+
+ADAPTER = AdapterManifest(
+    bundle_digest="b" * 64,
+    weights_sha256="c" * 64,
+    rank=4,
+    alpha=4.0,
+    targets=("down.0.to_q",),
+    run_id="run",
+    dataset_digest="d" * 64,
+    git_revision="1c2f7a9",
+)
+EVIDENCE = Evidence(
+    output_finite=True,
+    onnx_max_error=1.4e-6,
+    validation_loss=0.13,
+    base_validation_loss=0.15,
+    validation_digest="e" * 64,
+    validation_images=24,
+)
+FILES = {ADAPTER_FILE: ADAPTER.model_dump_json(), EVIDENCE_FILE: EVIDENCE.model_dump_json()}
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+def wait_for(url: str, process: subprocess.Popen, log: Path, patience_s: float = 120) -> None:
+    """Returns when the address answers 200; fails with the process's log where it ended or took too long."""
+    deadline = time.monotonic() + patience_s
+    while time.monotonic() < deadline and process.poll() is None:
+        try:
+            with urllib.request.urlopen(url, timeout=2) as answer:
+                if answer.status == 200:
+                    return
+        except OSError:
+            time.sleep(0.2)
+    pytest.fail(f"{url} never answered; exit status {process.poll()}; its log ends:\n{log.read_text()[-3000:]}")
+
+
+def end(process: subprocess.Popen) -> None:
+    """Ends a process that was started in a session of its own, with its children."""
+    os.killpg(process.pid, signal.SIGTERM)
+    try:
+        process.wait(10)
+    except subprocess.TimeoutExpired:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait(10)
+
+
+@dataclass(frozen=True)
+class Server:
+    uri: str
+    database: Path
+
+
+@pytest.fixture(scope="session")
+def mlflow_server(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("mlflow")
+    server = Server(f"http://127.0.0.1:{free_port()}", folder / "mlflow.db")
+    command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", server.uri.rpartition(":")[2]]
+    command += ["--backend-store-uri", f"sqlite:///{server.database}", "--artifacts-destination", str(folder / "artifacts")]
+    quiet = {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "MLFLOW_DISABLE_TELEMETRY": "true"}
+    log = folder / "server.log"
+    with log.open("w") as output:
+        process = subprocess.Popen(
+            [*command, "--workers", "1"], stdout=output, stderr=output, env=os.environ | quiet, start_new_session=True
+        )
+    try:
+        wait_for(f"{server.uri}/health", process, log)
+        yield server
+    finally:
+        end(process)
+
+
+@pytest.fixture(autouse=True)
+def short_waiting():
+    """What `__main__` does before it builds the client; undone after each test."""
+    before = dict(os.environ)
+    limit_waiting(2)
+    yield
+    os.environ.clear()
+    os.environ.update(before)
+
+
+class RealWorld:
+    """Fills an MLflow server the way a trainer does. The same `add_...` methods as the fake's."""
+
+    def __init__(self, server: Server) -> None:
+        from mlflow.tracking import MlflowClient
+
+        self.registry = MlflowRegistry(server.uri)
+        self.client = MlflowClient(server.uri)
+        self._database = server.database
+        self._experiment = self.client.create_experiment(f"e-{uuid.uuid4().hex}")
+
+    def add_model(self, name, description=""):
+        return self.client.create_registered_model(name, description=description or None).name
+
+    def add_version(self, name, tags=None, params=None, metrics=None, files=None, run_tags=None):
+        from mlflow.entities import LoggedModelStatus
+
+        run = self.client.create_run(self._experiment, run_name="a run", tags=dict(run_tags or {})).info.run_id
+        for key, value in (params or {}).items():
+            self.client.log_param(run, key, value)
+        for key, value in (metrics or {}).items():
+            self.client.log_metric(run, key, value)
+        self.client.set_terminated(run)
+        made = self.client.create_logged_model(self._experiment, name="adapter", source_run_id=run)
+        with tempfile.TemporaryDirectory() as folder:
+            weights = Path(folder, ADAPTER_FOLDER)
+            weights.mkdir()
+            for file, text in {"pytorch_lora_weights.safetensors": "weights", **(files or {})}.items():
+                (weights / file).write_text(text)
+            self.client.log_model_artifacts(made.model_id, folder)
+        self.client.finalize_logged_model(made.model_id, LoggedModelStatus.READY)
+        version = self.client.create_model_version(
+            name, f"models:/{made.model_id}", run, tags=dict(tags or {}), model_id=made.model_id, await_creation_for=0
+        )
+        return int(version.version)
+
+    def keep_files_elsewhere(self, name, number):
+        self._write("UPDATE model_versions SET storage_location = ? WHERE name = ? AND version = ?", "/etc", name, number)
+
+    def point(self, name, alias, number):
+        self.client.set_registered_model_alias(name, alias, str(number))
+
+    def make_pending(self, name, number):
+        self._write("UPDATE model_versions SET status = ? WHERE name = ? AND version = ?", "PENDING_REGISTRATION", name, number)
+
+    def delete_version(self, name, number):
+        self.client.delete_model_version(name, str(number))
+
+    def delete_model(self, name):
+        self.client.delete_registered_model(name)
+
+    def _write(self, statement, *values):
+        with sqlite3.connect(self._database, timeout=10) as connection:
+            connection.execute(statement, values)
+        connection.close()
+
+
+@pytest.fixture(scope="session")
+def real_world(mlflow_server):
+    return RealWorld(mlflow_server)
+
+
+@pytest.fixture
+def fake():
+    return FakeRegistry()
+
+
+@pytest.fixture(params=["fake", "mlflow"])
+def world(request):
+    """Both registries in turn: `world.add_...` fills it, `world.registry` is what the service sees."""
+    if request.param == "mlflow":
+        return request.getfixturevalue("real_world")
+    fake = FakeRegistry()
+    fake.registry = fake
+    return fake
+
+
+@pytest.fixture
+def name():
+    """A name for a model that no other test uses."""
+    return f"pencil-{uuid.uuid4().hex[:8]}"
+
+
+def write_tokens(file: Path, tokens: dict[str, str]) -> None:
+    lines = (f"{id} {role} {hashlib.sha256(f'{id}-secret'.encode()).hexdigest()}\n" for id, role in tokens.items())
+    file.write_text("".join(lines))
+
+
+@pytest.fixture
+def token_file(tmp_path):
+    file = tmp_path / "tokens"
+    write_tokens(file, TOKENS)
+    return file
+
+
+@pytest.fixture
+def database_url(tmp_path):
+    return f"sqlite:///{tmp_path / 'decisions.db'}"
+
+
+@pytest.fixture
+def engine(database_url):
+    engine = open_database(database_url)
+    create_tables(engine)
+    yield engine
+    engine.dispose()
+
+
+@pytest.fixture
+def decisions(engine):
+    return DecisionLog(engine)
+
+
+class Api:
+    """The app over HTTP, as one caller. `api.as_("rita")` is another one."""
+
+    def __init__(self, client: TestClient, id: str = "pia") -> None:
+        self.client, self._headers = client, {"Authorization": f"Bearer {id}-secret"}
+
+    def as_(self, id):
+        return Api(self.client, id)
+
+    def get(self, path, **params):
+        return self.client.get(path, params=params, headers=self._headers)
+
+    def post(self, path, body):
+        return self.client.post(path, json=body, headers=self._headers)
+
+    def promote(self, name, number, reason="better", **more):
+        return self.post(f"/models/{name}/versions/{number}/promote", {"reason": reason, **more})
+
+    def roll_back(self, name, reason="worse", **more):
+        return self.post(f"/models/{name}/rollback", {"reason": reason, **more})
+
+    def history(self, name, **params):
+        return self.get(f"/models/{name}/history", **params).json()["decisions"]
+
+
+@pytest.fixture
+def start(decisions, token_file):
+    """Starts the app with the given registry, as a new process would: what was left pending is looked at."""
+    clients = []
+
+    def starting(registry, decisions=decisions):
+        app = create_app(registry=registry, decisions=decisions, tokens=TokenFile(token_file))
+        client = TestClient(app, raise_server_exceptions=False)
+        clients.append(client)
+        client.__enter__()
+        return Api(client)
+
+    yield starting
+    for client in clients:
+        client.__exit__(None, None, None)
+
+
+@pytest.fixture
+def api(start, fake):
+    """The app on the fake registry, called by a promoter."""
+    return start(fake)
+
+
+@pytest.fixture
+def adapters(fake, name):
+    """A model with five adapter versions in the fake registry."""
+    fake.add_model(name, "pencil drawings")
+    for _ in range(5):
+        fake.add_version(name, tags={"atelier.kind": "adapter"}, files=FILES)
+    return name

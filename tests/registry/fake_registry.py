@@ -1,0 +1,142 @@
+"""A model registry in memory. It holds to the same tests as the one that asks MLflow (test_model_registry.py)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from datetime import UTC, datetime
+from itertools import count
+from threading import Lock
+
+from atelier_registry.errors import InvalidArgumentError, TrackingUnavailableError, UnreadableFileError
+from atelier_registry.registry import READY, Model, Page, Run, Version
+
+
+class FakeRegistry:
+    """The Protocol's methods, ways to fill it (`add_...`), and ways to break it (`down`, `before_alias`, `after_alias`)."""
+
+    def __init__(self) -> None:
+        self._models: dict[str, Model] = {}
+        self._versions: dict[tuple[str, int], Version] = {}
+        self._runs: dict[str, Run] = {}
+        self._files: dict[tuple[str, int], dict[str, str] | UnreadableFileError] = {}
+        self._lock = Lock()
+        self._serial = count(1)
+        self.down = False
+        self.calls: list[str] = []
+        self.before_alias: Callable[[], None] = lambda: None
+        self.after_alias: Callable[[], None] = lambda: None
+
+    # The Protocol.
+
+    def ping(self) -> None:
+        self._called("ping")
+
+    def models(self, limit: int, page_token: str | None) -> Page[Model]:
+        self._called("models")
+        return _page([self._told(self._models[name]) for name in sorted(self._models)], limit, page_token)
+
+    def model(self, name: str) -> Model | None:
+        self._called("model")
+        if ":" in name or "/" in name:
+            raise InvalidArgumentError(f"Invalid model name '{name}'. Names cannot contain '/' or ':'.")
+        return self._told(self._models[name]) if name in self._models else None
+
+    def versions(self, name: str, limit: int, page_token: str | None) -> Page[Version]:
+        self._called("versions")
+        return _page(sorted(self._of(name), key=lambda version: -version.number), limit, page_token)
+
+    def version(self, name: str, number: int) -> Version | None:
+        self._called("version")
+        return self._versions.get((name, number))
+
+    def run(self, run_id: str) -> Run | None:
+        self._called("run")
+        return self._runs.get(run_id)
+
+    def files(self, name: str, number: int) -> dict[str, str]:
+        self._called("files")
+        found = self._files.get((name, number), {})
+        if isinstance(found, UnreadableFileError):
+            raise found
+        return found
+
+    def set_alias(self, name: str, alias: str, number: int) -> bool:
+        self.before_alias()
+        self._called("set_alias")
+        if alias == "latest":
+            raise InvalidArgumentError("'latest' alias name (case insensitive) is reserved.")
+        with self._lock:
+            if (name, number) not in self._versions:
+                return False
+            self._point(name, alias, number)
+        self.after_alias()
+        return True
+
+    # For tests.
+
+    def add_model(self, name: str, description: str = "") -> str:
+        self._models[name] = Model(name, description)
+        return name
+
+    def add_version(
+        self,
+        name: str,
+        tags: Mapping[str, str] | None = None,
+        params: Mapping[str, str] | None = None,
+        metrics: Mapping[str, float] | None = None,
+        files: Mapping[str, str] | None = None,
+        run_tags: Mapping[str, str] | None = None,
+    ) -> int:
+        run = Run(f"run{next(self._serial)}", "a run", "FINISHED", params or {}, metrics or {}, run_tags or {})
+        self._runs[run.id] = run
+        number = max([version.number for version in self._of(name)], default=0) + 1
+        self._versions[name, number] = Version(name, number, datetime.now(UTC), READY, "", run.id, dict(tags or {}))
+        self._files[name, number] = dict(files or {})
+        return number
+
+    def keep_files_elsewhere(self, name: str, number: int) -> None:
+        self._files[name, number] = UnreadableFileError("its files are not kept by the tracking server")
+
+    def point(self, name: str, alias: str, number: int) -> None:
+        """Moves an alias as somebody with an MLflow client would."""
+        with self._lock:
+            self._point(name, alias, number)
+
+    def make_pending(self, name: str, number: int) -> None:
+        self._versions[name, number] = replace(self._versions[name, number], status="PENDING_REGISTRATION")
+
+    def delete_version(self, name: str, number: int) -> None:
+        del self._versions[name, number]
+        model = self._models[name]
+        self._models[name] = replace(model, aliases={k: v for k, v in model.aliases.items() if v != number})
+
+    def delete_model(self, name: str) -> None:
+        del self._models[name]
+        self._versions = {key: version for key, version in self._versions.items() if key[0] != name}
+
+    def delete_run(self, run_id: str) -> None:
+        del self._runs[run_id]
+
+    def _called(self, name: str) -> None:
+        self.calls.append(name)
+        if self.down:
+            raise TrackingUnavailableError from ConnectionError("the fake is down")
+
+    def _of(self, name: str) -> list[Version]:
+        return [version for (model, _), version in self._versions.items() if model == name]
+
+    def _told(self, model: Model) -> Model:
+        return replace(model, latest=max(self._of(model.name), key=lambda version: version.number, default=None))
+
+    def _point(self, name: str, alias: str, number: int) -> None:
+        model = self._models[name]
+        self._models[name] = replace(model, aliases={**model.aliases, alias: number})
+
+
+def _page(items, limit, page_token):
+    if page_token is not None and not page_token.isdigit():
+        raise InvalidArgumentError("Invalid page token, could not base64-decode")
+    start = int(page_token or 0)
+    end = start + limit
+    return Page(items[start:end], str(end) if end < len(items) else None)

@@ -1,0 +1,73 @@
+"""Services share contracts, never code; heavy libraries stay where they belong."""
+
+import ast
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+PACKAGES = {
+    "atelier_contracts": ROOT / "contracts",
+    "atelier_embedded": ROOT / "embedded",
+    "atelier_trainer": ROOT / "services/trainer",
+    "atelier_registry": ROOT / "services/registry-api",
+    "atelier_infer": ROOT / "services/infer",
+}
+OURS = set(PACKAGES)
+TRAINER_ONLY = {"torch", "diffusers", "transformers", "peft", "accelerate", "ray", "datasets", "onnx", "onnxscript"}
+
+
+def imported(file: Path) -> Iterator[tuple[int, str]]:
+    for node in ast.walk(ast.parse(file.read_text(), str(file))):
+        if isinstance(node, ast.Import):
+            yield from ((node.lineno, alias.name.split(".")[0]) for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.level == 0 and node.module:
+            yield node.lineno, node.module.split(".")[0]
+
+
+def sources(package: str) -> list[Path]:
+    files = sorted((PACKAGES[package] / package).rglob("*.py"))
+    assert files, f"{package} has no source file"
+    return files
+
+
+@pytest.mark.parametrize("package", PACKAGES)
+def test_a_package_imports_only_itself_and_the_contracts(package: str) -> None:
+    others = OURS - {package, "atelier_contracts"}
+    found = [
+        f"{file.relative_to(ROOT)}:{line} imports {name}"
+        for file in sources(package)
+        for line, name in imported(file)
+        if name in others
+    ]
+    assert not found
+
+
+@pytest.mark.parametrize("package", sorted(OURS - {"atelier_trainer"}))
+def test_only_the_trainer_imports_training_libraries(package: str) -> None:
+    found = [
+        f"{file.relative_to(ROOT)}:{line} imports {name}"
+        for file in sources(package)
+        for line, name in imported(file)
+        if name in TRAINER_ONLY
+    ]
+    assert not found
+
+
+def test_contracts_need_pydantic_and_the_standard_library_alone() -> None:
+    allowed = set(sys.stdlib_module_names) | {"pydantic", "atelier_contracts"}
+    found = [
+        f"{file.name}:{line} imports {name}"
+        for file in sources("atelier_contracts")
+        for line, name in imported(file)
+        if name not in allowed
+    ]
+    assert not found
+
+
+def test_the_walk_notices_a_forbidden_import(tmp_path: Path) -> None:
+    file = tmp_path / "bad.py"
+    file.write_text("def f():\n    from torch.nn import Linear\n    import atelier_infer.engine\n")
+    assert list(imported(file)) == [(2, "torch"), (3, "atelier_infer")]
