@@ -1,12 +1,13 @@
 """A small network that names the things in a picture, trained in about two minutes on scenes nobody else trains on.
 
-    scenes ── augmented ──> network ── greatest cell ──> scores ── threshold of each kind ──> names
+    scenes ── distorted ──> network ── greatest cell ──> scores ── threshold of each kind ──> names
 
 The pictures that it judges are softer than the scenes it learns from, so it learns from blurred, noisy, tinted and moved
-copies. So that it does not see things everywhere, it also learns from empty grounds and from pictures cut into shuffled
-tiles: the right colours and strokes in the wrong places are nothing.
+copies. So that it does not see things everywhere, it also learns from empty grounds, from noise and from pictures cut into
+shuffled tiles: the right colours and strokes in the wrong places are nothing. Scenes say where their things are, so the
+network learns the class of every cell, not only of the picture; that takes far fewer scenes.
 
-Notation: n pictures, b a batch, k the 18 kinds, SIDE the 64 px that the network sees, c the 8 cells of its last map.
+Notation: n pictures, b a batch, k the 18 kinds, SIDE the 64 px that the network sees, c the CELLS a side of its last map.
 """
 
 from __future__ import annotations
@@ -15,17 +16,17 @@ import hashlib
 import json
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from atelier_trainer.scenes.dataset import STYLES, render
+from atelier_trainer.scenes.dataset import render
 from atelier_trainer.scenes.world import KINDS
 from numpy.typing import NDArray
 from PIL import Image
-from recogniser_scenes import CELLS, NOTHING, SEED, SIDE, UNSAID, Labelled, augmented, labelled_scenes, seen, softened
+from recogniser_scenes import NOTHING, SEED, UNSAID, Labelled, augmented, blurred, changed, labelled_scenes, nonsense, seen
 from torch import nn
 from torch.nn import functional as F
 
@@ -46,18 +47,18 @@ class Settings:
         learning_rate: the highest; it rises for a quarter of the steps and falls to nothing.
     """
 
-    train_count: int = 4200
+    train_count: int = 3200
     calibration_count: int = 600
     held_out_count: int = 200
-    epochs: int = 14
+    epochs: int = 8
     batch: int = 50
     learning_rate: float = 4e-3
 
 
 def build_network(outputs: int, width: int = 24) -> nn.Sequential:
-    """A network of five convolutions: [b, 3, SIDE, SIDE] in [0, 1] to a map of logits [b, outputs, c, c].
+    """Six convolutions: [b, 3, SIDE, SIDE], about 0 to 1, to the logits of each cell, [b, outputs, c, c].
 
-    A cell sees 56 of the 64 px: the whole of all but the largest things.
+    A cell sees 56 of the 64 px, the whole of even the largest things.
     """
 
     def block(inward: int, outward: int, kernel: int, stride: int) -> list[nn.Module]:
@@ -90,9 +91,10 @@ class Recogniser:
     """A trained network with its thresholds and how well it does on scenes that it never saw.
 
     Attributes:
-        network: gives a map of logits, see `build_network`.
+        network: see `build_network`; its classes are the kinds and NOTHING.
         thresholds: float32 [k], logits; a kind counts as found from there on.
-        figures: shares of held-out scenes, see `judged`, and `trained_s`.
+        figures: shares of held-out scenes with one and two things, see `judged`; of nonsense in which something is found;
+            and `trained_s`, the seconds that all of it took.
     """
 
     network: nn.Module
@@ -102,6 +104,10 @@ class Recogniser:
     def find(self, images: Sequence[Image.Image]) -> list[set[str]]:
         """The kinds found in each picture (RGB, any size)."""
         return named(logits(self.network, seen(images)) >= self.thresholds)
+
+
+def _kinds_network() -> nn.Sequential:
+    return build_network(len(KINDS) + 1)
 
 
 def named(found: NDArray[np.bool_]) -> list[set[str]]:
@@ -125,92 +131,51 @@ def train_recogniser(style: str, cache_dir: Path = CACHE, settings: Settings | N
         say(f"training the {style} recogniser (kept in {file})")
         train = labelled_scenes(style, SEED, settings.train_count, None)
         say(f"  rendered {settings.train_count} scenes in {time.monotonic() - started:.0f} s")
-        network = fit(build_network(len(KINDS)), train, greatest, settings, say)
+        network = fit(_kinds_network(), train, settings, say)
         calibration = labelled_scenes(style, SEED + 1, settings.calibration_count, None)
         thresholds = calibrated(network, calibration)
-        figures = {}
+        figures: dict[str, float] = {}
         for things, word in ((1, "one"), (2, "two")):
             held_out = labelled_scenes(style, SEED + 1 + things, settings.held_out_count, things)
             figures |= {f"{word}_{key}": value for key, value in judged(network, thresholds, held_out).items()}
+            absurd = replace(held_out, pixels=changed(held_out.pixels, nonsense), present=np.zeros_like(held_out.present))
+        figures["nonsense_false_positive"] = judged(network, thresholds, absurd)["false_positive"]
         figures["trained_s"] = round(time.monotonic() - started, 1)
         say(f"  trained in {figures['trained_s']:.0f} s")
         keep(file, network, thresholds=torch.from_numpy(thresholds), figures=figures)
     stored = torch.load(file, weights_only=True)
-    network = build_network(len(KINDS))
+    network = _kinds_network()
     network.load_state_dict(stored["network"])
     return Recogniser(network.eval(), stored["thresholds"].numpy(), stored["figures"])
 
 
-@dataclass(frozen=True)
-class StyleRecogniser:
-    """Tells pencil from paint by the strokes: it learnt from greyed paintings and tinted sketches as well.
+def fit(network: nn.Module, train: Labelled, settings: Settings, say: Say, of_style: bool = False) -> nn.Module:
+    """Minimises the cross-entropy of the cells that are not UNSAID and returns the network ready for use.
 
-    Attributes:
-        network: gives one map of logits, above 0 where the picture looks like a sketch.
-        accuracy: share of held-out scenes of both styles told right.
+    Args:
+        network: its outputs are the classes in `train.cells`.
+        train: what to learn from.
+        settings: see there.
+        say: takes lines of progress.
+        of_style: see `augmented`.
     """
-
-    network: nn.Module
-    accuracy: float
-
-    def sketches(self, images: Sequence[Image.Image]) -> list[bool]:
-        """Whether each picture (RGB, any size) looks like a sketch."""
-        return [bool(row > 0) for row in logits(self.network, seen(images), average)[:, 0]]
-
-
-def average(cells: torch.Tensor) -> torch.Tensor:
-    """[b, 1, c, c] to [b, 1]: style is a matter of the whole picture."""
-    return cells.mean((2, 3))
-
-
-def train_style_recogniser(cache_dir: Path = CACHE, settings: Settings | None = None, say: Say = print) -> StyleRecogniser:
-    """Trains the recogniser of styles, or loads it where an earlier call left it; arguments as in `train_recogniser`."""
-    settings = settings or Settings(train_count=800, held_out_count=200, epochs=5)
-    file = cache_dir / f"style-{cache_key(settings, *sorted(STYLES))}.pt"
-    if not file.exists():
-        say(f"training the recogniser of styles (kept in {file})")
-        train = _both_styles(SEED + 4, settings.train_count // 2)
-        network = fit(build_network(1, width=8), train, average, settings, say)
-        held_out = _both_styles(SEED + 5, settings.held_out_count)
-        right = (logits(network, held_out.pixels, average) > 0) == held_out.present
-        keep(file, network, accuracy=float(right.mean()))
-    stored = torch.load(file, weights_only=True)
-    network = build_network(1, width=8)
-    network.load_state_dict(stored["network"])
-    return StyleRecogniser(network.eval(), stored["accuracy"])
-
-
-def _both_styles(seed: int, count: int) -> Labelled:
-    sets = [labelled_scenes(style, seed, count, None) for style in ("colour", "sketch")]
-    is_sketch = np.repeat([[False], [True]], count, axis=0)  # [2 * count, 1]
-    return Labelled(np.concatenate([one.pixels for one in sets]), is_sketch)
-
-
-def fit(
-    network: nn.Module, train: Labelled, outputs: int, settings: Settings, say: Say
-) -> nn.Module:
-    """Minimises the binary cross-entropy of the pooled logits and returns the network ready for use."""
     torch.manual_seed(SEED)
     rng = np.random.default_rng(SEED)
-    for module in network.modules():
-        if isinstance(module, nn.Conv2d):
-            nn.init.kaiming_normal_(module.weight)
     steps = settings.epochs * (len(train.pixels) // settings.batch)
     optimizer = torch.optim.AdamW(network.parameters(), lr=settings.learning_rate, weight_decay=0.02)
     rate = torch.optim.lr_scheduler.OneCycleLR(optimizer, settings.learning_rate, steps, pct_start=0.25)
-    shuffles = outputs > 2
-    weight = torch.ones(outputs)
-    if shuffles: weight[NOTHING]=0.4
     network.train()
     for epoch in range(settings.epochs):
         order = rng.permutation(len(train.pixels))
         losses = []
         for start in range(0, len(order) - settings.batch + 1, settings.batch):
             rows = order[start : start + settings.batch]
-            pictures, classes = augmented(train.pixels[rows], train.cells[rows], shuffles)
+            pictures, classes = augmented(train.pixels[rows], train.cells[rows], of_style)
             with torch.autocast("cpu", torch.bfloat16):
                 cells = network(pictures)
-            loss = F.cross_entropy(cells.float(), classes, weight, ignore_index=UNSAID)
+            if of_style:  # an empty corner tells nothing: the whole picture is judged
+                cells, classes = cells.mean((2, 3)), classes[:, 0, 0]
+            loss = F.cross_entropy(cells.float(), classes, ignore_index=UNSAID)
             optimizer.zero_grad(set_to_none=True)
             loss.backward()
             optimizer.step()
@@ -224,24 +189,27 @@ def fit(
 def logits(
     network: nn.Module, pixels: NDArray[np.uint8], pool: Callable[[torch.Tensor], torch.Tensor] = greatest
 ) -> NDArray[np.float32]:
-    """Pooled logits [n, outputs] of pictures [n, SIDE, SIDE, 3]."""
-    batches = (torch.from_numpy(pixels[start : start + 100]).permute(0, 3, 1, 2) / 255 for start in range(0, len(pixels), 100))
-    scores: NDArray[np.float32] = torch.cat([pool(network(batch)) for batch in batches]).numpy()
-    return scores
+    """Scores of pictures [n, SIDE, SIDE, 3]: what `pool` makes of their cells."""
+    scores = []
+    for start in range(0, len(pixels), 100):
+        batch = torch.from_numpy(pixels[start : start + 100]).permute(0, 3, 1, 2) / 255
+        scores.append(pool(network(batch)))
+    return np.asarray(torch.cat(scores))
 
 
 def calibrated(network: nn.Module, scenes: Labelled) -> NDArray[np.float32]:
-    """Chooses the threshold of each kind on the scenes and on softened copies of them.
+    """Chooses the threshold of each kind on the scenes, on blurred copies and on nonsense.
 
     A threshold maximises the share of things found less four times the share of false finds: a hit must mean something.
     Among equals it is the middle one, and it never leaves a probability of 0.3 to 0.9.
     """
-    scores = np.concatenate([logits(network, scenes.pixels), logits(network, softened(scenes.pixels))])
-    present = np.concatenate([scenes.present] * 2)
+    pixels = [scenes.pixels, changed(scenes.pixels, blurred), changed(scenes.pixels, nonsense)]
+    scores = np.concatenate([logits(network, part) for part in pixels])
+    present = np.concatenate([scenes.present, scenes.present, np.zeros_like(scenes.present)])
     candidates = np.linspace(np.log(0.3 / 0.7), np.log(0.9 / 0.1), 61, dtype=np.float32)
     thresholds = []
     for scored, here in zip(scores.T, present.T, strict=True):
-        found = scored[:, None] >= candidates  # [2 n, candidates]
+        found = scored[:, None] >= candidates  # [3 n, candidates]
         worth = found[here].mean(axis=0) - 4 * found[~here].mean(axis=0)
         thresholds.append(np.median(candidates[worth >= worth.max() - 1e-9]))
     return np.array(thresholds, dtype=np.float32)
@@ -264,7 +232,7 @@ def judged(network: nn.Module, thresholds: NDArray[np.float32], scenes: Labelled
 def cache_key(settings: Settings, *styles: str) -> str:
     """Changes with the settings, with this code and with what the generator draws: a stale recogniser is never used."""
     digest = hashlib.sha256(json.dumps(asdict(settings), sort_keys=True).encode())
-    for file in ("recogniser.py", "recogniser_scenes.py"):
+    for file in ("recogniser.py", "recogniser_scenes.py", "recogniser_style.py"):
         digest.update((Path(__file__).parent / file).read_bytes())
     for style in styles:
         for first in range(0, len(KINDS), 3):

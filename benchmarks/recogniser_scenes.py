@@ -6,7 +6,7 @@ Notation: n pictures, b a batch, k the 18 kinds, SIDE the 64 px that the network
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, replace
 
@@ -93,15 +93,14 @@ def cells_of(scene: Scene) -> NDArray[np.int64]:
     return cells
 
 
-def augmented(
-    pixels: NDArray[np.uint8], cells: NDArray[np.int64], shuffles: bool
-) -> tuple[torch.Tensor, torch.Tensor]:
+def augmented(pixels: NDArray[np.uint8], cells: NDArray[np.int64], of_style: bool) -> tuple[torch.Tensor, torch.Tensor]:
     """Distorts a batch at random, as drawing with a small model does.
 
     Args:
         pixels: [b, SIDE, SIDE, 3].
         cells: [b, c, c].
-        shuffles: True cuts one picture in sixteen into tiles, shuffles them and declares it empty.
+        of_style: True where the cells say how a picture is drawn: many are greyed or tinted, few are blurred.
+            False where they say what is drawn: one picture in eight becomes nonsense.
 
     Returns:
         float32 [b, 3, SIDE, SIDE], about 0 to 1, and the cells, int64 [b, c, c], moved along.
@@ -132,24 +131,44 @@ def augmented(
         for plane, mode in ((pictures, "bilinear"), (marks, "nearest"))
     )
 
-    if shuffles:
-        cut = -(-b // 16)
-        pictures[:cut], marks[:cut] = shuffled(pictures[:cut]), NOTHING
-    # A thing in an unusual colour is still that thing.
-    grey = pictures.mean(1, keepdim=True)
-    pictures = pictures.lerp(grey.expand_as(pictures), some(0.3) * between(0.3, 1.0))
-    turned = pictures[:, torch.randperm(3)]
-    pictures = pictures.lerp(turned, some(0.15))
-    pictures = pictures.lerp(blurred(pictures), some(0.6) * between(0.0, 1.0))
+    # A thing in an unusual colour is still that thing, and pencil is pencil on any paper.
+    grey = pictures.mean(1, keepdim=True).expand_as(pictures)
+    if of_style:
+        pictures = pictures.lerp(grey, some(0.25)) * (1 - some(0.2) * between(0.0, 0.2, 3, 1, 1))
+    else:
+        pictures = pictures.lerp(grey, some(0.3) * between(0.3, 1.0))
+        pictures = pictures.lerp(pictures[:, torch.randperm(3)], some(0.15))
+        eighth = -(-b // 8)
+        pictures[:eighth], marks[:eighth] = nonsense(pictures[:eighth]), NOTHING
+    pictures = pictures.lerp(blurred(pictures), some(0.3 if of_style else 0.6) * between(0.0, 1.0))
     pictures = (pictures - 0.5) * between(0.75, 1.15) + 0.5 + between(-0.1, 0.1) + between(-0.05, 0.05, 3, 1, 1)
     pictures = pictures + torch.randn_like(pictures) * between(0.0, 0.05)
     return pictures.contiguous(memory_format=torch.channels_last), marks[:, 0].long()
 
 
-def shuffled(pictures: torch.Tensor, tile: int = 8) -> torch.Tensor:
-    """Pictures [b, 3, SIDE, SIDE] cut into square tiles and put together in another order."""
+def nonsense(pictures: torch.Tensor) -> torch.Tensor:
+    """Pictures without a thing, float32 [b, 3, SIDE, SIDE]: half of them cut into shuffled tiles, half of them noise."""
+    half = len(pictures) // 2
+    return torch.cat([shuffled(pictures[:half]), noise(len(pictures) - half)])
+
+
+def shuffled(pictures: torch.Tensor) -> torch.Tensor:
+    """Pictures cut into square tiles and put together in another order."""
+    tile = 4 + 4 * int(torch.randint(2, ()))
     tiles = F.unfold(pictures, tile, stride=tile)  # [b, 3 * tile * tile, tiles]
     return F.fold(tiles[:, :, torch.randperm(tiles.shape[2])], SIDE, tile, stride=tile)
+
+
+def noise(count: int) -> torch.Tensor:
+    """Blotches of many sizes and colours, each size and the colour as strong as chance wills."""
+    whole = torch.zeros(count, 3, SIDE, SIDE)
+    for side in (4, 8, 16, 32, SIDE):
+        blotches = torch.randn(count, 1, side, side) + torch.rand(count, 1, 1, 1) * torch.randn(count, 3, side, side)
+        whole += torch.rand(count, 1, 1, 1) ** 2 * F.interpolate(blotches, (SIDE, SIDE), mode="bilinear")
+    # Patches of weaker and stronger noise, as a model that has not learnt yet draws them.
+    strength = F.interpolate(torch.rand(count, 1, 5, 5), (SIDE, SIDE), mode="bilinear")
+    middle = 0.4 + 0.5 * torch.rand(count, 3, 1, 1)
+    return (middle + 0.35 * strength * whole).clamp(0.0, 1.0)
 
 
 def blurred(pictures: torch.Tensor) -> torch.Tensor:
@@ -160,7 +179,7 @@ def blurred(pictures: torch.Tensor) -> torch.Tensor:
     return F.conv2d(F.conv2d(padded, taps, groups=3), taps.transpose(2, 3), groups=3)
 
 
-def softened(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """Blurred copies of pictures [n, SIDE, SIDE, 3]."""
-    blurry = blurred(torch.from_numpy(pixels).permute(0, 3, 1, 2).float()).permute(0, 2, 3, 1)
-    return blurry.round().to(torch.uint8).numpy()
+def changed(pixels: NDArray[np.uint8], how: Callable[[torch.Tensor], torch.Tensor]) -> NDArray[np.uint8]:
+    """What `blurred` or `nonsense` makes of pictures [n, SIDE, SIDE, 3]."""
+    pictures = how(torch.from_numpy(pixels).permute(0, 3, 1, 2) / 255)
+    return (pictures * 255).round().clamp(0, 255).to(torch.uint8).permute(0, 2, 3, 1).numpy()

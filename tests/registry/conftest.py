@@ -151,8 +151,8 @@ class RealWorld:
         )
         return int(version.version)
 
-    def keep_files_elsewhere(self, name, number):
-        self._write("UPDATE model_versions SET storage_location = ? WHERE name = ? AND version = ?", "/etc", name, number)
+    def keep_files_elsewhere(self, name, number, place="/etc"):
+        self._write("UPDATE model_versions SET storage_location = ? WHERE name = ? AND version = ?", place, name, number)
 
     def point(self, name, alias, number):
         self.client.set_registered_model_alias(name, alias, str(number))
@@ -238,7 +238,7 @@ class Api:
         return Api(self.client, id)
 
     def get(self, path, **params):
-        return self.client.get(path, params=params, headers=self._headers)
+        return self.client.get(path, params=params or None, headers=self._headers)
 
     def post(self, path, body):
         return self.client.post(path, json=body, headers=self._headers)

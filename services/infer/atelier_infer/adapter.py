@@ -17,6 +17,8 @@ from atelier_infer.schedulers import Array
 
 _KEY = re.compile(r"unet\.(?P<layer>.+)\.lora_(?P<half>[AB])\.weight")
 
+FLOATS = (np.float16, np.float32, np.float64)
+
 
 @dataclass(frozen=True)
 class Adapter:
@@ -24,7 +26,7 @@ class Adapter:
 
     Attributes:
         digest: of its manifest, which holds the sha256 of its weights.
-        feeds: per LoRA target of the bundle A float32 [in, r] and B float32 [r, out]; zeros where the adapter has no such layer.
+        feeds: per LoRA target of the bundle A float32 [in, r] and B float32 [r, out]; zeros where the adapter has none.
         scale: alpha / rank, what `(x A) B` is multiplied with.
     """
 
@@ -42,8 +44,8 @@ class Adapter:
 def load_adapter(folder: Path, bundle: BundleManifest) -> Adapter:
     """Reads a folder whose digests were checked. Only safetensors is read, never a pickle.
 
-    In the file, layer `l` is `unet.l.lora_A.weight` [r, in] and `unet.l.lora_B.weight` [out, r], of any float type that
-    NumPy knows; the graph takes both transposed.
+    In the file, layer `l` is `unet.l.lora_A.weight` [r, in] and `unet.l.lora_B.weight` [out, r]; the graph takes both
+    transposed.
 
     Raises:
         BundleMismatchError: the adapter was trained on another bundle.
@@ -56,7 +58,7 @@ def load_adapter(folder: Path, bundle: BundleManifest) -> Adapter:
     try:
         tensors = load_file(folder / names.WEIGHTS_FILE)
     except (SafetensorError, KeyError, TypeError, ValueError) as error:
-        raise AdapterError(f"{where}: {names.WEIGHTS_FILE} must be safetensors of float32 or float16: {error}") from error
+        raise AdapterError(f"{where}: {names.WEIGHTS_FILE} must be a safetensors file: {error}") from error
     _check_names(where, set(tensors), manifest, bundle)
     feeds = {}
     for layer, (inner, outer) in bundle.lora_targets.items():
@@ -66,6 +68,8 @@ def load_adapter(folder: Path, bundle: BundleManifest) -> Adapter:
             tensor = tensors.get(key, np.zeros(shape, np.float32))
             if tensor.shape != shape:
                 raise AdapterError(f"{where}: {key} must have shape {list(shape)}; received {list(tensor.shape)}")
+            if tensor.dtype.type not in FLOATS:
+                raise AdapterError(f"{where}: {key} must be float32 or float16; received {tensor.dtype}")
             feeds[feed] = np.ascontiguousarray(tensor.T, np.float32)
             if not np.isfinite(feeds[feed]).all():
                 raise AdapterError(f"{where}: {key} must be finite in float32; received NaN or infinity; train again")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import onnxruntime as ort
@@ -42,8 +43,8 @@ class Plan:
 class Drawing:
     """One picture on its way. `begin`, `step` until `done`, `finish`; all from the engine's thread.
 
-    Notation: b rows in the batch (1, or 2 with guidance: negative, then prompt), s text tokens, d text width, c latent channels,
-    h and w latent height and width, r rank.
+    Notation: b rows in the batch (1, or 2 with guidance: negative, then prompt), s text tokens, d text width, c latent
+    channels, h and w latent height and width, r rank.
     """
 
     def __init__(self, bundle: Bundle, adapter: Adapter | None, plan: Plan, *, strength: float = 1.0) -> None:
@@ -52,7 +53,7 @@ class Drawing:
         self._guided = plan.guidance_scale > 1
         self._rows = 2 if self._guided else 1
         rank, scale = (adapter.manifest.rank, adapter.scale * strength) if adapter else (0, 0.0)
-        self._feeds = dict(adapter.feeds if adapter else bundle.no_adapter)
+        self._feeds: dict[str, NDArray[Any]] = dict(adapter.feeds if adapter else bundle.no_adapter)
         self._feeds[names.LORA_SCALE] = np.full((self._rows, 1, rank), scale, np.float32)
         self._scheduler = make_scheduler(plan.scheduler, bundle.schedule, plan.steps)
 
@@ -84,11 +85,12 @@ class Drawing:
         fed = self._scheduler.scale_model_input(self._sample, self._index)
         # the graph takes whole training steps; Euler with linspace spacing has fractions
         timestep = np.full(self._rows, round(float(self._scheduler.timesteps[self._index])), np.int64)
-        feeds = self._feeds | {"sample": np.repeat(fed, self._rows, axis=0), "timestep": timestep}
+        feeds: dict[str, NDArray[Any]] = self._feeds | {"sample": np.repeat(fed, self._rows, axis=0), "timestep": timestep}
         out = _run(self._bundle.unet, feeds)  # [b, c, h, w]
-        if self._guided:
-            out = out[:1] + self._plan.guidance_scale * (out[1:] - out[:1])
-        self._sample = self._scheduler.step(out, self._index, self._sample)
+        with np.errstate(over="ignore", invalid="ignore"):  # looked for below
+            if self._guided:
+                out = out[:1] + self._plan.guidance_scale * (out[1:] - out[:1])
+            self._sample = self._scheduler.step(out, self._index, self._sample)
         self._index += 1
         if not np.isfinite(self._sample).all():
             raise NonFiniteError(
@@ -110,7 +112,8 @@ class Drawing:
         if not np.isfinite(image).all():
             raise NonFiniteError("the decoder gave NaN or infinity; nothing was drawn; another seed or version may help")
         levels = np.clip(image[0] / 2 + np.float32(0.5), 0, 1).transpose(1, 2, 0) * 255  # [3, H, W] → [H, W, 3]
-        return np.round(levels).astype(np.uint8)
+        pixels: Pixels = np.round(levels).astype(np.uint8)
+        return pixels
 
 
 def probe(bundle: Bundle, adapter: Adapter) -> None:
@@ -128,7 +131,7 @@ def probe(bundle: Bundle, adapter: Adapter) -> None:
     drawing.step()
 
 
-def _run(session: ort.InferenceSession, feeds: dict[str, NDArray[np.generic]]) -> Array:
+def _run(session: ort.InferenceSession, feeds: dict[str, NDArray[Any]]) -> Array:
     """The graph's one output, float32."""
     try:
         (output,) = session.run(None, feeds)

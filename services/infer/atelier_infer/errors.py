@@ -106,7 +106,9 @@ class BundleMismatchError(RefusedError):
     """Raised when one bundle was named and another was found; the text holds both digests."""
 
     def __init__(self, *, asked: str, found: str, where: str) -> None:
-        super().__init__(f"{where}: made for bundle {asked}, found bundle {found}; export and register the adapter for one bundle")
+        super().__init__(
+            f"{where}: made for bundle {asked}, found bundle {found}; export and register the adapter for one bundle"
+        )
 
 
 class BundleMissingError(RefusedError):

@@ -46,8 +46,9 @@ class MlflowStore:
 
     def versions(self) -> list[int]:
         """Page by page."""
-        name = self._model.replace("'", "''")
-        return sorted(int(found.version) for found in self._search(f"name = '{name}'") if _kind(found) == names.KIND_ADAPTER)
+        # MLflow's filters know no escape; the settings keep double quotes out of the name
+        found = self._search(f'name = "{self._model}"')
+        return sorted(int(version.version) for version in found if _kind(version) == names.KIND_ADAPTER)
 
     def adapter_manifest(self, version: int) -> bytes:
         """Downloads one small file, after a look whether it is there."""

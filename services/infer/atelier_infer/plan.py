@@ -25,12 +25,15 @@ def make_plan(wish: GenerateRequest, bundle: Bundle, *, scheduler: SchedulerName
     """
     native = bundle.manifest.native_size_px
     width, height = (native if side is None else side for side in (wish.width, wish.height))
-    faults = [_side_fault(name, side, bundle.manifest, max_side_px) for name, side in (("width", width), ("height", height))]
-    if faults := [fault for fault in faults if fault]:
+    sides = {"width": width, "height": height}
+    faults = [fault for name, side in sides.items() if (fault := _side_fault(name, side, bundle.manifest, max_side_px))]
+    if faults:
         raise PictureSizeError("; ".join(faults))
     trained = bundle.schedule.num_train_timesteps
     if wish.steps > trained - bundle.schedule.steps_offset:
-        raise StepsError(f"steps must be at most {trained - bundle.schedule.steps_offset} with this base; received {wish.steps}")
+        raise StepsError(
+            f"steps must be at most {trained - bundle.schedule.steps_offset} with this base; received {wish.steps}"
+        )
     texts = {"prompt": bundle.prompts.read(wish.prompt), "negative_prompt": bundle.prompts.read(wish.negative_prompt)}
     warnings = [
         f"{name} cut: {tokens.dropped} tokens dropped, {bundle.manifest.text_tokens} are read"

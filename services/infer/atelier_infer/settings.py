@@ -17,18 +17,18 @@ LOGIN = ("MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD")
 
 
 class SettingsError(ValueError):
-    """The environment is not complete or not legal; the message lists every problem, one a line, and shows no value of a login."""
+    """The environment is not complete or not legal; the message lists every problem, one a line, and no login."""
 
 
 class Settings(BaseSettings):
     """One field per environment variable `ATELIER_INFER_<NAME>`. The README documents each."""
 
-    model_config = SettingsConfigDict(env_prefix=PREFIX, frozen=True, extra="forbid")
+    model_config = SettingsConfigDict(env_prefix=PREFIX, frozen=True, extra="forbid", env_ignore_empty=True)
 
     host: str = "127.0.0.1"
     port: int = Field(8002, ge=0, le=65535)
     tracking_uri: str
-    model: str = Field(min_length=1)
+    model: str = Field(min_length=1, pattern=r'^[^/:"]+$')
     token_file: Path
     cache_dir: Path
     registry_url: str | None = None
@@ -98,9 +98,9 @@ def read_settings(environment: Mapping[str, str]) -> Settings:
     except ValidationError as error:
         for item in error.errors():
             name = PREFIX + "_".join(str(part) for part in item["loc"]).upper()
-            received = "" if item["type"] == "missing" else f"; received {item['input']!r}"
-            if "login" in item["msg"]:
-                received = ""
+            # an address with a login in it is not repeated
+            hidden = item["type"] == "missing" or "@" in str(item["input"])
+            received = "" if hidden else f"; received {item['input']!r}"
             problems.append(f"{name}: {item['msg'].removeprefix('Value error, ')}{received}")
     if problems or settings is None:
         raise SettingsError("\n".join(problems))

@@ -51,7 +51,8 @@ class Shelf:
         Raises:
             UnknownVersionError, RefusedError, TrackingError, CacheError: see `errors`.
         """
-        text = self._store.adapter_manifest(version)
+        with _disk():
+            text = self._store.adapter_manifest(version)
         digest = _adapter_manifest(text, f"version {version}").digest()
         return self._place(
             self._folder / "adapters" / digest,
@@ -84,7 +85,7 @@ class Shelf:
                     shutil.rmtree(home)
                 else:
                     return home
-            home.parent.mkdir(exist_ok=True)
+            home.parent.mkdir(parents=True, exist_ok=True)
             with tempfile.TemporaryDirectory(prefix=INCOMING, dir=self._folder) as name:
                 raw, clean = Path(name) / "raw", Path(name) / "clean"
                 raw.mkdir()
@@ -92,7 +93,9 @@ class Shelf:
                 fetch(raw)
                 found = sorted(raw.rglob(landmark))
                 if len(found) != 1:
-                    raise BundleError(f"expected one {landmark} among the version's files; found {len(found)}; register it anew")
+                    raise BundleError(
+                        f"expected one {landmark} among the version's files; found {len(found)}; register it anew"
+                    )
                 # only what was checked moves on: an unlisted file beside a graph could be read as its weights
                 for file in check(found[0].parent):
                     (found[0].parent / file).rename(clean / file)

@@ -12,8 +12,9 @@ class View:
     """The served model as the registry shows it now.
 
     Attributes:
-        generation: changes when the model was deleted and made anew, because its version numbers then start again.
-        aliases: alias to version number. Empty when the model does not exist yet.
+        generation: changes when the model was deleted and made anew, because its version numbers then start again; empty when
+            the model does not exist.
+        aliases: alias to version number.
     """
 
     generation: str

@@ -12,7 +12,15 @@ from urllib.parse import quote
 from atelier_contracts import names
 from atelier_contracts.generate import GenerateRequest
 
-from atelier_infer.errors import InferError, NoChampionError, StagingError, TrackingError, UnknownAliasError, UnknownVersionError
+from atelier_infer.errors import (
+    DrainingError,
+    InferError,
+    NoChampionError,
+    StagingError,
+    TrackingError,
+    UnknownAliasError,
+    UnknownVersionError,
+)
 from atelier_infer.loader import Loader, Version
 from atelier_infer.store import Store, View
 
@@ -150,14 +158,16 @@ class Versions:
         except TrackingError as error:
             with self._changed:
                 if self._unreachable is None:
-                    log.warning("tracking does not answer; what is loaded keeps serving", extra={"fields": {"reason": str(error)}})
+                    log.warning(
+                        "tracking does not answer; what is loaded keeps serving", extra={"fields": {"reason": str(error)}}
+                    )
                 self._unreachable = error
             raise
         with self._changed:
             if self._unreachable:
                 log.info("tracking answers again")
-            if self._view and self._view.generation != view.generation:
-                log.info("the model was made anew; everything loaded is dropped")
+            if self._view and self._view.generation not in ("", view.generation):
+                log.info("the model was deleted or made anew; everything loaded is dropped")
                 self._serving.clear()
                 self._failures.clear()
                 self._loader.forget()
@@ -187,10 +197,12 @@ class Versions:
         fields: dict[str, object] = {"alias": alias, "version": number, "serving": serving.number if serving else None}
         try:
             version = self._loader.load(number)
+        except DrainingError:
+            return
         except InferError as error:
             tries = failure.tries + 1 if failure else 1
             if not failure or str(failure.error) != str(error):
-                log.error("version refused; what was served stays", extra={"fields": fields | {"reason": str(error)}})  # noqa: TRY400
+                log.error("version refused; what was served stays", extra={"fields": fields | {"reason": str(error)}})
             retry_at = time.monotonic() + min(SLOWEST_RETRY_S, self._poll_s * 2.0 ** min(tries - 1, 30))
             with self._changed:
                 self._failures[alias] = Failure(number, error, tries, retry_at)
@@ -215,7 +227,9 @@ class Versions:
         if alias == names.CHAMPION:
             return NoChampionError(f"{self._model} has no {alias} yet; make one with: {self._promotion()}")
         listed = ", ".join(sorted(view.aliases)) or "none"
-        return UnknownAliasError(f"{self._model} has no alias {alias!r}; aliases that exist: {listed}; name one of these or a version")
+        return UnknownAliasError(
+            f"{self._model} has no alias {alias!r}; aliases that exist: {listed}; name one of these or a version"
+        )
 
     def _promotion(self) -> str:
         """The command that makes the newest version champion, with a placeholder for what is not known here."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path, PurePosixPath
@@ -57,6 +58,7 @@ class MlflowRegistry:
 
     def models(self, limit: int, page_token: str | None) -> Page[Model]:
         """See `ModelRegistry`. One call."""
+        _check_token(page_token)
         page = _ask(
             lambda: self._client.search_registered_models(max_results=limit, order_by=["name ASC"], page_token=page_token)
         )
@@ -69,6 +71,7 @@ class MlflowRegistry:
 
     def versions(self, name: str, limit: int, page_token: str | None) -> Page[Version]:
         """See `ModelRegistry`. One call, however many versions."""
+        _check_token(page_token)
         page = _ask(
             lambda: self._client.search_model_versions(
                 f"name = {_quoted(name)}", max_results=limit, order_by=["version_number DESC"], page_token=page_token
@@ -146,6 +149,12 @@ def _ask(question: Callable[[], T]) -> T | None:
         raise TrackingUnavailableError from error
     except (RequestException, OSError, ValueError) as error:
         raise TrackingUnavailableError from error
+
+
+def _check_token(page_token: str | None) -> None:
+    """Refuses what MLflow's base64 decoder fails on with a status that looks like an outage."""
+    if page_token is not None and not re.fullmatch(r"[A-Za-z0-9+/=_-]+", page_token):
+        raise InvalidArgumentError(f"not a page token of the page before; received {page_token!r}")
 
 
 def _quoted(name: str) -> str:

@@ -83,7 +83,7 @@ def measure_parity(unet: Any, bundle_dir: Path, bundle: BundleManifest) -> tuple
     side = bundle.native_size_px // bundle.vae_factor
     sample = torch.randn(2, bundle.latent_channels, side, side, generator=draw)
     states = torch.randn(2, bundle.text_tokens, unet.config.cross_attention_dim, generator=draw)
-    times = torch.tensor([999, 1])
+    times = torch.tensor([999.0, 1.0])
     feeds = {
         "sample": sample.numpy(),
         "timestep": times.numpy(),

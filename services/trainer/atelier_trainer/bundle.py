@@ -23,7 +23,7 @@ from torch.nn import functional as F
 from atelier_trainer.errors import ExportError
 
 OPSET = 20  # OpenVINO's provider has no Attention operator, which opset 23 would use
-FORMAT = "atelier-bundle-2"  # part of the source digest: a new way of exporting makes new bundles
+FORMAT = "atelier-bundle-1"  # part of the source digest: a new way of exporting makes new bundles
 ATTENTION_LAYERS = ("to_q", "to_k", "to_v", "to_out.0")
 
 
@@ -151,7 +151,7 @@ def _export_unet(unet: Any, layers: dict[str, torch.nn.Linear], multiple: int, t
     rank = 3
     example: list[torch.Tensor] = [
         torch.randn(2, unet.config.in_channels, side, side),
-        torch.tensor([10, 500]),
+        torch.tensor([10.0, 500.5]),  # float: some schedulers stop between two training steps
         torch.randn(2, tokens, unet.config.cross_attention_dim),
         torch.randn(2, 1, rank),
     ]

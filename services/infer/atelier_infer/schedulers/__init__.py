@@ -13,7 +13,7 @@ from atelier_infer.schedulers.schedule import Array, NoiseSchedule
 __all__ = ["Array", "NoiseSchedule", "Scheduler", "SchedulerName", "make_scheduler"]
 
 SchedulerName = Literal["ddim", "euler", "dpmpp_2m_karras"]
-_CLASSES = {"ddim": Ddim, "euler": Euler, "dpmpp_2m_karras": DpmSolver2MKarras}
+_CLASSES: dict[SchedulerName, type[Scheduler]] = {"ddim": Ddim, "euler": Euler, "dpmpp_2m_karras": DpmSolver2MKarras}
 
 
 def make_scheduler(name: SchedulerName, schedule: NoiseSchedule, steps: int) -> Scheduler:

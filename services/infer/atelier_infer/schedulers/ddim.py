@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 
 from atelier_infer.schedulers.schedule import Array, Float64s, NoiseSchedule, split_output
@@ -31,5 +33,5 @@ class Ddim:
     def step(self, output: Array, index: int, sample: Array) -> Array:
         """Moves to the noise level `stride` training steps down."""
         now, after = self._now[index], self._next[index]
-        x0, noise = split_output(output, sample, now**0.5, (1 - now) ** 0.5, self._kind)
-        return after**0.5 * x0 + (1 - after) ** 0.5 * noise
+        x0, noise = split_output(output, sample, math.sqrt(now), math.sqrt(1 - now), self._kind)
+        return math.sqrt(after) * x0 + math.sqrt(1 - after) * noise

@@ -40,7 +40,7 @@ class DpmSolver2MKarras:
     def step(self, output: Array, index: int, sample: Array) -> Array:
         """Second order from the last two predictions; first order at the first step, which has one, and at the last, to 0."""
         level, following = self._levels[index], self._levels[index + 1]
-        alpha, alpha_next = 1 / (level**2 + 1) ** 0.5, 1 / (following**2 + 1) ** 0.5
+        alpha, alpha_next = 1 / math.sqrt(level**2 + 1), 1 / math.sqrt(following**2 + 1)
         x0, _ = split_output(output, sample, alpha, level * alpha, self._kind)
         direction = x0
         if self._previous is not None and following > 0:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 
 from atelier_infer.schedulers.schedule import Array, Float64s, NoiseSchedule, split_output
@@ -22,16 +24,16 @@ class Euler:
         spaced = np.interp(self.timesteps, np.arange(len(levels)), levels)
         self._levels: list[float] = [*spaced.tolist(), 0.0]
         top = max(self._levels)
-        self.init_noise_sigma = (top**2 + 1) ** 0.5 if schedule.timestep_spacing == "leading" else top
+        self.init_noise_sigma = math.sqrt(top**2 + 1) if schedule.timestep_spacing == "leading" else top
         self._kind = schedule.prediction_type
 
     def scale_model_input(self, sample: Array, index: int) -> Array:
         """From variance exploding to VP form."""
-        return sample / (self._levels[index] ** 2 + 1) ** 0.5
+        return sample / math.sqrt(self._levels[index] ** 2 + 1)
 
     def step(self, output: Array, index: int, sample: Array) -> Array:
         """Follows the direction d = (x - x0) / level, which is the predicted noise, to the next level."""
         level, following = self._levels[index], self._levels[index + 1]
-        alpha = 1 / (level**2 + 1) ** 0.5
+        alpha = 1 / math.sqrt(level**2 + 1)
         _, noise = split_output(output, sample * alpha, alpha, level * alpha, self._kind)
         return sample + (following - level) * noise

@@ -28,8 +28,8 @@ class NoiseSchedule(BaseModel):
     beta_end: float = Field(gt=0, lt=1)
     beta_schedule: Literal["scaled_linear", "linear"]
     num_train_timesteps: int = Field(ge=1)
-    steps_offset: int = Field(ge=0)
-    set_alpha_to_one: bool
+    steps_offset: int = Field(0, ge=0, le=1)
+    set_alpha_to_one: bool = True
     timestep_spacing: Literal["leading", "trailing", "linspace"]
     prediction_type: Literal["epsilon", "v_prediction"]
     clip_sample: Literal[False] = False
@@ -44,11 +44,11 @@ class NoiseSchedule(BaseModel):
 
         Source: arXiv:2006.11239 section 2 (linear betas); arXiv:2112.10752 released code's schedule (linear in sqrt beta).
         """
-        if self.beta_schedule == "linear":
-            betas = np.linspace(self.beta_start, self.beta_end, self.num_train_timesteps, dtype=np.float32)
-        else:
-            betas = np.linspace(self.beta_start**0.5, self.beta_end**0.5, self.num_train_timesteps, dtype=np.float32) ** 2
-        products: Float64s = np.cumprod((np.float32(1) - betas).astype(np.float64))
+        power = 1 if self.beta_schedule == "linear" else 2
+        first, last = self.beta_start ** (1 / power), self.beta_end ** (1 / power)
+        betas: Array = np.linspace(first, last, self.num_train_timesteps, dtype=np.float32) ** power
+        alphas: Array = 1 - betas
+        products: Float64s = np.multiply.accumulate(alphas.astype(np.float64))
         return products
 
     def noise_levels(self) -> Float64s:
@@ -66,8 +66,9 @@ class NoiseSchedule(BaseModel):
         Source: arXiv:2305.08891 table 2.
         """
         if self.timestep_spacing == "linspace":
-            return np.linspace(0, self.num_train_timesteps - 1, steps, dtype=np.float64)[::-1].copy()
-        counted = np.arange(steps, dtype=np.float64)
+            even: Float64s = np.linspace(0, self.num_train_timesteps - 1, steps, dtype=np.float64)
+            return even[::-1].copy()
+        counted: Float64s = np.arange(steps).astype(np.float64)
         if self.timestep_spacing == "leading":
             return counted[::-1] * (self.num_train_timesteps // steps) + self.steps_offset
         spaced: Float64s = np.round(self.num_train_timesteps - counted * (self.num_train_timesteps / steps)) - 1
@@ -90,5 +91,6 @@ def split_output(output: Array, sample: Array, alpha: float, sigma: float, kind:
     Source: arXiv:2010.02502 equation 9 (x0 from e); arXiv:2202.00512 appendix D (x0 and e from v).
     """
     if kind == "epsilon":
-        return (sample - sigma * output) / alpha, output
+        x0: Array = np.divide(sample - sigma * output, alpha)
+        return x0, output
     return alpha * sample - sigma * output, alpha * output + sigma * sample

@@ -1,0 +1,284 @@
+"""How often does a base model, with or without an adapter, draw what the prompt names?
+
+    prompts ── base and adapter ──> pictures ── recogniser ──> names found ── every thing named is among them ──> hit
+
+Prompts come from the generator of captions, from series that nobody trains on, and no prompt is a training caption. Colours,
+places and grounds in a prompt are not judged.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Set as AbstractSet
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from atelier_trainer.scenes.captions import caption
+from atelier_trainer.scenes.dataset import STYLES, render
+from atelier_trainer.scenes.world import KINDS, sample_scene
+from fidelity_report import Judged, command_line, file_digest, machine, read_pictures, sheet, versions, write_pictures
+from PIL import Image
+from recogniser import CACHE, Recogniser, train_recogniser
+from recogniser_scenes import SEED as RECOGNISER_SEED
+from recogniser_style import train_style_recogniser
+
+PROMPT_SEED = 2000
+"""First of the series for prompts: this one names one thing, the next one two."""
+CAPTIONS_PER_SCENE = 4  # the tiny base's: a scene's own, and three more from a series of their own
+WORDS = {1: "one", 2: "two", 3: "three"}
+
+
+def training_captions(seeds: Iterable[int], scenes_count: int) -> set[str]:
+    """Every caption that a base can have seen of the first scenes of some series; nothing is rendered."""
+    texts = set()
+    for seed in seeds:
+        for index in range(scenes_count):
+            rng = np.random.default_rng([seed, index])
+            scene = sample_scene(rng)
+            texts.add(caption(scene, rng))
+            more = np.random.default_rng([seed, index, 1])
+            texts.update(caption(scene, more) for _ in range(CAPTIONS_PER_SCENE - 1))
+    return texts
+
+
+def prompts(count: int, things: int, known: AbstractSet[str], seed: int | None = None) -> list[tuple[str, frozenset[str]]]:
+    """Makes distinct captions outside `known`, each with the kinds that it names.
+
+    Args:
+        count: number of prompts.
+        things: number of things that each names, 1 to 3.
+        known: captions to leave out.
+        seed: the series; None for the usual one.
+
+    Raises:
+        ValueError: the series gives too few captions outside `known`.
+    """
+    seed = PROMPT_SEED + things - 1 if seed is None else seed
+    chosen: dict[str, frozenset[str]] = {}
+    for index in range(1000 * count):
+        if len(chosen) == count:
+            break
+        rng = np.random.default_rng([seed, index])
+        scene = sample_scene(rng, count=things)
+        text = caption(scene, rng)
+        if text not in known:
+            chosen[text] = frozenset(scene.kinds)
+    if len(chosen) < count:
+        raise ValueError(f"only {len(chosen)} of {count} captions of series {seed} are outside `known`: ask for fewer")
+    return list(chosen.items())
+
+
+def hit(kinds: AbstractSet[str], found: AbstractSet[str]) -> bool:
+    """Every thing named is found; what else is found does not matter here."""
+    return kinds <= found
+
+
+def chance(named: Sequence[AbstractSet[str]], found: Sequence[AbstractSet[str]]) -> float:
+    """Hit rate expected when each picture is judged by another's prompt: the mean over all such pairs.
+
+    Raises:
+        ValueError: there are fewer than two pictures.
+    """
+    if len(named) < 2:
+        raise ValueError(f"chance takes two pictures or more; received {len(named)}: draw more")
+    hits = [hit(kinds, here) for i, kinds in enumerate(named) for j, here in enumerate(found) if i != j]
+    return sum(hits) / len(hits)
+
+
+def load_pipeline(base: Path, adapter: Path | None) -> Any:
+    """A diffusers folder with, perhaps, the LoRA weights of an adapter folder."""
+    from diffusers import StableDiffusionPipeline  # takes seconds, which judging finished pictures does not need
+
+    pipeline = StableDiffusionPipeline.from_pretrained(
+        base, use_safetensors=True, safety_checker=None, requires_safety_checker=False
+    )
+    pipeline.set_progress_bar_config(disable=True)
+    if adapter is not None:
+        pipeline.load_lora_weights(adapter)
+    return pipeline
+
+
+def draw(
+    pipeline: Any, texts: Sequence[str], steps: int, guidance: float, seed: int, batch: int, say: Callable[[str], None] = print
+) -> list[Image.Image]:
+    """Draws a picture for each text at the base's own size; the i-th depends on `seed` and i, not on the batch."""
+    import torch
+
+    started, pictures = time.monotonic(), []
+    for start in range(0, len(texts), batch):
+        chunk = list(texts[start : start + batch])
+        generators = [torch.Generator().manual_seed(seed * 1_000_003 + start + k) for k in range(len(chunk))]
+        drawn = pipeline(chunk, num_inference_steps=steps, guidance_scale=guidance, generator=generators)
+        pictures += drawn.images
+        say(f"drawn {len(pictures)} of {len(texts)} in {time.monotonic() - started:.0f} s")
+    return pictures
+
+
+def through_vae(pipeline: Any, style: str, things: int, count: int, batch: int = 20) -> Iterable[tuple[Image.Image, set[str]]]:
+    """Real scenes after the base's VAE encoded and decoded them, the best that any prompt could give, with their kinds."""
+    import torch
+
+    size = pipeline.unet.config.sample_size * pipeline.vae_scale_factor
+    for start in range(0, count, batch):
+        scenes = [
+            render(RECOGNISER_SEED + 10 + things, i, style, size, count=things) for i in range(start, min(start + batch, count))
+        ]
+        with torch.inference_mode():
+            pixels = pipeline.image_processor.preprocess([image for image, _, _ in scenes])
+            decoded = pipeline.vae.decode(pipeline.vae.encode(pixels).latent_dist.mean).sample
+        for image, (_, _, scene) in zip(pipeline.image_processor.postprocess(decoded), scenes, strict=True):
+            yield image, set(scene.kinds)
+
+
+def measured(judged: Sequence[Judged]) -> dict[str, dict[str, float]]:
+    """Figures for the prompts that name one thing, two things and so on."""
+    figures = {}
+    for things in sorted({len(one.kinds) for one in judged}):
+        group = [one for one in judged if len(one.kinds) == things]
+        hits = sum(one.hit for one in group)
+        figures[WORDS.get(things, str(things))] = {
+            "prompts": len(group),
+            "hits": hits,
+            "hit_share": hits / len(group),
+            "chance": chance([one.kinds for one in group], [one.found for one in group]),
+            "unnamed_share": sum(bool(one.found - one.kinds) for one in group) / len(group),
+        }
+    return figures
+
+
+def parsed(argv: Sequence[str] | None) -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--base", type=Path, default=Path("models/tiny-sd"), help="diffusers folder")
+    parser.add_argument("--adapter", type=Path, help="folder with pytorch_lora_weights.safetensors")
+    parser.add_argument("--pictures", type=Path, help="judge these PNG files and prompts.jsonl instead of drawing")
+    parser.add_argument("--style", choices=sorted(STYLES), default="colour", help="which recogniser judges (default: colour)")
+    parser.add_argument("--count", type=int, default=100, help="prompts with one thing, and as many with two (default: 100)")
+    parser.add_argument("--steps", type=int, default=25, help="denoising steps (default: 25)")
+    parser.add_argument("--guidance", type=float, default=3.0, help="classifier-free guidance (default: 3)")
+    parser.add_argument("--seed", type=int, default=0, help="of the noise; prompts are always the same (default: 0)")
+    parser.add_argument("--batch", type=int, default=20, help="pictures drawn at once (default: 20)")
+    parser.add_argument("--train-seeds", type=int, nargs="+", default=[1, 2], help="series whose captions are no prompts")
+    parser.add_argument("--train-scenes", type=int, default=20_000, help="scenes of each such series (default: 20000)")
+    parser.add_argument("--cache-dir", type=Path, default=CACHE, help=f"keeps trained recognisers (default: {CACHE})")
+    parser.add_argument("--sheet", type=Path, help="write a contact sheet, green borders for hits")
+    parser.add_argument("--json", type=Path, help="write the figures")
+    parser.add_argument("--save", type=Path, help="write the drawn pictures, to be judged again with --pictures")
+    parser.add_argument("--min-one", type=float, default=0.0, help="exit 1 below this share of hits with one thing")
+    parser.add_argument("--min-two", type=float, default=0.0, help="exit 1 below this share of hits with two things")
+    args = parser.parse_args(argv)
+    if args.pictures and args.adapter:
+        parser.error("--adapter takes part in drawing; with --pictures nothing is drawn: give one of them")
+    if args.count < 2:
+        parser.error(f"--count must be 2 or more, as chance compares pictures; received {args.count}: draw more")
+    folder, file = (args.pictures, "prompts.jsonl") if args.pictures else (args.base, "model_index.json")
+    if not (folder / file).is_file():
+        parser.error(f"{folder} has no {file}: give another folder with {'--pictures' if args.pictures else '--base'}")
+    return args
+
+
+def drawn(
+    args: argparse.Namespace, recogniser: Recogniser
+) -> tuple[list[tuple[Image.Image, str, frozenset[str]]], dict[str, Any]]:
+    """Draws all prompts; the second part is what is known of the drawing."""
+    known = training_captions(args.train_seeds, args.train_scenes)
+    chosen = [prompt for things in (1, 2) for prompt in prompts(args.count, things, known)]
+    print(f"{len(chosen)} prompts, none of them among {len(known)} training captions")
+    pipeline = load_pipeline(args.base, args.adapter)
+    ceiling = {}
+    for things in (1, 2):
+        images, kinds = zip(*through_vae(pipeline, args.style, things, args.count), strict=True)
+        hits = [hit(named, found) for named, found in zip(kinds, recogniser.find(images), strict=True)]
+        ceiling[WORDS[things]] = sum(hits) / len(hits)
+    print(f"real scenes through the base's VAE: one thing {ceiling['one']:.1%}, two things {ceiling['two']:.1%} hits")
+    started = time.monotonic()
+    images = draw(pipeline, [text for text, _ in chosen], args.steps, args.guidance, args.seed, args.batch)
+    facts = {
+        "base": str(args.base),
+        "unet_sha256": file_digest(args.base / "unet" / "diffusion_pytorch_model.safetensors"),
+        "adapter": args.adapter and str(args.adapter),
+        "adapter_sha256": args.adapter and file_digest(args.adapter / "pytorch_lora_weights.safetensors"),
+        "steps": args.steps,
+        "guidance": args.guidance,
+        "seed": args.seed,
+        "drawing_s": round(time.monotonic() - started, 1),
+        "vae_ceiling": ceiling,
+    }
+    return [(image, text, kinds) for image, (text, kinds) in zip(images, chosen, strict=True)], facts
+
+
+def introduce(style: str, recogniser: Recogniser) -> None:
+    """Prints how far the judge itself can be trusted."""
+    for word in ("one", "two"):
+        shares = {key: recogniser.figures[f"{word}_{key}"] for key in ("hit", "exact", "false_positive")}
+        print(
+            f"recogniser on real {style} scenes, {things_in_words(word)}: {shares['hit']:.1%} hits, "
+            f"{shares['exact']:.1%} without anything else, {shares['false_positive']:.1%} with something that is not there"
+        )
+    print(f"recogniser on noise and shuffled tiles: something found in {recogniser.figures['nonsense_false_positive']:.1%}")
+
+
+def things_in_words(word: str) -> str:
+    """`one thing`, `two things` and so on."""
+    return f"{word} thing" if word == "one" else f"{word} things"
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs the benchmark and returns the exit status."""
+    args = parsed(argv)
+    recogniser = train_recogniser(args.style, args.cache_dir)
+    style_recogniser = train_style_recogniser(args.cache_dir)
+    introduce(args.style, recogniser)
+    rows, facts = (read_pictures(args.pictures), {"pictures": str(args.pictures)}) if args.pictures else drawn(args, recogniser)
+    if args.save:
+        write_pictures(args.save, rows)
+    images = [image for image, _, _ in rows]
+    judged = [
+        Judged(image, text, kinds, frozenset(found), hit(kinds, found))
+        for (image, text, kinds), found in zip(rows, recogniser.find(images), strict=True)
+    ]
+    figures, sketch_share = measured(judged), sum(style_recogniser.sketches(images)) / len(images)
+    asked = Counter(kind for one in judged for kind in one.kinds)
+    missed = Counter(kind for one in judged for kind in one.kinds - one.found)
+    for word, group in figures.items():
+        print(
+            f"{things_in_words(word)}: {group['hits']} of {group['prompts']} hit ({group['hit_share']:.1%}); "
+            f"chance {group['chance']:.1%}; something unnamed in {group['unnamed_share']:.1%} of the pictures"
+        )
+    print("missed most: " + (", ".join(f"{kind} {n} of {asked[kind]}" for kind, n in missed.most_common(6)) or "nothing"))
+    print(
+        f"look like sketches: {sketch_share:.1%} of the pictures "
+        f"(of real scenes {style_recogniser.accuracy:.1%} are told right, "
+        f"{style_recogniser.greyed_accuracy:.1%} without their colour)"
+    )
+    if args.sheet:
+        sheet(judged).save(args.sheet)
+    if args.json:
+        report = {
+            "command": command_line(argv),
+            "machine": machine(),
+            "versions": versions(),
+            **facts,
+            "style": args.style,
+            "recogniser": recogniser.figures,
+            "style_recogniser": {"accuracy": style_recogniser.accuracy, "greyed_accuracy": style_recogniser.greyed_accuracy},
+            "hits": figures,
+            "kinds": {kind: {"asked": asked[kind], "found": asked[kind] - missed[kind]} for kind in KINDS},
+            "sketch_share": sketch_share,
+        }
+        args.json.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+    bounds = {"one": args.min_one, "two": args.min_two}
+    below = [word for word, bound in bounds.items() if figures.get(word, {"hit_share": 0.0})["hit_share"] < bound]
+    for word in below:
+        print(f"below the bound of {bounds[word]:.1%} for {things_in_words(word)}")
+    return 1 if below else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

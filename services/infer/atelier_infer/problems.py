@@ -1,0 +1,124 @@
+"""Errors as HTTP answers: one table, one format (RFC 9457)."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from http import HTTPStatus
+from typing import Any
+
+from atelier_contracts.generate import Problem
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from starlette.exceptions import HTTPException
+from starlette.responses import Response
+
+from atelier_infer import errors
+
+MEDIA_TYPE = "application/problem+json"
+
+STATUS: dict[type[errors.InferError], HTTPStatus] = {
+    errors.LoginError: HTTPStatus.UNAUTHORIZED,
+    errors.BodySizeError: HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
+    errors.PictureSizeError: HTTPStatus.UNPROCESSABLE_ENTITY,
+    errors.StepsError: HTTPStatus.UNPROCESSABLE_ENTITY,
+    errors.UnknownVersionError: HTTPStatus.NOT_FOUND,
+    errors.UnknownAliasError: HTTPStatus.NOT_FOUND,
+    errors.NoChampionError: HTTPStatus.CONFLICT,
+    errors.QueueFullError: HTTPStatus.TOO_MANY_REQUESTS,
+    errors.StagingError: HTTPStatus.SERVICE_UNAVAILABLE,
+    errors.DrainingError: HTTPStatus.SERVICE_UNAVAILABLE,
+    errors.NotAnAdapterError: HTTPStatus.CONFLICT,
+    errors.AdapterError: HTTPStatus.CONFLICT,
+    errors.BundleMismatchError: HTTPStatus.CONFLICT,
+    errors.BundleMissingError: HTTPStatus.CONFLICT,
+    errors.BundleError: HTTPStatus.BAD_GATEWAY,
+    errors.CorruptError: HTTPStatus.BAD_GATEWAY,
+    errors.NonFiniteError: HTTPStatus.INTERNAL_SERVER_ERROR,
+    errors.GraphError: HTTPStatus.INTERNAL_SERVER_ERROR,
+    errors.CacheError: HTTPStatus.INTERNAL_SERVER_ERROR,
+    errors.TrackingError: HTTPStatus.SERVICE_UNAVAILABLE,
+}
+
+DOCUMENTED: dict[int | str, dict[str, Any]] = {
+    status.value: {"description": text, "content": {MEDIA_TYPE: {"schema": Problem.model_json_schema()}}}
+    for status, text in {
+        HTTPStatus.UNAUTHORIZED: "No token, or an unknown one",
+        HTTPStatus.NOT_FOUND: "No such version or alias; the detail names those that exist",
+        HTTPStatus.CONFLICT: "No champion yet, or the version does not fit its bundle",
+        HTTPStatus.REQUEST_ENTITY_TOO_LARGE: "A body larger than any legal request",
+        HTTPStatus.UNPROCESSABLE_ENTITY: "A value breaks a rule; the detail names rule, value and remedy",
+        HTTPStatus.TOO_MANY_REQUESTS: "The queue is full; see Retry-After",
+        HTTPStatus.INTERNAL_SERVER_ERROR: "The output was not finite, or a graph failed",
+        HTTPStatus.BAD_GATEWAY: "The registry gave damaged files",
+        HTTPStatus.SERVICE_UNAVAILABLE: "Loading, shutting down, or tracking does not answer; see Retry-After",
+    }.items()
+}
+"""Every problem, for the OpenAPI document."""
+
+
+def problem(status: int, detail: str, headers: dict[str, str] | None = None) -> Response:
+    """A problem document."""
+    body = Problem(title=HTTPStatus(status).phrase, status=status, detail=detail)
+    return Response(body.model_dump_json(), status, headers, MEDIA_TYPE)
+
+
+def answer(error: errors.InferError) -> Response:
+    """The problem document of an error of the tree."""
+    headers = {}
+    if isinstance(error, errors.BusyError):
+        headers["Retry-After"] = str(error.retry_after_s)
+    if isinstance(error, errors.TrackingError):
+        headers["Retry-After"] = "5"
+    if isinstance(error, errors.LoginError):
+        headers["WWW-Authenticate"] = "Bearer"
+    status = next(STATUS[kind] for kind in type(error).__mro__ if kind in STATUS)
+    return problem(status, str(error), headers)
+
+
+def add_handlers(app: FastAPI) -> None:
+    """Makes every error leave as a problem document."""
+
+    async def known(request: Request, error: Exception) -> Response:
+        assert isinstance(error, errors.InferError)
+        return answer(error)
+
+    async def invalid(request: Request, error: Exception) -> Response:
+        assert isinstance(error, RequestValidationError)
+        return problem(HTTPStatus.UNPROCESSABLE_ENTITY, readable(error.errors()))
+
+    async def http(request: Request, error: Exception) -> Response:
+        assert isinstance(error, HTTPException)
+        return problem(error.status_code, str(error.detail), dict(error.headers or {}))
+
+    async def unexpected(request: Request, error: Exception) -> Response:
+        return problem(HTTPStatus.INTERNAL_SERVER_ERROR, "an error that nobody foresaw; the service's log holds it")
+
+    app.add_exception_handler(errors.InferError, known)
+    app.add_exception_handler(RequestValidationError, invalid)
+    app.add_exception_handler(HTTPException, http)
+    app.add_exception_handler(Exception, unexpected)
+
+
+def readable(faults: Sequence[Any]) -> str:
+    """Faults as pydantic lists them, as text: field, rule, value received, what to do."""
+    texts = []
+    for fault in faults:
+        where = ".".join(str(part) for part in fault["loc"][1:])
+        rule = fault["msg"].removeprefix("Value error, ")
+        if fault["type"] == "json_invalid":
+            texts.append(f"the body must be JSON: {fault['ctx']['error']} at character {where}")
+        elif fault["type"] == "missing":
+            texts.append(f"{where or 'the body'} is required; received nothing")
+        elif fault["type"] == "value_error" and not where:  # a rule about several fields names them and their values itself
+            texts.append(rule)
+        elif fault["type"] == "extra_forbidden":
+            texts.append(f"{where} is no field of this request")
+        else:
+            texts.append(f"{where or 'the body'}: {rule}; received {_shown(fault.get('input'))}")
+    return "; ".join(texts) + ". Correct this and send the request again; /openapi.json holds every rule."
+
+
+def _shown(value: object) -> str:
+    text = json.dumps(value, ensure_ascii=False, default=str)
+    return text if len(text) <= 80 else text[:80] + f"… ({len(text)} characters)"

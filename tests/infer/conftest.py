@@ -1,0 +1,165 @@
+"""The service on a loopback port over a fake registry, and a real MLflow server for the tests of the real one."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import httpx
+import pytest
+import uvicorn
+from atelier_contracts.access import TokenFile
+from atelier_contracts.manifests import AdapterManifest, BundleManifest
+from atelier_infer.app import create_app
+from atelier_infer.engine import Engine
+from atelier_infer.settings import Settings
+
+from .fake_store import FakeStore
+from .tiny_bundle import build_adapter, build_bundle
+
+SECRET = "rita-s token"
+
+
+@dataclass
+class Service:
+    """A running service and what it stands on."""
+
+    client: httpx.Client
+    store: FakeStore
+    engine: Engine
+    settings: Settings
+
+    def draw(self, **wish) -> httpx.Response:
+        return self.client.post("/generate", json={"prompt": "a cat", "steps": 2, "seed": 7} | wish)
+
+    def wait(self, condition, patience_s: float = 20) -> None:
+        wait(condition, patience_s)
+
+
+def wait(condition, patience_s: float = 20) -> None:
+    """Until the condition holds; fails otherwise."""
+    end = time.monotonic() + patience_s
+    while not condition():
+        assert time.monotonic() < end, "waited in vain"
+        time.sleep(0.01)
+
+
+@pytest.fixture(scope="session")
+def bundle(tmp_path_factory) -> tuple[Path, BundleManifest]:
+    folder = tmp_path_factory.mktemp("bundle")
+    return folder, build_bundle(folder)
+
+
+@pytest.fixture
+def adapter(tmp_path, bundle) -> tuple[Path, AdapterManifest]:
+    folder = tmp_path / "adapter"
+    return folder, build_adapter(folder, bundle[1].digest())
+
+
+@pytest.fixture
+def store(bundle) -> FakeStore:
+    """A registry with a bundle and no version."""
+    folder, manifest = bundle
+    made = FakeStore()
+    made.publish_bundle(folder, manifest.digest())
+    return made
+
+
+@pytest.fixture
+def token_file(tmp_path) -> Path:
+    path = tmp_path / "tokens"
+    path.write_text(f"rita reader {hashlib.sha256(SECRET.encode()).hexdigest()}\n")
+    return path
+
+
+@contextmanager
+def running(app, engine: Engine) -> Iterator[str]:
+    """uvicorn in a thread; yields its address."""
+    server = uvicorn.Server(uvicorn.Config(app, host="127.0.0.1", port=0, log_config=None, timeout_graceful_shutdown=10))
+    thread = threading.Thread(target=server.run)
+    thread.start()
+    try:
+        wait(lambda: server.started or not thread.is_alive())
+        assert server.started, "the service did not start"
+        yield f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}"
+    finally:
+        server.should_exit = True
+        thread.join()
+
+
+@pytest.fixture
+def make_service(tmp_path, store, token_file):
+    """A factory: settings by keyword, over the fixture's store."""
+    with ExitStack() as stack:
+
+        def make(**changes) -> Service:
+            values = {
+                "tracking_uri": "http://127.0.0.1:1",
+                "model": store.model,
+                "token_file": token_file,
+                "cache_dir": tmp_path / "cache",
+                "alias_poll_s": 0.02,
+                "intra_op_threads": 1,
+                "drain_timeout_s": 5,
+            }
+            settings = Settings(**(values | changes))
+            engine = Engine(queue_limit=settings.queue_limit, drain_timeout_s=settings.drain_timeout_s)
+            app = create_app(engine=engine, store=store, tokens=TokenFile(settings.token_file), settings=settings)
+            url = stack.enter_context(running(app, engine))
+            headers = {"Authorization": f"Bearer {SECRET}"}
+            client = stack.enter_context(httpx.Client(base_url=url, headers=headers, timeout=30))
+            return Service(client, store, engine, settings)
+
+        yield make
+
+
+@pytest.fixture
+def service(make_service, store, adapter) -> Service:
+    """Ready, with version 1 as champion."""
+    store.set_alias("champion", store.publish_adapter(adapter[0]))
+    made = make_service()
+    made.wait(lambda: made.client.get("/readyz").status_code == 200)
+    return made
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+@pytest.fixture(scope="session")
+def mlflow_server(tmp_path_factory) -> Iterator[str]:
+    """A real tracking server on loopback; a test that needs it fails when it does not start."""
+    folder, port = tmp_path_factory.mktemp("mlflow"), free_port()
+    command = [
+        *(sys.executable, "-m", "mlflow", "server", "--workers", "1", "--host", "127.0.0.1", "--port", str(port)),
+        *("--backend-store-uri", f"sqlite:///{folder}/mlflow.db", "--artifacts-destination", str(folder / "artifacts")),
+    ]
+    environment = os.environ | {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "MLFLOW_DISABLE_TELEMETRY": "true"}
+    with (folder / "log").open("wb") as log:
+        process = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, env=environment, start_new_session=True)
+    url = f"http://127.0.0.1:{port}"
+
+    def answers() -> bool:
+        assert process.poll() is None, f"mlflow ended:\n{(folder / 'log').read_text()[-2000:]}"
+        try:
+            return httpx.get(f"{url}/health", timeout=2).status_code == 200
+        except httpx.HTTPError:
+            return False
+
+    try:
+        wait(answers, 120)
+        yield url
+    finally:
+        os.killpg(process.pid, 15)
+        process.wait(30)

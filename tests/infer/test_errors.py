@@ -1,0 +1,27 @@
+"""The tree, its drawing and the table of HTTP statuses agree."""
+
+import re
+
+from atelier_infer import errors
+from atelier_infer.problems import STATUS
+
+
+def subclasses(kind: type) -> set[type]:
+    below = {deeper for direct in kind.__subclasses__() for deeper in subclasses(direct)}
+    return below | set(kind.__subclasses__())
+
+
+def ours() -> set[type]:
+    return {kind for kind in subclasses(errors.InferError) if kind.__module__ == errors.__name__}
+
+
+def test_every_leaf_has_a_status():
+    leaves = {kind for kind in ours() if not subclasses(kind) & ours()}
+    assert set(STATUS) == leaves
+
+
+def test_the_docstring_draws_the_tree():
+    drawn = re.findall(r"^(.*?)(\w+Error)", errors.__doc__, re.M)
+    depths = {name: len(indent) // 4 for indent, name in drawn}
+    assert set(depths) == {kind.__name__ for kind in ours()} | {"InferError"}
+    assert all(depths[kind.__name__] == depths[kind.__base__.__name__] + 1 for kind in ours())

@@ -1,0 +1,110 @@
+"""Settings are complete or the process does not start, and the README tells of each."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from atelier_infer.settings import PREFIX, Settings, SettingsError, read_settings
+from pydantic_core import PydanticUndefined
+
+FOLDER = Path(__file__).parents[2] / "services/infer"
+README = (FOLDER / "README.md").read_text()
+
+
+@pytest.fixture
+def environment(monkeypatch, token_file, tmp_path):
+    """A complete one; set more, delete some."""
+    for name, value in {
+        "TRACKING_URI": "http://tracking/",
+        "MODEL": "sketches",
+        "TOKEN_FILE": str(token_file),
+        "CACHE_DIR": str(tmp_path / "new" / "cache"),
+    }.items():
+        monkeypatch.setenv(PREFIX + name, value)
+    monkeypatch.delenv("MLFLOW_TRACKING_USERNAME", raising=False)
+    monkeypatch.delenv("MLFLOW_TRACKING_PASSWORD", raising=False)
+    return monkeypatch
+
+
+def read() -> Settings:
+    import os
+
+    return read_settings(os.environ)
+
+
+def test_four_settings_are_enough(environment, tmp_path):
+    settings = read()
+    assert settings.tracking_uri == "http://tracking"
+    assert settings.cache_dir.is_dir()
+    assert (settings.port, settings.scheduler, settings.queue_limit) == (8002, "ddim", 16)
+
+
+def test_an_empty_variable_is_as_good_as_none(environment):
+    environment.setenv(PREFIX + "REGISTRY_URL", "")
+    assert read().registry_url is None
+    environment.setenv(PREFIX + "MODEL", "")
+    with pytest.raises(SettingsError, match="ATELIER_INFER_MODEL: Field required"):
+        read()
+
+
+def test_every_problem_is_listed_at_once(environment, tmp_path):
+    (tmp_path / "bad tokens").write_text("rita king abc\n")
+    (tmp_path / "file").write_text("")
+    for name, value in {
+        "TRACKING_URI": "sqlite:///mlflow.db",
+        "REGISTRY_URL": "http://ada:pa55@registry",
+        "TOKEN_FILE": str(tmp_path / "bad tokens"),
+        "CACHE_DIR": str(tmp_path / "file" / "cache"),
+        "PORT": "80000",
+        "SCHEDULER": "magic",
+        "QUEUE_LIMITS": "3",
+    }.items():
+        environment.setenv(PREFIX + name, value)
+    environment.delenv(PREFIX + "MODEL")
+    environment.setenv("MLFLOW_TRACKING_USERNAME", "ada")
+    with pytest.raises(SettingsError) as caught:
+        read()
+    lines = str(caught.value).splitlines()
+    found = {line.split(":")[0].removeprefix(PREFIX) for line in lines}
+    assert found == {
+        *("TRACKING_URI", "REGISTRY_URL", "TOKEN_FILE", "CACHE_DIR", "PORT", "SCHEDULER", "QUEUE_LIMITS", "MODEL"),
+        "MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD",
+    }
+    assert "received 'sqlite:///mlflow.db'" in str(caught.value)
+    assert "pa55" not in str(caught.value)
+
+
+@pytest.mark.parametrize("text", [None, b"\xff\xfe"])
+def test_a_token_file_that_cannot_be_read(environment, tmp_path, text):
+    path = tmp_path / "t"
+    if text is not None:
+        path.write_bytes(text)
+    environment.setenv(PREFIX + "TOKEN_FILE", str(path))
+    with pytest.raises(SettingsError, match="TOKEN_FILE: must be a readable text file"):
+        read()
+
+
+def test_the_process_refuses_with_the_same_list():
+    answer = subprocess.run([sys.executable, "-m", "atelier_infer"], env={"ATELIER_INFER_PORT": "x"}, capture_output=True, text=True)
+    assert answer.returncode == 2
+    assert answer.stdout == ""
+    assert re.findall(r"^ATELIER_INFER_(\w+):", answer.stderr, re.M) == ["PORT", "TRACKING_URI", "MODEL", "TOKEN_FILE", "CACHE_DIR"]
+
+
+def test_the_readme_has_a_row_for_every_setting():
+    rows = dict(re.findall(r"^\| `ATELIER_INFER_(\w+)` \| ([^|]+) \|", README, re.M))
+    documented = {name.lower(): default.strip().strip("`") for name, default in rows.items()}
+    assert list(documented) == list(Settings.model_fields)
+    for name, field in Settings.model_fields.items():
+        expected = {PydanticUndefined: "required", None: "none"}.get(field.default, str(field.default))
+        assert documented[name] == expected, name
+
+
+def test_the_readme_has_every_file():
+    tree = re.search(r"```\n(atelier_infer/.*?)```", README, re.S)
+    assert tree
+    named = re.findall(r"^\s*(\w+\.py)\b", tree[1], re.M)
+    there = [path.name for path in (FOLDER / "atelier_infer").rglob("*.py") if path.name != "__init__.py"]
+    assert sorted(named) == sorted(there)

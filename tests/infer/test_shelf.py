@@ -1,0 +1,153 @@
+"""Files on disk are what their manifests say, or are not there."""
+
+import json
+import os
+import shutil
+from types import SimpleNamespace
+
+import pytest
+from atelier_contracts import names
+from atelier_infer import shelf as module
+from atelier_infer.errors import AdapterError, BundleError, BundleMismatchError, CacheError, CorruptError, TrackingError
+from atelier_infer.shelf import Shelf
+
+from .tiny_bundle import build_bundle, write_manifest
+
+
+@pytest.fixture
+def cache(tmp_path):
+    folder = tmp_path / "cache"
+    folder.mkdir()
+    return folder
+
+
+@pytest.fixture
+def shelf(store, cache) -> Shelf:
+    return Shelf(store, cache)
+
+
+@pytest.fixture
+def own_bundle(tmp_path, store):
+    """A bundle that a test may damage: publish again under any digest with `publish`."""
+    folder = tmp_path / "own"
+    manifest = build_bundle(folder, seed=5)
+    store.publish_bundle(folder, manifest.digest())
+    return SimpleNamespace(folder=folder, digest=manifest.digest())
+
+
+def left_behind(cache) -> list[str]:
+    return sorted(str(path.relative_to(cache)) for path in cache.rglob("*") if path.is_file())
+
+
+def test_a_bundle_is_fetched_once(shelf, store, bundle, cache):
+    digest = bundle[1].digest()
+    home = shelf.bundle(digest)
+    assert shelf.bundle(digest) == home == cache / "bundles" / digest
+    assert store.fetched == [f"bundle {digest}"]
+    assert {path.name for path in home.iterdir()} == {names.BUNDLE_FILE, *bundle[1].files}
+    assert [path.name for path in cache.iterdir()] == ["bundles"]  # nothing of the download stays
+
+
+def test_an_adapter_is_fetched_once_whatever_its_number(shelf, store, adapter):
+    first, second = (shelf.adapter(store.publish_adapter(adapter[0])) for _ in range(2))
+    assert first == second
+    assert first.name == adapter[1].digest()
+    assert store.fetched == ["version 1"]
+
+
+def test_a_damaged_copy_is_dropped_and_fetched_again(shelf, store, adapter, own_bundle):
+    version = store.publish_adapter(adapter[0])
+    for find, file in ((lambda: shelf.adapter(version), names.WEIGHTS_FILE), (lambda: shelf.bundle(own_bundle.digest), names.UNET_FILE)):
+        home = find()
+        good = (home / file).read_bytes()
+        (home / file).write_bytes(good[:-1] + b"!")
+        assert (find() / file).read_bytes() == good
+        (home / file).unlink()
+        assert (find() / file).read_bytes() == good
+    assert len(store.fetched) == 6
+
+
+@pytest.mark.parametrize("damage", ["changed", "missing"])
+def test_a_damaged_download_is_refused_and_leaves_nothing(shelf, own_bundle, cache, damage):
+    file = own_bundle.folder / (names.UNET_FILE + ".data")
+    file.unlink() if damage == "missing" else file.write_bytes(b"x")
+    with pytest.raises(CorruptError, match=r"unet\.onnx\.data"):
+        shelf.bundle(own_bundle.digest)
+    assert left_behind(cache) == []
+
+
+def test_damaged_weights_are_refused(shelf, store, adapter, cache):
+    (adapter[0] / names.WEIGHTS_FILE).write_bytes(b"x")
+    with pytest.raises(CorruptError, match="must have sha256"):
+        shelf.adapter(store.publish_adapter(adapter[0]))
+    assert left_behind(cache) == []
+
+
+def test_a_manifest_of_another_format_is_refused(shelf, store, adapter):
+    file = adapter[0] / names.ADAPTER_FILE
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"format": 2}))
+    with pytest.raises(AdapterError, match="not an adapter manifest"):
+        shelf.adapter(store.publish_adapter(adapter[0]))
+
+
+def test_another_bundle_under_the_digest_is_refused(shelf, store, bundle):
+    store.publish_bundle(bundle[0], "f" * 64)
+    with pytest.raises(BundleMismatchError) as caught:
+        shelf.bundle("f" * 64)
+    assert "f" * 64 in str(caught.value)
+    assert bundle[1].digest() in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("files", "message"),
+    [
+        (lambda files: {name: sha for name, sha in files.items() if name != names.UNET_FILE}, "lists no unet.onnx"),
+        (lambda files: files | {"../../evil": "0" * 64}, "must lie beside"),
+        (lambda files: files | {"/etc/passwd": "0" * 64}, "must lie beside"),
+    ],
+)
+def test_lists_of_files_that_are_refused(shelf, store, own_bundle, files, message):
+    manifest = json.loads((own_bundle.folder / names.BUNDLE_FILE).read_text())
+    changed = write_manifest(own_bundle.folder, files=files(manifest["files"]))
+    store.publish_bundle(own_bundle.folder, changed.digest())
+    with pytest.raises(BundleError, match=message):
+        shelf.bundle(changed.digest())
+
+
+def test_files_that_no_manifest_lists_are_left_out(shelf, own_bundle):
+    (own_bundle.folder / "MLmodel").write_text("x")
+    assert not (shelf.bundle(own_bundle.digest) / "MLmodel").exists()
+
+
+@pytest.mark.parametrize("count", [0, 2])
+def test_there_must_be_one_manifest(shelf, own_bundle, count):
+    if count:
+        shutil.copytree(own_bundle.folder, own_bundle.folder / "again")
+    else:
+        (own_bundle.folder / names.BUNDLE_FILE).unlink()
+    with pytest.raises(BundleError, match=f"expected one bundle.json.*found {count}"):
+        shelf.bundle(own_bundle.digest)
+
+
+def test_an_outage_leaves_nothing(shelf, store, bundle, cache):
+    store.down = True
+    with pytest.raises(TrackingError):
+        shelf.bundle(bundle[1].digest())
+    assert left_behind(cache) == []
+
+
+def test_a_cache_that_cannot_be_used(store, bundle, tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(CacheError, match="cache_dir"):
+        Shelf(store, tmp_path / "file").bundle(bundle[1].digest())
+
+
+def test_abandoned_downloads_are_removed(shelf, cache):
+    for name, age_s in (("incoming-old", 2 * module.ABANDONED_AFTER_S), ("incoming-new", 0)):
+        folder = cache / name
+        folder.mkdir()
+        (folder / "part").write_text("x")
+        stamp = folder.stat().st_mtime - age_s
+        os.utime(folder, (stamp, stamp))
+    shelf.tidy()
+    assert [path.name for path in cache.iterdir()] == ["incoming-new"]

@@ -1,0 +1,170 @@
+"""The registry as this service sees it: the fake and a real MLflow server pass the same tests."""
+
+import shutil
+import uuid
+from pathlib import Path
+
+import pytest
+from atelier_contracts import names
+from atelier_infer.errors import AdapterError, BundleMissingError, NotAnAdapterError, TrackingError, UnknownVersionError
+from atelier_infer.mlflow_store import MlflowStore
+from atelier_infer.shelf import Shelf
+from mlflow import MlflowClient
+
+from .conftest import free_port
+from .fake_store import FakeStore
+
+
+class MlflowPublisher:
+    """Registers what a trainer registers, without the trainer."""
+
+    def __init__(self, url: str) -> None:
+        self.client, self.model = MlflowClient(url, url), f"it's a model {uuid.uuid4().hex[:8]}"
+        self.run = self.client.create_run("0").info
+
+    def publish_adapter(self, folder: Path, kind: str | None = names.KIND_ADAPTER) -> int:
+        place = f"adapter-{uuid.uuid4().hex[:8]}"
+        if any(folder.iterdir()):
+            self.client.log_artifacts(self.run.run_id, str(folder), f"{place}/{names.ADAPTER_FOLDER}")
+        return self.register(self.model, place, {names.TAG_KIND: kind} if kind else {})
+
+    def publish_bundle(self, folder: Path, digest: str) -> None:
+        place = f"bundle-{uuid.uuid4().hex[:8]}"
+        self.client.log_artifacts(self.run.run_id, str(folder), f"{place}/data")
+        tags = {names.TAG_KIND: names.KIND_BUNDLE, names.TAG_BUNDLE_DIGEST: digest}
+        self.register(f"base-{uuid.uuid4().hex[:8]}", place, tags)
+
+    def register(self, model: str, place: str, tags: dict[str, str]) -> int:
+        if not self.client.search_registered_models(f'name = "{model}"'):
+            self.client.create_registered_model(model)
+        source = f"{self.run.artifact_uri}/{place}"
+        return int(self.client.create_model_version(model, source, self.run.run_id, tags=tags).version)
+
+    def set_alias(self, alias: str, version: int) -> None:
+        self.client.set_registered_model_alias(self.model, alias, str(version))
+
+    def delete_alias(self, alias: str) -> None:
+        self.client.delete_registered_model_alias(self.model, alias)
+
+
+@pytest.fixture(params=["fake", "mlflow"])
+def registry(request):
+    """A publisher, and the store that reads what it published."""
+    if request.param == "fake":
+        fake = FakeStore()
+        return fake, fake
+    url = request.getfixturevalue("mlflow_server")
+    publisher = MlflowPublisher(url)
+    return publisher, MlflowStore(tracking_uri=url, model=publisher.model)
+
+
+def test_a_model_that_does_not_exist_has_no_aliases_and_no_versions(registry):
+    _, store = registry
+    assert store.look().aliases == {}
+    assert store.look().generation == ""
+    assert store.versions() == []
+
+
+def test_aliases_move(registry, adapter):
+    publisher, store = registry
+    for _ in range(2):
+        publisher.publish_adapter(adapter[0])
+    assert store.look().aliases == {}
+    generation = store.look().generation
+    assert generation
+    publisher.set_alias("champion", 1)
+    publisher.set_alias("rival", 1)
+    publisher.set_alias("champion", 2)
+    assert store.look().aliases == {"champion": 2, "rival": 1}
+    publisher.delete_alias("rival")
+    assert store.look().aliases == {"champion": 2}
+    assert store.look().generation == generation
+
+
+def test_only_adapters_are_versions(registry, adapter):
+    publisher, store = registry
+    publisher.publish_adapter(adapter[0])
+    publisher.publish_adapter(adapter[0], kind="merged")
+    publisher.publish_adapter(adapter[0])
+    assert store.versions() == [1, 3]
+    with pytest.raises(NotAnAdapterError, match="merged"):
+        store.adapter_manifest(2)
+
+
+def test_an_adapter_comes_whole(registry, adapter, tmp_path):
+    publisher, store = registry
+    number = publisher.publish_adapter(adapter[0])
+    assert store.adapter_manifest(number) == (adapter[0] / names.ADAPTER_FILE).read_bytes()
+    into = tmp_path / "into"
+    into.mkdir()
+    store.fetch_adapter(number, into)
+    found = {path.name: path.read_bytes() for path in into.rglob("*") if path.is_file()}
+    assert found == {path.name: path.read_bytes() for path in adapter[0].iterdir()}
+
+
+def test_what_does_not_exist(registry, adapter, tmp_path):
+    publisher, store = registry
+    publisher.publish_adapter(adapter[0])
+    with pytest.raises(UnknownVersionError, match="no version 9"):
+        store.adapter_manifest(9)
+    with pytest.raises(BundleMissingError, match="0" * 64):
+        store.fetch_bundle("0" * 64, tmp_path)
+    (tmp_path / "empty").mkdir()
+    number = publisher.publish_adapter(tmp_path / "empty")
+    with pytest.raises(AdapterError, match=r"adapter\.json"):
+        store.adapter_manifest(number)
+
+
+def test_a_bundle_is_found_by_its_digest_whatever_its_model(registry, bundle, tmp_path):
+    publisher, store = registry
+    folder, manifest = bundle
+    damaged = tmp_path / "older"
+    shutil.copytree(folder, damaged)
+    (damaged / names.UNET_FILE).write_bytes(b"x")
+    publisher.publish_bundle(damaged, manifest.digest())
+    publisher.publish_bundle(folder, manifest.digest())  # the newest counts
+    cache = tmp_path / "cache"
+    cache.mkdir()
+    home = Shelf(store, cache).bundle(manifest.digest())
+    assert (home / names.UNET_FILE).read_bytes() == (folder / names.UNET_FILE).read_bytes()
+
+
+@pytest.fixture
+def impatient(monkeypatch):
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+
+
+@pytest.mark.parametrize("kind", ["fake", "mlflow"])
+def test_an_outage_is_one_kind_of_error(kind, tmp_path, impatient):
+    store = FakeStore(down=True) if kind == "fake" else MlflowStore(tracking_uri=f"http://127.0.0.1:{free_port()}", model="m")
+    calls = (
+        store.look,
+        store.versions,
+        lambda: store.adapter_manifest(1),
+        lambda: store.fetch_adapter(1, tmp_path),
+        lambda: store.fetch_bundle("0" * 64, tmp_path),
+    )
+    for call in calls:
+        with pytest.raises(TrackingError):
+            call()
+
+
+def test_what_mlflows_own_flavor_logs_is_read(mlflow_server, adapter, tmp_path):
+    """The way the trainer logs and registers: a logged model, `models:/m-…` as the version's source."""
+    import mlflow
+
+    mlflow.set_tracking_uri(mlflow_server)
+    publisher = MlflowPublisher(mlflow_server)
+    publisher.client.create_registered_model(publisher.model)
+    with mlflow.start_run() as run:
+        info = mlflow.diffusers.log_model(adapter_path=str(adapter[0]), base_model="./tiny", name="adapter")
+    tags = {names.TAG_KIND: names.KIND_ADAPTER}
+    version = publisher.client.create_model_version(
+        publisher.model, info.model_uri, run.info.run_id, tags=tags, model_id=info.model_id
+    )
+    mlflow.set_tracking_uri("http://127.0.0.1:1")  # the store must not lean on MLflow's global address
+    store = MlflowStore(tracking_uri=mlflow_server, model=publisher.model)
+    cache = tmp_path / "cache"
+    cache.mkdir()
+    home = Shelf(store, cache).adapter(int(version.version))
+    assert {path.name for path in home.iterdir()} == {names.WEIGHTS_FILE, names.ADAPTER_FILE}

@@ -1,0 +1,47 @@
+"""The history of decisions."""
+
+
+def test_pages(api, adapters):
+    for number in (1, 2, 3, 4, 5):
+        api.promote(adapters, number)
+    first = api.as_("rita").get(f"/models/{adapters}/history", limit=2).json()
+    assert [decision["to_version"] for decision in first["decisions"]] == [5, 4]
+    second = api.get(f"/models/{adapters}/history", limit=2, before_id=first["next_before_id"]).json()
+    last = api.get(f"/models/{adapters}/history", limit=2, before_id=second["next_before_id"]).json()
+    assert [decision["to_version"] for decision in second["decisions"] + last["decisions"]] == [3, 2, 1]
+    assert last["next_before_id"] is None
+    full = api.get(f"/models/{adapters}/history", limit=5).json()
+    assert full["next_before_id"] is None
+
+
+def test_of_one_alias(api, adapters):
+    api.promote(adapters, 1)
+    api.promote(adapters, 2, alias="candidate")
+    assert [decision["to_version"] for decision in api.history(adapters, alias="candidate")] == [2]
+    assert api.history(adapters, alias="other") == []
+
+
+def test_of_a_model_without_decisions(api, adapters):
+    assert api.get(f"/models/{adapters}/history").json() == {"decisions": [], "next_before_id": None}
+
+
+def test_of_a_model_that_does_not_exist(api):
+    assert api.get("/models/nobody/history").status_code == 404
+
+
+def test_of_a_model_that_was_deleted(api, fake, adapters):
+    api.promote(adapters, 1)
+    fake.delete_model(adapters)
+    assert len(api.history(adapters)) == 1
+    assert api.get(f"/models/{adapters}/history", alias="other").status_code == 200
+
+
+def test_without_mlflow(api, fake, adapters):
+    api.promote(adapters, 1)
+    fake.down = True
+    assert len(api.history(adapters)) == 1
+
+
+def test_an_id_too_large_for_a_database(api, adapters):
+    assert api.get(f"/models/{adapters}/history", before_id=2**63).status_code == 422
+    assert api.get(f"/models/{adapters}/history", before_id=2**63 - 1).status_code == 200

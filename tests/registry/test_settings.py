@@ -1,0 +1,118 @@
+"""Settings: complete at the start, all problems at once, and documented."""
+
+import re
+from pathlib import Path
+
+import pytest
+from atelier_registry.settings import PREFIX, Settings, SettingsError, read_settings
+
+README = Path(__file__).parents[2] / "services/registry-api/README.md"
+
+
+@pytest.fixture
+def environment(monkeypatch, token_file, database_url):
+    monkeypatch.setenv("ATELIER_REGISTRY_TRACKING_URI", "http://tracking:5000/")
+    monkeypatch.setenv("ATELIER_REGISTRY_DATABASE_URL", database_url)
+    monkeypatch.setenv("ATELIER_REGISTRY_TOKEN_FILE", str(token_file))
+    return monkeypatch
+
+
+def test_complete(environment, database_url):
+    settings = read_settings()
+    assert (settings.host, settings.port, settings.drain_timeout_s) == ("127.0.0.1", 8001, 30)
+    assert settings.tracking_uri == "http://tracking:5000"
+    assert settings.database_url.get_secret_value() == database_url
+    assert database_url not in repr(settings)
+
+
+def test_all_problems_at_once(environment):
+    environment.delenv("ATELIER_REGISTRY_TRACKING_URI")
+    environment.setenv("ATELIER_REGISTRY_PORT", "eighty")
+    environment.setenv("ATELIER_REGISTRY_TOKEN_FILE", "/nowhere/tokens")
+    environment.setenv("ATELIER_REGISTRY_TRACKING_URL", "http://mistyped:5000")
+    with pytest.raises(SettingsError) as found:
+        read_settings()
+    lines = str(found.value).splitlines()
+    assert lines[0] == "registry-api cannot start:"
+    assert sorted(line.split(":")[0].strip() for line in lines[1:]) == [
+        "ATELIER_REGISTRY_PORT",
+        "ATELIER_REGISTRY_TOKEN_FILE",
+        "ATELIER_REGISTRY_TRACKING_URI",
+        "ATELIER_REGISTRY_TRACKING_URL",
+    ]
+    assert "received 'eighty'" in str(found.value)
+    assert "No such file or directory; received '/nowhere/tokens'" in str(found.value)
+    assert "is required (address of the MLflow server)" in str(found.value)
+    assert "no such setting" in str(found.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "told"),
+    [
+        ("TRACKING_URI", "tracking:5000", "must be the address of an MLflow server"),
+        ("TRACKING_URI", "file:///mlruns", "must be the address of an MLflow server"),
+        ("TRACKING_URI", "http://user:hunter2@tracking:5000", "must not hold a login"),
+        ("DATABASE_URL", "hunter2", "must be a database address"),
+        ("DATABASE_URL", "postgresql://user:hunter2@db/atelier", "must name a SQLite file"),
+        ("DATABASE_URL", "sqlite://", "must name a SQLite file"),
+        ("DATABASE_URL", "sqlite:////nowhere/decisions.db", "a folder that exists"),
+        ("PORT", "0", "greater than or equal to 1"),
+        ("DRAIN_TIMEOUT_S", "-1", "greater than or equal to 0"),
+        ("TRACKING_TIMEOUT_S", "0", "greater than or equal to 1"),
+        ("HOST", "", "at least 1 character"),
+    ],
+)
+def test_wrong_values(environment, name, value, told):
+    environment.setenv(PREFIX + name, value)
+    with pytest.raises(SettingsError, match=re.escape(told)) as found:
+        read_settings()
+    assert "hunter2" not in str(found.value)
+
+
+def test_a_wrong_token_file(environment, token_file):
+    token_file.write_text("pia promoter nohash\n\nada king 00\n")
+    with pytest.raises(SettingsError, match=r"line 1.*line 3"):
+        read_settings()
+
+
+def section(title):
+    return README.read_text().split(f"\n## {title}\n")[1].split("\n## ")[0]
+
+
+def test_the_readme_has_every_setting():
+    rows = re.findall(r"^\| `(\w+)` \| (.*?) \|", section("Settings"), re.MULTILINE)
+    assert [name for name, _ in rows] == [PREFIX + name.upper() for name in Settings.model_fields]
+    for (_, default), field in zip(rows, Settings.model_fields.values(), strict=True):
+        assert default == ("required" if field.is_required() else f"`{field.default}`")
+
+
+def test_the_readme_has_every_file():
+    package = README.parent / "atelier_registry"
+    named = re.findall(r"^  (\S+\.py) ", section("Files"), re.MULTILINE)
+    assert sorted(named) == sorted(file.name for file in package.glob("*.py"))
+
+
+def test_the_readme_has_every_endpoint_with_true_examples(api):
+    operations = {
+        f"{method.upper()} {path}": operation
+        for path, methods in api.get("/openapi.json").json()["paths"].items()
+        for method, operation in methods.items()
+    }
+    told = dict(re.findall(r"^### `(.+?)`$(.*?)(?=^###? |\Z)", section("Endpoints"), re.MULTILINE | re.DOTALL))
+    assert set(told) == set(operations)
+    for title, text in told.items():
+        method, path = title.split()
+        [(command, answer)] = re.findall(r"```sh\n(curl .*?)```.*?```json\n(.*?)```", text, re.DOTALL)
+        assert ("-X POST" in command) == (method == "POST")
+        assert re.search(re.sub(r"\{\w+\}", "[^/]+", path) + r"\b", command)
+        assert ("Authorization" in command or "$AUTH" in command) == ("security" in operations[title])
+        validate(api, operations[title], answer)
+
+
+def validate(api, operation, answer):
+    from atelier_contracts.promotion import Decision
+    from atelier_registry import answers
+
+    schema = operation["responses"]["200"]["content"]["application/json"]["schema"]["$ref"].rpartition("/")[2]
+    kind = Decision if schema == "Decision" else getattr(answers, schema)
+    kind.model_validate_json(answer)

@@ -1,0 +1,139 @@
+"""The exported graphs compute what torch computes: with an adapter, without one, at other sizes and batches."""
+
+import json
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+import torch
+from atelier_contracts import names
+from atelier_contracts.manifests import BundleManifest, file_sha256
+from atelier_trainer import adapter
+from atelier_trainer.bundle import OPSET, export_bundle, lora_layers, source_digest
+from atelier_trainer.errors import ExportError
+
+from .conftest import TINY
+
+
+def session(path):
+    return onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+
+
+def feeds(bundle: BundleManifest, rows: int, side: int, rank: int, seed: int = 0):
+    draw = np.random.default_rng(seed)
+    made = {
+        "sample": draw.standard_normal((rows, bundle.latent_channels, side, side), np.float32),
+        "timestep": np.linspace(1, 999, rows).astype(np.float32),
+        "encoder_hidden_states": draw.standard_normal((rows, bundle.text_tokens, 128), np.float32),
+        names.LORA_SCALE: draw.standard_normal((rows, 1, rank), np.float32),
+    }
+    for layer, (inner, outer) in bundle.lora_targets.items():
+        a, b = names.lora_inputs(layer)
+        made[a] = draw.standard_normal((inner, rank), np.float32) * 0.05
+        made[b] = draw.standard_normal((rank, outer), np.float32) * 0.05
+    return made
+
+
+def test_the_manifest_lists_every_file_with_its_digest(bundle):
+    folder, manifest = bundle
+    files = {file.name for file in folder.iterdir()} - {names.BUNDLE_FILE}
+    assert set(manifest.files) == files
+    assert all(file_sha256(folder / name) == digest for name, digest in manifest.files.items())
+    assert BundleManifest.model_validate_json((folder / names.BUNDLE_FILE).read_text()) == manifest
+    assert str(TINY) not in (folder / names.BUNDLE_FILE).read_text()
+
+
+def test_graphs_have_the_opset_and_pass_the_checker(bundle):
+    folder, _ = bundle
+    for name in (names.UNET_FILE, names.TEXT_ENCODER_FILE, names.VAE_DECODER_FILE):
+        onnx.checker.check_model(str(folder / name))
+        assert {entry.version for entry in onnx.load(folder / name, load_external_data=False).opset_import if entry.domain == ""} == {OPSET}
+
+
+@pytest.mark.parametrize(("rows", "side", "rank"), [(1, 16, 4), (2, 16, 0), (3, 24, 12), (5, 8, 1)])
+def test_the_unet_computes_what_torch_computes(bundle, base, rows, side, rank):
+    folder, manifest = bundle
+    fed = feeds(manifest, rows, side, rank)
+    unet = base.pipeline.unet
+    for name, linear in lora_layers(unet).items():
+        a, b = (torch.from_numpy(fed[key]) for key in names.lora_inputs(name))
+        scale = torch.from_numpy(fed[names.LORA_SCALE])
+        linear.register_forward_hook(lambda _m, x, y, a=a, b=b, scale=scale: y + ((x[0] @ a) * scale) @ b)
+    with torch.inference_mode():
+        inputs = [torch.from_numpy(fed[key]) for key in ("sample", "timestep", "encoder_hidden_states")]
+        wanted = unet(*inputs).sample.numpy()
+    got = session(folder / names.UNET_FILE).run(None, fed)[0]
+    assert np.abs(got - wanted).max() <= 1e-5 * np.abs(wanted).max()
+
+
+def test_a_row_is_served_with_its_own_scale(bundle):
+    folder, manifest = bundle
+    unet, fed = session(folder / names.UNET_FILE), feeds(manifest, 2, 16, 4)
+    fed["sample"][1], fed["timestep"][1], fed["encoder_hidden_states"][1] = (fed[key][0] for key in ("sample", "timestep", "encoder_hidden_states"))
+    fed[names.LORA_SCALE][:] = 1
+    same = unet.run(None, fed)[0]
+    assert np.array_equal(same[0], same[1])
+    fed[names.LORA_SCALE][1] = 0
+    different = unet.run(None, fed)[0]
+    assert np.array_equal(different[0], same[0])
+    assert not np.allclose(different[1], same[1], atol=1e-3)
+
+
+def test_without_an_adapter_it_is_the_plain_base_bit_for_bit(bundle, base, tmp_path):
+    """Against a graph of the same UNet that has no LoRA inputs at all."""
+    folder, manifest = bundle
+    fed = feeds(manifest, 2, 16, 0)
+    plain = tmp_path / "plain.onnx"
+    example = tuple(torch.from_numpy(fed[key]) for key in ("sample", "timestep", "encoder_hidden_states"))
+    program = torch.onnx.export(base.pipeline.unet.eval(), example, opset_version=OPSET, dynamo=True, verbose=False)
+    program.save(str(plain), external_data=True)
+    unet = session(plain)
+    wanted = unet.run(None, dict(zip((item.name for item in unet.get_inputs()), (value.numpy() for value in example), strict=True)))[0]
+    assert np.array_equal(session(folder / names.UNET_FILE).run(None, fed)[0], wanted)
+
+
+def test_text_encoder_and_decoder_compute_what_torch_computes(bundle, base):
+    folder, manifest = bundle
+    tokens = base.pipeline.tokenizer(["a cat", "a red car under a tree"], padding="max_length", return_tensors="pt").input_ids
+    latents = torch.randn(2, manifest.latent_channels, 12, 16, generator=torch.Generator().manual_seed(0))
+    with torch.inference_mode():
+        states = base.pipeline.text_encoder(tokens).last_hidden_state.numpy()
+        image = base.pipeline.vae.decode(latents).sample.numpy()
+    got_states = session(folder / names.TEXT_ENCODER_FILE).run(None, {"input_ids": tokens.numpy()})[0]
+    got_image = session(folder / names.VAE_DECODER_FILE).run(None, {"latents": latents.numpy()})[0]
+    assert np.abs(got_states - states).max() < 1e-4
+    assert np.abs(got_image - image).max() < 1e-4
+
+
+def test_the_source_digest_follows_the_files_and_not_the_folder(tmp_path):
+    import shutil
+
+    copy = tmp_path / "elsewhere"
+    shutil.copytree(TINY, copy)
+    assert source_digest(copy) == source_digest(TINY)
+    config = json.loads((copy / "unet/config.json").read_text())
+    (copy / "unet/config.json").write_text(json.dumps(config | {"sample_size": 24}))
+    assert source_digest(copy) != source_digest(TINY)
+
+
+def test_the_model_is_whole_again_after_an_export(base, tmp_path):
+    before = [type(layer) for layer in base.pipeline.unet.modules()]
+    with pytest.raises(ExportError, match="no attention layer"):
+        unet = base.pipeline.unet
+        base.pipeline.unet = torch.nn.Linear(1, 1)
+        export_bundle(base.pipeline, tmp_path, base="x", revision=None, source="0" * 64)
+    assert [type(layer) for layer in unet.modules()] == before
+
+
+def test_parity_is_measured_with_the_adapter_in(bundle, base):
+    folder, manifest = bundle
+    adapter.inject(base.pipeline.unet, rank=4, alpha=8.0)
+    for parameter in (p for p in base.pipeline.unet.parameters() if p.requires_grad):
+        torch.nn.init.normal_(parameter, std=0.05, generator=torch.Generator().manual_seed(1))
+    finite, error = adapter.measure_parity(base.pipeline.unet, folder, manifest)
+    assert finite
+    assert 0 < error < 1e-5
+    base.pipeline.unet.conv_out.weight.data *= 1.01
+    with pytest.raises(ExportError, match="differ by"):
+        adapter.measure_parity(base.pipeline.unet, folder, manifest)
