@@ -93,7 +93,13 @@ def chance(named: Sequence[AbstractSet[str]], found: Sequence[AbstractSet[str]])
 
 def load_pipeline(base: Path, adapter: Path | None) -> Any:
     """A diffusers folder with, perhaps, the LoRA weights of an adapter folder."""
-    from diffusers import StableDiffusionPipeline  # takes seconds, which judging finished pictures does not need
+    # Imported here, because it takes seconds that judging finished pictures does not need.
+    import diffusers
+    import transformers
+    from diffusers import StableDiffusionPipeline
+
+    diffusers.utils.logging.disable_progress_bar()
+    transformers.utils.logging.disable_progress_bar()
 
     pipeline = StableDiffusionPipeline.from_pretrained(
         base, use_safetensors=True, safety_checker=None, requires_safety_checker=False
@@ -175,6 +181,8 @@ def parsed(argv: Sequence[str] | None) -> argparse.Namespace:
     args = parser.parse_args(argv)
     if args.pictures and args.adapter:
         parser.error("--adapter takes part in drawing; with --pictures nothing is drawn: give one of them")
+    if args.adapter and not (args.adapter / "pytorch_lora_weights.safetensors").is_file():
+        parser.error(f"{args.adapter} has no pytorch_lora_weights.safetensors: give another folder with --adapter")
     if args.count < 2:
         parser.error(f"--count must be 2 or more, as chance compares pictures; received {args.count}: draw more")
     folder, file = (args.pictures, "prompts.jsonl") if args.pictures else (args.base, "model_index.json")
@@ -193,8 +201,8 @@ def drawn(
     pipeline = load_pipeline(args.base, args.adapter)
     ceiling = {}
     for things in (1, 2):
-        images, kinds = zip(*through_vae(pipeline, args.style, things, args.count), strict=True)
-        hits = [hit(named, found) for named, found in zip(kinds, recogniser.find(images), strict=True)]
+        scenes, kinds = zip(*through_vae(pipeline, args.style, things, args.count), strict=True)
+        hits = [hit(named, found) for named, found in zip(kinds, recogniser.find(scenes), strict=True)]
         ceiling[WORDS[things]] = sum(hits) / len(hits)
     print(f"real scenes through the base's VAE: one thing {ceiling['one']:.1%}, two things {ceiling['two']:.1%} hits")
     started = time.monotonic()

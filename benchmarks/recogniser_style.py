@@ -47,6 +47,7 @@ def train_style_recogniser(cache_dir: Path = CACHE, settings: Settings | None = 
     file = cache_dir / f"style-{cache_key(settings, *STYLES)}.pt"
     if not file.exists():
         say(f"training the recogniser of styles (kept in {file})")
+        torch.manual_seed(SEED)
         train = _both_styles(SEED + 20, settings.train_count // 2)
         network = fit(_style_network(), train, settings, say, of_style=True)
         held_out = _both_styles(SEED + 21, settings.held_out_count)

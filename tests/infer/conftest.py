@@ -1,12 +1,8 @@
-"""The service on a loopback port over a fake registry, and a real MLflow server for the tests of the real one."""
+"""The service on a loopback port over a fake registry."""
 
 from __future__ import annotations
 
 import hashlib
-import os
-import socket
-import subprocess
-import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -129,37 +125,3 @@ def service(make_service, store, adapter) -> Service:
     made = make_service()
     made.wait(lambda: made.client.get("/readyz").status_code == 200)
     return made
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
-
-
-@pytest.fixture(scope="session")
-def mlflow_server(tmp_path_factory) -> Iterator[str]:
-    """A real tracking server on loopback; a test that needs it fails when it does not start."""
-    folder, port = tmp_path_factory.mktemp("mlflow"), free_port()
-    command = [
-        *(sys.executable, "-m", "mlflow", "server", "--workers", "1", "--host", "127.0.0.1", "--port", str(port)),
-        *("--backend-store-uri", f"sqlite:///{folder}/mlflow.db", "--artifacts-destination", str(folder / "artifacts")),
-    ]
-    environment = os.environ | {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "MLFLOW_DISABLE_TELEMETRY": "true"}
-    with (folder / "log").open("wb") as log:
-        process = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, env=environment, start_new_session=True)
-    url = f"http://127.0.0.1:{port}"
-
-    def answers() -> bool:
-        assert process.poll() is None, f"mlflow ended:\n{(folder / 'log').read_text()[-2000:]}"
-        try:
-            return httpx.get(f"{url}/health", timeout=2).status_code == 200
-        except httpx.HTTPError:
-            return False
-
-    try:
-        wait(answers, 120)
-        yield url
-    finally:
-        os.killpg(process.pid, 15)
-        process.wait(30)

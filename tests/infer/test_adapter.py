@@ -78,8 +78,10 @@ def test_refusals(tmp_path, bundle, tensors, changes, message):
 
 def test_bfloat16_is_refused_whether_numpy_knows_it_or_not(tmp_path, bundle):
     build_adapter(tmp_path, bundle[1].digest())
-    save_file({key: torch.from_numpy(value).bfloat16() for key, value in adapter_tensors().items()}, tmp_path / names.WEIGHTS_FILE)
-    with pytest.raises(AdapterError, match="must be (float32 or float16; received bfloat16|a safetensors file)"):
+    save_file(
+        {key: torch.from_numpy(value).bfloat16() for key, value in adapter_tensors().items()}, tmp_path / names.WEIGHTS_FILE
+    )
+    with pytest.raises(AdapterError, match=r"must be (float32 or float16; received bfloat16|a safetensors file)"):
         load_adapter(tmp_path, bundle[1])
 
 

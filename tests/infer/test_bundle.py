@@ -28,11 +28,15 @@ def test_an_opened_bundle(bundle):
         ({}, {"prediction_type": "v_prediction"}, "prediction_type is epsilon.*and v_prediction"),
         ({"native_size_px": 40}, {}, "native_size_px must be a multiple"),
         ({"vae_factor": 5}, {}, "of vae_factor"),
-        ({"lora_targets": {"mid.to_q": (4, 6)}}, {}, "unet.onnx: its inputs.*lacks nothing, has unknown mid.to_out.0.lora_A"),
+        (
+            {"lora_targets": {"mid.to_q": (4, 6)}},
+            {},
+            r"unet.onnx: its inputs.*lacks nothing, has unknown mid.to_out.0.lora_A tensor\(float\)",
+        ),
         (
             {"lora_targets": {"mid.to_q": (4, 6), "mid.to_out.0": (6, 4), "up.to_q": (4, 4)}},
             {},
-            "lacks up.to_q.lora_A, up.to_q.lora_B, has unknown nothing",
+            r"lacks up.to_q.lora_A tensor\(float\), up.to_q.lora_B tensor\(float\), has unknown nothing",
         ),
     ],
 )
@@ -56,7 +60,7 @@ def test_an_output_of_another_name_is_refused(tmp_path):
     model.graph.output[0].name = model.graph.node[-1].output[0] = "picture"
     onnx.save(model, tmp_path / names.VAE_DECODER_FILE)
     write_manifest(tmp_path)
-    with pytest.raises(BundleError, match=r"vae_decoder.onnx: its outputs.*lacks image, has unknown picture"):
+    with pytest.raises(BundleError, match=r"vae_decoder.onnx: its outputs.*lacks image tensor\(float\), has unknown picture"):
         open_bundle(tmp_path, intra_op_threads=1)
 
 
@@ -67,3 +71,16 @@ def test_fields_that_diffusers_fills_in_may_be_absent(tmp_path):
     write_manifest(tmp_path)
     schedule = open_bundle(tmp_path, intra_op_threads=1).schedule
     assert (schedule.set_alpha_to_one, schedule.steps_offset) == (True, 0)
+
+
+def test_an_input_of_another_type_is_refused(tmp_path):
+    build_bundle(tmp_path)
+    model = onnx.load(tmp_path / names.VAE_DECODER_FILE)
+    for value in (*model.graph.input, *model.graph.output):
+        value.type.tensor_type.elem_type = onnx.TensorProto.DOUBLE
+    kernel = onnx.numpy_helper.to_array(model.graph.initializer[0]).astype("float64")
+    model.graph.initializer[0].CopyFrom(onnx.numpy_helper.from_array(kernel, "kernel"))
+    onnx.save(model, tmp_path / names.VAE_DECODER_FILE)
+    write_manifest(tmp_path)
+    with pytest.raises(BundleError, match=r"vae_decoder.onnx"):
+        open_bundle(tmp_path, intra_op_threads=1)

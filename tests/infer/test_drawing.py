@@ -41,7 +41,9 @@ def draw(*args, **kwargs) -> np.ndarray:
 def test_the_noise_of_a_seed_never_changes():
     noise = initial_noise(42, 4, 2, 3)
     assert (noise.shape, noise.dtype) == ((1, 4, 2, 3), np.float32)
-    np.testing.assert_array_equal(noise, np.random.Generator(np.random.PCG64(42)).standard_normal((1, 4, 2, 3), dtype=np.float32))
+    np.testing.assert_array_equal(
+        noise, np.random.Generator(np.random.PCG64(42)).standard_normal((1, 4, 2, 3), dtype=np.float32)
+    )
     expected = [0.141907, -1.668508, -1.332108, 0.582553, 0.374037, 1.755445, 0.139629, 0.419191, -0.52172]
     np.testing.assert_allclose(noise.ravel()[:9], expected, atol=1e-6)
 

@@ -260,7 +260,14 @@ def test_a_line_per_request_without_secrets(service, caplog):
         service.client.get("/healthz")
         service.wait(lambda: any(record.getMessage() == "request" for record in caplog.records))
     (line,) = [record.fields for record in caplog.records if record.getMessage() == "request"]
-    assert {"method": "POST", "path": "/generate", "status": 200, "token_id": "rita", "version": "1", "seed": 7}.items() <= line.items()
+    assert {
+        "method": "POST",
+        "path": "/generate",
+        "status": 200,
+        "token_id": "rita",
+        "version": "1",
+        "seed": 7,
+    }.items() <= line.items()
     assert "private" not in str(line)
     assert "token" not in str(line).replace("token_id", "")
 

@@ -1,14 +1,11 @@
 """Whole trajectories against diffusers' schedulers, with a fixed fake model."""
 
-import json
-
 import numpy as np
 import pytest
 import torch
 from atelier_infer.schedulers import NoiseSchedule, make_scheduler
 from atelier_infer.schedulers.schedule import Array
 from diffusers import DDIMScheduler, DPMSolverMultistepScheduler, EulerDiscreteScheduler
-from pydantic import ValidationError
 
 SD21 = {
     "beta_start": 0.00085,
@@ -39,6 +36,9 @@ def reference(name, config):
     return DPMSolverMultistepScheduler(**common, use_karras_sigmas=True, algorithm_type="dpmsolver++", solver_order=2)
 
 
+pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
+
+
 @pytest.mark.parametrize("steps", [1, 2, 3, 7, 25, 50, 150])
 @pytest.mark.parametrize("spacing", ["leading", "trailing", "linspace"])
 @pytest.mark.parametrize("prediction", ["epsilon", "v_prediction"])
@@ -61,5 +61,31 @@ def test_trajectory_is_diffusers(name, prediction, spacing, steps):
         other = theirs.step(torch.from_numpy(fake_model(fed.numpy(), float(timestep))), timestep, other).prev_sample
         worst = max(worst, float(np.abs(sample - other.numpy()).max() / np.abs(other.numpy()).max()))
         assert sample.dtype == np.float32
-    print(name, prediction, spacing, steps, worst)
     assert worst < 1e-5
+
+
+@pytest.mark.parametrize("spacing", ["leading", "trailing", "linspace"])
+@pytest.mark.parametrize("name", ["ddim", "euler", "dpmpp_2m_karras"])
+def test_timesteps_of_every_step_count(name, spacing):
+    config = SD21 | {"timestep_spacing": spacing, "beta_schedule": "linear", "set_alpha_to_one": True, "steps_offset": 0}
+    theirs, schedule = reference(name, config), NoiseSchedule(**config)
+    for steps in range(1, 151):
+        theirs.set_timesteps(steps)
+        ours = make_scheduler(name, schedule, steps)
+        # a level midway between two training steps may be rounded either way
+        apart = np.abs(ours.timesteps - theirs.timesteps.numpy()[:steps])
+        assert apart.max() < 1e-3 or (name == "dpmpp_2m_karras" and apart.max() == 1), steps
+
+
+def test_linear_betas_and_alpha_one():
+    config = SD21 | {"beta_schedule": "linear", "set_alpha_to_one": True, "steps_offset": 0, "num_train_timesteps": 600}
+    theirs, schedule = DDIMScheduler(**config), NoiseSchedule(**config)
+    np.testing.assert_allclose(schedule.alphas_cumprod(), theirs.alphas_cumprod.numpy(), rtol=1e-5)
+    theirs.set_timesteps(7)
+    ours = make_scheduler("ddim", schedule, 7)
+    sample = np.random.default_rng(0).standard_normal((1, 4, 6, 5)).astype(np.float32)
+    other = torch.from_numpy(sample)
+    for index, timestep in enumerate(theirs.timesteps):
+        sample = ours.step(fake_model(sample, float(timestep)), index, sample)
+        other = theirs.step(torch.from_numpy(fake_model(other.numpy(), float(timestep))), timestep, other).prev_sample
+    np.testing.assert_allclose(sample, other.numpy(), atol=1e-5)

@@ -87,10 +87,18 @@ def test_a_token_file_that_cannot_be_read(environment, tmp_path, text):
 
 
 def test_the_process_refuses_with_the_same_list():
-    answer = subprocess.run([sys.executable, "-m", "atelier_infer"], env={"ATELIER_INFER_PORT": "x"}, capture_output=True, text=True)
+    answer = subprocess.run(
+        [sys.executable, "-m", "atelier_infer"], env={"ATELIER_INFER_PORT": "x"}, capture_output=True, text=True
+    )
     assert answer.returncode == 2
     assert answer.stdout == ""
-    assert re.findall(r"^ATELIER_INFER_(\w+):", answer.stderr, re.M) == ["PORT", "TRACKING_URI", "MODEL", "TOKEN_FILE", "CACHE_DIR"]
+    assert re.findall(r"^ATELIER_INFER_(\w+):", answer.stderr, re.M) == [
+        "PORT",
+        "TRACKING_URI",
+        "MODEL",
+        "TOKEN_FILE",
+        "CACHE_DIR",
+    ]
 
 
 def test_the_readme_has_a_row_for_every_setting():

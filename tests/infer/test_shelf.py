@@ -57,7 +57,10 @@ def test_an_adapter_is_fetched_once_whatever_its_number(shelf, store, adapter):
 
 def test_a_damaged_copy_is_dropped_and_fetched_again(shelf, store, adapter, own_bundle):
     version = store.publish_adapter(adapter[0])
-    for find, file in ((lambda: shelf.adapter(version), names.WEIGHTS_FILE), (lambda: shelf.bundle(own_bundle.digest), names.UNET_FILE)):
+    for find, file in (
+        (lambda: shelf.adapter(version), names.WEIGHTS_FILE),
+        (lambda: shelf.bundle(own_bundle.digest), names.UNET_FILE),
+    ):
         home = find()
         good = (home / file).read_bytes()
         (home / file).write_bytes(good[:-1] + b"!")

@@ -11,7 +11,7 @@ from atelier_infer.mlflow_store import MlflowStore
 from atelier_infer.shelf import Shelf
 from mlflow import MlflowClient
 
-from .conftest import free_port
+from ..servers import free_port
 from .fake_store import FakeStore
 
 
@@ -53,7 +53,7 @@ def registry(request):
     if request.param == "fake":
         fake = FakeStore()
         return fake, fake
-    url = request.getfixturevalue("mlflow_server")
+    url = request.getfixturevalue("mlflow_server").uri
     publisher = MlflowPublisher(url)
     return publisher, MlflowStore(tracking_uri=url, model=publisher.model)
 
@@ -153,8 +153,9 @@ def test_what_mlflows_own_flavor_logs_is_read(mlflow_server, adapter, tmp_path):
     """The way the trainer logs and registers: a logged model, `models:/m-…` as the version's source."""
     import mlflow
 
-    mlflow.set_tracking_uri(mlflow_server)
-    publisher = MlflowPublisher(mlflow_server)
+    url = mlflow_server.uri
+    mlflow.set_tracking_uri(url)
+    publisher = MlflowPublisher(url)
     publisher.client.create_registered_model(publisher.model)
     with mlflow.start_run() as run:
         info = mlflow.diffusers.log_model(adapter_path=str(adapter[0]), base_model="./tiny", name="adapter")
@@ -163,7 +164,7 @@ def test_what_mlflows_own_flavor_logs_is_read(mlflow_server, adapter, tmp_path):
         publisher.model, info.model_uri, run.info.run_id, tags=tags, model_id=info.model_id
     )
     mlflow.set_tracking_uri("http://127.0.0.1:1")  # the store must not lean on MLflow's global address
-    store = MlflowStore(tracking_uri=mlflow_server, model=publisher.model)
+    store = MlflowStore(tracking_uri=url, model=publisher.model)
     cache = tmp_path / "cache"
     cache.mkdir()
     home = Shelf(store, cache).adapter(int(version.version))

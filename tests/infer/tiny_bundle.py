@@ -41,7 +41,9 @@ def vocabulary() -> tuple[dict[str, int], list[tuple[str, str]]]:
 def tokenizer() -> Tokenizer:
     words, merges = vocabulary()
     built = Tokenizer(BPE(words, merges, end_of_word_suffix="</w>", unk_token=END))
-    built.normalizer = normalizers.Sequence([normalizers.NFC(), normalizers.Replace(Regex(r"\s+"), " "), normalizers.Lowercase()])
+    built.normalizer = normalizers.Sequence(
+        [normalizers.NFC(), normalizers.Replace(Regex(r"\s+"), " "), normalizers.Lowercase()]
+    )
     split = Regex(r"'s|'t|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+")
     built.pre_tokenizer = pre_tokenizers.Sequence(
         [pre_tokenizers.Split(split, "removed", invert=True), pre_tokenizers.ByteLevel(add_prefix_space=False)]
@@ -51,7 +53,9 @@ def tokenizer() -> Tokenizer:
     return built
 
 
-def build_bundle(folder: Path, *, seed: int = 0, manifest_changes: dict | None = None, schedule: dict | None = None) -> BundleManifest:
+def build_bundle(
+    folder: Path, *, seed: int = 0, manifest_changes: dict | None = None, schedule: dict | None = None
+) -> BundleManifest:
     """Writes a bundle; `seed` makes another base."""
     folder.mkdir(parents=True, exist_ok=True)
     draw = np.random.default_rng(seed)
@@ -132,7 +136,9 @@ def _save(graph: onnx.GraphProto, path: Path, *, external: bool = False) -> None
 
 
 def _weights(draw: np.random.Generator, **shapes: tuple[int, ...]) -> list[onnx.TensorProto]:
-    return [numpy_helper.from_array(draw.normal(scale=0.5, size=shape).astype(np.float32), name) for name, shape in shapes.items()]
+    return [
+        numpy_helper.from_array(draw.normal(scale=0.5, size=shape).astype(np.float32), name) for name, shape in shapes.items()
+    ]
 
 
 def _values(**kinds) -> list[onnx.ValueInfoProto]:
@@ -183,8 +189,7 @@ def _unet(draw: np.random.Generator) -> onnx.GraphProto:
         *_lora(first, "rows", "q"),
         helper.make_node("ReduceMean", ["encoder_hidden_states", "axis 1"], ["text mean"], keepdims=1),
         helper.make_node("MatMul", ["text mean", "W text"], ["text"]),
-        helper.make_node("Cast", ["timestep"], ["time"], to=TensorProto.FLOAT),
-        helper.make_node("Reshape", ["time", "column"], ["time column"]),
+        helper.make_node("Reshape", ["timestep", "column"], ["time column"]),
         helper.make_node("Mul", ["time column", "W time"], ["time part"]),
         helper.make_node("Sum", ["q", "text", "time part"], ["added"]),
         helper.make_node("Tanh", ["added"], ["bent"]),
@@ -203,7 +208,7 @@ def _unet(draw: np.random.Generator) -> onnx.GraphProto:
     ]
     inputs = {
         "sample": (TensorProto.FLOAT, ["b", CHANNELS, "h", "w"]),
-        "timestep": (TensorProto.INT64, ["b"]),
+        "timestep": (TensorProto.FLOAT, ["b"]),
         "encoder_hidden_states": (TensorProto.FLOAT, ["b", TEXT_TOKENS, TEXT_WIDTH]),
         names.LORA_SCALE: (TensorProto.FLOAT, ["b", 1, "r"]),
     }

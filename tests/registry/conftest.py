@@ -4,16 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import os
-import signal
-import socket
 import sqlite3
-import subprocess
-import sys
 import tempfile
-import time
-import urllib.request
 import uuid
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -26,6 +19,7 @@ from atelier_registry.mlflow_registry import MlflowRegistry, limit_waiting
 from atelier_registry.tables import create_tables, open_database
 from fastapi.testclient import TestClient
 
+from ..servers import MlflowServer
 from .fake_registry import FakeRegistry
 
 TOKENS = {"rita": "reader", "tom": "trainer", "pia": "promoter", "ada": "admin"}
@@ -51,60 +45,6 @@ EVIDENCE = Evidence(
 FILES = {ADAPTER_FILE: ADAPTER.model_dump_json(), EVIDENCE_FILE: EVIDENCE.model_dump_json()}
 
 
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
-
-
-def wait_for(url: str, process: subprocess.Popen, log: Path, patience_s: float = 120) -> None:
-    """Returns when the address answers 200; fails with the process's log where it ended or took too long."""
-    deadline = time.monotonic() + patience_s
-    while time.monotonic() < deadline and process.poll() is None:
-        try:
-            with urllib.request.urlopen(url, timeout=2) as answer:
-                if answer.status == 200:
-                    return
-        except OSError:
-            time.sleep(0.2)
-    pytest.fail(f"{url} never answered; exit status {process.poll()}; its log ends:\n{log.read_text()[-3000:]}")
-
-
-def end(process: subprocess.Popen) -> None:
-    """Ends a process that was started in a session of its own, with its children."""
-    os.killpg(process.pid, signal.SIGTERM)
-    try:
-        process.wait(10)
-    except subprocess.TimeoutExpired:
-        os.killpg(process.pid, signal.SIGKILL)
-        process.wait(10)
-
-
-@dataclass(frozen=True)
-class Server:
-    uri: str
-    database: Path
-
-
-@pytest.fixture(scope="session")
-def mlflow_server(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("mlflow")
-    server = Server(f"http://127.0.0.1:{free_port()}", folder / "mlflow.db")
-    command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", server.uri.rpartition(":")[2]]
-    command += ["--backend-store-uri", f"sqlite:///{server.database}", "--artifacts-destination", str(folder / "artifacts")]
-    quiet = {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "MLFLOW_DISABLE_TELEMETRY": "true"}
-    log = folder / "server.log"
-    with log.open("w") as output:
-        process = subprocess.Popen(
-            [*command, "--workers", "1"], stdout=output, stderr=output, env=os.environ | quiet, start_new_session=True
-        )
-    try:
-        wait_for(f"{server.uri}/health", process, log)
-        yield server
-    finally:
-        end(process)
-
-
 @pytest.fixture(autouse=True)
 def short_waiting():
     """What `__main__` does before it builds the client; undone after each test."""
@@ -118,7 +58,7 @@ def short_waiting():
 class RealWorld:
     """Fills an MLflow server the way a trainer does. The same `add_...` methods as the fake's."""
 
-    def __init__(self, server: Server) -> None:
+    def __init__(self, server: MlflowServer) -> None:
         from mlflow.tracking import MlflowClient
 
         self.registry = MlflowRegistry(server.uri)

@@ -7,7 +7,8 @@ import requests
 from atelier_registry.errors import InvalidArgumentError, TrackingUnavailableError, UnreadableFileError
 from atelier_registry.mlflow_registry import MlflowRegistry
 
-from .conftest import FILES, free_port
+from ..servers import free_port
+from .conftest import FILES
 
 
 def test_ping(world):

@@ -12,7 +12,8 @@ from concurrent.futures import ThreadPoolExecutor
 import httpx
 import pytest
 
-from .conftest import Api, end, free_port, wait_for
+from ..servers import end, free_port, wait_for
+from .conftest import Api
 
 
 @pytest.fixture

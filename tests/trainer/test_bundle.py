@@ -48,7 +48,9 @@ def test_graphs_have_the_opset_and_pass_the_checker(bundle):
     folder, _ = bundle
     for name in (names.UNET_FILE, names.TEXT_ENCODER_FILE, names.VAE_DECODER_FILE):
         onnx.checker.check_model(str(folder / name))
-        assert {entry.version for entry in onnx.load(folder / name, load_external_data=False).opset_import if entry.domain == ""} == {OPSET}
+        assert {
+            entry.version for entry in onnx.load(folder / name, load_external_data=False).opset_import if entry.domain == ""
+        } == {OPSET}
 
 
 @pytest.mark.parametrize(("rows", "side", "rank"), [(1, 16, 4), (2, 16, 0), (3, 24, 12), (5, 8, 1)])
@@ -70,7 +72,9 @@ def test_the_unet_computes_what_torch_computes(bundle, base, rows, side, rank):
 def test_a_row_is_served_with_its_own_scale(bundle):
     folder, manifest = bundle
     unet, fed = session(folder / names.UNET_FILE), feeds(manifest, 2, 16, 4)
-    fed["sample"][1], fed["timestep"][1], fed["encoder_hidden_states"][1] = (fed[key][0] for key in ("sample", "timestep", "encoder_hidden_states"))
+    fed["sample"][1], fed["timestep"][1], fed["encoder_hidden_states"][1] = (
+        fed[key][0] for key in ("sample", "timestep", "encoder_hidden_states")
+    )
     fed[names.LORA_SCALE][:] = 1
     same = unet.run(None, fed)[0]
     assert np.array_equal(same[0], same[1])
@@ -89,7 +93,9 @@ def test_without_an_adapter_it_is_the_plain_base_bit_for_bit(bundle, base, tmp_p
     program = torch.onnx.export(base.pipeline.unet.eval(), example, opset_version=OPSET, dynamo=True, verbose=False)
     program.save(str(plain), external_data=True)
     unet = session(plain)
-    wanted = unet.run(None, dict(zip((item.name for item in unet.get_inputs()), (value.numpy() for value in example), strict=True)))[0]
+    wanted = unet.run(
+        None, dict(zip((item.name for item in unet.get_inputs()), (value.numpy() for value in example), strict=True))
+    )[0]
     assert np.array_equal(session(folder / names.UNET_FILE).run(None, fed)[0], wanted)
 
 

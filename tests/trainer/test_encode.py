@@ -34,7 +34,9 @@ def test_the_second_time_nothing_is_encoded(base, pictures, tmp_path, monkeypatc
     first = encode(base, pictures, 128, 128, False, tmp_path, silent)
     monkeypatch.setattr(base.pipeline.vae, "encode", lambda *_: pytest.fail("encoded again"))
     second = encode(base, pictures, 128, 128, False, tmp_path, silent)
-    assert all(torch.equal(getattr(first, name), getattr(second, name)) for name in ("mean", "std", "states", "caption", "empty"))
+    assert all(
+        torch.equal(getattr(first, name), getattr(second, name)) for name in ("mean", "std", "states", "caption", "empty")
+    )
 
 
 @pytest.mark.parametrize("change", ["size", "flip", "pictures", "captions"])

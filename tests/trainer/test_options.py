@@ -56,7 +56,9 @@ def test_flags_are_spelt_with_dashes_or_underscores_and_fall_back_to_the_environ
 def test_logged_settings_hold_no_path_of_this_machine(tmp_path):
     folder = tmp_path / "my-base"
     folder.mkdir()
-    logged = changed(pretrained_model_name_or_path=str(folder), train_data_dir=str(tmp_path), output_dir=str(tmp_path)).resolved()
+    logged = changed(
+        pretrained_model_name_or_path=str(folder), train_data_dir=str(tmp_path), output_dir=str(tmp_path)
+    ).resolved()
     assert logged["pretrained_model_name_or_path"] == "my-base"
     assert str(tmp_path) not in str(logged)
 

@@ -35,7 +35,7 @@ def test_a_folder_is_read_in_its_own_order(options, sketches):
 
 
 def test_a_missing_column_names_those_there_are(options):
-    with pytest.raises(DataError, match="--caption_column 'caption' is not in .*its columns are image, text"):
+    with pytest.raises(DataError, match=r"--caption_column 'caption' is not in .*its columns are image, text"):
         load_pictures(dataclasses.replace(options, caption_column="caption"))
 
 
@@ -46,13 +46,13 @@ def test_a_folder_that_is_not_there(options, tmp_path):
 
 def test_an_empty_folder(options, tmp_path):
     (tmp_path / "empty").mkdir()
-    with pytest.raises(DataError, match="cannot be loaded|is empty"):
+    with pytest.raises(DataError, match=r"cannot be loaded|is empty"):
         load_pictures(dataclasses.replace(options, train_data_dir=str(tmp_path / "empty")))
 
 
 def test_an_unreadable_picture_is_named():
     pictures = Pictures([b"not a picture"], ["a cat"], ["000007.png (row 7 of sketches)"])
-    with pytest.raises(DataError, match="000007.png"):
+    with pytest.raises(DataError, match=r"000007\.png"):
         pictures.pixels(0, 64, 64, mirror=False)
 
 

@@ -45,10 +45,10 @@ def left(mlflow_server, sketches, tmp_path_factory) -> Left:
         learning_rate=1e-2,
         cache_dir=str(folder / "cache"),
         output_dir=str(folder / "out"),
-        tracking_uri=mlflow_server,
+        tracking_uri=mlflow_server.uri,
         register=MODEL,
     )
-    return Left(options, train(options, quiet()), mlflow.MlflowClient(mlflow_server))
+    return Left(options, train(options, quiet()), mlflow.MlflowClient(mlflow_server.uri))
 
 
 def quiet() -> Console:

@@ -83,8 +83,7 @@ class Drawing:
         Source: arXiv:2207.12598 equation 6, with guidance_scale = 1 + w.
         """
         fed = self._scheduler.scale_model_input(self._sample, self._index)
-        # the graph takes whole training steps; Euler with linspace spacing has fractions
-        timestep = np.full(self._rows, round(float(self._scheduler.timesteps[self._index])), np.int64)
+        timestep = np.full(self._rows, self._scheduler.timesteps[self._index], np.float32)
         feeds: dict[str, NDArray[Any]] = self._feeds | {"sample": np.repeat(fed, self._rows, axis=0), "timestep": timestep}
         out = _run(self._bundle.unet, feeds)  # [b, c, h, w]
         with np.errstate(over="ignore", invalid="ignore"):  # looked for below

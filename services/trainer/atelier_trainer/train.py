@@ -138,7 +138,12 @@ def _fit(
 ) -> float:
     """Runs all optimizer steps; returns the unbiased exponential mean of the loss."""
     optimizer = torch.optim.AdamW(parameters, lr=options.learning_rate)
-    schedule = get_scheduler(options.lr_scheduler, optimizer, options.lr_warmup_steps, options.max_train_steps)
+    schedule = get_scheduler(
+        options.lr_scheduler,
+        optimizer,
+        num_warmup_steps=options.lr_warmup_steps,
+        num_training_steps=options.max_train_steps,
+    )
     unet, optimizer, schedule = accelerator.prepare(base.pipeline.unet, optimizer, schedule)
     micro_batches = options.max_train_steps * options.gradient_accumulation_steps
     order = _order(len(data), options.train_batch_size * micro_batches, options.seed)

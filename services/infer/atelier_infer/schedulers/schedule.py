@@ -68,11 +68,12 @@ class NoiseSchedule(BaseModel):
         if self.timestep_spacing == "linspace":
             even: Float64s = np.linspace(0, self.num_train_timesteps - 1, steps, dtype=np.float64)
             return even[::-1].copy()
-        counted: Float64s = np.arange(steps).astype(np.float64)
         if self.timestep_spacing == "leading":
+            counted: Float64s = np.arange(steps).astype(np.float64)
             return counted[::-1] * (self.num_train_timesteps // steps) + self.steps_offset
-        spaced: Float64s = np.round(self.num_train_timesteps - counted * (self.num_train_timesteps / steps)) - 1
-        return spaced
+        # halves are rounded as they come out of arange, which other implementations use; rounding may make one too many
+        spaced: Float64s = np.arange(self.num_train_timesteps, 0, -self.num_train_timesteps / steps)[:steps]
+        return np.round(spaced) - 1
 
 
 def split_output(output: Array, sample: Array, alpha: float, sigma: float, kind: str) -> tuple[Array, Array]:

@@ -114,7 +114,7 @@ def encode(state_dir: Path, images: np.ndarray) -> tuple[torch.Tensor, torch.Ten
         vae, means, stds = load_vae(state_dir), [], []
         with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16):
             for start in range(0, len(images), 64):
-                batch = torch.from_numpy(images[start : start + 64]).permute(0, 3, 1, 2).float().div(127.5).sub(1.0)
+                batch = torch.from_numpy(images[start : start + 64].copy()).permute(0, 3, 1, 2).float().div(127.5).sub(1.0)
                 posterior = vae.encode(batch).latent_dist
                 means.append(posterior.mean.half())
                 stds.append(posterior.std.half())

@@ -1,0 +1,140 @@
+"""`python -m atelier_infer` against a real MLflow server, in a process where training libraries cannot be imported."""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+
+import httpx
+import pytest
+from atelier_contracts import names
+
+from ..servers import free_port
+from .conftest import SECRET, wait
+from .test_store import MlflowPublisher
+from .tiny_bundle import adapter_tensors, build_adapter
+
+BLOCKED = """
+import importlib.abc, pkgutil, runpy, sys
+
+class Blocked(importlib.abc.MetaPathFinder):
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] in ("torch", "diffusers", "transformers", "peft", "accelerate", "ray", "onnx"):
+            raise ModuleNotFoundError(f"{name} is blocked")
+
+sys.meta_path.insert(0, Blocked())
+"""
+EVERYTHING = """
+import atelier_infer, importlib
+found = [module.name for module in pkgutil.walk_packages(atelier_infer.__path__, "atelier_infer.")]
+for name in found:
+    importlib.import_module(name)
+assert "torch" not in sys.modules
+print(len(found))
+"""
+
+
+def test_no_module_needs_a_training_library():
+    answer = subprocess.run([sys.executable, "-c", BLOCKED + EVERYTHING], capture_output=True, text=True)
+    assert answer.returncode == 0, answer.stderr
+    assert int(answer.stdout) > 20
+
+
+@pytest.fixture
+def start(mlflow_server, tmp_path, token_file):
+    """Starts the service for a model; yields process, client and the log's path. Kills it in the end if need be."""
+    processes = []
+
+    def start(model: str, **changes):
+        port = free_port()
+        values = {
+            "PORT": port,
+            "TRACKING_URI": mlflow_server.uri,
+            "MODEL": model,
+            "TOKEN_FILE": token_file,
+            "CACHE_DIR": tmp_path / "cache",
+            "ALIAS_POLL_S": 0.1,
+            "REGISTRY_URL": "http://127.0.0.1:8001",
+        }
+        environment = {f"ATELIER_INFER_{name}": str(value) for name, value in (values | changes).items()}
+        log = tmp_path / "log"
+        with log.open("wb") as stream:
+            command = [sys.executable, "-c", BLOCKED + "runpy.run_module('atelier_infer', run_name='__main__')"]
+            process = subprocess.Popen(command, env={"PATH": os.environ["PATH"]} | environment, stdout=stream, stderr=stream)
+        processes.append(process)
+        client = httpx.Client(base_url=f"http://127.0.0.1:{port}", headers={"Authorization": f"Bearer {SECRET}"}, timeout=60)
+
+        def ready() -> bool:
+            assert process.poll() is None, log.read_text()
+            try:
+                return client.get("/readyz").status_code == 200
+            except httpx.TransportError:
+                return False
+
+        wait(ready, 60)
+        return process, client, log
+
+    yield start
+    for process in processes:
+        if process.poll() is None:
+            process.kill()
+            process.wait(10)
+
+
+def test_from_an_empty_registry_to_a_graceful_end(mlflow_server, start, bundle, adapter, tmp_path):
+    publisher = MlflowPublisher(mlflow_server.uri)
+    process, client, log = start(publisher.model)
+    wish = {"prompt": "a cat", "steps": 3, "seed": 1}
+    answer = client.post("/generate", json=wish)
+    assert answer.status_code == 409
+    assert "curl -X POST" in answer.json()["detail"]
+
+    publisher.publish_bundle(bundle[0], bundle[1].digest())
+    publisher.set_alias("champion", publisher.publish_adapter(adapter[0]))
+    first = client.post("/generate", json=wish)
+    assert (first.status_code, first.headers[names.HEADER_VERSION]) == (200, "1"), first.text
+    assert first.headers[names.HEADER_ADAPTER] == adapter[1].digest()
+
+    build_adapter(tmp_path / "second", bundle[1].digest(), adapter_tensors(seed=2))
+    publisher.set_alias("champion", publisher.publish_adapter(tmp_path / "second"))
+    wait(lambda: client.post("/generate", json=wish).headers[names.HEADER_VERSION] == "2")
+    assert client.post("/generate", json=wish | {"version": 1}).content == first.content
+
+    answers = []
+    long_wish = wish | {"steps": 150, "width": 512, "height": 512}
+    thread = threading.Thread(target=lambda: answers.append(client.post("/generate", json=long_wish)))
+    thread.start()
+    with httpx.Client(base_url=client.base_url, headers=client.headers) as other:
+        wait(lambda: other.get("/models").json()["requests"] == 1)
+    process.send_signal(signal.SIGTERM)
+    thread.join()
+    assert answers[0].status_code == 200
+    assert process.wait(20) == 0
+    with pytest.raises(OSError), socket.create_connection((client.base_url.host, client.base_url.port), 1):
+        pass
+
+    lines = [json.loads(line) for line in log.read_text().splitlines()]  # every line is JSON
+    assert [line["status"] for line in lines if line["message"] == "request"][:2] == [409, 200]
+    assert SECRET not in log.read_text()
+    assert "a cat" not in log.read_text()
+
+
+def test_a_drawing_that_outlasts_the_patience_is_told(mlflow_server, start, bundle, adapter):
+    publisher = MlflowPublisher(mlflow_server.uri)
+    publisher.publish_bundle(bundle[0], bundle[1].digest())
+    publisher.set_alias("champion", publisher.publish_adapter(adapter[0]))
+    process, client, _ = start(publisher.model, DRAIN_TIMEOUT_S=0.1)
+    answers = []
+    wish = {"prompt": "a cat", "steps": 150, "width": 1024, "height": 1024}
+    thread = threading.Thread(target=lambda: answers.append(client.post("/generate", json=wish)))
+    thread.start()
+    with httpx.Client(base_url=client.base_url, headers=client.headers) as other:
+        wait(lambda: other.get("/models").json()["requests"] == 1)
+    process.send_signal(signal.SIGTERM)
+    thread.join()
+    assert (answers[0].status_code, answers[0].json()["title"]) == (503, "Service Unavailable")
+    assert answers[0].headers["retry-after"] == "1"
+    assert process.wait(20) == 0

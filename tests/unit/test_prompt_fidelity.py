@@ -1,0 +1,197 @@
+"""The benchmark of prompts: what it asks, what it counts as a hit, and when its judge is trained anew."""
+
+import json
+import re
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from atelier_trainer.scenes.dataset import render
+from atelier_trainer.scenes.world import KINDS
+from atelier_trainer.tiny_base.pictures import pictures as base_pictures
+from PIL import Image, ImageOps
+
+sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))  # its modules lie beside the command, in no package
+
+import prompt_fidelity as fidelity
+import recogniser as judge
+from fidelity_report import Judged, read_pictures, sheet, write_pictures
+from recogniser_scenes import CELLS, NOTHING, SIDE, UNSAID, augmented, cells_of, changed, nonsense
+
+
+@pytest.fixture(scope="module")
+def known() -> set[str]:
+    return fidelity.training_captions([1, 2], 400)
+
+
+def _picture(colour: str = "white") -> Image.Image:
+    return Image.new("RGB", (128, 128), colour)
+
+
+@pytest.mark.parametrize("things", [1, 2])
+def test_prompts_are_new_distinct_and_name_their_things(known: set[str], things: int) -> None:
+    chosen = fidelity.prompts(30, things, known)
+    texts = [text for text, _ in chosen]
+    assert len(set(texts)) == 30
+    assert not known.intersection(texts)
+    for text, kinds in chosen:
+        assert len(kinds) == things
+        assert set(re.findall("[a-z]+", text)) & set(KINDS) == kinds
+
+
+class _Everything(set[str]):
+    def __contains__(self, text: object) -> bool:
+        return True
+
+
+def test_a_known_caption_is_no_prompt_and_the_rest_stay() -> None:
+    first, *rest = fidelity.prompts(5, 2, set())
+    assert fidelity.prompts(4, 2, {first[0]}) == rest
+    with pytest.raises(ValueError, match="only 0 of 1 captions of series 2000"):
+        fidelity.prompts(1, 1, _Everything())
+
+
+def test_training_captions_are_those_of_the_tiny_base(tmp_path: Path) -> None:
+    _, captions = base_pictures(tmp_path, "colour", 5, 2)
+    assert {text for texts in captions for text in texts} == fidelity.training_captions([2], 5)
+    assert render(2, 3, "sketch", 64)[1] in fidelity.training_captions([2], 4)
+
+
+def test_a_hit_is_every_thing_named() -> None:
+    assert fidelity.hit({"cat"}, {"cat"})
+    assert fidelity.hit({"cat"}, {"cat", "sun"})
+    assert not fidelity.hit({"cat", "sun"}, {"sun"})
+    assert not fidelity.hit({"cat"}, set())
+
+
+def test_chance_is_the_hit_rate_of_shuffled_pictures() -> None:
+    named = [frozenset({kind}) for kind in ("cat", "cat", "sun", "car")]
+    assert fidelity.chance(named, named) == pytest.approx(2 / 12)
+    assert fidelity.chance(named, [frozenset(KINDS)] * 4) == 1.0
+    assert fidelity.chance(named, [frozenset()] * 4) == 0.0
+    rng = np.random.default_rng(0)
+    labels = [frozenset({KINDS[k]}) for k in rng.integers(len(KINDS), size=300)]
+    assert fidelity.chance(labels, labels) == pytest.approx(1 / len(KINDS), abs=0.01)
+    with pytest.raises(ValueError, match="two pictures or more; received 1"):
+        fidelity.chance(named[:1], named[:1])
+
+
+def test_cache_key_follows_generator_settings_and_style(monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = judge.Settings()
+    key = judge.cache_key(settings, "colour")
+    assert judge.cache_key(settings, "colour") == key
+    others = {judge.cache_key(settings, "sketch"), judge.cache_key(replace(settings, epochs=1), "colour")}
+
+    def changed_render(*args: object, **more: object) -> object:
+        image, text, scene = render(*args, **more)
+        return ImageOps.mirror(image), text, scene
+
+    monkeypatch.setattr(judge, "render", changed_render)
+    others.add(judge.cache_key(settings, "colour"))
+    assert len(others | {key}) == 4
+
+
+def test_cells_say_what_is_where() -> None:
+    for index in range(20):
+        scene = render(1000, index, "colour", 64)[2]
+        cells = cells_of(scene)
+        assert {KINDS[c] for c in cells.ravel() if c not in (NOTHING, UNSAID)} == set(scene.kinds)
+        for thing in scene.things:
+            assert cells[int(thing.cy * CELLS), int(thing.cx * CELLS)] == KINDS.index(thing.kind)
+
+
+def test_distortions_keep_shapes_and_classes() -> None:
+    torch.manual_seed(0)
+    image, _, scene = render(1000, 1, "colour", 128)
+    pixels = np.stack([np.asarray(image.resize((SIDE, SIDE)))] * 16)
+    cells = np.stack([cells_of(scene)] * 16)
+    pictures, classes = augmented(pixels, cells, of_style=False)
+    assert pictures.shape == (16, 3, SIDE, SIDE)
+    assert (classes[:2] == NOTHING).all()
+    assert set(classes[2:].unique().tolist()) == {*map(KINDS.index, scene.kinds), NOTHING, UNSAID}
+    assert changed(pixels, nonsense).shape == pixels.shape
+
+
+def test_a_thing_is_found_from_its_threshold_on() -> None:
+    def network(batch: torch.Tensor) -> torch.Tensor:
+        cells = torch.full((len(batch), NOTHING + 1, CELLS, CELLS), -9.0)
+        cells[:, NOTHING] = 0.0
+        cells[:, 3, 2, 2] = 1.0  # in one cell a probability of 0.73, a logit of 1
+        return cells
+
+    low, high = (np.full(len(KINDS), at, np.float32) for at in (0.9, 1.1))
+    assert judge.Recogniser(network, low, {}).find([_picture()]) == [{KINDS[3]}]
+    assert judge.Recogniser(network, high, {}).find([_picture()] * 2) == [set(), set()]
+
+
+def test_pictures_go_out_and_come_back(tmp_path: Path) -> None:
+    rows = [(_picture("red"), "a red apple", frozenset({"apple"})), (_picture(), "a sun over a cat", frozenset({"sun", "cat"}))]
+    write_pictures(tmp_path, rows)
+    assert [row[1:] for row in read_pictures(tmp_path)] == [row[1:] for row in rows]
+    (tmp_path / "prompts.jsonl").write_text('{"file_name": "0000.png", "text": "a dog", "kinds": ["dog"]}\n')
+    with pytest.raises(ValueError, match=r"line 1 must have .* received .*dog"):
+        read_pictures(tmp_path)
+
+
+def test_sheet_frames_hits_green_and_misses_red() -> None:
+    pair = [Judged(_picture(), "a cat", frozenset({"cat"}), found, bool(found)) for found in (frozenset({"cat"}), frozenset())]
+    whole = np.asarray(sheet(pair, columns=2)).astype(int)
+    (_, green, _), (red, _, _) = whole[30, 7], whole[30, whole.shape[1] // 2 + 5]
+    assert green > 100 > whole[30, 7, 0]
+    assert red > 100 > whole[30, whole.shape[1] // 2 + 5, 1]
+
+
+@pytest.mark.parametrize(("bound", "status"), [("0.5", 0), ("0.6", 1)])
+def test_command_judges_pictures_and_keeps_to_the_bounds(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, bound: str, status: int
+) -> None:
+    write_pictures(tmp_path, [(_picture(), f"a {kind}", frozenset({kind})) for kind in ("cat", "cat", "sun", "sun")])
+    shares = {f"{word}_{key}": 1.0 for word in ("one", "two") for key in ("hit", "exact", "false_positive")}
+
+    class Cats:
+        accuracy = greyed_accuracy = 1.0
+
+        def __init__(self) -> None:
+            self.figures = {**shares, "nonsense_false_positive": 0.0}
+
+        def find(self, images: list[Image.Image]) -> list[set[str]]:
+            return [{"cat"} for _ in images]
+
+        def sketches(self, images: list[Image.Image]) -> list[bool]:
+            return [True, False, False, False]
+
+    monkeypatch.setattr(fidelity, "train_recogniser", lambda *_: Cats())
+    monkeypatch.setattr(fidelity, "train_style_recogniser", lambda *_: Cats())
+    out = tmp_path / "figures.json"
+    argv = ["--pictures", str(tmp_path), "--json", str(out), "--sheet", str(tmp_path / "sheet.png"), "--min-one", bound]
+    assert fidelity.main(argv) == status
+    report = json.loads(out.read_text())
+    assert report["hits"]["one"] == {
+        "prompts": 4,
+        "hits": 2,
+        "hit_share": 0.5,
+        "chance": pytest.approx(0.5),
+        "unnamed_share": 0.5,
+    }
+    assert report["kinds"]["sun"] == {"asked": 2, "found": 0}
+    assert report["sketch_share"] == 0.25
+    assert report["machine"]["cores"] >= 1
+    assert f"--min-one {bound}" in report["command"]
+
+
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        (["--count", "1"], "received 1"),
+        (["--adapter", "nowhere"], "nowhere has no pytorch_lora_weights.safetensors"),
+        (["--base", "nowhere"], "nowhere has no model_index.json"),
+        (["--pictures", "a", "--adapter", "b"], "give one of them"),
+    ],
+)
+def test_command_refuses(argv: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        fidelity.main(argv)
+    assert message in capsys.readouterr().err
