@@ -6,8 +6,9 @@ import asyncio
 from typing import Any
 
 from atelier_contracts.generate import Drawn, GenerateRequest
-from fastapi import APIRouter, Request, Response
+from fastapi import APIRouter, Depends, Request, Response
 from fastapi.responses import JSONResponse
+from fastapi.security import HTTPBearer
 from starlette.concurrency import run_in_threadpool
 
 from atelier_infer import picture
@@ -32,6 +33,7 @@ PNG: dict[int | str, dict[str, Any]] = {
 def make_router(*, engine: Engine, versions: Versions, loader: Loader, settings: Settings) -> APIRouter:
     """The routes, over the parts given."""
     router = APIRouter()
+    login = [Depends(HTTPBearer(auto_error=False))]  # for the OpenAPI document; the gate has looked already
 
     @router.get("/healthz")
     async def healthz() -> Status:
@@ -46,7 +48,7 @@ def make_router(*, engine: Engine, versions: Versions, loader: Loader, settings:
             return JSONResponse(status.model_dump(), 503)
         return JSONResponse(Status(status="stale" if versions.stale else "ready").model_dump())
 
-    @router.get("/models", responses={401: DOCUMENTED[401]})
+    @router.get("/models", dependencies=login, responses={401: DOCUMENTED[401]})
     async def models() -> Models:
         """What is loaded and which version each alias draws with."""
         view, serving, failures = versions.snapshot()
@@ -79,7 +81,7 @@ def make_router(*, engine: Engine, versions: Versions, loader: Loader, settings:
             requests=engine.admitted,
         )
 
-    @router.post("/generate", response_class=Response, responses=PNG | DOCUMENTED)
+    @router.post("/generate", dependencies=login, response_class=Response, responses=PNG | DOCUMENTED)
     async def generate(wish: GenerateRequest, request: Request) -> Response:
         """Draws one picture. Without `version`, `alias` or `base` the champion draws."""
         with engine.admit():

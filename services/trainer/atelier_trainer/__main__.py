@@ -16,11 +16,24 @@ from atelier_trainer.errors import TrainerError
 from atelier_trainer.scenes.dataset import STYLES, write_imagefolder
 
 
+QUIET = {
+    "TRANSFORMERS_VERBOSITY": "error",
+    "DIFFUSERS_VERBOSITY": "error",
+    "TQDM_DISABLE": "1",  # our own bars say how far a stage is
+    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "TOKENIZERS_PARALLELISM": "false",
+}
+"""Libraries read these while they are imported; what the environment says already wins."""
+
+
 def main(arguments: list[str] | None = None) -> int:
     """Runs one command and returns its exit code: 0 done, 2 refused, 130 interrupted."""
     parsed = _parser().parse_args(arguments)
     console = Console(stderr=True)
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
+    for name, value in QUIET.items():
+        os.environ.setdefault(name, value)
     try:
         return int(parsed.command(parsed, console))
     except TrainerError as error:

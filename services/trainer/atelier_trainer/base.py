@@ -65,7 +65,7 @@ def load_base(name_or_path: str, revision: str | None, given_name: str | None) -
         raise BaseModelError(f"{name!r} is not a complete Stable Diffusion folder: {', '.join(missing)} missing")
     try:
         pipeline = StableDiffusionPipeline.from_pretrained(
-            folder, torch_dtype=torch.float32, use_safetensors=True, safety_checker=None, requires_safety_checker=False
+            folder, dtype=torch.float32, use_safetensors=True, safety_checker=None, requires_safety_checker=False
         )
     except (OSError, ValueError, TypeError) as error:
         raise BaseModelError(f"{name!r} does not load as a Stable Diffusion pipeline: {error}") from error

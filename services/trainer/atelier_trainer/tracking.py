@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import re
 import tempfile
@@ -41,6 +42,7 @@ class Tracking:
         os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "3")
         os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "30")
         os.environ["MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR"] = "false"
+        logging.getLogger("mlflow").setLevel(logging.ERROR)  # it reports what our caller prints anyway
         self.uri = uri
         mlflow.set_tracking_uri(uri)
         self._client = mlflow.MlflowClient(uri)

@@ -100,7 +100,7 @@ def train(options: TrainOptions, console: Console) -> Trained:
             parameters = adapter.inject(unet, options.rank, alpha)
             ema_loss = _fit(options, accelerator, base, train_set, validation_set, parameters, tracking, run_id, console)
 
-            unet = accelerator.unwrap_model(unet).to("cpu")
+            unet.to("cpu")
             loss = objective.validation_loss(unet, base.noise, validation_set)
             last = [("validation_loss", loss, options.max_train_steps), ("base_validation_loss", base_loss, 0)]
             tracking.metrics(run_id, [(*row, _now_ms()) for row in last])
@@ -144,7 +144,8 @@ def _fit(
         num_warmup_steps=options.lr_warmup_steps,
         num_training_steps=options.max_train_steps,
     )
-    unet, optimizer, schedule = accelerator.prepare(base.pipeline.unet, optimizer, schedule)
+    unet = base.pipeline.unet
+    stepped, optimizer, schedule = accelerator.prepare(_Stepped(unet), optimizer, schedule)
     micro_batches = options.max_train_steps * options.gradient_accumulation_steps
     order = _order(len(data), options.train_batch_size * micro_batches, options.seed)
     draw = torch.Generator().manual_seed(options.seed)
@@ -155,8 +156,8 @@ def _fit(
         task = bar.add_task("train", total=options.max_train_steps)
         for micro in range(micro_batches):
             rows = order[micro * options.train_batch_size : (micro + 1) * options.train_batch_size]
-            with accelerator.accumulate(unet):
-                loss = _loss(options, base, unet, data, rows, draw, accelerator.device)
+            with accelerator.accumulate(stepped):
+                loss = _loss(options, base, stepped, data, rows, draw, accelerator.device)
                 if not math.isfinite(value := loss.item()):
                     raise TrainerError(
                         f"the loss became {value} at step {step + 1}: lower --learning_rate ({options.learning_rate}) "
@@ -193,7 +194,7 @@ def _fit(
 def _loss(
     options: TrainOptions,
     base: Base,
-    unet: torch.nn.Module,
+    stepped: torch.nn.Module,
     data: Encoded,
     rows: torch.Tensor,
     draw: torch.Generator,
@@ -210,8 +211,20 @@ def _loss(
     dropped = torch.rand(count, generator=draw) < CAPTION_DROPOUT
     states = torch.where(dropped[:, None, None], data.empty, states)
     noisy, wanted = base.noise.add_noise(latents, noise, times), objective.target(base.noise, latents, noise, times)
-    predicted = unet(noisy.to(device), times.to(device), states.to(device)).sample
+    predicted = stepped(noisy.to(device), times.to(device), states.to(device))
     return F.mse_loss(predicted.float(), wanted.to(device))
+
+
+class _Stepped(torch.nn.Module):
+    """What accelerate wraps in mixed precision, so that the UNet itself keeps validating and drawing in float32."""
+
+    def __init__(self, unet: torch.nn.Module) -> None:
+        super().__init__()
+        self.unet = unet
+
+    def forward(self, noisy: torch.Tensor, times: torch.Tensor, states: torch.Tensor) -> torch.Tensor:
+        predicted: torch.Tensor = self.unet(noisy, times, states).sample
+        return predicted
 
 
 def _draw(options: TrainOptions, base: Base, tracking: Tracking, run_id: str, step: int) -> None:

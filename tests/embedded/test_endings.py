@@ -1,0 +1,142 @@
+"""However a run ends early: one clear message, no traceback, and no process left behind."""
+
+from __future__ import annotations
+
+import os
+import resource
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import psutil
+import pytest
+
+ROOT = Path(__file__).parents[2]
+PATIENCE_S = 240
+
+
+class Run:
+    """`python -m atelier_embedded demo` in a folder of its own, with all that it prints in a file."""
+
+    def __init__(self, folder: Path, command: str = "demo", before_start: Callable[[], None] | None = None) -> None:
+        self.workspace, self._log = folder / "demo", folder / "output.txt"
+        arguments = [sys.executable, "-m", "atelier_embedded", command, "--workspace", str(self.workspace)]
+        with self._log.open("wb") as output:
+            self.process = subprocess.Popen(
+                [*arguments, "--base", str(ROOT / "models/tiny-sd")],
+                stdout=output,
+                stderr=output,
+                preexec_fn=before_start,
+                env={**os.environ, "PYTHONUNBUFFERED": "1", "COLUMNS": "200"},
+            )
+
+    @property
+    def said(self) -> str:
+        return self._log.read_text()
+
+    def wait_for(self, text: str) -> None:
+        end = time.monotonic() + PATIENCE_S
+        while text not in self.said:
+            assert self.process.poll() is None, self.said
+            assert time.monotonic() < end, self.said
+            time.sleep(0.1)
+
+    def processes(self) -> list[psutil.Process]:
+        """Every process that has the workspace in its arguments or environment, the run itself apart."""
+        found = []
+        for process in psutil.process_iter():
+            try:
+                known = [*process.cmdline(), *process.environ().values()]
+            except psutil.Error:
+                continue
+            if process.pid not in (self.process.pid, os.getpid()) and any(str(self.workspace) in text for text in known):
+                found.append(process)
+        return found
+
+    def ended(self) -> int:
+        code = self.process.wait(PATIENCE_S)
+        assert self.processes() == [], self.said
+        assert "Traceback" not in self.said
+        return code
+
+
+@pytest.fixture
+def run(tmp_path):
+    started = []
+
+    def start(*arguments, **options) -> Run:
+        started.append(Run(tmp_path, *arguments, **options))
+        return started[-1]
+
+    yield start
+    for one in started:
+        one.process.kill()
+        for process in one.processes():
+            process.kill()
+
+
+@pytest.mark.parametrize("sign", [signal.SIGINT, signal.SIGTERM])
+def test_stopped_while_training_it_keeps_what_is_finished(run, sign):
+    demo = run()
+    demo.wait_for("run ")  # the trainer's line that names the MLflow run
+    assert len(demo.processes()) >= 4
+    demo.process.send_signal(sign)
+    assert demo.ended() == 130
+    assert demo.said.strip().endswith("stopped; what is finished is kept; run it again to go on")
+    assert (demo.workspace / "pictures/metadata.jsonl").exists()
+
+
+def test_a_dead_mlflow_ends_it_with_its_name_and_log(run):
+    demo = run()
+    demo.wait_for("run ")
+    for process in demo.processes():
+        if "mlflow" in process.cmdline() and "server" in process.cmdline():
+            process.kill()
+    assert demo.ended() == 1
+    errors = [line for line in demo.said.splitlines() if "error" in line]
+    assert any("tracking stopped (SIGKILL)" in line and "logs/tracking.log" in line for line in errors), demo.said
+
+
+def test_files_that_cannot_be_written_end_it_with_the_reason(run):
+    """A limit on the size of files stands for a full disk: every write beyond it fails."""
+    limit = 3 * 2**20  # the pictures and MLflow's tables are smaller, the exported graphs are not
+    demo = run(before_start=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit)))
+    assert demo.ended() == 1
+    assert "File too large" in demo.said, demo.said
+
+
+def test_a_nearly_full_disk_is_refused_before_anything_starts(tmp_path, monkeypatch, capsys):
+    from atelier_embedded import __main__ as command
+    from atelier_embedded import workspace
+
+    usage = type("Usage", (), {"free": 12 * 2**20})
+    monkeypatch.setattr(workspace.shutil, "disk_usage", lambda _: usage)
+    monkeypatch.setattr(signal, "signal", lambda *_: None)
+    assert command.main(["demo", "--workspace", str(tmp_path)]) == 1
+    assert f"{tmp_path} has 12 MiB free and needs {workspace.LEAST_FREE_MIB}" in capsys.readouterr().out.replace("\n", " ")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_serve_without_a_demo_says_what_to_do(run):
+    serve = run("serve")
+    assert serve.ended() == 1
+    assert "holds nothing to serve yet: run `make demo` first" in serve.said
+
+
+def test_tokens_are_private_and_only_their_hashes_are_shared(tmp_path):
+    from atelier_contracts.access import Role, TokenFile
+    from atelier_embedded.workspace import Workspace
+
+    workspace = Workspace(tmp_path)
+    workspace.prepare()
+    first = workspace.secret("reader")
+    workspace.prepare()
+    assert workspace.secret("reader") == first
+    assert workspace.secrets_file.stat().st_mode & 0o077 == 0
+    assert first not in workspace.token_file.read_text()
+    found = TokenFile(workspace.token_file).find(workspace.secret("promoter"))
+    assert found is not None
+    assert (found.id, found.role) == ("demo-promoter", Role.promoter)
