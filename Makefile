@@ -10,7 +10,7 @@ INSTALLED := $(VENV)/.installed
 SOURCES := contracts embedded services tests benchmarks
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo serve test test-full lint fmt lock fidelity clean
+.PHONY: help install demo serve test test-extras fidelity lint fmt lock clean
 
 help:  ## print this
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -33,6 +33,13 @@ serve: $(INSTALLED)  ## run the services on what the demo left, until Ctrl-C
 
 test: $(INSTALLED)  ## run the tests; nothing but the install is needed
 	@$(BIN)/python -m pytest
+
+test-extras: $(INSTALLED)  ## install registry-api and infer by themselves and use them (minutes)
+	@$(BIN)/python -m pytest -m extras
+
+fidelity: $(INSTALLED)  ## judge by a recogniser what the tiny base draws, and what the demo's version draws (minutes)
+	@$(BIN)/python benchmarks/prompt_fidelity.py --base models/tiny-sd --min-one 0.8 --min-two 0.6
+	@$(BIN)/python benchmarks/prompt_fidelity.py --base models/tiny-sd --adapter demo/adapter --style sketch --min-one 0.7
 
 lint: $(INSTALLED)  ## ruff, formatting, types
 	@$(BIN)/ruff check $(SOURCES)

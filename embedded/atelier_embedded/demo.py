@@ -15,7 +15,6 @@ import httpx
 from PIL import Image
 from rich.console import Console
 from rich.markup import escape
-from rich.table import Table
 
 from atelier_embedded.errors import RequestRefused, StageFailed
 from atelier_embedded.services import Services, running
@@ -208,7 +207,6 @@ def _answer(services: Services, send: Callable[[], httpx.Response]) -> httpx.Res
 def _summary(
     console: Console, workspace: Workspace, trained: dict[str, Any], decision: dict[str, Any], run: str, clock: _Clock
 ) -> None:
-    table = Table.grid(padding=(0, 2))
     for name, value in (
         ("contact sheet", str(workspace.sheet)),
         (
@@ -224,5 +222,4 @@ def _summary(
             + f", in all {sum(clock.seconds.values()):.0f}",
         ),
     ):
-        table.add_row(f"[bold]{name}[/]", escape(value))
-    console.print(table, highlight=False, soft_wrap=True)
+        console.print(f"[bold]{name:<16}[/] {escape(value)}", highlight=False, soft_wrap=True)

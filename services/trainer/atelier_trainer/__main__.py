@@ -15,7 +15,6 @@ from atelier_trainer import options
 from atelier_trainer.errors import TrainerError
 from atelier_trainer.scenes.dataset import STYLES, write_imagefolder
 
-
 QUIET = {
     "TRANSFORMERS_VERBOSITY": "error",
     "DIFFUSERS_VERBOSITY": "error",
@@ -60,7 +59,9 @@ def _parser() -> argparse.ArgumentParser:
 
     train = commands.add_parser("train", help="fit a LoRA and leave it in MLflow", description="Fit a LoRA.")
     options.add_flags(train)
-    train.add_argument("--result_file", type=Path, help="write run id, version and losses here as JSON")
+    train.add_argument(
+        "--result_file", type=Path, help="write run id, version and losses to this JSON file instead of printing them"
+    )
     train.set_defaults(command=_train)
 
     base = commands.add_parser("base", help="make the tiny base model from nothing (hours)")
@@ -100,9 +101,12 @@ def _train(parsed: argparse.Namespace, console: Console) -> int:
         "base_validation_loss": trained.base_validation_loss,
         "ema_loss": trained.ema_loss,
     }
-    if parsed.result_file is not None:
-        parsed.result_file.write_text(json.dumps(facts, indent=2))
-    console.print_json(data=facts)
+    if parsed.result_file is None:
+        console.print_json(data=facts)
+        return 0
+    partial = parsed.result_file.with_suffix(".part")
+    partial.write_text(json.dumps(facts, indent=2))
+    partial.replace(parsed.result_file)
     return 0
 
 

@@ -147,7 +147,8 @@ def _lora_inputs_in(unet: torch.nn.Module, layers: dict[str, torch.nn.Linear]) -
 
 def _export_unet(unet: Any, layers: dict[str, torch.nn.Linear], multiple: int, tokens: int, out: Path) -> None:
     side = unet.config.sample_size
-    b, h, w, r = Dim("b", min=1, max=256), Dim("h", min=1, max=64), Dim("w", min=1, max=64), Dim("r", min=0, max=4096)
+    # b is left to the exporter: with a range of our own it guards against some sizes, fails, and traces all over again
+    b, h, w, r = Dim.DYNAMIC, Dim("h", min=1, max=64), Dim("w", min=1, max=64), Dim("r", min=0, max=4096)
     rank = 3
     example: list[torch.Tensor] = [
         torch.randn(2, unet.config.in_channels, side, side),

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from accelerate import Accelerator
 from accelerate.utils import set_seed
-from atelier_contracts.manifests import Evidence
+from atelier_contracts.manifests import BundleManifest, Evidence
 from diffusers.optimization import get_scheduler
 from PIL import Image
 from rich.console import Console
@@ -241,7 +241,7 @@ def _draw(options: TrainOptions, base: Base, tracking: Tracking, run_id: str, st
     unet.train(training)
 
 
-def _export(base: Base, out: Path, console: Console) -> object:
+def _export(base: Base, out: Path, console: Console) -> BundleManifest:
     console.print(f"exporting the base {base.name!r} to ONNX; this happens once per base", soft_wrap=True)
     return export_bundle(base.pipeline, out, base=base.name, revision=base.revision, source=base.source)
 

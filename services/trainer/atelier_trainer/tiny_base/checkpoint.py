@@ -8,6 +8,19 @@ from typing import Any
 import torch
 
 
+def running_average(module: torch.nn.Module, decay: float) -> torch.optim.swa_utils.AveragedModel:
+    """An exponential average of the weights whose decay warms up, so that it forgets where the training began.
+
+    Step n keeps min(decay, (1 + n) / (10 + n)) of the average.
+    """
+
+    def average(averaged: Any, current: Any, count: Any) -> None:
+        kept = min(decay, (1 + int(count)) / (10 + int(count)))
+        torch._foreach_lerp_(list(averaged), list(current), 1 - kept)
+
+    return torch.optim.swa_utils.AveragedModel(module, multi_avg_fn=average)
+
+
 def save_state(file: Path, step: int, **parts: Any) -> None:
     """Writes the step and each part's `state_dict` beside `file`, then renames."""
     file.parent.mkdir(parents=True, exist_ok=True)

@@ -19,15 +19,15 @@ from atelier_trainer.tiny_base.architecture import (
     build_unet,
     build_vae,
 )
-from atelier_trainer.tiny_base.checkpoint import load_state, save_state
+from atelier_trainer.tiny_base.checkpoint import load_state, running_average, save_state
 from atelier_trainer.tiny_base.fit_vae import SAVE_EVERY_S, learning_rate_share
 from atelier_trainer.tiny_base.pictures import pictures
 
 log = logging.getLogger(__name__)
 
-BATCH = 64
+BATCH = 32
 LEARNING_RATE = 1e-3
-EMA_DECAY = 0.999
+EMA_DECAY = 0.998
 CAPTION_DROPOUT = 0.1
 MIN_SNR_GAMMA = 5.0
 
@@ -57,7 +57,7 @@ def fit_unet(state_dir: Path, steps: int, scenes_count: int, seed: int) -> Path:
 
     unet, text_encoder = build_unet(), build_text_encoder(tokenizer)
     model = torch.nn.ModuleDict({"unet": unet, "text_encoder": text_encoder})
-    average = torch.optim.swa_utils.AveragedModel(model, multi_avg_fn=torch.optim.swa_utils.get_ema_multi_avg_fn(EMA_DECAY))
+    average = running_average(model, EMA_DECAY)
     optimizer = torch.optim.AdamW(model.parameters(), lr=LEARNING_RATE, betas=(0.9, 0.98), weight_decay=1e-2)
     state_file = state_dir / "unet.pt"
     step = load_state(state_file, model=model, average=average, optimizer=optimizer)

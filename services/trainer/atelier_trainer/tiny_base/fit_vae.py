@@ -15,7 +15,7 @@ import torch
 from torch.nn import functional as F
 
 from atelier_trainer.tiny_base.architecture import SIZE_PX, build_vae
-from atelier_trainer.tiny_base.checkpoint import load_state, save_state
+from atelier_trainer.tiny_base.checkpoint import load_state, running_average, save_state
 from atelier_trainer.tiny_base.pictures import pictures
 
 log = logging.getLogger(__name__)
@@ -40,7 +40,7 @@ def fit_vae(state_dir: Path, steps: int, scenes_per_style: int, seed: int) -> Pa
     """
     torch.manual_seed(seed)
     vae = build_vae()
-    average = torch.optim.swa_utils.AveragedModel(vae, multi_avg_fn=torch.optim.swa_utils.get_ema_multi_avg_fn(EMA_DECAY))
+    average = running_average(vae, EMA_DECAY)
     optimizer = torch.optim.AdamW(vae.parameters(), lr=LEARNING_RATE, betas=(0.9, 0.98), weight_decay=1e-3)
     state_file = state_dir / "vae.pt"
     step = load_state(state_file, vae=vae, average=average, optimizer=optimizer)

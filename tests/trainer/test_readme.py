@@ -1,0 +1,27 @@
+"""The README lists every flag with its default and meaning, and every file."""
+
+import dataclasses
+import re
+from pathlib import Path
+
+from atelier_trainer.options import TrainOptions
+
+SERVICE = Path(__file__).parents[2] / "services/trainer"
+TEXT = (SERVICE / "README.md").read_text()
+
+
+def test_every_flag_has_a_true_row():
+    rows = re.findall(r"^\| `--(\w+)` \| (.+?) \| (.+?) \|$", TEXT, re.M)
+    expected = [
+        (field.name, "–" if field.default is None else f"`{field.default}`", field.metadata["help"])
+        for field in dataclasses.fields(TrainOptions)
+    ]
+    assert rows == expected
+
+
+def test_every_file_is_on_the_map():
+    tree = TEXT[TEXT.index("## Files") :]
+    named = set(re.findall(r"^  ([\w./]+)", tree, re.M))
+    package = SERVICE / "atelier_trainer"
+    found = {path.name + ("/" if path.is_dir() else "") for path in package.iterdir()}
+    assert named == found - {"__init__.py", "__pycache__/", "py.typed"}
