@@ -1,16 +1,24 @@
-"""The shipped base, its exported bundle, and a small folder of sketches, made once per session."""
+"""The shipped base, a small folder of sketches, and one small training against a real MLflow server."""
 
 from __future__ import annotations
 
+import dataclasses
+import io
 from pathlib import Path
 
+import mlflow
 import pytest
+from atelier_contracts import names
 from atelier_contracts.manifests import BundleManifest
 from atelier_trainer.base import Base, load_base
-from atelier_trainer.bundle import export_bundle
+from atelier_trainer.options import TrainOptions
 from atelier_trainer.scenes.dataset import write_imagefolder
+from atelier_trainer.tracking import Tracking
+from atelier_trainer.train import Trained, train
+from rich.console import Console
 
 TINY = Path(__file__).parents[2] / "models/tiny-sd"
+MODEL = "sketch-test"
 
 
 @pytest.fixture
@@ -20,14 +28,50 @@ def base() -> Base:
 
 
 @pytest.fixture(scope="session")
-def bundle(tmp_path_factory) -> tuple[Path, BundleManifest]:
-    out = tmp_path_factory.mktemp("bundle")
-    base = load_base(str(TINY), None, None)
-    return out, export_bundle(base.pipeline, out, base=base.name, revision=None, source=base.source)
-
-
-@pytest.fixture(scope="session")
 def sketches(tmp_path_factory) -> Path:
     out = tmp_path_factory.mktemp("data") / "sketches"
     write_imagefolder(out, "sketch", 24, 5)
     return out
+
+
+def quiet() -> Console:
+    return Console(file=io.StringIO())
+
+
+@dataclasses.dataclass
+class Left:
+    options: TrainOptions
+    trained: Trained
+    client: mlflow.MlflowClient
+
+
+@pytest.fixture(scope="session")
+def left(mlflow_server, sketches, tmp_path_factory) -> Left:
+    folder = tmp_path_factory.mktemp("train")
+    options = TrainOptions(
+        pretrained_model_name_or_path=str(TINY),
+        train_data_dir=str(sketches),
+        validation_samples=4,
+        validation_prompt="a cat",
+        num_validation_images=1,
+        rank=2,
+        max_train_steps=4,
+        validation_steps=2,
+        train_batch_size=4,
+        learning_rate=1e-2,
+        cache_dir=str(folder / "cache"),
+        output_dir=str(folder / "out"),
+        tracking_uri=mlflow_server.uri,
+        register=MODEL,
+    )
+    return Left(options, train(options, quiet()), mlflow.MlflowClient(mlflow_server.uri))
+
+
+@pytest.fixture(scope="session")
+def bundle(left: Left, tmp_path_factory) -> tuple[Path, BundleManifest]:
+    """The bundle that the first training exported, as the registry gives it back."""
+    tracking = Tracking(str(left.options.tracking_uri))
+    found = tracking.bundle(load_base(str(TINY), None, None).source)
+    assert found is not None
+    file = next(tracking.download(*found, tmp_path_factory.mktemp("bundle")).rglob(names.BUNDLE_FILE))
+    return file.parent, BundleManifest.model_validate_json(file.read_text())

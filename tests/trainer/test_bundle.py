@@ -90,12 +90,18 @@ def test_without_an_adapter_it_is_the_plain_base_bit_for_bit(bundle, base, tmp_p
     fed = feeds(manifest, 2, 16, 0)
     plain = tmp_path / "plain.onnx"
     example = tuple(torch.from_numpy(fed[key]) for key in ("sample", "timestep", "encoder_hidden_states"))
-    program = torch.onnx.export(base.pipeline.unet.eval(), example, opset_version=OPSET, dynamo=True, verbose=False)
+    rows, latents = (
+        torch.export.Dim.DYNAMIC,
+        {2: 4 * torch.export.Dim("h", min=1, max=64), 3: 4 * torch.export.Dim("w", min=1, max=64)},
+    )
+    shapes = ({0: rows, **latents}, {0: rows}, {0: rows})
+    with torch.inference_mode():
+        program = torch.onnx.export(
+            base.pipeline.unet.eval(), example, dynamic_shapes=shapes, opset_version=OPSET, dynamo=True, verbose=False
+        )
     program.save(str(plain), external_data=True)
     unet = session(plain)
-    wanted = unet.run(
-        None, dict(zip((item.name for item in unet.get_inputs()), (value.numpy() for value in example), strict=True))
-    )[0]
+    wanted = unet.run(None, {item.name: value.numpy() for item, value in zip(unet.get_inputs(), example, strict=True)})[0]
     assert np.array_equal(session(folder / names.UNET_FILE).run(None, fed)[0], wanted)
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import io
 import shutil
 from pathlib import Path
 
@@ -13,46 +12,9 @@ import torch
 from atelier_contracts import names
 from atelier_contracts.manifests import AdapterManifest, Evidence
 from atelier_trainer.errors import TrackingError
-from atelier_trainer.options import TrainOptions
-from atelier_trainer.train import Trained, train
-from rich.console import Console
+from atelier_trainer.train import train
 
-from .conftest import TINY
-
-MODEL = "sketch-test"
-
-
-@dataclasses.dataclass
-class Left:
-    options: TrainOptions
-    trained: Trained
-    client: mlflow.MlflowClient
-
-
-@pytest.fixture(scope="module")
-def left(mlflow_server, sketches, tmp_path_factory) -> Left:
-    folder = tmp_path_factory.mktemp("train")
-    options = TrainOptions(
-        pretrained_model_name_or_path=str(TINY),
-        train_data_dir=str(sketches),
-        validation_samples=4,
-        validation_prompt="a cat",
-        num_validation_images=1,
-        rank=2,
-        max_train_steps=4,
-        validation_steps=2,
-        train_batch_size=4,
-        learning_rate=1e-2,
-        cache_dir=str(folder / "cache"),
-        output_dir=str(folder / "out"),
-        tracking_uri=mlflow_server.uri,
-        register=MODEL,
-    )
-    return Left(options, train(options, quiet()), mlflow.MlflowClient(mlflow_server.uri))
-
-
-def quiet() -> Console:
-    return Console(file=io.StringIO())
+from .conftest import MODEL, TINY, quiet
 
 
 def test_the_run_holds_params_curves_and_pictures(left):
