@@ -1,0 +1,64 @@
+"""What the repository says of itself is true: the map, the commands, the pins, the size of the shipped model."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import tomllib
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+README = (ROOT / "README.md").read_text()
+
+
+def tracked() -> list[str]:
+    return subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True).stdout.splitlines()
+
+
+def test_the_map_names_every_folder():
+    tree = README[README.index("## The map") : README.index("## Install")]
+    named = re.findall(r"^([\w./-]+)", tree, re.M)
+    folders = {Path(file).parts[0] for file in tracked() if len(Path(file).parts) > 1}
+    assert {Path(name).parts[0] for name in named} >= folders
+    assert all((ROOT / name).exists() for name in named)
+
+
+def test_the_map_names_every_group_of_tests():
+    line = next(line for line in README.splitlines() if line.startswith("tests/"))
+    groups = {Path(file).parts[1] for file in tracked() if file.startswith("tests/") and len(Path(file).parts) > 2}
+    assert groups <= set(re.findall(r"\w+", line))
+
+
+def test_links_on_the_first_page_lead_somewhere():
+    links = re.findall(r"\]\(([^)#]+)\)", README)
+    assert links
+    assert [link for link in links if not link.startswith("http") and not (ROOT / link).exists()] == []
+
+
+def test_make_alone_explains_every_target():
+    makefile = (ROOT / "Makefile").read_text()
+    phony = set(re.search(r"^\.PHONY: (.+)$", makefile, re.M)[1].split())
+    printed = subprocess.run(["make"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    assert {line.split()[0] for line in printed.splitlines() if line.strip()} == phony
+
+
+def test_every_dependency_is_pinned_and_no_index_is_named():
+    lines = [line for line in (ROOT / "constraints.txt").read_text().splitlines() if not line.startswith("#")]
+    assert all(re.fullmatch(r"[\w.\-]+==[\w.\-]+", line) for line in lines)
+    pinned = {re.sub(r"[-_.]+", "-", line.split("==")[0]).lower() for line in lines}
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    wanted = {re.match(r"[\w.\-]+", item)[0].lower() for name, items in extras.items() if name != "infra" for item in items}
+    assert wanted <= pinned
+
+
+@pytest.mark.parametrize("part", ["unet", "vae", "text_encoder", "tokenizer", "scheduler"])
+def test_the_tiny_base_is_complete(part):
+    assert any((ROOT / "models/tiny-sd" / part).iterdir())
+
+
+def test_the_tiny_base_is_small():
+    files = [ROOT / file for file in tracked() if file.startswith("models/tiny-sd/") and not file.endswith((".md", ".png"))]
+    assert 0 < sum(file.stat().st_size for file in files) <= 16e6
+    assert not [file for file in files if file.suffix in (".bin", ".pt", ".ckpt", ".pkl")]
