@@ -6,10 +6,10 @@ way up it is what lets a LoRA reach the last layers, so the blocks are asymmetri
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable
 from pathlib import Path
 
-import torch
 from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
@@ -103,8 +103,6 @@ def build_tokenizer(captions: Iterable[str], folder: Path) -> CLIPTokenizer:
             vocab_size=4096, min_frequency=1, initial_alphabet=alphabet, end_of_word_suffix="</w>", show_progress=False
         ),
     )
-    import json
-
     state = json.loads(bpe.to_str())["model"]
     tokens = sorted(state["vocab"], key=state["vocab"].__getitem__)
     tokens += [letter + "</w>" for letter in alphabet if letter + "</w>" not in state["vocab"]] + [START, END]
@@ -120,8 +118,3 @@ def build_tokenizer(captions: Iterable[str], folder: Path) -> CLIPTokenizer:
     )
     tokenizer.save_pretrained(folder)
     return tokenizer
-
-
-def parameter_count(*modules: torch.nn.Module) -> int:
-    """Number of trainable and frozen parameters together."""
-    return sum(parameter.numel() for module in modules for parameter in module.parameters())
