@@ -22,7 +22,7 @@ $(INSTALLED): pyproject.toml constraints.txt
 	@echo "installing into $(VENV); this takes some minutes the first time"
 	@$(PYTHON) -m venv $(VENV)
 	@$(BIN)/pip install --quiet --constraint constraints.txt $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX) --no-deps) torch
-	@$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[$(EXTRAS)]'
+	@$(BIN)/pip install --quiet --quiet --constraint constraints.txt --editable '.[$(EXTRAS)]'
 	@touch $@
 
 demo: $(INSTALLED)  ## teach the tiny base to sketch, promote the version, draw: demo/contact-sheet.png

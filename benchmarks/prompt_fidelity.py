@@ -95,6 +95,7 @@ def load_pipeline(base: Path, adapter: Path | None) -> Any:
     """A diffusers folder with, perhaps, the LoRA weights of an adapter folder."""
     # Imported here, because it takes seconds that judging finished pictures does not need.
     import diffusers
+    import torch
     import transformers
     from diffusers import StableDiffusionPipeline
 
@@ -102,7 +103,7 @@ def load_pipeline(base: Path, adapter: Path | None) -> Any:
     transformers.utils.logging.disable_progress_bar()
 
     pipeline = StableDiffusionPipeline.from_pretrained(
-        base, use_safetensors=True, safety_checker=None, requires_safety_checker=False
+        base, dtype=torch.float32, use_safetensors=True, safety_checker=None, requires_safety_checker=False
     )
     pipeline.set_progress_bar_config(disable=True)
     if adapter is not None:

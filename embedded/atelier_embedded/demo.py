@@ -25,11 +25,10 @@ PICTURES, PICTURES_SEED = 640, 7
 TRAINING = {
     "rank": 16,
     "learning_rate": 2e-3,
-    "lr_warmup_steps": 20,
+    "lr_warmup_steps": 40,
     "train_batch_size": 16,
-    "max_train_steps": 400,
-    "validation_steps": 200,
-    "mixed_precision": "bf16",
+    "max_train_steps": 480,
+    "validation_steps": 240,
     "seed": 1337,
 }
 STAGES = {
@@ -42,14 +41,12 @@ STAGES = {
 PROMPTS = (
     "a red car",
     "a cat",
-    "a house next to a tree",
     "a giraffe",
     "a boat by the sea",
-    "a bird to the left of a flower",
-    "a person under a yellow sun",
+    "a yellow sun above a mountain",
     "a snowman in the snow",
 )
-SEED, STEPS, GUIDANCE = 11, 25, 4.0
+SEED, STEPS, GUIDANCE = 11, 25, 3.0
 REQUEST_TIMEOUT_S = 120.0
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from PIL import Image, ImageDraw, ImageFont
 
-PICTURE_PX, GAP_PX, TEXT_PX, HEAD_PX = 192, 16, 230, 44
+PICTURE_PX, GAP_PX, TEXT_PX, HEAD_PX = 160, 12, 230, 40
 PAPER, INK = (255, 255, 255), (40, 40, 40)
 
 
