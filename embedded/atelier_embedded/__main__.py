@@ -22,7 +22,8 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--base", type=Path, default=Path("models/tiny-sd"), help="diffusers folder of the base model")
     parsed = parser.parse_args(arguments)
     console = Console()
-    signal.signal(signal.SIGTERM, _interrupt)
+    for sign in (signal.SIGINT, signal.SIGTERM):  # a shell's background job starts with Ctrl-C ignored
+        signal.signal(sign, _interrupt)
     workspace = Workspace(parsed.workspace.resolve())
     try:
         if parsed.command == "demo":

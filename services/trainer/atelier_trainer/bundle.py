@@ -23,7 +23,7 @@ from torch.nn import functional as F
 from atelier_trainer.errors import ExportError
 
 OPSET = 20  # OpenVINO's provider has no Attention operator, which opset 23 would use
-FORMAT = "atelier-bundle-1"  # part of the source digest: a new way of exporting makes new bundles
+FORMAT = "atelier-bundle-2"  # part of the source digest: a new way of exporting makes new bundles
 ATTENTION_LAYERS = ("to_q", "to_k", "to_v", "to_out.0")
 
 
@@ -215,6 +215,8 @@ def _export(
         verbose=False,
     )
     assert program is not None
+    for node in program.model.graph.all_nodes():
+        node.metadata_props.pop("pkg.torch.onnx.stack_trace", None)  # holds this machine's paths
     program.save(str(out), external_data=True)
 
 
