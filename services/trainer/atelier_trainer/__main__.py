@@ -69,7 +69,7 @@ def _parser() -> argparse.ArgumentParser:
     base.add_argument(
         "--state_dir", type=Path, default=Path("~/.cache/atelier/tiny-base"), help="pictures, latents, checkpoints"
     )
-    base.add_argument("--scenes", type=int, default=24_000, help="colour scenes for the UNet")
+    base.add_argument("--scenes", type=int, default=20_000, help="colour scenes for the UNet")
     base.add_argument("--vae_scenes", type=int, default=5_000, help="scenes of each style for the VAE")
     base.add_argument("--vae_steps", type=int, default=2_600)
     base.add_argument("--unet_steps", type=int, default=4_000)
