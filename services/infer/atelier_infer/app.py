@@ -20,6 +20,7 @@ from atelier_infer.requestlog import RequestLog
 from atelier_infer.routes import make_router
 from atelier_infer.settings import Settings
 from atelier_infer.shelf import Shelf
+from atelier_infer.staging import make_staging_router
 from atelier_infer.store import Store
 from atelier_infer.versions import Versions
 
@@ -69,6 +70,7 @@ def create_app(*, engine: Engine, store: Store, tokens: TokenFile, settings: Set
         redoc_url=None,
     )
     app.include_router(make_router(engine=engine, versions=versions, loader=loader, settings=settings))
+    app.include_router(make_staging_router(engine=engine, loader=loader, settings=settings))
     add_handlers(app)
     app.add_middleware(Gate, tokens=tokens)
     app.add_middleware(RequestLog)  # added last, so outermost
