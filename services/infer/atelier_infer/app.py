@@ -13,6 +13,7 @@ from atelier_infer.adapter import Adapter
 from atelier_infer.bundle import Bundle, open_bundle
 from atelier_infer.drawing import probe
 from atelier_infer.engine import Engine
+from atelier_infer.following import Following
 from atelier_infer.gate import Gate
 from atelier_infer.loader import Loader
 from atelier_infer.problems import add_handlers
@@ -53,12 +54,25 @@ def create_app(*, engine: Engine, store: Store, tokens: TokenFile, settings: Set
         registry_url=settings.registry_url,
     )
 
+    following = None
+    if settings.registry_url and settings.registry_token:
+        following = Following(
+            url=settings.registry_url,
+            token=settings.registry_token.get_secret_value(),
+            model=settings.model,
+            moved=versions.look_again,
+        )
+
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         shelf.tidy()
         engine.start()
         versions.start()
+        if following:
+            following.start()
         yield
+        if following:
+            following.stop()
         versions.stop()
         engine.stop()
 

@@ -9,7 +9,7 @@ from typing import Literal
 from urllib.parse import urlsplit
 
 from atelier_contracts.access import TokenFileError, parse_tokens
-from pydantic import Field, ValidationError, field_validator
+from pydantic import Field, SecretStr, ValidationError, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 PREFIX = "ATELIER_INFER_"
@@ -32,6 +32,7 @@ class Settings(BaseSettings):
     token_file: Path
     cache_dir: Path
     registry_url: str | None = None
+    registry_token: SecretStr | None = None
     scheduler: Literal["ddim", "euler", "dpmpp_2m_karras"] = "ddim"
     alias_poll_s: float = Field(1.0, gt=0, le=3600)
     queue_limit: int = Field(16, ge=0)
@@ -102,6 +103,8 @@ def read_settings(environment: Mapping[str, str]) -> Settings:
             hidden = item["type"] == "missing" or "@" in str(item["input"])
             received = "" if hidden else f"; received {item['input']!r}"
             problems.append(f"{name}: {item['msg'].removeprefix('Value error, ')}{received}")
+    if settings and settings.registry_token and not settings.registry_url:
+        problems.append(f"{PREFIX}REGISTRY_TOKEN: needs {PREFIX}REGISTRY_URL; set both, or neither")
     if problems or settings is None:
         raise SettingsError("\n".join(problems))
     return settings
