@@ -1,49 +1,128 @@
-"""`POST /generate`: what a picture is asked for with, and what is known of it afterwards."""
+"""What a picture is asked for with (`POST /generate`, `POST /jobs`), and what is known of it afterwards."""
 
 from __future__ import annotations
 
+from typing import Literal
+
 from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+MAX_PICTURES, MAX_ADAPTERS = 8, 4
+
+SchedulerName = Literal["ddim", "euler", "euler_ancestral", "dpmpp_2m_karras"]
+
+
+class AdapterChoice(BaseModel):
+    """One adapter of a blend."""
+
+    model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
+
+    version: int | None = Field(default=None, ge=1)
+    alias: str | None = Field(default=None, min_length=1, max_length=255)
+    weight: float = Field(default=1.0, ge=-4.0, le=4.0, description="times the adapter's own scale")
+
+    @model_validator(mode="after")
+    def _one_source(self) -> AdapterChoice:
+        if (self.version is None) == (self.alias is None):
+            raise ValueError(f"an adapter is named by version or by alias; received {self.version} and {self.alias!r}")
+        return self
 
 
 class GenerateRequest(BaseModel):
-    """One picture. Without `version`, `alias` or `base` the champion draws."""
+    """Pictures. Without `version`, `alias`, `adapters` or `base` the champion draws."""
 
     model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
 
     prompt: str = Field(min_length=1, max_length=2000)
-    negative_prompt: str = Field("", max_length=2000)
-    steps: int = Field(25, ge=1, le=150)
-    guidance_scale: float = Field(5.0, ge=0.0, le=30.0, description="1 or less: no guidance, half the work")
-    seed: int | None = Field(None, ge=0, lt=2**32, description="drawn at random and returned when absent")
-    width: int | None = Field(None, description="px; the base's native size when absent")
-    height: int | None = Field(None, description="px; the base's native size when absent")
-    version: int | None = Field(None, ge=1)
-    alias: str | None = Field(None, min_length=1, max_length=255)
-    base: bool = Field(False, description="draw with the champion's base model, without an adapter")
+    negative_prompt: str = Field(default="", max_length=2000)
+    steps: int = Field(default=25, ge=1, le=150)
+    guidance_scale: float = Field(default=5.0, ge=0.0, le=30.0, description="1 or less: no guidance, half the work")
+    guidance_until: float = Field(
+        default=1.0, ge=0.0, le=1.0, description="part of the steps with guidance; the others cost half"
+    )
+    scheduler: SchedulerName | None = Field(default=None, description="the service's own when absent")
+    seed: int | None = Field(default=None, ge=0, lt=2**32, description="drawn at random and returned when absent")
+    n: int = Field(default=1, ge=1, le=MAX_PICTURES, description="pictures; the second has the next seed, and so on")
+    width: int | None = Field(default=None, description="px; the base's native size when absent")
+    height: int | None = Field(default=None, description="px; the base's native size when absent")
+    version: int | None = Field(default=None, ge=1)
+    alias: str | None = Field(default=None, min_length=1, max_length=255)
+    adapters: list[AdapterChoice] = Field(default_factory=list, max_length=MAX_ADAPTERS, description="a blend")
+    scale: float = Field(
+        default=1.0, ge=-4.0, le=4.0, description="times every adapter's own scale; 0 draws what the base draws"
+    )
+    base: bool = Field(default=False, description="draw with the champion's base model, without an adapter")
 
     @model_validator(mode="after")
     def _one_source(self) -> GenerateRequest:
-        named = [name for name in ("version", "alias", "base") if getattr(self, name)]
+        named = [name for name in ("version", "alias", "adapters", "base") if getattr(self, name)]
         if len(named) > 1:
-            raise ValueError(f"name one of version, alias and base; received {' and '.join(named)}")
+            raise ValueError(f"name one of version, alias, adapters and base; received {' and '.join(named)}")
         return self
 
 
+class DrawnAdapter(BaseModel):
+    """One adapter that took part."""
+
+    version: int
+    digest: str
+    weight: float = Field(description="with the request's scale in it")
+
+
 class Drawn(BaseModel):
-    """Everything needed to draw the same picture again; kept as JSON in the PNG's text."""
+    """Everything needed to draw the same picture again; kept as JSON in the picture's text."""
 
     model: str
-    version: str
-    adapter_digest: str | None
+    version: str = Field(description="`base`, a number, or the numbers of a blend with + between them")
+    adapter_digest: str | None = Field(description="none where no adapter or several took part")
     bundle_digest: str
     prompt: str
     negative_prompt: str
     steps: int
     guidance_scale: float
+    guidance_until: float = 1.0
     seed: int
     width: int
     height: int
     scheduler: str
+    adapters: list[DrawnAdapter] = Field(default_factory=list)
+
+
+class PictureInJson(BaseModel):
+    """One picture of an answer in JSON."""
+
+    drawn: Drawn
+    png: str = Field(description="base64")
+
+
+class Pictures(BaseModel):
+    """`POST /generate` with `Accept: application/json`."""
+
+    pictures: list[PictureInJson]
+    warnings: list[str]
+
+
+class JobStatus(BaseModel):
+    """`GET /jobs/{id}`."""
+
+    id: str
+    state: Literal["waiting", "drawing", "done", "failed", "cancelled"]
+    position: int | None = Field(description="pictures that are drawn or wait before this one; none once it is drawn")
+    step: int = Field(description="steps taken, of all its pictures")
+    steps: int = Field(description="steps of all its pictures")
+    seconds_left: float | None = Field(description="estimated from the last pictures; none once it has ended")
+    pictures: list[str] = Field(description="paths of the pictures; all of them once it is done")
+    drawn: list[Drawn] = Field(description="what each picture is drawn with")
+    warnings: list[str]
+    problem: Problem | None
+
+
+class Verified(BaseModel):
+    """`POST /verify`: a picture of ours beside what its own text draws now."""
+
+    same: bool = Field(description="no value differs by more than one level of 255")
+    max_difference: int = Field(description="of 255, over all pixels and channels")
+    differing: float = Field(description="share of values that differ at all")
+    drawn: Drawn
 
 
 class Problem(BaseModel):
@@ -53,3 +132,6 @@ class Problem(BaseModel):
     title: str
     status: int
     detail: str
+
+
+JobStatus.model_rebuild()

@@ -15,9 +15,12 @@ import pytest
 import uvicorn
 from atelier_contracts.access import TokenFile
 from atelier_contracts.manifests import AdapterManifest, BundleManifest
-from atelier_infer.app import create_app
+from atelier_infer.app import create_app, make_engine
 from atelier_infer.engine import Engine
+from atelier_infer.metrics import Metrics
+from atelier_infer.orders import Order
 from atelier_infer.settings import Settings
+from fastapi import FastAPI
 
 from .fake_store import FakeStore
 from .tiny_bundle import build_adapter, build_bundle
@@ -33,6 +36,11 @@ class Service:
     store: FakeStore
     engine: Engine
     settings: Settings
+    app: FastAPI
+
+    def kept(self) -> dict[str, Order]:
+        """The jobs that it remembers."""
+        return self.app.state.desk._kept
 
     def draw(self, **wish) -> httpx.Response:
         return self.client.post("/generate", json={"prompt": "a cat", "steps": 2, "seed": 7} | wish)
@@ -108,12 +116,15 @@ def make_service(tmp_path, store, token_file):
                 "drain_timeout_s": 5,
             }
             settings = Settings(**(values | changes))
-            engine = Engine(queue_limit=settings.queue_limit, drain_timeout_s=settings.drain_timeout_s)
-            app = create_app(engine=engine, store=store, tokens=TokenFile(settings.token_file), settings=settings)
+            metrics = Metrics()
+            engine = make_engine(settings, metrics)
+            app = create_app(
+                engine=engine, metrics=metrics, store=store, tokens=TokenFile(settings.token_file), settings=settings
+            )
             url = stack.enter_context(running(app, engine))
             headers = {"Authorization": f"Bearer {SECRET}"}
             client = stack.enter_context(httpx.Client(base_url=url, headers=headers, timeout=30))
-            return Service(client, store, engine, settings)
+            return Service(client, store, engine, settings, app)
 
         yield make
 

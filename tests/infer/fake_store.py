@@ -2,11 +2,12 @@
 
 import shutil
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from pathlib import Path
 
 from atelier_contracts import names
 from atelier_infer.errors import AdapterError, BundleMissingError, NotAnAdapterError, TrackingError, UnknownVersionError
-from atelier_infer.store import View
+from atelier_infer.store import Entry, View
 
 
 @dataclass
@@ -20,6 +21,7 @@ class FakeStore:
     folders: dict[int, Path] = field(default_factory=dict)
     kinds: dict[int, str] = field(default_factory=dict)
     bundles: dict[str, Path] = field(default_factory=dict)
+    pictures: dict[int, bytes] = field(default_factory=dict)
     fetched: list[str] = field(default_factory=list)
 
     # what a trainer and registry-api do
@@ -45,16 +47,20 @@ class FakeStore:
         self._answer()
         return View(self.generation, dict(self.aliases))
 
-    def versions(self) -> list[int]:
+    def versions(self) -> list[Entry]:
         self._answer()
-        return sorted(number for number, kind in self.kinds.items() if kind == names.KIND_ADAPTER)
+        moment = datetime(2026, 1, 1, tzinfo=UTC)
+        return [Entry(number, moment) for number, kind in sorted(self.kinds.items()) if kind == names.KIND_ADAPTER]
+
+    def validation_picture(self, version: int) -> bytes | None:
+        self._answer()
+        self.fetched.append(f"picture {version}")
+        self._kind(version)
+        return self.pictures.get(version)
 
     def adapter_manifest(self, version: int) -> bytes:
         self._answer()
-        if version not in self.folders:
-            raise UnknownVersionError(f"{self.model} has no version {version}")
-        if self.kinds[version] != names.KIND_ADAPTER:
-            raise NotAnAdapterError(f"version {version} is tagged {self.kinds[version]}")
+        self._kind(version)
         file = self.folders[version] / names.ADAPTER_FILE
         if not file.is_file():
             raise AdapterError(f"version {version} has no {names.ADAPTER_FILE}")
@@ -71,6 +77,12 @@ class FakeStore:
         if digest not in self.bundles:
             raise BundleMissingError(f"bundle {digest} is not registered")
         shutil.copytree(self.bundles[digest], into / "some" / "folders")
+
+    def _kind(self, version: int) -> None:
+        if version not in self.folders:
+            raise UnknownVersionError(f"{self.model} has no version {version}")
+        if self.kinds[version] != names.KIND_ADAPTER:
+            raise NotAnAdapterError(f"version {version} is tagged {self.kinds[version]}")
 
     def _answer(self) -> None:
         if self.down:

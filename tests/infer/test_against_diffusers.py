@@ -7,26 +7,34 @@ import pytest
 import torch
 from atelier_contracts import names
 from atelier_infer.adapter import load_adapter
+from atelier_infer.batch import Batch
 from atelier_infer.bundle import open_bundle
-from atelier_infer.drawing import Drawing, Plan
+from atelier_infer.drawing import Drawing, Plan, Weighted
 from atelier_infer.noise import initial_noise
+from atelier_infer.schedulers import NoiseSchedule, make_scheduler
 from atelier_trainer.adapter import describe, inject, save_weights
 from atelier_trainer.bundle import export_bundle
 from diffusers import (
     AutoencoderKL,
     DDIMScheduler,
     DPMSolverMultistepScheduler,
+    EulerAncestralDiscreteScheduler,
     EulerDiscreteScheduler,
     StableDiffusionPipeline,
     UNet2DConditionModel,
 )
+from diffusers.schedulers import scheduling_euler_ancestral_discrete as ancestral
+from peft import LoraConfig
+from safetensors.numpy import save_file
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
+from .test_schedulers import SD21
 from .tiny_bundle import vocabulary
 
 SCHEDULERS = {
     "ddim": lambda config: DDIMScheduler.from_config(config),
     "euler": lambda config: EulerDiscreteScheduler.from_config(config),
+    "euler_ancestral": lambda config: EulerAncestralDiscreteScheduler.from_config(config),
     "dpmpp_2m_karras": lambda config: DPMSolverMultistepScheduler.from_config(config, use_karras_sigmas=True),
 }
 RANK, ALPHA = 3, 6.0
@@ -104,33 +112,54 @@ def pipeline_and_bundle(tmp_path_factory):
     torch.set_num_threads(threads)
 
 
-@pytest.mark.parametrize("guidance", [1.0, 4.0])
-@pytest.mark.parametrize("scheduler", SCHEDULERS)
-@pytest.mark.parametrize("with_adapter", [True, False])
-def test_pictures_are_diffusers(pipeline_and_bundle, scheduler, guidance, with_adapter):
-    pipeline, config, bundle, adapter = pipeline_and_bundle
-    pipeline.scheduler = SCHEDULERS[scheduler](config)
-    (pipeline.unet.enable_adapters if with_adapter else pipeline.unet.disable_adapters)()
-    width, height, prompt, negative = 24, 16, "a cat, a dog " * 4, "a bird"
-    latents = initial_noise(5, 4, height // 2, width // 2)
-    theirs = pipeline(
+def draw(bundle, mix, plan) -> Drawing:
+    made, batch = Drawing(bundle, mix, plan), Batch()
+    made.begin()
+    while not made.done:
+        assert batch.step([made]) == [None]
+    return made
+
+
+@pytest.fixture
+def our_noise(monkeypatch):
+    """Gives diffusers' ancestral sampler the fresh noise that ours adds for a seed."""
+
+    def use(seed: int) -> None:
+        source = make_scheduler("euler_ancestral", NoiseSchedule(**SD21), 2, seed)
+        monkeypatch.setattr(ancestral, "randn_tensor", lambda shape, **_: torch.from_numpy(source.noise(tuple(shape))))
+
+    return use
+
+
+def theirs(pipeline, plan, prompt, negative) -> np.ndarray:
+    """What diffusers draws: float [height, width, 3] in 0 … 255, rounded."""
+    latents = initial_noise(plan.seed, 4, plan.height // 2, plan.width // 2)
+    image = pipeline(
         prompt,
         negative_prompt=negative,
-        num_inference_steps=6,
-        guidance_scale=guidance,
-        width=width,
-        height=height,
+        num_inference_steps=plan.steps,
+        guidance_scale=plan.guidance_scale,
+        width=plan.width,
+        height=plan.height,
         latents=torch.from_numpy(latents),
         output_type="np",
     ).images[0]
+    return (image * 255).round().astype(int)
+
+
+@pytest.mark.parametrize("guidance", [1.0, 4.0])
+@pytest.mark.parametrize("scheduler", SCHEDULERS)
+@pytest.mark.parametrize("with_adapter", [True, False])
+def test_pictures_are_diffusers(pipeline_and_bundle, our_noise, scheduler, guidance, with_adapter):
+    pipeline, config, bundle, adapter = pipeline_and_bundle
+    our_noise(5)
+    pipeline.scheduler = SCHEDULERS[scheduler](config)
+    (pipeline.unet.enable_adapters if with_adapter else pipeline.unet.disable_adapters)()
+    width, height, prompt, negative = 24, 16, "a cat, a dog " * 4, "a bird"
     ids = (bundle.prompts.read(text).ids for text in (prompt, negative))
     plan = Plan(*ids, 6, guidance, seed=5, width=width, height=height, scheduler=scheduler)
-    drawing = Drawing(bundle, adapter if with_adapter else None, plan)
-    drawing.begin()
-    while not drawing.done:
-        drawing.step()
-    pixels = drawing.finish()
-    expected = (theirs * 255).round().astype(int)
+    expected = theirs(pipeline, plan, prompt, negative)
+    pixels = draw(bundle, [Weighted(adapter)] if with_adapter else [], plan).finish()
     assert pixels.shape == (height, width, 3)
     assert expected.std() > 5  # not a flat picture
     assert np.abs(pixels.astype(int) - expected).max() <= 1
@@ -149,12 +178,74 @@ def test_an_adapter_at_strength_0_is_the_base_bit_for_bit(pipeline_and_bundle, g
     _, _, bundle, adapter = pipeline_and_bundle
     ids = bundle.prompts.read("a cat").ids
     plan = Plan(ids, bundle.prompts.read("").ids, 3, guidance, seed=5, width=16, height=16, scheduler="ddim")
-    latents = []
-    for chosen, strength in ((None, 1.0), (adapter, 0.0), (adapter, 1.0)):
-        drawing = Drawing(bundle, chosen, plan, strength=strength)
-        drawing.begin()
-        while not drawing.done:
-            drawing.step()
-        latents.append(drawing._sample)
+    latents = [draw(bundle, mix, plan).sample for mix in ([], [Weighted(adapter, 0.0)], [Weighted(adapter)])]
     np.testing.assert_array_equal(latents[0], latents[1])
     assert np.abs(latents[0] - latents[2]).max() > 0.01
+
+
+def test_several_adapters_in_one_batch_are_torch_peft_one_by_one(pipeline_and_bundle, our_noise, tmp_path):
+    """Ranks 4, 8 and 16, a blend, a scale and none, joining and leaving one batch, against diffusers with peft, each alone."""
+    pipeline, config, bundle, _ = pipeline_and_bundle
+    pipeline.unet.enable_adapters()
+    loaded = {}
+    for rank in (4, 8, 16):
+        name = f"rank {rank}"
+        targets = sorted(bundle.manifest.lora_targets)
+        pipeline.unet.add_adapter(LoraConfig(r=rank, lora_alpha=2 * rank, target_modules=targets), name.replace(" ", "_"))
+        pipeline.unet.set_adapter(name.replace(" ", "_"))
+        torch.manual_seed(rank)
+        tensors = {}
+        for layer in targets:
+            module = pipeline.unet.get_submodule(layer)
+            for half in "AB":
+                parameter = getattr(module, f"lora_{half}")[name.replace(" ", "_")].weight
+                torch.nn.init.normal_(parameter, std=0.2)
+                tensors[f"unet.{layer}.lora_{half}.weight"] = parameter.detach().numpy().copy()
+        folder = tmp_path / name
+        folder.mkdir()
+        save_file(tensors, folder / names.WEIGHTS_FILE)
+        describe(
+            folder / names.WEIGHTS_FILE,
+            bundle.manifest,
+            rank=rank,
+            alpha=2.0 * rank,
+            targets=tuple(targets),
+            run_id="r",
+            dataset_digest="d" * 64,
+        )
+        loaded[rank] = load_adapter(folder, bundle.manifest)
+    mixes = [
+        {4: 1.0},
+        {8: 1.0},
+        {16: 1.0},
+        {4: 0.6, 16: 0.3},
+        {8: 0.5},
+        {},
+    ]
+    schedulers = ["ddim", "euler", "dpmpp_2m_karras", "ddim", "euler_ancestral", "euler"]
+    drawings, expected = [], []
+    for index, (mix, scheduler) in enumerate(zip(mixes, schedulers, strict=True)):
+        prompt, negative = f"a {'cat' if index % 2 else 'dog'}", "a bird"
+        ids = (bundle.prompts.read(text).ids for text in (prompt, negative))
+        guidance = 1.0 if index == 1 else 3.0 + index / 2
+        plan = Plan(*ids, 4 + index, guidance, seed=index, width=24, height=16, scheduler=scheduler)
+        our_noise(index)
+        pipeline.scheduler = SCHEDULERS[scheduler](config)
+        if mix:
+            pipeline.unet.enable_adapters()
+            pipeline.unet.set_adapters([f"rank_{rank}" for rank in mix], list(mix.values()))
+        else:
+            pipeline.unet.disable_adapters()
+        expected.append(theirs(pipeline, plan, prompt, negative))
+        drawings.append(Drawing(bundle, [Weighted(loaded[rank], weight) for rank, weight in mix.items()], plan))
+    pipeline.unet.delete_adapters([f"rank_{rank}" for rank in loaded])
+    batch, waiting, going = Batch(), list(drawings), []
+    for drawing in drawings:
+        drawing.begin()
+    while waiting or going:
+        going += [waiting.pop(0)] if waiting else []  # one more joins at every step
+        assert batch.step(going) == [None] * len(going)
+        going = [drawing for drawing in going if not drawing.done]
+    for drawing, wanted in zip(drawings, expected, strict=True):
+        assert wanted.std() > 5
+        assert np.abs(drawing.finish().astype(int) - wanted).max() <= 1

@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 from atelier_infer import drawing
 from atelier_infer.adapter import load_adapter
+from atelier_infer.batch import Batch, probe
 from atelier_infer.bundle import open_bundle
-from atelier_infer.drawing import Drawing, Plan, probe
+from atelier_infer.drawing import Drawing, Plan, Weighted
 from atelier_infer.errors import GraphError, NonFiniteError
 from atelier_infer.noise import initial_noise
 
@@ -30,11 +31,16 @@ def plan(opened) -> Plan:
     return Plan(ids, opened.prompts.read("").ids, 4, 5.0, seed=3, width=48, height=32, scheduler="ddim")
 
 
-def draw(*args, **kwargs) -> np.ndarray:
-    made = Drawing(*args, **kwargs)
+def step(made: Drawing) -> None:
+    if fault := Batch().step([made])[0]:
+        raise fault
+
+
+def draw(bundle, adapter, plan, *, strength: float = 1.0) -> np.ndarray:
+    made = Drawing(bundle, [Weighted(adapter, strength)] if adapter else [], plan)
     made.begin()
     while not made.done:
-        made.step()
+        step(made)
     return made.finish()
 
 
@@ -54,7 +60,7 @@ def test_pixels(opened, loaded, plan):
     np.testing.assert_array_equal(pixels, draw(opened, loaded, plan))
 
 
-@pytest.mark.parametrize("scheduler", ["ddim", "euler", "dpmpp_2m_karras"])
+@pytest.mark.parametrize("scheduler", ["ddim", "euler", "euler_ancestral", "dpmpp_2m_karras"])
 @pytest.mark.parametrize("guidance", [1.0, 5.0])
 def test_an_adapter_at_strength_0_is_the_base_bit_for_bit(opened, loaded, plan, scheduler, guidance):
     plan = replace(plan, scheduler=scheduler, guidance_scale=guidance)
@@ -106,11 +112,11 @@ def test_the_decoder_gets_latents_over_latent_scale(opened, plan):
             seen.append(feeds["latents"])
             return [np.zeros((1, 3, 32, 48), np.float32)]
 
-    made = Drawing(replace(opened, vae_decoder=Decoder()), None, replace(plan, steps=1))
+    made = Drawing(replace(opened, vae_decoder=Decoder()), [], replace(plan, steps=1))
     made.begin()
-    made.step()
+    step(made)
     made.finish()
-    np.testing.assert_array_equal(seen[0], made._sample / np.float32(0.5))
+    np.testing.assert_array_equal(seen[0], made.sample / np.float32(0.5))
 
 
 def test_errors_of_the_graphs(opened, loaded, plan, monkeypatch, tmp_path, bundle):

@@ -2,22 +2,26 @@
 
 import threading
 import time
-from concurrent.futures import CancelledError
 
 import numpy as np
 import pytest
 from atelier_infer.engine import Engine
-from atelier_infer.errors import DrainingError, QueueFullError
+from atelier_infer.errors import CancelledJobError, DrainingError, QueueFullError
 
 PATIENCE_S = 20
 
 
 class Paced:
-    """A drawing whose steps are let through one by one."""
+    """A drawing whose steps are let through one by one. By default its size is its own, so that it steps alone."""
 
-    def __init__(self, steps: int, journal: list[str] | None = None, name: str = "") -> None:
+    def __init__(self, steps: int, journal: list[str] | None = None, name: str = "", key: object = None) -> None:
         self.left, self.journal, self.name = steps, journal if journal is not None else [], name
+        self.key, self.rows, self.parts, self.steps = key or id(self), 2, {}, steps
         self.go, self.reached = threading.Semaphore(0), threading.Semaphore(0)
+
+    @property
+    def taken(self) -> int:
+        return self.steps - self.left
 
     @property
     def done(self) -> bool:
@@ -32,7 +36,7 @@ class Paced:
         self.left -= 1
         self.journal.append(f"{self.name} steps")
 
-    def finish(self) -> np.ndarray:
+    def finish(self, proceed) -> np.ndarray:
         return np.zeros((1, 1, 3), np.uint8)
 
     def let(self, steps: int = 1) -> None:
@@ -43,12 +47,19 @@ class Paced:
         assert self.reached.acquire(timeout=PATIENCE_S)
 
 
+def advance(pictures: list[Paced]) -> list[None]:
+    for picture in pictures:
+        picture.step()
+    return [None] * len(pictures)
+
+
 @pytest.fixture
 def make_engine():
     engines = []
 
-    def make(queue_limit: int = 2, drain_timeout_s: float = 5) -> Engine:
-        engines.append(Engine(queue_limit=queue_limit, drain_timeout_s=drain_timeout_s))
+    def make(queue_limit: int = 2, drain_timeout_s: float = 5, **changes) -> Engine:
+        values = {"advance": advance, "rows_limit": 8, "rank_limit": 64}
+        engines.append(Engine(queue_limit=queue_limit, drain_timeout_s=drain_timeout_s, **(values | changes)))
         engines[-1].start()
         return engines[-1]
 
@@ -57,15 +68,87 @@ def make_engine():
         engine.stop()
 
 
-def test_first_come_first_drawn(make_engine):
-    engine, journal = make_engine(), []
-    first, second = Paced(1, journal, "first"), Paced(1, journal, "second")
-    jobs = [engine.submit(first), engine.submit(second)]
+def test_drawings_of_one_size_step_together_and_join_and_leave_between_steps(make_engine):
+    seen = []
+
+    def noting(pictures):
+        seen.append([picture.name for picture in pictures])
+        return advance(pictures)
+
+    engine = make_engine(advance=noting)
+    first, second = Paced(3, name="first", key="size"), Paced(1, name="second", key="size")
+    jobs = [engine.submit(first)]
+    first.arrived()
+    jobs.append(engine.submit(second))
     second.let()
-    first.let()
+    first.let(3)
     assert [job.future.result(PATIENCE_S).shape for job in jobs] == [(1, 1, 3)] * 2
-    assert journal == ["first begins", "first steps", "second begins", "second steps"]
+    assert seen == [["first"], ["first", "second"], ["first"]]
     assert jobs[1].started_at >= jobs[0].started_at >= jobs[0].queued_at
+
+
+def test_rows_of_a_step_are_limited(make_engine):
+    seen = []
+
+    def noting(pictures):
+        seen.append(sum(picture.rows for picture in pictures))
+        return advance(pictures)
+
+    engine = make_engine(advance=noting, rows_limit=4)
+    drawings = [Paced(2, key="size") for _ in range(3)]
+    jobs = [engine.submit(drawing) for drawing in drawings]
+    for drawing in drawings:
+        drawing.let(2)
+    for job in jobs:
+        job.future.result(PATIENCE_S)
+    assert max(seen) == 4
+    assert sum(seen) == 3 * 2 * 2
+
+
+def test_a_listener_hears_of_every_step(make_engine):
+    engine, heard = make_engine(), []
+    drawing = Paced(3)
+    drawing.let(3)
+    engine.submit(drawing, on_step=lambda job: heard.append(job.picture.taken)).future.result(PATIENCE_S)
+    assert heard == [1, 2, 3]
+
+
+def test_position_and_seconds_left(make_engine):
+    engine = make_engine()
+    engine._mean_s = 10.0
+    first, second = Paced(4), Paced(4)
+    jobs = [engine.submit(first), engine.submit(second)]
+    first.arrived()
+    assert [engine.position(job) for job in jobs] == [0, 1]
+    assert engine.seconds_left(jobs[1]) == pytest.approx(20)
+    for drawing in (first, second):
+        drawing.let(4)
+    for job in jobs:
+        job.future.result(PATIENCE_S)
+    assert [engine.position(job) for job in jobs] == [None, None]
+
+
+def test_several_pictures_take_several_places_unless_alone(make_engine):
+    engine = make_engine(queue_limit=2)
+    with engine.admit(8):
+        assert engine.admitted == 8
+        with pytest.raises(QueueFullError, match="8 are under way and 1 more"), engine.admit():
+            pass
+    with engine.admit(), engine.admit(2), pytest.raises(QueueFullError), engine.admit():
+        pass
+
+
+def test_decoding_does_not_hold_up_steps(make_engine):
+    engine, go = make_engine(), threading.Event()
+    slow, other = Paced(1), Paced(1)
+    slow.finish = lambda proceed: go.wait(PATIENCE_S) and np.zeros((1, 1, 3), np.uint8)
+    jobs = [engine.submit(slow), engine.submit(other)]
+    slow.let()
+    other.arrived()  # it steps while the first one is decoded
+    other.let()
+    assert not jobs[0].future.done()
+    go.set()
+    assert all(job.future.result(PATIENCE_S) is not None for job in jobs)
 
 
 def test_places_are_counted_from_arrival_to_answer(make_engine):
@@ -91,8 +174,9 @@ def test_retry_after_grows_with_how_long_drawings_take(make_engine):
 def test_a_cancelled_drawing_ends_at_its_next_step(make_engine):
     engine = make_engine()
     running, waiting, other = Paced(50), Paced(50), Paced(1)
-    jobs = [engine.submit(running), engine.submit(waiting), engine.submit(other)]
+    jobs = [engine.submit(running)]
     running.arrived()
+    jobs += [engine.submit(waiting), engine.submit(other)]
     jobs[0].cancel()
     jobs[1].cancel()
     running.let()
@@ -101,7 +185,7 @@ def test_a_cancelled_drawing_ends_at_its_next_step(make_engine):
     assert running.left == 49
     assert waiting.journal == []  # never begun
     for job in jobs[:2]:
-        with pytest.raises(CancelledError):
+        with pytest.raises(CancelledJobError):
             job.future.result(PATIENCE_S)
 
 
@@ -131,7 +215,7 @@ def test_errands_give_results_and_errors_to_their_sender(make_engine):
 def test_an_error_ends_its_drawing_alone(make_engine):
     engine = make_engine()
     broken, good = Paced(1), Paced(1)
-    broken.finish = lambda: 1 / 0
+    broken.finish = lambda proceed: 1 / 0
     jobs = [engine.submit(broken), engine.submit(good)]
     broken.let()
     good.let()

@@ -10,8 +10,8 @@ import threading
 import numpy as np
 import pytest
 from atelier_contracts import names
-from atelier_contracts.generate import Drawn, Problem
-from atelier_infer import drawing, routes
+from atelier_contracts.generate import Drawn, DrawnAdapter, Problem
+from atelier_infer import desk, drawing
 from PIL import Image
 
 from .conftest import SECRET
@@ -49,6 +49,7 @@ def test_a_picture_says_how_it_was_drawn(service, adapter, bundle):
         width=48,
         height=32,
         scheduler="ddim",
+        adapters=[DrawnAdapter(version=1, digest=adapter[1].digest(), weight=1.0)],
     )
     assert response.headers[names.HEADER_MODEL] == "sketches"
     assert response.headers[names.HEADER_VERSION] == "1"
@@ -69,7 +70,7 @@ def test_without_a_seed_one_is_drawn_and_returned(service):
     assert service.draw(seed=int(first.headers[names.HEADER_SEED])).content == first.content
 
 
-@pytest.mark.parametrize("scheduler", ["ddim", "euler", "dpmpp_2m_karras"])
+@pytest.mark.parametrize("scheduler", ["ddim", "euler", "euler_ancestral", "dpmpp_2m_karras"])
 def test_the_scheduler_is_a_setting(make_service, store, adapter, scheduler):
     store.set_alias("champion", store.publish_adapter(adapter[0]))
     service = make_service(scheduler=scheduler)
@@ -115,7 +116,7 @@ BROKEN = [
     ({"prompt": "x" * 2001}, ["prompt", "2000", "2003 characters"]),
     ({"prompt": None}, ["prompt", "string", "null"]),
     ({"size": 512}, ["size is no field"]),
-    ({"version": 1, "base": True}, ["name one of version, alias and base", "version and base"]),
+    ({"version": 1, "base": True}, ["name one of version, alias, adapters and base", "version and base"]),
     ({"version": 0}, ["version", "received 0"]),
 ]
 
@@ -219,7 +220,7 @@ def test_a_drawing_that_is_not_finite_is_an_error(service, monkeypatch):
 
 
 def test_an_error_that_nobody_foresaw_is_a_problem_without_details(service, monkeypatch, caplog):
-    monkeypatch.setattr(routes, "make_plan", lambda *_, **__: 1 / 0)
+    monkeypatch.setattr(desk, "make_plans", lambda *_, **__: 1 / 0)
     assert "division" not in problem(service.draw(), 500)
 
 
@@ -233,6 +234,8 @@ def test_models_shows_what_is_loaded(service, adapter, bundle):
     assert service.client.get("/models").json() == {
         "model": "sketches",
         "scheduler": "ddim",
+        "provider": "cpu",
+        "adapters_mib": 0.0,
         "aliases": {"champion": {"target": 1, "serving": 1, "problem": None}},
         "adapters": [
             {
@@ -251,8 +254,8 @@ def test_models_shows_what_is_loaded(service, adapter, bundle):
 def test_openapi_documents_every_answer(service):
     document = service.client.get("/openapi.json").json()
     answers = document["paths"]["/generate"]["post"]["responses"]
-    assert set(answers) == {"200", "401", "404", "409", "413", "422", "429", "500", "502", "503"}
-    assert list(answers["200"]["content"]) == ["image/png"]
+    assert set(answers) == {"200", "401", "403", "404", "406", "409", "413", "422", "429", "500", "502", "503"}
+    assert set(answers["200"]["content"]) == {"application/json", "image/png", "image/webp"}
     assert document["paths"]["/generate"]["post"]["security"] == [{"HTTPBearer": []}]
     assert all(list(answers[status]["content"]) == ["application/problem+json"] for status in answers if status != "200")
 
@@ -283,13 +286,13 @@ def stoppable(monkeypatch):
     class Slow(drawing.Drawing):
         steps_taken = 0
 
-        def step(self) -> None:
+        def take(self, out) -> None:
             started.set()
             assert go.wait(20)
             type(self).steps_taken += 1
-            super().step()
+            super().take(out)
 
-    monkeypatch.setattr(routes, "Drawing", Slow)
+    monkeypatch.setattr(desk, "Drawing", Slow)
     yield go, started, Slow
     go.set()
 
@@ -306,7 +309,7 @@ def test_a_full_queue_says_when_to_come_back(make_service, store, adapter, stopp
     assert started.wait(20)
     service.wait(lambda: service.engine.admitted == 2)
     refused = service.draw()
-    assert "at most 1 requests may wait" in problem(refused, 429)
+    assert "at most 1 pictures may wait" in problem(refused, 429)
     assert int(refused.headers["retry-after"]) >= 1
     go.set()
     for thread in threads:
@@ -322,7 +325,8 @@ def test_a_sender_who_hangs_up_ends_the_drawing_at_its_next_step(service, stoppa
     with socket.create_connection((service.client.base_url.host, service.client.base_url.port)) as line:
         line.sendall(f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body)
         assert started.wait(20)
-    service.wait(lambda: service.engine.admitted == 0)
+    service.wait(lambda: all(job.cancelled.is_set() for job in service.engine._turns))
     go.set()
+    service.wait(lambda: service.engine.admitted == 0)
     assert service.draw(steps=1).status_code == 200  # the engine is free again
     assert slow.steps_taken == 2  # one of the fifty, and this one

@@ -4,7 +4,7 @@ import threading
 
 import pytest
 from atelier_contracts import names
-from atelier_infer import loader, routes, versions
+from atelier_infer import desk, loader, versions
 from atelier_infer.drawing import Drawing
 
 from .test_generate import problem
@@ -211,13 +211,13 @@ def test_a_champion_is_staged_while_the_old_one_draws(service, store, publish, m
     go, started = threading.Event(), threading.Event()
 
     class Slow(Drawing):
-        def step(self) -> None:
+        def take(self, out) -> None:
             started.set()
             go.wait(20)
-            super().step()
+            super().take(out)
 
     old = service.draw(steps=3)
-    monkeypatch.setattr(routes, "Drawing", Slow)
+    monkeypatch.setattr(desk, "Drawing", Slow)
     answers = []
     thread = threading.Thread(target=lambda: answers.append(service.draw(steps=3)))
     thread.start()

@@ -5,7 +5,13 @@ import pytest
 import torch
 from atelier_infer.schedulers import NoiseSchedule, make_scheduler
 from atelier_infer.schedulers.schedule import Array
-from diffusers import DDIMScheduler, DPMSolverMultistepScheduler, EulerDiscreteScheduler
+from diffusers import (
+    DDIMScheduler,
+    DPMSolverMultistepScheduler,
+    EulerAncestralDiscreteScheduler,
+    EulerDiscreteScheduler,
+)
+from diffusers.schedulers import scheduling_euler_ancestral_discrete as ancestral
 
 SD21 = {
     "beta_start": 0.00085,
@@ -33,6 +39,8 @@ def reference(name, config):
         return DDIMScheduler(**config)
     if name == "euler":
         return EulerDiscreteScheduler(**common)
+    if name == "euler_ancestral":
+        return EulerAncestralDiscreteScheduler(**common)
     return DPMSolverMultistepScheduler(**common, use_karras_sigmas=True, algorithm_type="dpmsolver++", solver_order=2)
 
 
@@ -42,8 +50,8 @@ pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:Depreca
 @pytest.mark.parametrize("steps", [1, 2, 3, 7, 25, 50, 150])
 @pytest.mark.parametrize("spacing", ["leading", "trailing", "linspace"])
 @pytest.mark.parametrize("prediction", ["epsilon", "v_prediction"])
-@pytest.mark.parametrize("name", ["ddim", "euler", "dpmpp_2m_karras"])
-def test_trajectory_is_diffusers(name, prediction, spacing, steps):
+@pytest.mark.parametrize("name", ["ddim", "euler", "euler_ancestral", "dpmpp_2m_karras"])
+def test_trajectory_is_diffusers(name, prediction, spacing, steps, monkeypatch):
     config = SD21 | {"prediction_type": prediction, "timestep_spacing": spacing}
     theirs = reference(name, config)
     theirs.set_timesteps(steps)
@@ -51,6 +59,8 @@ def test_trajectory_is_diffusers(name, prediction, spacing, steps):
     np.testing.assert_allclose(ours.timesteps, theirs.timesteps.numpy(), atol=1e-4)
     assert ours.init_noise_sigma == pytest.approx(float(theirs.init_noise_sigma), rel=1e-5)
 
+    fresh = make_scheduler("euler_ancestral", NoiseSchedule(**config), steps)  # the same seed adds the same noise
+    monkeypatch.setattr(ancestral, "randn_tensor", lambda shape, **_: torch.from_numpy(fresh.noise(tuple(shape))))
     noise = np.random.default_rng(0).standard_normal((1, 4, 6, 5)).astype(np.float32)
     sample, other = noise * ours.init_noise_sigma, torch.from_numpy(noise) * theirs.init_noise_sigma
     worst = 0.0
@@ -65,7 +75,7 @@ def test_trajectory_is_diffusers(name, prediction, spacing, steps):
 
 
 @pytest.mark.parametrize("spacing", ["leading", "trailing", "linspace"])
-@pytest.mark.parametrize("name", ["ddim", "euler", "dpmpp_2m_karras"])
+@pytest.mark.parametrize("name", ["ddim", "euler", "euler_ancestral", "dpmpp_2m_karras"])
 def test_timesteps_of_every_step_count(name, spacing):
     config = SD21 | {"timestep_spacing": spacing, "beta_schedule": "linear", "set_alpha_to_one": True, "steps_offset": 0}
     theirs, schedule = reference(name, config), NoiseSchedule(**config)
@@ -89,3 +99,11 @@ def test_linear_betas_and_alpha_one():
         sample = ours.step(fake_model(sample, float(timestep)), index, sample)
         other = theirs.step(torch.from_numpy(fake_model(other.numpy(), float(timestep))), timestep, other).prev_sample
     np.testing.assert_allclose(sample, other.numpy(), atol=1e-5)
+
+
+def test_added_noise_is_the_seeds_own():
+    schedule = NoiseSchedule(**SD21)
+    drawn = [make_scheduler("euler_ancestral", schedule, 3, seed).noise((2, 3)) for seed in (1, 1, 2)]
+    np.testing.assert_array_equal(drawn[0], drawn[1])
+    assert (drawn[0] != drawn[2]).any()
+    assert (drawn[0] != np.random.Generator(np.random.PCG64(1)).standard_normal((2, 3), dtype=np.float32)).any()

@@ -38,7 +38,7 @@ def test_four_settings_are_enough(environment, tmp_path):
     settings = read()
     assert settings.tracking_uri == "http://tracking"
     assert settings.cache_dir.is_dir()
-    assert (settings.port, settings.scheduler, settings.queue_limit) == (8002, "ddim", 16)
+    assert (settings.port, settings.scheduler, settings.queue_limit) == (8002, "ddim", 32)
 
 
 def test_an_empty_variable_is_as_good_as_none(environment):

@@ -86,7 +86,8 @@ def test_only_adapters_are_versions(registry, adapter):
     publisher.publish_adapter(adapter[0])
     publisher.publish_adapter(adapter[0], kind="merged")
     publisher.publish_adapter(adapter[0])
-    assert store.versions() == [1, 3]
+    assert [entry.number for entry in store.versions()] == [1, 3]
+    assert all(entry.created_at.tzinfo for entry in store.versions())
     with pytest.raises(NotAnAdapterError, match="merged"):
         store.adapter_manifest(2)
 

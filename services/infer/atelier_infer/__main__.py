@@ -12,8 +12,9 @@ import uvicorn
 from atelier_contracts.access import TokenFile
 from fastapi import FastAPI
 
-from atelier_infer.app import create_app
+from atelier_infer.app import create_app, make_engine
 from atelier_infer.engine import Engine
+from atelier_infer.metrics import Metrics
 from atelier_infer.requestlog import JsonLines
 from atelier_infer.settings import Settings, SettingsError, read_settings
 
@@ -43,13 +44,14 @@ class Server(uvicorn.Server):
         super().handle_exit(sig, frame)
 
 
-def build(settings: Settings, engine: Engine) -> FastAPI:
+def build(settings: Settings, engine: Engine, metrics: Metrics) -> FastAPI:
     """The application over the real registry."""
     # mlflow reads part of its environment while it is imported
     from atelier_infer.mlflow_store import MlflowStore
 
     store = MlflowStore(tracking_uri=settings.tracking_uri, model=settings.model)
-    return create_app(engine=engine, store=store, tokens=TokenFile(settings.token_file), settings=settings)
+    tokens = TokenFile(settings.token_file)
+    return create_app(engine=engine, metrics=metrics, store=store, tokens=tokens, settings=settings)
 
 
 def main() -> int:
@@ -64,9 +66,10 @@ def main() -> int:
     handler = logging.StreamHandler()
     handler.setFormatter(JsonLines())
     logging.basicConfig(level=logging.INFO, handlers=[handler], force=True)
-    engine = Engine(queue_limit=settings.queue_limit, drain_timeout_s=settings.drain_timeout_s)
+    metrics = Metrics()
+    engine = make_engine(settings, metrics)
     config = uvicorn.Config(
-        build(settings, engine),
+        build(settings, engine, metrics),
         host=settings.host,
         port=settings.port,
         log_config=None,

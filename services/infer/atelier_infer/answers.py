@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import datetime
 from typing import Literal
 
 from pydantic import BaseModel, Field
@@ -47,6 +48,28 @@ class Models(BaseModel):
     model: str
     scheduler: str
     aliases: dict[str, Served]
+    provider: str = Field(description="what ONNX Runtime runs the graphs with, as it says itself")
     adapters: list[LoadedAdapter]
+    adapters_mib: float = Field(description="memory of all of them")
     bundles: list[LoadedBundle]
-    requests: int = Field(description="requests that wait, load or are drawn now")
+    requests: int = Field(description="pictures that wait, load or are drawn now")
+
+
+class Listed(BaseModel):
+    """One version that may be asked for."""
+
+    version: int
+    aliases: list[str]
+    created_at: datetime
+    picture: str = Field(description="path of its validation picture, which may not exist")
+
+
+class VersionList(BaseModel):
+    """`GET /versions`, the newest first."""
+
+    model: str
+    native_size_px: int | None = Field(description="of the champion's base; none before there is one")
+    size_multiple_px: int | None
+    max_side_px: int
+    scheduler: str
+    versions: list[Listed]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from functools import partial
 
@@ -10,12 +10,19 @@ from atelier_contracts.access import TokenFile
 from fastapi import FastAPI
 
 from atelier_infer.adapter import Adapter
+from atelier_infer.batch import Batch, probe
 from atelier_infer.bundle import Bundle, open_bundle
-from atelier_infer.drawing import probe
+from atelier_infer.choosing import Chooser
+from atelier_infer.desk import Desk
 from atelier_infer.engine import Engine
 from atelier_infer.following import Following
+from atelier_infer.gallery import Gallery
 from atelier_infer.gate import Gate
+from atelier_infer.generating import make_generating_router
+from atelier_infer.jobs import make_jobs_router
 from atelier_infer.loader import Loader
+from atelier_infer.metrics import Metrics
+from atelier_infer.openai_images import make_images_router
 from atelier_infer.problems import add_handlers
 from atelier_infer.requestlog import RequestLog
 from atelier_infer.routes import make_router
@@ -23,14 +30,28 @@ from atelier_infer.settings import Settings
 from atelier_infer.shelf import Shelf
 from atelier_infer.staging import make_staging_router
 from atelier_infer.store import Store
+from atelier_infer.verifying import make_verifying_router
 from atelier_infer.versions import Versions
 
 
-def create_app(*, engine: Engine, store: Store, tokens: TokenFile, settings: Settings) -> FastAPI:
+def make_engine(settings: Settings, metrics: Metrics) -> Engine:
+    """The engine over the real graphs; not started."""
+    return Engine(
+        advance=Batch().step,
+        queue_limit=settings.queue_limit,
+        rows_limit=settings.batch_rows,
+        rank_limit=settings.batch_rank,
+        drain_timeout_s=settings.drain_timeout_s,
+        stepped=metrics.stepped,
+    )
+
+
+def create_app(*, engine: Engine, metrics: Metrics, store: Store, tokens: TokenFile, settings: Settings) -> FastAPI:
     """Wires the parts. Threads start with the application's lifespan and end with it.
 
     Args:
         engine: not started yet.
+        metrics: that the engine tells of its steps.
         store: the model registry.
         tokens: who may come in.
         settings: complete.
@@ -42,7 +63,7 @@ def create_app(*, engine: Engine, store: Store, tokens: TokenFile, settings: Set
 
     loader = Loader(
         shelf=shelf,
-        open_bundle=partial(open_bundle, intra_op_threads=settings.intra_op_threads),
+        open_bundle=partial(open_bundle, intra_op_threads=settings.intra_op_threads, decode_tile_px=settings.decode_tile_px),
         probe=probe_between_steps,
         adapter_cache_mib=settings.adapter_cache_mib,
     )
@@ -53,6 +74,11 @@ def create_app(*, engine: Engine, store: Store, tokens: TokenFile, settings: Set
         model=settings.model,
         registry_url=settings.registry_url,
     )
+
+    chooser, gallery = Chooser(versions, loader), Gallery(store)
+    desk = Desk(engine=engine, versions=versions, chooser=chooser, metrics=metrics, settings=settings)
+    for name, (help, read) in _gauges(engine, loader, versions).items():
+        metrics.gauge(name, help, read)
 
     following = None
     if settings.registry_url and settings.registry_token:
@@ -83,9 +109,32 @@ def create_app(*, engine: Engine, store: Store, tokens: TokenFile, settings: Set
         docs_url=None,  # the pages load scripts from elsewhere
         redoc_url=None,
     )
-    app.include_router(make_router(engine=engine, versions=versions, loader=loader, settings=settings))
-    app.include_router(make_staging_router(engine=engine, loader=loader, settings=settings))
+    app.state.desk = desk
+    app.include_router(
+        make_router(
+            engine=engine, versions=versions, loader=loader, store=store, gallery=gallery, metrics=metrics, settings=settings
+        )
+    )
+    app.include_router(make_generating_router(desk))
+    app.include_router(make_jobs_router(desk))
+    app.include_router(make_images_router(desk, settings.model))
+    app.include_router(make_verifying_router(desk=desk, chooser=chooser, loader=loader, settings=settings))
+    app.include_router(make_staging_router(desk=desk, engine=engine, loader=loader, settings=settings))
     add_handlers(app)
     app.add_middleware(Gate, tokens=tokens)
     app.add_middleware(RequestLog)  # added last, so outermost
     return app
+
+
+def _gauges(engine: Engine, loader: Loader, versions: Versions) -> dict[str, tuple[str, Callable[[], float]]]:
+    def adapter_bytes() -> float:
+        return sum(adapter.nbytes for adapter in loader.loaded()[0].values())
+
+    return {
+        "admitted_pictures": ("Pictures that wait, load or are drawn", lambda: engine.admitted),
+        "drawing_pictures": ("Pictures that take steps", lambda: engine.drawing),
+        "adapters_loaded": ("Adapters in memory", lambda: len(loader.loaded()[0])),
+        "adapters_bytes": ("Memory of the adapters", adapter_bytes),
+        "bundles_loaded": ("Bases in memory", lambda: len(loader.loaded()[1])),
+        "stale": ("1 where some alias does not serve its target, or tracking is away", lambda: float(versions.stale)),
+    }

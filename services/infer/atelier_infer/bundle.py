@@ -13,8 +13,10 @@ from pydantic import ValidationError
 from tokenizers import Tokenizer
 
 from atelier_infer.errors import BundleError
+from atelier_infer.graphs import Graph as Runnable
 from atelier_infer.prompt import PromptReader
 from atelier_infer.schedulers import Array, NoiseSchedule
+from atelier_infer.texts import TextStates
 
 FLOATS, INTEGERS = "tensor(float)", "tensor(int64)"
 Graph = tuple[dict[str, str], dict[str, str]]
@@ -30,35 +32,38 @@ VAE_GRAPH: Graph = {"latents": FLOATS}, {"image": FLOATS}
 
 @dataclass(frozen=True)
 class Bundle:
-    """An opened bundle. Its sessions are run by the engine's thread alone.
+    """An opened bundle. The engine's thread alone uses texts and unet, the decoder's thread alone vae_decoder.
 
     Notation: b batch, s text_tokens, d text width, c latent channels, h and w latent height and width, r rank.
 
     Attributes:
-        text_encoder: input_ids int64 [b, s] → last_hidden_state float32 [b, s, d].
+        texts: token ids to the text encoder's states.
         unet: sample float32 [b, c, h, w], timestep float32 [b], encoder_hidden_states float32 [b, s, d], lora_scale
             float32 [b, 1, r], per target A float32 [in, r] and B float32 [r, out] → out_sample float32 [b, c, h, w].
         vae_decoder: latents float32 [b, c, h, w], divided by latent_scale → image float32 [b, 3, h * vae_factor,
             w * vae_factor], about [-1, 1].
         no_adapter: A and B of rank 0 for every target.
+        decode_tile_px: longest side that is decoded whole.
     """
 
     digest: str
     manifest: BundleManifest
     schedule: NoiseSchedule
     prompts: PromptReader
-    text_encoder: ort.InferenceSession
-    unet: ort.InferenceSession
-    vae_decoder: ort.InferenceSession
+    texts: TextStates
+    unet: Runnable
+    vae_decoder: Runnable
     no_adapter: dict[str, Array]
+    decode_tile_px: int
 
 
-def open_bundle(folder: Path, *, intra_op_threads: int) -> Bundle:
+def open_bundle(folder: Path, *, intra_op_threads: int, decode_tile_px: int = 768) -> Bundle:
     """Opens a folder whose digests were checked.
 
     Args:
         folder: bundle.json and the files that it lists.
         intra_op_threads: threads of one operator; 0 leaves it to ONNX Runtime, which takes one per core.
+        decode_tile_px: longest side of a picture that is decoded whole.
 
     Raises:
         BundleError: a graph's inputs or outputs are not the contract's, or a configuration cannot be honoured.
@@ -90,10 +95,11 @@ def open_bundle(folder: Path, *, intra_op_threads: int) -> Bundle:
         manifest=manifest,
         schedule=schedule,
         prompts=PromptReader(tokenizer, text_tokens=manifest.text_tokens, pad_token_id=manifest.pad_token_id),
-        text_encoder=_session(folder / names.TEXT_ENCODER_FILE, TEXT_GRAPH, intra_op_threads),
+        texts=TextStates(_session(folder / names.TEXT_ENCODER_FILE, TEXT_GRAPH, intra_op_threads)),
         unet=_session(folder / names.UNET_FILE, (UNET_GRAPH[0] | layers, UNET_GRAPH[1]), intra_op_threads),
         vae_decoder=_session(folder / names.VAE_DECODER_FILE, VAE_GRAPH, intra_op_threads),
         no_adapter=_rank_zero(manifest.lora_targets),
+        decode_tile_px=decode_tile_px,
     )
 
 

@@ -1,30 +1,57 @@
-"""The one thread that runs the graphs, and the queue before it."""
+"""The one thread that takes steps, the queue before it, and the one thread behind it that decodes."""
 
 from __future__ import annotations
 
+import itertools
 import logging
 import math
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
-from concurrent.futures import CancelledError, Future
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Protocol, TypeVar
+from typing import Any, Protocol, TypeVar
 
-from atelier_infer.drawing import Pixels
-from atelier_infer.errors import DrainingError, QueueFullError
+from atelier_infer.decoding import Pixels
+from atelier_infer.errors import CancelledJobError, DrainingError, QueueFullError
+from atelier_infer.turns import Turns
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 SMOOTHING = 0.2
-"""Weight of the newest drawing in the mean duration that Retry-After is computed from."""
+"""Weight of the newest drawing in the mean cost that Retry-After is computed from."""
 
 
-class Steps(Protocol):
-    """What the thread runs: a `drawing.Drawing`, or anything that is done step by step."""
+class Picture(Protocol):
+    """What the threads work on: a `drawing.Drawing`, or anything that is done step by step."""
+
+    @property
+    def key(self) -> Hashable:
+        """Those of the same key can share a step."""
+        ...
+
+    @property
+    def rows(self) -> int:
+        """Rows of the next step."""
+        ...
+
+    @property
+    def parts(self) -> Mapping[str, int]:
+        """Rank by adapter."""
+        ...
+
+    @property
+    def steps(self) -> int:
+        """Steps in all."""
+        ...
+
+    @property
+    def taken(self) -> int:
+        """Steps taken."""
+        ...
 
     @property
     def done(self) -> bool:
@@ -35,44 +62,69 @@ class Steps(Protocol):
         """Before the first step."""
         ...
 
-    def step(self) -> None:
-        """One step, the unit between two looks at the clock, at cancellation and at errands."""
-        ...
-
-    def finish(self) -> Pixels:
-        """After the last step."""
+    def finish(self, proceed: Callable[[], bool]) -> Pixels:
+        """After the last step; on the decoder's thread."""
         ...
 
 
-@dataclass
+@dataclass(eq=False)
 class Job:
-    """A drawing in the queue or running. `future` holds its pixels."""
+    """A drawing that waits or is drawn. `future` holds its pixels; `on_step` is called after each step and must be quick."""
 
-    steps: Steps
+    picture: Picture
+    sender: Hashable = None
+    on_step: Callable[[Job], None] = lambda job: None
     future: Future[Pixels] = field(default_factory=Future)
     cancelled: threading.Event = field(default_factory=threading.Event)
     queued_at: float = field(default_factory=time.monotonic)
     started_at: float | None = None
+    stepped_at: float | None = None
+    ended_at: float | None = None
+    cost_s: float = 0.0
 
     def cancel(self) -> None:
         """Ends it at the next step; without effect on one that has ended."""
         self.cancelled.set()
 
+    key = property(lambda self: self.picture.key)
+    rows = property(lambda self: self.picture.rows)
+    parts = property(lambda self: self.picture.parts)
+
 
 class Engine:
-    """Runs one drawing after the other, in the order of arrival, and errands between any two steps."""
+    """Takes one step after the other, each for as many drawings as fit, and runs errands between any two steps.
 
-    def __init__(self, *, queue_limit: int, drain_timeout_s: float) -> None:
-        """`queue_limit` counts requests that wait; one more is being drawn."""
+    Args:
+        advance: takes one step of drawings of the same key, and returns per drawing what went wrong with it.
+        queue_limit: pictures that may wait beside one.
+        rows_limit: rows of one step.
+        rank_limit: sum of the ranks in one step.
+        drain_timeout_s: after `drain`, for what is under way.
+        stepped: told of each step: rows, drawings, seconds.
+    """
+
+    def __init__(
+        self,
+        *,
+        advance: Callable[[Sequence[Any]], Sequence[Exception | None]],
+        queue_limit: int,
+        rows_limit: int,
+        rank_limit: int,
+        drain_timeout_s: float,
+        stepped: Callable[[int, int, float], None] = lambda rows, drawings, seconds: None,
+    ) -> None:
+        self._advance, self._stepped = advance, stepped
         self._limit, self._drain_timeout_s = queue_limit, drain_timeout_s
         self._condition = threading.Condition()
-        self._jobs: deque[Job] = deque()
+        self._turns: Turns[Job] = Turns(rows_limit=rows_limit, rank_limit=rank_limit)
         self._errands: deque[Callable[[], None]] = deque()
         self._admitted = 0
         self._mean_s = 1.0
         self._deadline = math.inf
         self._stopping = False
+        self._senders = itertools.count()
         self._thread = threading.Thread(target=self._work, name="engine", daemon=True)
+        self._decoder = ThreadPoolExecutor(1, thread_name_prefix="decoder")
 
     @property
     def draining(self) -> bool:
@@ -81,11 +133,17 @@ class Engine:
 
     @property
     def admitted(self) -> int:
-        """Requests that hold a place: waiting, running, or loading their version."""
+        """Pictures that hold a place: waiting, being drawn, or loading their version."""
         return self._admitted
 
+    @property
+    def drawing(self) -> int:
+        """Pictures that take steps."""
+        with self._condition:
+            return self._turns.drawing
+
     def start(self) -> None:
-        """Starts the thread."""
+        """Starts the threads."""
         self._thread.start()
 
     def drain(self) -> None:
@@ -93,44 +151,70 @@ class Engine:
         self._deadline = min(self._deadline, time.monotonic() + self._drain_timeout_s)
 
     def stop(self) -> None:
-        """Ends the thread after the step that runs now; whatever waits is told so."""
+        """Ends the threads after the step that runs now; whatever waits is told so."""
         with self._condition:
             self._deadline, self._stopping = 0.0, True
             self._condition.notify_all()
         self._thread.join()
-        while self._errands:
-            self._errands.popleft()()
+        self._run_errands()
+        self._decoder.shutdown()
 
     @contextmanager
-    def admit(self) -> Iterator[None]:
-        """Holds a place for one request, from its arrival to its answer.
+    def admit(self, pictures: int = 1) -> Iterator[None]:
+        """Holds places for one request, from its arrival to its answer. Alone it is let in whatever the limit.
 
         Raises:
-            QueueFullError: every place is taken.
+            QueueFullError: there are not as many places.
             DrainingError: the service is shutting down.
         """
         with self._condition:
             if self.draining:
                 raise self._draining_error()
-            if self._admitted > self._limit:
+            if self._admitted and self._admitted + pictures > self._limit + 1:
                 raise QueueFullError(
-                    f"at most {self._limit} requests may wait, and as many do; send the request again later",
-                    math.ceil(self._mean_s * self._admitted),
+                    f"at most {self._limit} pictures may wait beside the first; {self._admitted} are under way and {pictures} "
+                    "more were asked for; send the request again later",
+                    self.seconds_for(self._admitted),
                 )
-            self._admitted += 1
+            self._admitted += pictures
         try:
             yield
         finally:
             with self._condition:
-                self._admitted -= 1
+                self._admitted -= pictures
 
-    def submit(self, steps: Steps) -> Job:
-        """Puts a drawing at the end of the queue."""
-        job = Job(steps)
+    def seconds_for(self, pictures: float) -> int:
+        """How long so many pictures take, judged by the last ones; at least 1."""
+        return max(1, math.ceil(self._mean_s * pictures))
+
+    def submit(self, picture: Picture, *, sender: Hashable = None, on_step: Callable[[Job], None] | None = None) -> Job:
+        """Puts a drawing into the queue; without a sender it is a request of its own.
+
+        Raises:
+            DrainingError: the service has ended.
+        """
+        job = Job(picture, next(self._senders) if sender is None else sender)
+        if on_step:
+            job.on_step = on_step
         with self._condition:
-            self._jobs.append(job)
+            if self._stopping:
+                raise self._draining_error()
+            self._turns.add(job)
             self._condition.notify_all()
         return job
+
+    def seconds_left(self, job: Job) -> float:
+        """Until its pixels are there: what came before it and what is drawn with it share the thread."""
+        with self._condition:
+            ahead = [other for other in self._turns if other.started_at is not None or other.queued_at < job.queued_at]
+        left = sum(1 - other.picture.taken / other.picture.steps for other in {*ahead, job})
+        return self._mean_s * left
+
+    def position(self, job: Job) -> int | None:
+        """How many others came before it and are not drawn yet; none once it has taken its last step."""
+        with self._condition:
+            others = list(self._turns)
+        return sum(other.queued_at < job.queued_at for other in others) if job in others else None
 
     def errand(self, call: Callable[[], T]) -> T:
         """Runs something short on the engine's thread, before the next step of any drawing, and waits for it.
@@ -156,41 +240,90 @@ class Engine:
             self._condition.notify_all()
         return result.result()
 
+    def decode(self, call: Callable[[], T]) -> Future[T]:
+        """Runs something on the decoder's thread."""
+        return self._decoder.submit(call)
+
     def _work(self) -> None:
         while True:
             with self._condition:
-                self._condition.wait_for(lambda: self._stopping or self._errands or self._jobs)
-                if self._stopping and not self._jobs:
+                self._condition.wait_for(lambda: self._stopping or self._errands or len(self._turns))
+                if self._stopping and not len(self._turns):
                     return
-                job = self._jobs.popleft() if self._jobs and not self._errands else None
             self._run_errands()
-            if job:
-                self._draw(job)
+            self._sweep()
+            with self._condition:
+                jobs = self._turns.next()
+            started = time.monotonic()
+            if jobs := [job for job in jobs if self._begun(job)]:
+                rows = sum(job.rows for job in jobs)
+                self._step(jobs)
+                seconds = time.monotonic() - started
+                for job in jobs:
+                    job.cost_s += seconds / len(jobs)
+                with self._condition:
+                    self._turns.spent(seconds)
+                self._stepped(rows, len(jobs), seconds)
 
-    def _draw(self, job: Job) -> None:
+    def _begun(self, job: Job) -> bool:
+        if job.started_at is not None:
+            return True
         if not job.future.set_running_or_notify_cancel():
-            return
+            self._remove(job)
+            return False
         job.started_at = time.monotonic()
         try:
-            self._between_steps(job)
-            job.steps.begin()
-            while not job.steps.done:
-                self._between_steps(job)
-                job.steps.step()
-            self._between_steps(job)
-            pixels = job.steps.finish()
+            job.picture.begin()
+        except Exception as error:  # noqa: BLE001  it belongs to the request that waits for the pixels
+            self._end(job, error)
+            return False
+        return True
+
+    def _step(self, jobs: list[Job]) -> None:
+        try:
+            faults = self._advance([job.picture for job in jobs])
+        except Exception as error:  # noqa: BLE001  it belongs to the requests that wait for the pixels
+            faults = [error] * len(jobs)
+        for job, fault in zip(jobs, faults, strict=True):
+            if fault:
+                self._end(job, fault)
+                continue
+            job.stepped_at = time.monotonic()
+            job.on_step(job)
+            if job.picture.done:
+                self._remove(job)
+                self._decoder.submit(self._finish, job)
+
+    def _finish(self, job: Job) -> None:
+        started = time.monotonic()
+        try:
+            pixels = job.picture.finish(lambda: not job.cancelled.is_set())
         except Exception as error:  # noqa: BLE001  it belongs to the request that waits for the pixels
             job.future.set_exception(error)
         else:
-            self._mean_s += SMOOTHING * (time.monotonic() - job.started_at - self._mean_s)
+            job.ended_at = time.monotonic()
+            self._mean_s += SMOOTHING * (job.cost_s + job.ended_at - started - self._mean_s)
             job.future.set_result(pixels)
 
-    def _between_steps(self, job: Job) -> None:
-        self._run_errands()
-        if job.cancelled.is_set():
-            raise CancelledError
-        if time.monotonic() > self._deadline:
-            raise self._draining_error()
+    def _sweep(self) -> None:
+        """Ends what was cancelled, and everything once the deadline is over."""
+        with self._condition:
+            jobs = list(self._turns)
+        late = time.monotonic() > self._deadline
+        for job in jobs:
+            if job.cancelled.is_set():
+                self._end(job, CancelledJobError("the request was cancelled; send it again to have it drawn"))
+            elif late:
+                self._end(job, self._draining_error())
+
+    def _end(self, job: Job, error: BaseException) -> None:
+        self._remove(job)
+        if job.started_at is not None or job.future.set_running_or_notify_cancel():
+            job.future.set_exception(error)
+
+    def _remove(self, job: Job) -> None:
+        with self._condition:
+            self._turns.remove(job)
 
     def _run_errands(self) -> None:
         while self._errands:

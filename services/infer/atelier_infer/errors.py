@@ -7,6 +7,13 @@ InferError
 │   ├── BodySizeError        a body larger than any legal request
 │   ├── PictureSizeError     width or height breaks a rule of the bundle or of the settings
 │   ├── StepsError           more steps than the base was trained with
+│   ├── BlendError           the adapters of a blend do not share a base
+│   ├── FormatError          no picture can be given in the form that was asked for
+│   ├── PictureError         what was sent is no picture of this service
+│   ├── ChangedError         what a picture was drawn with is something else now
+│   ├── NoPictureError       a version has no validation picture
+│   ├── UnknownJobError      no such job, or no longer
+│   ├── ReusedKeyError       an idempotency key came with another request
 │   ├── UnknownModelError    a model was named that this service does not serve
 │   ├── UnknownVersionError  no such version of the served model
 │   ├── UnknownAliasError    no such alias of the served model
@@ -14,6 +21,8 @@ InferError
 ├── BusyError                the same request may succeed later
 │   ├── QueueFullError       as many requests wait as may wait
 │   ├── StagingError         the version asked for is being loaded
+│   ├── MemoryFullError      requests under way use all memory for adapters
+│   ├── CancelledJobError    the request was cancelled
 │   └── DrainingError        the service is shutting down
 ├── RefusedError             a version must not be served
 │   ├── NotAnAdapterError    the version is tagged as something else
@@ -21,6 +30,7 @@ InferError
 │   ├── BundleMismatchError  one bundle was named, another was found
 │   ├── BundleMissingError   no bundle with that digest is registered
 │   ├── BundleError          a bundle's files are not what the contract says
+│   ├── SteppedBackError     it drew nothing or infinity, so the version before it serves again
 │   └── CorruptError         a file's sha256 differs from its manifest
 ├── DrawingError             the graphs failed
 │   ├── NonFiniteError       NaN or infinity in latents or picture
@@ -60,6 +70,34 @@ class StepsError(CallerError):
     """Raised when more steps are asked for than the base was trained with."""
 
 
+class BlendError(CallerError):
+    """Raised when the adapters of a blend do not share a base."""
+
+
+class FormatError(CallerError):
+    """Raised when no picture can be given in the form that was asked for."""
+
+
+class PictureError(CallerError):
+    """Raised when what was sent is no picture of this service."""
+
+
+class ChangedError(CallerError):
+    """Raised when the version that a picture names is not what the picture was drawn with."""
+
+
+class NoPictureError(CallerError):
+    """Raised when a version was trained without validation pictures."""
+
+
+class UnknownJobError(CallerError):
+    """Raised when there is no such job of this token, or no longer."""
+
+
+class ReusedKeyError(CallerError):
+    """Raised when an idempotency key comes again with another request."""
+
+
 class UnknownModelError(CallerError):
     """Raised when a model is named that this service does not serve."""
 
@@ -94,6 +132,14 @@ class QueueFullError(BusyError):
 
 class StagingError(BusyError):
     """Raised when the version asked for is being loaded for the first time."""
+
+
+class MemoryFullError(BusyError):
+    """Raised when the adapters of requests under way use all memory that adapters may use."""
+
+
+class CancelledJobError(BusyError):
+    """Raised when a request was cancelled while another one waited for the same pictures."""
 
 
 class DrainingError(BusyError):
@@ -131,6 +177,10 @@ class BundleError(RefusedError):
 
 class CorruptError(RefusedError):
     """Raised when a file's sha256 differs from the one in its manifest."""
+
+
+class SteppedBackError(RefusedError):
+    """Raised for a version that drew blank or non-finite pictures, until its alias names another one."""
 
 
 class DrawingError(InferError):

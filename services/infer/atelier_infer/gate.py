@@ -17,6 +17,12 @@ OPEN = ("/healthz", "/readyz")
 MAX_BODY_BYTES = 64 * 1024
 """Two prompts of 2000 characters, each character written as a JSON escape pair, and room."""
 
+MAX_PICTURE_BYTES = 32 * 2**20
+"""Of a body that is a picture."""
+
+PICTURES = ("/verify",)
+"""Paths whose body is a picture."""
+
 
 class Gate:
     """Lets in who bears a token of the token file, with a body of a sane size. Every known role may read and draw.
@@ -24,19 +30,20 @@ class Gate:
     The token is left in `request.state.token` for a route that asks for more.
     """
 
-    def __init__(self, app: ASGIApp, *, tokens: TokenFile) -> None:
-        self._app, self._tokens = app, tokens
+    def __init__(self, app: ASGIApp, *, tokens: TokenFile, files: frozenset[str] = frozenset()) -> None:
+        """`files` are the paths of the page's own files, which need no login either."""
+        self._app, self._tokens, self._open = app, tokens, files | set(OPEN)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answers 401 or 413 itself; hands everything else on."""
-        if scope["type"] != "http" or scope["path"] in OPEN:
+        if scope["type"] != "http" or scope["path"] in self._open:
             await self._app(scope, receive, send)
             return
         try:
             token = self._token(Headers(scope=scope).get("authorization", ""))
             scope["state"]["token"], scope["state"]["log"]["token_id"] = token, token.id
             if scope["method"] == HTTPMethod.POST:
-                receive = await _whole_body(receive)
+                receive = await _whole_body(receive, MAX_PICTURE_BYTES if scope["path"] in PICTURES else MAX_BODY_BYTES)
         except InferError as error:
             await answer(error)(scope, receive, send)
             return
@@ -52,9 +59,10 @@ class Gate:
         return token
 
 
-async def _whole_body(receive: Receive) -> Receive:
+async def _whole_body(receive: Receive, limit: int) -> Receive:
     """Reads the body up to the limit, and returns a `receive` that gives it again and then hears of disconnects."""
     parts: list[bytes] = []
+    size = 0
     messages: list[Message] = []
     while not messages:
         message = await receive()
@@ -62,8 +70,9 @@ async def _whole_body(receive: Receive) -> Receive:
             messages.append(message)
             break
         parts.append(message.get("body", b""))
-        if sum(map(len, parts)) > MAX_BODY_BYTES:
-            raise BodySizeError(f"a body must be at most {MAX_BODY_BYTES} bytes; received more; shorten the request")
+        size += len(parts[-1])
+        if size > limit:
+            raise BodySizeError(f"a body must be at most {limit} bytes; received more; shorten the request")
         if not message.get("more_body", False):
             messages.append({"type": "http.request", "body": b"".join(parts), "more_body": False})
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections import OrderedDict
-from collections.abc import Callable, Iterable
+from collections import Counter, OrderedDict
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,7 +16,7 @@ from atelier_contracts.manifests import AdapterManifest
 
 from atelier_infer.adapter import Adapter, load_adapter
 from atelier_infer.bundle import Bundle
-from atelier_infer.errors import RefusedError
+from atelier_infer.errors import MemoryFullError, RefusedError
 from atelier_infer.shelf import Shelf
 
 log = logging.getLogger(__name__)
@@ -41,7 +42,8 @@ class Version:
 class Loader:
     """Adapters by version number, least recently used first out; bundles by digest, dropped when nothing needs them.
 
-    What was handed out stays alive with its holder: a drawing or an alias never loses its arrays or sessions.
+    An adapter that a request under way uses is pinned: it goes last, and while such ones fill the memory no other is loaded by
+    number. What was handed out stays alive with its holder: a drawing or an alias never loses its arrays or sessions.
     `_lock` guards the dictionaries and is held briefly; `_loading` is held while one version is fetched and checked.
     """
 
@@ -57,6 +59,7 @@ class Loader:
         self._cache_bytes = adapter_cache_mib * 2**20
         self._lock, self._loading = threading.Lock(), threading.Lock()
         self._adapters: OrderedDict[int, Adapter] = OrderedDict()
+        self._pins: Counter[int] = Counter()
         self._bundles: dict[str, Bundle] = {}
         self._latest_bundle = ""
         self._refused: dict[int, tuple[RefusedError, float]] = {}
@@ -71,10 +74,42 @@ class Loader:
             self._adapters.move_to_end(number)
             return Version(number, adapter, bundle)
 
-    def load(self, number: int) -> Version:
-        """The version, fetched if need be: digests, names, shapes, finite weights and one finite step before it may serve.
+    @contextmanager
+    def pinned(self, versions: Sequence[Version]) -> Iterator[None]:
+        """Keeps their adapters in memory meanwhile."""
+        held = {version.number: version.adapter for version in versions if version.number is not None and version.adapter}
+        with self._lock:
+            for number, adapter in held.items():
+                if self._adapters.setdefault(number, adapter) is adapter:
+                    self._pins[number] += 1
+        try:
+            yield
+        finally:
+            with self._lock:
+                for number, adapter in held.items():
+                    if self._adapters.get(number) is adapter and self._pins[number]:
+                        self._pins[number] -= 1
+                self._evict()
+
+    def base(self, digest: str) -> Version:
+        """A bundle without an adapter, opened if need be.
 
         Raises:
+            RefusedError: it failed a check.
+            TrackingError, CacheError: it could not be fetched.
+        """
+        with self._loading:
+            return Version(None, None, self._bundle(digest))
+
+    def load(self, number: int, *, to_serve: bool = False) -> Version:
+        """The version, fetched if need be: digests, names, shapes, finite weights and one finite step before it may serve.
+
+        Args:
+            number: of the served model.
+            to_serve: for an alias, which gets memory whatever requests use.
+
+        Raises:
+            MemoryFullError: requests under way use all memory.
             UnknownVersionError: there is no such version.
             RefusedError, DrawingError: it failed a check.
             TrackingError, CacheError: it could not be fetched.
@@ -86,7 +121,7 @@ class Loader:
             if refusal and time.monotonic() < until:
                 raise refusal.with_traceback(None)
             try:
-                return self._load(number)
+                return self._load(number, to_serve)
             except RefusedError as error:
                 self._refused[number] = error, time.monotonic() + REMEMBERED_S
                 raise
@@ -103,6 +138,7 @@ class Loader:
         """Drops every adapter: their numbers mean something else now."""
         with self._lock:
             self._adapters.clear()
+            self._pins.clear()
             self._refused.clear()
 
     def loaded(self) -> tuple[dict[int, Adapter], dict[str, Bundle]]:
@@ -110,20 +146,40 @@ class Loader:
         with self._lock:
             return dict(self._adapters), dict(self._bundles)
 
-    def _load(self, number: int) -> Version:
+    def _load(self, number: int, to_serve: bool) -> Version:
         started = time.monotonic()
         folder = self._shelf.adapter(number)
         manifest = AdapterManifest.model_validate_json((folder / names.ADAPTER_FILE).read_bytes())
         bundle = self._bundle(manifest.bundle_digest)
         adapter = load_adapter(folder, bundle.manifest)
+        if not to_serve:
+            self._check_room(number, adapter)
         self._probe(bundle, adapter)
         with self._lock:
             self._adapters[number] = adapter
-            while self._adapters and sum(item.nbytes for item in self._adapters.values()) > self._cache_bytes:
-                self._adapters.popitem(last=False)
+            self._evict()
         seconds = round(time.monotonic() - started, 3)
         log.info("version loaded", extra={"fields": {"version": number, "adapter_digest": adapter.digest, "seconds": seconds}})
         return Version(number, adapter, bundle)
+
+    def _check_room(self, number: int, adapter: Adapter) -> None:
+        with self._lock:
+            used = sum(item.nbytes for held, item in self._adapters.items() if self._pins[held])
+        if used and used + adapter.nbytes > self._cache_bytes:
+            raise MemoryFullError(
+                f"version {number} needs {adapter.nbytes / 2**20:.1f} MiB; requests under way use {used / 2**20:.1f} of the "
+                f"{self._cache_bytes / 2**20:.0f} MiB for adapters; send the request again later, or raise adapter_cache_mib",
+                5,
+            )
+
+    def _evict(self) -> None:
+        """Drops unpinned adapters, least recently used first, until the others fit. Called with the lock held."""
+        size = sum(item.nbytes for item in self._adapters.values())
+        for number in [number for number in self._adapters if not self._pins[number]]:
+            if size <= self._cache_bytes:
+                return
+            size -= self._adapters.pop(number).nbytes
+            del self._pins[number]
 
     def _bundle(self, digest: str) -> Bundle:
         with self._lock:

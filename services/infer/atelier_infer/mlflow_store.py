@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import UTC, datetime
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -15,13 +17,16 @@ from mlflow.exceptions import MlflowException
 from requests import RequestException
 
 from atelier_infer.errors import AdapterError, BundleMissingError, NotAnAdapterError, TrackingError, UnknownVersionError
-from atelier_infer.store import View
+from atelier_infer.store import Entry, View
 
 PAGE = 200
 """Versions asked for at a time."""
 
 SHOWN = 300
 """Characters of MLflow's own message that are passed on."""
+
+
+_VALIDATION = re.compile(r"validation_0%step%(?P<step>\d+)%timestamp%(?P<ms>\d+)%[^%]+\.png")
 
 
 class _AbsentError(TrackingError):
@@ -44,11 +49,29 @@ class MlflowStore:
             return View("", {})
         return View(str(model.creation_timestamp), {alias: int(number) for alias, number in model.aliases.items()})
 
-    def versions(self) -> list[int]:
+    def versions(self) -> list[Entry]:
         """Page by page."""
         # MLflow's filters know no escape; the settings keep double quotes out of the name
         found = self._search(f'name = "{self._model}"')
-        return sorted(int(version.version) for version in found if _kind(version) == names.KIND_ADAPTER)
+        entries = [
+            Entry(int(version.version), datetime.fromtimestamp(version.creation_timestamp / 1000, UTC))
+            for version in found
+            if _kind(version) == names.KIND_ADAPTER
+        ]
+        return sorted(entries, key=lambda entry: entry.number)
+
+    def validation_picture(self, version: int) -> bytes | None:
+        """Of the run's images, as `MlflowClient.log_image` names them: `<key>%step%<step>%timestamp%<ms>%<uuid>.png`."""
+        run_id = self._adapter_version(version).run_id
+        if not run_id:
+            return None
+        with _translated(), TemporaryDirectory() as into:
+            listed = [Path(item.path) for item in self._client.list_artifacts(run_id, "images")]
+            found = {path: match for path in listed if (match := _VALIDATION.fullmatch(path.name))}
+            if not found:
+                return None
+            newest = max(found, key=lambda path: (int(found[path]["step"]), int(found[path]["ms"])))
+            return Path(self._client.download_artifacts(run_id, str(newest), into)).read_bytes()
 
     def adapter_manifest(self, version: int) -> bytes:
         """Downloads one small file, after a look whether it is there."""
@@ -83,10 +106,15 @@ class MlflowStore:
             self._download(self._client.get_model_version_download_uri(newest.name, newest.version), into)
 
     def _adapter_folder(self, version: int) -> str:
+        self._adapter_version(version)
+        with _translated():
+            uri = self._client.get_model_version_download_uri(self._model, str(version))
+        return f"{uri}/{names.ADAPTER_FOLDER}"
+
+    def _adapter_version(self, version: int) -> ModelVersion:
         try:
             with _translated():
                 found = self._client.get_model_version(self._model, str(version))
-                uri = self._client.get_model_version_download_uri(self._model, str(version))
         except _AbsentError as error:
             raise UnknownVersionError(f"{self._model} has no version {version}") from error
         if (kind := _kind(found)) != names.KIND_ADAPTER:
@@ -94,7 +122,7 @@ class MlflowStore:
                 f"version {version} of {self._model}: must be tagged {names.TAG_KIND}={names.KIND_ADAPTER}; "
                 f"received {kind}; choose a version that the trainer registered"
             )
-        return f"{uri}/{names.ADAPTER_FOLDER}"
+        return found
 
     def _download(self, uri: str, into: Path) -> Path:
         return Path(mlflow.artifacts.download_artifacts(uri, dst_path=str(into), tracking_uri=self._uri))

@@ -12,12 +12,16 @@ from atelier_infer.drawing import Plan
 from atelier_infer.errors import PictureSizeError, StepsError
 from atelier_infer.schedulers import SchedulerName
 
+SEEDS = 2**32
 
-def make_plan(wish: GenerateRequest, bundle: Bundle, *, scheduler: SchedulerName, max_side_px: int) -> tuple[Plan, list[str]]:
+
+def make_plans(
+    wish: GenerateRequest, bundle: Bundle, *, scheduler: SchedulerName, max_side_px: int
+) -> tuple[list[Plan], list[str]]:
     """Checks a request against the bundle that is to draw it.
 
     Returns:
-        The plan, and warnings about what could not be read of the prompts.
+        A plan per picture, with rising seeds, and warnings about what could not be read of the prompts.
 
     Raises:
         PictureSizeError: width or height breaks a rule; a size is never rounded.
@@ -40,17 +44,22 @@ def make_plan(wish: GenerateRequest, bundle: Bundle, *, scheduler: SchedulerName
         for name, tokens in texts.items()
         if tokens.dropped
     ]
-    plan = Plan(
-        prompt=texts["prompt"].ids,
-        negative=texts["negative_prompt"].ids,
-        steps=wish.steps,
-        guidance_scale=wish.guidance_scale,
-        seed=secrets.randbelow(2**32) if wish.seed is None else wish.seed,
-        width=width,
-        height=height,
-        scheduler=scheduler,
-    )
-    return plan, warnings
+    seed = secrets.randbelow(SEEDS) if wish.seed is None else wish.seed
+    plans = [
+        Plan(
+            prompt=texts["prompt"].ids,
+            negative=texts["negative_prompt"].ids,
+            steps=wish.steps,
+            guidance_scale=wish.guidance_scale,
+            guidance_until=wish.guidance_until,
+            seed=(seed + index) % SEEDS,
+            width=width,
+            height=height,
+            scheduler=wish.scheduler or scheduler,
+        )
+        for index in range(wish.n)
+    ]
+    return plans, warnings
 
 
 def _side_fault(name: str, side: int, manifest: BundleManifest, max_side_px: int) -> str | None:

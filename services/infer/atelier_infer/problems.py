@@ -16,6 +16,7 @@ from starlette.responses import Response
 from atelier_infer import errors
 
 MEDIA_TYPE = "application/problem+json"
+UNFORESEEN = "an error that nobody foresaw; the service's log holds it"
 
 STATUS: dict[type[errors.InferError], HTTPStatus] = {
     errors.LoginError: HTTPStatus.UNAUTHORIZED,
@@ -23,17 +24,27 @@ STATUS: dict[type[errors.InferError], HTTPStatus] = {
     errors.BodySizeError: HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
     errors.PictureSizeError: HTTPStatus.UNPROCESSABLE_ENTITY,
     errors.StepsError: HTTPStatus.UNPROCESSABLE_ENTITY,
+    errors.BlendError: HTTPStatus.UNPROCESSABLE_ENTITY,
+    errors.FormatError: HTTPStatus.NOT_ACCEPTABLE,
+    errors.PictureError: HTTPStatus.UNPROCESSABLE_ENTITY,
+    errors.ChangedError: HTTPStatus.CONFLICT,
+    errors.NoPictureError: HTTPStatus.NOT_FOUND,
+    errors.UnknownJobError: HTTPStatus.NOT_FOUND,
+    errors.ReusedKeyError: HTTPStatus.UNPROCESSABLE_ENTITY,
     errors.UnknownModelError: HTTPStatus.NOT_FOUND,
     errors.UnknownVersionError: HTTPStatus.NOT_FOUND,
     errors.UnknownAliasError: HTTPStatus.NOT_FOUND,
     errors.NoChampionError: HTTPStatus.CONFLICT,
     errors.QueueFullError: HTTPStatus.TOO_MANY_REQUESTS,
     errors.StagingError: HTTPStatus.SERVICE_UNAVAILABLE,
+    errors.MemoryFullError: HTTPStatus.SERVICE_UNAVAILABLE,
+    errors.CancelledJobError: HTTPStatus.SERVICE_UNAVAILABLE,
     errors.DrainingError: HTTPStatus.SERVICE_UNAVAILABLE,
     errors.NotAnAdapterError: HTTPStatus.CONFLICT,
     errors.AdapterError: HTTPStatus.CONFLICT,
     errors.BundleMismatchError: HTTPStatus.CONFLICT,
     errors.BundleMissingError: HTTPStatus.CONFLICT,
+    errors.SteppedBackError: HTTPStatus.CONFLICT,
     errors.BundleError: HTTPStatus.BAD_GATEWAY,
     errors.CorruptError: HTTPStatus.BAD_GATEWAY,
     errors.NonFiniteError: HTTPStatus.INTERNAL_SERVER_ERROR,
@@ -48,6 +59,7 @@ DOCUMENTED: dict[int | str, dict[str, Any]] = {
         HTTPStatus.UNAUTHORIZED: "No token, or an unknown one",
         HTTPStatus.FORBIDDEN: "The token's role may not do this",
         HTTPStatus.NOT_FOUND: "No such version or alias; the detail names those that exist",
+        HTTPStatus.NOT_ACCEPTABLE: "No picture can be given in the form that Accept names",
         HTTPStatus.CONFLICT: "No champion yet, or the version does not fit its bundle",
         HTTPStatus.REQUEST_ENTITY_TOO_LARGE: "A body larger than any legal request",
         HTTPStatus.UNPROCESSABLE_ENTITY: "A value breaks a rule; the detail names rule, value and remedy",
@@ -66,6 +78,13 @@ def problem(status: int, detail: str, headers: dict[str, str] | None = None) -> 
     return Response(body.model_dump_json(), status, headers, MEDIA_TYPE)
 
 
+def as_problem(error: Exception) -> Problem:
+    """An error of the tree as a problem; another one without its details."""
+    known = isinstance(error, errors.InferError)
+    status = next((STATUS[kind] for kind in type(error).__mro__ if kind in STATUS), HTTPStatus.INTERNAL_SERVER_ERROR)
+    return Problem(title=status.phrase, status=status, detail=str(error) if known else UNFORESEEN)
+
+
 def answer(error: errors.InferError) -> Response:
     """The problem document of an error of the tree."""
     headers = {}
@@ -75,8 +94,7 @@ def answer(error: errors.InferError) -> Response:
         headers["Retry-After"] = "5"
     if isinstance(error, errors.LoginError):
         headers["WWW-Authenticate"] = "Bearer"
-    status = next(STATUS[kind] for kind in type(error).__mro__ if kind in STATUS)
-    return problem(status, str(error), headers)
+    return Response(as_problem(error).model_dump_json(), as_problem(error).status, headers, MEDIA_TYPE)
 
 
 def add_handlers(app: FastAPI) -> None:
@@ -95,7 +113,7 @@ def add_handlers(app: FastAPI) -> None:
         return problem(error.status_code, str(error.detail), dict(error.headers or {}))
 
     async def unexpected(request: Request, error: Exception) -> Response:
-        return problem(HTTPStatus.INTERNAL_SERVER_ERROR, "an error that nobody foresaw; the service's log holds it")
+        return problem(HTTPStatus.INTERNAL_SERVER_ERROR, UNFORESEEN)
 
     app.add_exception_handler(errors.InferError, known)
     app.add_exception_handler(RequestValidationError, invalid)

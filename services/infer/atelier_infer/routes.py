@@ -1,33 +1,33 @@
-"""The four routes."""
+"""What is loaded, what there is, and whether the service is alive."""
 
 from __future__ import annotations
 
-from typing import Any
-
-from atelier_contracts.generate import Drawn, GenerateRequest
-from fastapi import APIRouter, Depends, Request, Response
+from fastapi import APIRouter, Depends, Response
 from fastapi.responses import JSONResponse
 from fastapi.security import HTTPBearer
 from starlette.concurrency import run_in_threadpool
 
-from atelier_infer import picture
-from atelier_infer.answers import LoadedAdapter, LoadedBundle, Models, Served, Status
-from atelier_infer.drawing import Drawing
+from atelier_infer.answers import Listed, LoadedAdapter, LoadedBundle, Models, Served, Status, VersionList
 from atelier_infer.engine import Engine
+from atelier_infer.gallery import Gallery
 from atelier_infer.loader import Loader
-from atelier_infer.plan import make_plan
+from atelier_infer.metrics import Metrics
 from atelier_infer.problems import DOCUMENTED
-from atelier_infer.requestlog import CLIENT_GONE
 from atelier_infer.settings import Settings
+from atelier_infer.store import Store
 from atelier_infer.versions import Versions
-from atelier_infer.waiting import pixels_of
-
-PNG: dict[int | str, dict[str, Any]] = {
-    200: {"description": "The picture; its text chunk and headers say how it was drawn", "content": {"image/png": {}}}
-}
 
 
-def make_router(*, engine: Engine, versions: Versions, loader: Loader, settings: Settings) -> APIRouter:
+def make_router(
+    *,
+    engine: Engine,
+    versions: Versions,
+    loader: Loader,
+    store: Store,
+    gallery: Gallery,
+    metrics: Metrics,
+    settings: Settings,
+) -> APIRouter:
     """The routes, over the parts given."""
     router = APIRouter()
     login = [Depends(HTTPBearer(auto_error=False))]  # for the OpenAPI document; the gate has looked already
@@ -45,6 +45,11 @@ def make_router(*, engine: Engine, versions: Versions, loader: Loader, settings:
             return JSONResponse(status.model_dump(), 503)
         return JSONResponse(Status(status="stale" if versions.stale else "ready").model_dump())
 
+    @router.get("/metrics", dependencies=login, response_class=Response, responses={401: DOCUMENTED[401]})
+    async def exposition() -> Response:
+        """Prometheus' text format: queue, rows and seconds of steps, pictures by version."""
+        return Response(metrics.text(), media_type="text/plain; version=0.0.4; charset=utf-8")
+
     @router.get("/models", dependencies=login, responses={401: DOCUMENTED[401]})
     async def models() -> Models:
         """What is loaded and which version each alias draws with."""
@@ -53,6 +58,7 @@ def make_router(*, engine: Engine, versions: Versions, loader: Loader, settings:
         return Models(
             model=settings.model,
             scheduler=settings.scheduler,
+            provider=settings.provider,
             aliases={
                 alias: Served(
                     target=target,
@@ -71,6 +77,7 @@ def make_router(*, engine: Engine, versions: Versions, loader: Loader, settings:
                 )
                 for number, adapter in adapters.items()
             ],
+            adapters_mib=round(sum(adapter.nbytes for adapter in adapters.values()) / 2**20, 3),
             bundles=[
                 LoadedBundle(bundle_digest=digest, base=bundle.manifest.base, native_size_px=bundle.manifest.native_size_px)
                 for digest, bundle in bundles.items()
@@ -78,33 +85,39 @@ def make_router(*, engine: Engine, versions: Versions, loader: Loader, settings:
             requests=engine.admitted,
         )
 
-    @router.post("/generate", dependencies=login, response_class=Response, responses=PNG | DOCUMENTED)
-    async def generate(wish: GenerateRequest, request: Request) -> Response:
-        """Draws one picture. Without `version`, `alias` or `base` the champion draws."""
-        with engine.admit():
-            version = versions.at_hand(wish)
-            if version is None:
-                version = await run_in_threadpool(versions.find, wish)
-            plan, warnings = make_plan(wish, version.bundle, scheduler=settings.scheduler, max_side_px=settings.max_side_px)
-            drawn = Drawn(
-                model=settings.model,
-                version=version.label,
-                adapter_digest=version.adapter.digest if version.adapter else None,
-                bundle_digest=version.bundle.digest,
-                prompt=wish.prompt,
-                negative_prompt=wish.negative_prompt,
-                steps=plan.steps,
-                guidance_scale=plan.guidance_scale,
-                seed=plan.seed,
-                width=plan.width,
-                height=plan.height,
-                scheduler=plan.scheduler,
-            )
-            request.state.log.update(drawn.model_dump(exclude={"prompt", "negative_prompt"}))
-            pixels = await pixels_of(engine.submit(Drawing(version.bundle, version.adapter, plan)), request)
-            if pixels is None:
-                return Response(status_code=CLIENT_GONE)
-            body = await run_in_threadpool(picture.png_bytes, pixels, drawn)
-        return Response(body, media_type="image/png", headers=picture.headers(drawn, warnings))
+    @router.get("/versions", dependencies=login, responses={401: DOCUMENTED[401], 503: DOCUMENTED[503]})
+    async def listed() -> VersionList:
+        """Every version that a request may name, the newest first."""
+        entries = await run_in_threadpool(store.versions)
+        view, serving, _ = versions.snapshot()
+        aliases = view.aliases if view else {}
+        champion = next((version.bundle.manifest for version in serving.values()), None)
+        return VersionList(
+            model=settings.model,
+            native_size_px=champion.native_size_px if champion else None,
+            size_multiple_px=champion.size_multiple_px if champion else None,
+            max_side_px=settings.max_side_px,
+            scheduler=settings.scheduler,
+            versions=[
+                Listed(
+                    version=entry.number,
+                    aliases=sorted(alias for alias, number in aliases.items() if number == entry.number),
+                    created_at=entry.created_at,
+                    picture=f"/versions/{entry.number}/picture",
+                )
+                for entry in reversed(entries)
+            ],
+        )
+
+    @router.get(
+        "/versions/{version}/picture",
+        dependencies=login,
+        response_class=Response,
+        responses={200: {"content": {"image/png": {}}}, 401: DOCUMENTED[401], 404: DOCUMENTED[404], 503: DOCUMENTED[503]},
+    )
+    async def validation_picture(version: int) -> Response:
+        """The picture that the version's training logged of its first validation prompt."""
+        png = await run_in_threadpool(gallery.picture, version)
+        return Response(png, media_type="image/png", headers={"Cache-Control": "private, max-age=3600"})
 
     return router

@@ -9,10 +9,12 @@ from typing import Literal
 from urllib.parse import urlsplit
 
 from atelier_contracts.access import TokenFileError, parse_tokens
+from atelier_contracts.generate import SchedulerName
 from pydantic import Field, SecretStr, ValidationError, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 PREFIX = "ATELIER_INFER_"
+ProviderName = Literal["cpu", "openvino", "cuda"]
 LOGIN = ("MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD")
 
 
@@ -33,11 +35,17 @@ class Settings(BaseSettings):
     cache_dir: Path
     registry_url: str | None = None
     registry_token: SecretStr | None = None
-    scheduler: Literal["ddim", "euler", "dpmpp_2m_karras"] = "ddim"
+    scheduler: SchedulerName = "ddim"
     alias_poll_s: float = Field(1.0, gt=0, le=3600)
-    queue_limit: int = Field(16, ge=0)
+    queue_limit: int = Field(32, ge=0)
+    batch_rows: int = Field(8, ge=1)
+    batch_rank: int = Field(256, ge=1)
     max_side_px: int = Field(1024, ge=8)
+    decode_tile_px: int = Field(768, ge=64)
     adapter_cache_mib: int = Field(256, ge=0)
+    job_keep_s: float = Field(600.0, ge=0)
+    job_keep_mib: int = Field(256, ge=0)
+    provider: ProviderName = "cpu"
     intra_op_threads: int = Field(0, ge=0)
     drain_timeout_s: float = Field(30.0, ge=0)
 

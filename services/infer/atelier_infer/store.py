@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import Protocol
 
@@ -21,6 +22,14 @@ class View:
     aliases: dict[str, int]
 
 
+@dataclass(frozen=True)
+class Entry:
+    """One version tagged as an adapter."""
+
+    number: int
+    created_at: datetime
+
+
 class Store(Protocol):
     """The versions of the served model, and bundles by digest. Every method raises TrackingError when it cannot answer."""
 
@@ -28,8 +37,17 @@ class Store(Protocol):
         """The aliases. Cheap: called every alias_poll_s."""
         ...
 
-    def versions(self) -> list[int]:
-        """Numbers of the versions tagged as adapters, rising."""
+    def versions(self) -> list[Entry]:
+        """The versions tagged as adapters, by rising number."""
+        ...
+
+    def validation_picture(self, version: int) -> bytes | None:
+        """The newest picture that the version's training logged of its first validation prompt, PNG; none if it logged none.
+
+        Raises:
+            UnknownVersionError: no such version.
+            NotAnAdapterError: it is tagged as something else.
+        """
         ...
 
     def adapter_manifest(self, version: int) -> bytes:

@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 import logging
+import math
 import shlex
 import threading
 import time
+from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import NamedTuple
 from urllib.parse import quote
 
 from atelier_contracts import names
-from atelier_contracts.generate import GenerateRequest
 
 from atelier_infer.errors import (
     DrainingError,
     InferError,
     NoChampionError,
     StagingError,
+    SteppedBackError,
     TrackingError,
     UnknownAliasError,
     UnknownVersionError,
@@ -34,6 +38,17 @@ PATIENCE_S = 10.0
 
 SHOWN = 50
 """Versions listed in an error."""
+
+STRIKES = 2
+"""So many blank or non-finite pictures in a row, and the version that an alias served before serves again."""
+
+
+class Wish(NamedTuple):
+    """One adapter asked for; none of the three means the champion."""
+
+    version: int | None = None
+    alias: str | None = None
+    base: bool = False
 
 
 @dataclass(frozen=True)
@@ -58,6 +73,8 @@ class Versions:
         self._unreachable: TrackingError | None = None
         self._followed = {names.CHAMPION}
         self._serving: dict[str, Version] = {}
+        self._before: dict[str, Version] = {}
+        self._strikes: Counter[int] = Counter()
         self._failures: dict[str, Failure] = {}
         self._thread = threading.Thread(target=self._follow_aliases, name="aliases", daemon=True)
 
@@ -90,7 +107,7 @@ class Versions:
         with self._changed:
             return self._view, dict(self._serving), dict(self._failures)
 
-    def at_hand(self, wish: GenerateRequest) -> Version | None:
+    def at_hand(self, wish: Wish) -> Version | None:
         """The version asked for when it is in memory; never waits."""
         with self._changed:
             if wish.version is None:
@@ -99,7 +116,7 @@ class Versions:
             by_alias = next((served for served in self._serving.values() if served.number == wish.version), None)
         return by_alias or self._loader.at_hand(wish.version)
 
-    def find(self, wish: GenerateRequest) -> Version:
+    def find(self, wish: Wish) -> Version:
         """The version asked for, loaded now if need be. May wait for a download.
 
         Raises:
@@ -128,6 +145,26 @@ class Versions:
             raise failure.error.with_traceback(None)
         raise StagingError(f"version {view.aliases[alias]}, the {alias}, is being loaded; send the request again in 5 s", 5)
 
+    def drew(self, numbers: Iterable[int], *, sound: bool) -> None:
+        """Told of each picture: whether it was finite and not blank. After some in a row that were not, aliases step back."""
+        with self._changed:
+            for number in numbers:
+                self._strikes[number] = 0 if sound else self._strikes[number] + 1
+                if self._strikes[number] >= STRIKES:
+                    self._step_back(number)
+
+    def _step_back(self, number: int) -> None:
+        for alias, version in self._serving.items():
+            if version.number != number or not (before := self._before.pop(alias, None)):
+                continue
+            self._serving[alias] = before
+            error = SteppedBackError(
+                f"version {number} drew {STRIKES} blank or non-finite pictures in a row; version {before.number} serves as "
+                f"{alias} again until the alias names another version; look at its run, and roll back or promote another one"
+            )
+            self._failures[alias] = Failure(number, error, 1, math.inf)
+            log.error("stepped back", extra={"fields": {"alias": alias, "version": number, "serving": before.number}})
+
     def poll(self) -> None:
         """One round: looks at the aliases and stages those whose target changed. Called by the thread."""
         try:
@@ -138,6 +175,7 @@ class Versions:
             for alias in [alias for alias in self._serving if alias not in view.aliases]:
                 log.info("alias is gone", extra={"fields": {"alias": alias}})
                 del self._serving[alias]
+                self._before.pop(alias, None)
             self._failures = {alias: failure for alias, failure in self._failures.items() if alias in view.aliases}
             targets = {alias: view.aliases[alias] for alias in sorted(self._followed) if alias in view.aliases}
         for alias, number in targets.items():
@@ -173,6 +211,8 @@ class Versions:
             if self._view and self._view.generation not in ("", view.generation):
                 log.info("the model was deleted or made anew; everything loaded is dropped")
                 self._serving.clear()
+                self._before.clear()
+                self._strikes.clear()
                 self._failures.clear()
                 self._loader.forget()
             self._unreachable, self._view = None, view
@@ -200,7 +240,7 @@ class Versions:
             return
         fields: dict[str, object] = {"alias": alias, "version": number, "serving": serving.number if serving else None}
         try:
-            version = self._loader.load(number)
+            version = self._loader.load(number, to_serve=True)
         except DrainingError:
             return
         except InferError as error:
@@ -213,7 +253,11 @@ class Versions:
                 self._changed.notify_all()
             return
         with self._changed:
+            self._before.pop(alias, None)
+            if serving and serving.bundle is version.bundle:  # another base would stay in memory for this alone
+                self._before[alias] = serving
             self._serving[alias] = version
+            self._strikes[number] = 0
             self._failures.pop(alias, None)
             self._changed.notify_all()
         log.info("alias moved", extra={"fields": fields})
@@ -222,7 +266,7 @@ class Versions:
         try:
             return self._loader.load(number)
         except UnknownVersionError as error:
-            exist = self._store.versions()
+            exist = [entry.number for entry in self._store.versions()]
             listed = ", ".join(str(item) for item in exist[-SHOWN:]) or "none"
             older = f" and {len(exist) - SHOWN} older ones" if len(exist) > SHOWN else ""
             raise UnknownVersionError(f"{error}; versions that exist: {listed}{older}; name one of these") from error
@@ -238,7 +282,7 @@ class Versions:
     def _promotion(self) -> str:
         """The command that makes the newest version champion, with a placeholder for what is not known here."""
         try:
-            newest = str(max(self._store.versions(), default="N"))
+            newest = str(max((entry.number for entry in self._store.versions()), default="N"))
         except TrackingError:
             newest = "N"
         url = f"{self._registry_url or 'http://REGISTRY-API'}/models/{quote(self._model, safe='')}/versions/{newest}/promote"

@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from atelier_contracts.generate import SchedulerName
 
 from atelier_infer.schedulers.base import Scheduler
 from atelier_infer.schedulers.ddim import Ddim
 from atelier_infer.schedulers.dpm_solver import DpmSolver2MKarras
 from atelier_infer.schedulers.euler import Euler
+from atelier_infer.schedulers.euler_ancestral import EulerAncestral
 from atelier_infer.schedulers.schedule import Array, NoiseSchedule
 
 __all__ = ["Array", "NoiseSchedule", "Scheduler", "SchedulerName", "make_scheduler"]
 
-SchedulerName = Literal["ddim", "euler", "dpmpp_2m_karras"]
 _CLASSES: dict[SchedulerName, type[Scheduler]] = {"ddim": Ddim, "euler": Euler, "dpmpp_2m_karras": DpmSolver2MKarras}
 
 
-def make_scheduler(name: SchedulerName, schedule: NoiseSchedule, steps: int) -> Scheduler:
-    """A scheduler at its first step."""
+def make_scheduler(name: SchedulerName, schedule: NoiseSchedule, steps: int, seed: int = 0) -> Scheduler:
+    """A scheduler at its first step; `seed` matters to one that adds noise."""
+    if name == "euler_ancestral":
+        return EulerAncestral(schedule, steps, seed)
     return _CLASSES[name](schedule, steps)

@@ -31,7 +31,7 @@ class DpmSolver2MKarras:
         self.init_noise_sigma = 1.0
         self._levels: list[float] = [*levels.tolist(), 0.0]
         self._kind = schedule.prediction_type
-        self._previous: Array | None = None
+        self.predicted: Array | None = None
 
     def scale_model_input(self, sample: Array, index: int) -> Array:
         """The sample itself: the UNet was trained on VP form."""
@@ -43,9 +43,9 @@ class DpmSolver2MKarras:
         alpha, alpha_next = 1 / math.sqrt(level**2 + 1), 1 / math.sqrt(following**2 + 1)
         x0, _ = split_output(output, sample, alpha, level * alpha, self._kind)
         direction = x0
-        if self._previous is not None and following > 0:
+        if self.predicted is not None and following > 0:
             h, h_before = math.log(level / following), math.log(self._levels[index - 1] / level)
-            direction = x0 + h / (2 * h_before) * (x0 - self._previous)
-        self._previous = x0
+            direction = x0 + h / (2 * h_before) * (x0 - self.predicted)
+        self.predicted = x0
         kept = (following * alpha_next) / (level * alpha)
         return kept * sample + alpha_next * (1 - following / level) * direction

@@ -26,6 +26,7 @@ class Euler:
         top = max(self._levels)
         self.init_noise_sigma = math.sqrt(top**2 + 1) if schedule.timestep_spacing == "leading" else top
         self._kind = schedule.prediction_type
+        self.predicted: Array | None = None
 
     def scale_model_input(self, sample: Array, index: int) -> Array:
         """From variance exploding to VP form."""
@@ -35,5 +36,5 @@ class Euler:
         """Follows the direction d = (x - x0) / level, which is the predicted noise, to the next level."""
         level, following = self._levels[index], self._levels[index + 1]
         alpha = 1 / math.sqrt(level**2 + 1)
-        _, noise = split_output(output, sample * alpha, alpha, level * alpha, self._kind)
+        self.predicted, noise = split_output(output, sample * alpha, alpha, level * alpha, self._kind)
         return sample + (following - level) * noise

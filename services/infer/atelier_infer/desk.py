@@ -1,0 +1,182 @@
+"""Where requests become orders: admitted, planned, drawn, and kept while somebody may ask for them."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import time
+from collections.abc import Sequence
+from contextlib import ExitStack
+from typing import Any
+
+from atelier_contracts.generate import GenerateRequest
+from fastapi import Request
+from starlette.concurrency import run_in_threadpool
+
+from atelier_infer.choosing import Chooser, Chosen
+from atelier_infer.drawing import Drawing
+from atelier_infer.engine import Engine
+from atelier_infer.errors import ReusedKeyError, UnknownJobError
+from atelier_infer.metrics import Metrics
+from atelier_infer.orders import Order
+from atelier_infer.plan import make_plans
+from atelier_infer.settings import Settings
+from atelier_infer.versions import Versions
+
+HANG_UP_POLL_S = 0.1
+"""How often a waiting request looks whether its sender is still there."""
+
+PLAIN_GUIDANCE = 15.0
+"""A request with more, or with an adapter at another scale than its own, says nothing about a version when it fails."""
+
+
+class Desk:
+    """Takes requests. Lives on the event loop's thread."""
+
+    def __init__(self, *, engine: Engine, versions: Versions, chooser: Chooser, metrics: Metrics, settings: Settings) -> None:
+        self._engine, self._versions, self._chooser = engine, versions, chooser
+        self._metrics, self._settings = metrics, settings
+        self._kept: dict[str, Order] = {}
+        self._keys: dict[tuple[str, str], tuple[str, asyncio.Task[Order]]] = {}
+        self._waiting: dict[str, int] = {}
+        self._tasks: dict[str, asyncio.Task[None]] = {}
+
+    async def place(
+        self, wish: GenerateRequest, token_id: str, *, key: str | None = None, keep: bool = False, chosen: Chosen | None = None
+    ) -> Order:
+        """An order that is being drawn from now on.
+
+        Args:
+            wish: the request.
+            token_id: who sent it.
+            key: an idempotency key; the same one with the same request gives the same order.
+            keep: `find` it until job_keep_s after its end.
+            chosen: what draws, when that is known already.
+
+        Raises:
+            ReusedKeyError: the key came with another request.
+            InferError: it cannot be drawn.
+        """
+        self._forget()
+        if key is None:
+            return await self._place(wish, token_id, keep, chosen)
+        fingerprint = hashlib.sha256(f"{keep} {wish.model_dump_json()}".encode()).hexdigest()
+        known = self._keys.get((token_id, key))
+        if known and known[0] != fingerprint:
+            raise ReusedKeyError(f"the key {key!r} came with another request; take a new one for a new request")
+        if known is None:
+            known = fingerprint, asyncio.create_task(self._place(wish, token_id, True, chosen))
+            self._keys[token_id, key] = known
+        try:
+            order = await asyncio.shield(known[1])
+        except BaseException:
+            self._keys.pop((token_id, key), None)  # nothing was drawn: the key is free again
+            raise
+        return order
+
+    def find(self, job: str, token_id: str) -> Order:
+        """A kept order of this sender.
+
+        Raises:
+            UnknownJobError: there is none.
+        """
+        self._forget()
+        order = self._kept.get(job)
+        if order is None or order.token_id != token_id:
+            raise UnknownJobError(
+                f"no job {job[:40]!r} of yours; one is kept for {self._settings.job_keep_s:.0f} s after its end; send it anew"
+            )
+        return order
+
+    async def wait(self, order: Order, request: Request) -> bool:
+        """Waits for the end; False when the sender hung up, whereupon the order ends unless somebody else waits for it."""
+        self._waiting[order.id] = self._waiting.get(order.id, 0) + 1
+        task = self._tasks.get(order.id)
+        try:
+            while order.ended_at is None and task:
+                await asyncio.wait({task}, timeout=HANG_UP_POLL_S)
+                if order.ended_at is None and await request.is_disconnected():
+                    return False
+            if order.error:
+                raise order.error.with_traceback(None)
+            return True
+        finally:
+            self._waiting[order.id] -= 1
+            if not self._waiting[order.id]:
+                del self._waiting[order.id]
+                order.cancel()
+
+    def cancel(self, order: Order) -> None:
+        """Ends it, and forgets it."""
+        order.cancel()
+        self._kept.pop(order.id, None)
+
+    async def _place(self, wish: GenerateRequest, token_id: str, keep: bool, chosen: Chosen | None) -> Order:
+        with ExitStack() as stack:
+            stack.enter_context(self._engine.admit(wish.n))
+            chosen = chosen or self._chooser.at_hand(wish)
+            if chosen is None:
+                chosen = await run_in_threadpool(self._chooser.find, wish)
+            plans, warnings = make_plans(
+                wish, chosen.bundle, scheduler=self._settings.scheduler, max_side_px=self._settings.max_side_px
+            )
+            stack.enter_context(self._chooser.pinned(chosen))
+            plain = wish.guidance_scale <= PLAIN_GUIDANCE and set(chosen.weights) == {1.0}
+            numbers: Sequence[int] = chosen.numbers if plain else ()
+            label = chosen.label
+
+            def seen(order: Order, sound: bool) -> None:
+                self._metrics.picture(label, "drawn" if sound else "unsound")
+                self._versions.drew(numbers, sound=sound)
+
+            order = Order(
+                engine=self._engine,
+                token_id=token_id,
+                drawings=[Drawing(chosen.bundle, chosen.mix, plan) for plan in plans],
+                drawn=[chosen.drawn(self._settings.model, wish, plan) for plan in plans],
+                warnings=warnings,
+                seen=seen,
+            )
+            held = stack.pop_all()
+        if keep:
+            self._kept[order.id] = order
+        self._tasks[order.id] = asyncio.create_task(self._draw(order, held))
+        return order
+
+    async def _draw(self, order: Order, held: ExitStack) -> None:
+        with held:
+            try:
+                await order.draw()
+            finally:
+                self._tasks.pop(order.id, None)
+        if order.error:
+            self._metrics.picture(order.drawn[0].version, order.state)
+
+    def _forget(self) -> None:
+        """Drops orders that ended long ago, and the oldest where they need too much memory."""
+        ended = sorted((order for order in self._kept.values() if order.ended_at is not None), key=_ended)
+        size = sum(order.nbytes for order in ended)
+        for order in ended:
+            late = time.monotonic() - _ended(order) > self._settings.job_keep_s
+            if not late and size <= self._settings.job_keep_mib * 2**20:
+                break
+            size -= order.nbytes
+            del self._kept[order.id]
+        for key, (_, task) in list(self._keys.items()):
+            if not task.done():
+                continue
+            placed = None if task.cancelled() or task.exception() else task.result()
+            # a failed order frees its key, so that the request can be tried again
+            if placed is None or placed.id not in self._kept or placed.error:
+                del self._keys[key]
+
+
+def _ended(order: Order) -> float:
+    return order.ended_at or 0.0
+
+
+def log_fields(order: Order) -> dict[str, Any]:
+    """What the request's log line says; never a prompt."""
+    first = order.drawn[0].model_dump(exclude={"prompt", "negative_prompt", "adapters"})
+    started = [job.started_at - job.queued_at for job in order.jobs if job.started_at is not None]
+    return first | {"pictures": len(order.drawn), "job": order.id, "queued_s": round(max(started, default=0.0), 3)}

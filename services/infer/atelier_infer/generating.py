@@ -1,0 +1,67 @@
+"""`POST /generate`: pictures in the answer itself."""
+
+from __future__ import annotations
+
+import base64
+from typing import Annotated, Any
+
+from atelier_contracts.generate import GenerateRequest, PictureInJson, Pictures
+from fastapi import APIRouter, Depends, Header, Request, Response
+from fastapi.security import HTTPBearer
+from starlette.concurrency import run_in_threadpool
+
+from atelier_infer import picture
+from atelier_infer.accept import best_of
+from atelier_infer.desk import Desk, log_fields
+from atelier_infer.orders import Order
+from atelier_infer.problems import DOCUMENTED
+from atelier_infer.requestlog import CLIENT_GONE
+
+Key = Annotated[str | None, Header(alias="Idempotency-Key", min_length=1, max_length=200)]
+"""The same key with the same request gives the same pictures, drawn once."""
+
+PICTURES: dict[int | str, dict[str, Any]] = {
+    200: {
+        "description": "The picture; its text and the headers say how it was drawn. Several pictures come as JSON alone",
+        "model": Pictures,
+        "content": {picture.PNG: {}, picture.WEBP: {}},
+    }
+}
+
+
+def make_generating_router(desk: Desk) -> APIRouter:
+    """The route, over the desk."""
+    router = APIRouter(dependencies=[Depends(HTTPBearer(auto_error=False))])  # for the OpenAPI document; the gate has looked
+
+    @router.post("/generate", response_class=Response, responses=PICTURES | DOCUMENTED)
+    async def generate(wish: GenerateRequest, request: Request, idempotency_key: Key = None) -> Response:
+        """Draws. Without `version`, `alias`, `adapters` or `base` the champion does."""
+        offered = (picture.PNG, picture.WEBP, picture.JSON) if wish.n == 1 else (picture.JSON,)
+        media = best_of(request.headers.get("accept", ""), offered)
+        order = await desk.place(wish, request.state.token.id, key=idempotency_key)
+        request.state.log.update(log_fields(order))
+        if not await desk.wait(order, request):
+            return Response(status_code=CLIENT_GONE)
+        request.state.log.update(log_fields(order))
+        return await answer_with(order, media)
+
+    return router
+
+
+async def answer_with(order: Order, media: str) -> Response:
+    """A finished order as picture or JSON."""
+    headers = picture.headers(order.drawn[0], order.warnings) | {"Server-Timing": order.timing(), "Vary": "Accept"}
+    if media == picture.JSON:
+        return Response(await run_in_threadpool(as_json, order), media_type=media, headers=headers)
+    body = order.pngs[0]
+    if media == picture.WEBP:
+        body = await run_in_threadpool(picture.webp_bytes, body)
+    return Response(body, media_type=media, headers=headers)
+
+
+def as_json(order: Order) -> bytes:
+    """Every picture, base64."""
+    found = [
+        PictureInJson(drawn=drawn, png=base64.b64encode(order.pngs[index]).decode()) for index, drawn in enumerate(order.drawn)
+    ]
+    return Pictures(pictures=found, warnings=order.warnings).model_dump_json().encode()

@@ -1,0 +1,104 @@
+"""`/jobs`: pictures that are asked for now and fetched later, with their progress as server-sent events."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator
+from typing import Annotated, Any
+
+from atelier_contracts.generate import GenerateRequest, JobStatus
+from fastapi import APIRouter, Depends, Query, Request, Response
+from fastapi.responses import StreamingResponse
+from fastapi.security import HTTPBearer
+from starlette.concurrency import run_in_threadpool
+
+from atelier_infer import picture
+from atelier_infer.accept import best_of
+from atelier_infer.desk import Desk, log_fields
+from atelier_infer.errors import UnknownJobError
+from atelier_infer.generating import Key
+from atelier_infer.orders import Order
+from atelier_infer.problems import DOCUMENTED
+
+HEARTBEAT_S = 10.0
+"""A silent stream says so often that it is alive; proxies close silent ones."""
+
+PICTURE: dict[int | str, dict[str, Any]] = {
+    200: {"description": "The picture, with its text", "content": {picture.PNG: {}, picture.WEBP: {}}}
+}
+EVENTS: dict[int | str, dict[str, Any]] = {
+    200: {
+        "description": (
+            "`status` (a JobStatus) first; then `step` {picture, step, steps}, `preview` {picture, step, webp: base64} and "
+            "`picture` {picture, path}; `end` (a JobStatus) last"
+        ),
+        "content": {"text/event-stream": {}},
+    }
+}
+
+
+def make_jobs_router(desk: Desk) -> APIRouter:
+    """The routes, over the desk."""
+    router = APIRouter(prefix="/jobs", dependencies=[Depends(HTTPBearer(auto_error=False))])
+
+    @router.post("", status_code=202, response_model=JobStatus, responses=DOCUMENTED)
+    async def create(wish: GenerateRequest, request: Request, response: Response, idempotency_key: Key = None) -> JobStatus:
+        """Takes a request and answers at once; `Location` is where its status is."""
+        order = await desk.place(wish, request.state.token.id, key=idempotency_key, keep=True)
+        request.state.log.update(log_fields(order))
+        response.headers["Location"] = f"/jobs/{order.id}"
+        return order.status()
+
+    @router.get("/{job}", response_model=JobStatus, responses=DOCUMENTED)
+    async def status(job: str, request: Request) -> JobStatus:
+        """Position in the queue, steps, seconds left, and where the pictures are."""
+        return desk.find(job, request.state.token.id).status()
+
+    @router.get("/{job}/events", response_class=StreamingResponse, responses=EVENTS | DOCUMENTED)
+    async def events(job: str, request: Request, previews: Annotated[bool, Query()] = True) -> StreamingResponse:
+        """Progress until the end. Reading it again starts with the status as it is then."""
+        order = desk.find(job, request.state.token.id)
+        headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
+        return StreamingResponse(_stream(order, previews), media_type="text/event-stream", headers=headers)
+
+    @router.get("/{job}/pictures/{index}", response_class=Response, responses=PICTURE | DOCUMENTED)
+    async def fetch(job: str, index: int, request: Request) -> Response:
+        """One picture, as PNG or WebP."""
+        order = desk.find(job, request.state.token.id)
+        if index not in order.pngs:
+            ready = ", ".join(map(str, sorted(order.pngs))) or "none"
+            raise UnknownJobError(f"job {job} has no picture {index} yet; ready: {ready}; its events say when one is")
+        media = best_of(request.headers.get("accept", ""), (picture.PNG, picture.WEBP))
+        body = order.pngs[index]
+        if media == picture.WEBP:
+            body = await run_in_threadpool(picture.webp_bytes, body)
+        return Response(body, media_type=media, headers=picture.headers(order.drawn[index], order.warnings))
+
+    @router.delete("/{job}", status_code=204, responses=DOCUMENTED)
+    async def cancel(job: str, request: Request) -> None:
+        """Ends it within one step, and forgets it."""
+        desk.cancel(desk.find(job, request.state.token.id))
+
+    return router
+
+
+async def _stream(order: Order, previews: bool) -> AsyncIterator[str]:
+    watcher = order.watch()
+    try:
+        yield _event("status", order.status().model_dump())
+        while order.ended_at is None or not watcher.empty():
+            try:
+                name, data = await asyncio.wait_for(watcher.get(), HEARTBEAT_S)
+            except TimeoutError:
+                yield ": still there\n\n"
+                continue
+            if name not in ("end", "preview") or (name == "preview" and previews):
+                yield _event(name, data)
+        yield _event("end", order.status().model_dump())
+    finally:
+        order.unwatch(watcher)
+
+
+def _event(name: str, data: Any) -> str:
+    return f"event: {name}\ndata: {json.dumps(data, ensure_ascii=False)}\n\n"

@@ -1,0 +1,184 @@
+"""One request's pictures, from its arrival to its last byte, and whoever watches them."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import secrets
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any, Literal
+
+from atelier_contracts.generate import Drawn, JobStatus
+from starlette.concurrency import run_in_threadpool
+
+from atelier_infer import picture
+from atelier_infer.decoding import preview
+from atelier_infer.drawing import Drawing
+from atelier_infer.engine import Engine, Job
+from atelier_infer.errors import DrawingError, InferError
+from atelier_infer.problems import as_problem
+
+State = Literal["waiting", "drawing", "done", "failed", "cancelled"]
+
+EVENTS_KEPT = 256
+"""Events that a slow watcher may lag behind; then it misses some."""
+
+PREVIEW_SHARE = 3
+"""After a preview the next one waits so many times as long as that one took."""
+
+
+@dataclass(eq=False)
+class Order:
+    """One request. Lives on the event loop's thread.
+
+    Attributes:
+        token_id: who sent it.
+        drawn: what each picture is drawn with.
+        pngs: the pictures that are finished.
+        seen: told of each picture: order, whether it is sound; and of each one that failed as a drawing.
+    """
+
+    engine: Engine
+    token_id: str
+    drawings: list[Drawing]
+    drawn: list[Drawn]
+    warnings: list[str]
+    seen: Callable[[Order, bool], None]
+    id: str = field(default_factory=lambda: secrets.token_urlsafe(12))
+    jobs: list[Job] = field(default_factory=list)
+    pngs: dict[int, bytes] = field(default_factory=dict)
+    error: Exception | None = None
+    cancelled: bool = False
+    ended_at: float | None = None
+    encode_s: float = 0.0
+    _watchers: list[asyncio.Queue[tuple[str, Any]]] = field(default_factory=list)
+    _preview_at: float = 0.0
+    _previews: set[asyncio.Task[None]] = field(default_factory=set)
+
+    async def draw(self) -> None:
+        """Puts the drawings into the queue and waits for all; what goes wrong with one ends the others, and is kept."""
+        loop = asyncio.get_running_loop()
+        try:
+            for index, drawing in enumerate(self.drawings):
+                told = partial(self._from_engine, loop, index)
+                self.jobs.append(self.engine.submit(drawing, sender=self.id, on_step=told))
+            async with asyncio.TaskGroup() as group:
+                for index, job in enumerate(self.jobs):
+                    group.create_task(self._picture(index, job))
+        except BaseExceptionGroup as errors:
+            self.error = next((error for error in errors.exceptions if isinstance(error, Exception)), None)
+        except InferError as error:
+            self.error = error
+        finally:
+            self.ended_at = time.monotonic()
+            for job in self.jobs:
+                job.cancel()
+        if isinstance(self.error, DrawingError):
+            self.seen(self, False)
+        self._tell("end", None)
+
+    def cancel(self) -> None:
+        """Ends it within one step; without effect on one that has ended."""
+        if self.ended_at is None:
+            self.cancelled = True
+            for job in self.jobs:
+                job.cancel()
+
+    @property
+    def state(self) -> State:
+        """Where it is."""
+        if self.ended_at is None:
+            return "drawing" if any(job.started_at is not None for job in self.jobs) else "waiting"
+        if self.error is None:
+            return "done"
+        return "cancelled" if self.cancelled else "failed"
+
+    @property
+    def nbytes(self) -> int:
+        """Memory of the finished pictures."""
+        return sum(map(len, self.pngs.values()))
+
+    def status(self) -> JobStatus:
+        """As it is told."""
+        going = [job for job in self.jobs if not job.future.done()] if self.ended_at is None else []
+        positions = [place for job in going if (place := self.engine.position(job)) is not None]
+        left = [self.engine.seconds_left(job) for job in going]
+        return JobStatus(
+            id=self.id,
+            state=self.state,
+            position=min(positions, default=None),
+            step=sum(drawing.taken for drawing in self.drawings),
+            steps=sum(drawing.steps for drawing in self.drawings),
+            seconds_left=round(max(left), 1) if left else None,
+            pictures=[f"/jobs/{self.id}/pictures/{index}" for index in sorted(self.pngs)],
+            drawn=self.drawn,
+            warnings=self.warnings,
+            problem=as_problem(self.error) if self.error else None,
+        )
+
+    def timing(self) -> str:
+        """The value of `Server-Timing`, in ms: the longest of the pictures each. Source: W3C Server Timing."""
+        spans = {"queue": 0.0, "steps": 0.0, "decode": 0.0}
+        for job in self.jobs:
+            marks = [job.queued_at, job.started_at, job.stepped_at, job.ended_at]
+            for name, start, end in zip(spans, marks, marks[1:], strict=False):
+                if start is not None and end is not None:
+                    spans[name] = max(spans[name], end - start)
+        return ", ".join(f"{name};dur={1000 * seconds:.1f}" for name, seconds in (*spans.items(), ("encode", self.encode_s)))
+
+    def watch(self) -> asyncio.Queue[tuple[str, Any]]:
+        """A queue that hears of steps, previews, pictures and the end, until `unwatch`."""
+        watcher: asyncio.Queue[tuple[str, Any]] = asyncio.Queue(EVENTS_KEPT)
+        self._watchers.append(watcher)
+        return watcher
+
+    def unwatch(self, watcher: asyncio.Queue[tuple[str, Any]]) -> None:
+        """Ends it."""
+        self._watchers.remove(watcher)
+
+    def _tell(self, name: str, data: Any) -> None:
+        for watcher in self._watchers:
+            if watcher.full() and name in ("step", "preview"):
+                continue
+            if watcher.full():  # a picture or the end must get through
+                watcher.get_nowait()
+            watcher.put_nowait((name, data))
+
+    async def _picture(self, index: int, job: Job) -> None:
+        pixels = await asyncio.wrap_future(job.future)
+        started = time.monotonic()
+        self.pngs[index] = await run_in_threadpool(picture.png_bytes, pixels, self.drawn[index])
+        self.encode_s = max(self.encode_s, time.monotonic() - started)
+        empty = picture.blank(pixels)
+        if empty:
+            self.warnings.append(f"picture {index} is blank")
+        self.seen(self, not empty)
+        self._tell("picture", {"picture": index, "path": f"/jobs/{self.id}/pictures/{index}"})
+
+    def _from_engine(self, loop: asyncio.AbstractEventLoop, index: int, job: Job) -> None:
+        """On the engine's thread."""
+        if self._watchers and not loop.is_closed():
+            loop.call_soon_threadsafe(self._stepped, index, job.picture.taken, self.drawings[index].predicted)
+
+    def _stepped(self, index: int, taken: int, predicted: Any) -> None:
+        drawing = self.drawings[index]
+        self._tell("step", {"picture": index, "step": taken, "steps": drawing.steps})
+        now = time.monotonic()
+        if not self._previews and now >= self._preview_at and taken < drawing.steps:
+            task = asyncio.create_task(self._preview(index, taken, partial(preview, drawing.bundle, predicted)))
+            self._previews.add(task)
+            task.add_done_callback(self._previews.discard)
+
+    async def _preview(self, index: int, taken: int, call: Callable[[], Any]) -> None:
+        started = time.monotonic()
+        try:
+            pixels = await asyncio.wrap_future(self.engine.decode(call))
+        except (DrawingError, RuntimeError):  # early latents may be wild, and the service may be ending: no preview then
+            return
+        small = await run_in_threadpool(picture.preview_bytes, pixels)
+        now = time.monotonic()
+        self._preview_at = now + PREVIEW_SHARE * (now - started)
+        self._tell("preview", {"picture": index, "step": taken, "webp": base64.b64encode(small).decode()})

@@ -1,0 +1,168 @@
+"""Several drawings in one step: nobody's picture depends on the company."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from atelier_infer.adapter import load_adapter
+from atelier_infer.batch import Batch, lora_scale
+from atelier_infer.bundle import open_bundle
+from atelier_infer.drawing import Drawing, Plan, Weighted
+from atelier_infer.errors import GraphError, NonFiniteError
+
+from .tiny_bundle import TARGETS, adapter_tensors, build_adapter
+
+SCHEDULERS = ["ddim", "euler", "euler_ancestral", "dpmpp_2m_karras"]
+
+
+@pytest.fixture(scope="module")
+def opened(bundle):
+    return open_bundle(bundle[0], intra_op_threads=1)
+
+
+@pytest.fixture
+def make_adapter(tmp_path, bundle):
+    def make(seed: int, rank: int = 2, **changes):
+        folder = tmp_path / f"{seed} {rank} {len(list(tmp_path.iterdir()))}"
+        build_adapter(folder, bundle[1].digest(), adapter_tensors(seed=seed, rank=rank, **changes), rank=rank, alpha=2.0 * rank)
+        return load_adapter(folder, bundle[1])
+
+    return make
+
+
+@pytest.fixture
+def plan(opened) -> Plan:
+    ids = opened.prompts.read("a cat").ids
+    return Plan(ids, opened.prompts.read("").ids, 4, 5.0, seed=3, width=48, height=32, scheduler="ddim")
+
+
+def drawn_together(bundle, wishes) -> list[Drawing]:
+    drawings, batch = [Drawing(bundle, mix, plan) for mix, plan in wishes], Batch()
+    for drawing in drawings:
+        drawing.begin()
+    going = list(drawings)
+    while going:
+        assert batch.step(going) == [None] * len(going)
+        going = [drawing for drawing in going if not drawing.done]
+    return drawings
+
+
+def test_everything_mixed_is_everything_alone(opened, make_adapter, plan):
+    first, second = make_adapter(1, 2), make_adapter(2, 4)
+    mixes = [
+        [],
+        [Weighted(first)],
+        [Weighted(second, 0.5)],
+        [Weighted(first, 0.7), Weighted(second, -0.4)],
+        [Weighted(first, 0.0)],
+    ]
+    wishes = []
+    for index in range(12):
+        scheduler = SCHEDULERS[index % 4]
+        changes = {"guidance_scale": (1.0, 4.0, 7.5)[index % 3], "guidance_until": (1.0, 0.5)[index % 2]}
+        words = opened.prompts.read("a dog" if index % 2 else "a cat").ids
+        wishes.append(
+            (mixes[index % 5], replace(plan, prompt=words, seed=index, steps=2 + index, scheduler=scheduler, **changes))
+        )
+    together = drawn_together(opened, wishes)
+    for wish, drawing in zip(wishes, together, strict=True):
+        alone = drawn_together(opened, [wish])[0]
+        np.testing.assert_allclose(drawing.sample, alone.sample, rtol=1e-4, atol=1e-4)
+        assert np.abs(drawing.finish().astype(int) - alone.finish()).max() <= 1
+
+
+def test_without_adapters_company_changes_no_bit(opened, plan):
+    wishes = [([], replace(plan, seed=seed)) for seed in range(4)]
+    for wish, drawing in zip(wishes, drawn_together(opened, wishes), strict=True):
+        np.testing.assert_array_equal(drawing.sample, drawn_together(opened, [wish])[0].sample)
+
+
+def test_the_base_beside_adapters_is_the_base_bit_for_bit(opened, make_adapter, plan):
+    wishes = [([], plan), ([Weighted(make_adapter(1))], plan), ([Weighted(make_adapter(2, 4))], plan)]
+    together = drawn_together(opened, wishes)
+    np.testing.assert_array_equal(together[0].sample, drawn_together(opened, wishes[:1])[0].sample)
+    assert np.abs(together[0].sample - together[1].sample).max() > 0.01
+
+
+def test_a_blend_is_the_sum_of_its_parts(opened, make_adapter, plan):
+    """Two adapters blended are one adapter of the summed rank whose B hold the weights."""
+    first, second = make_adapter(1, 2), make_adapter(2, 4)
+    blend = drawn_together(opened, [([Weighted(first, 0.7), Weighted(second, -0.4)], plan)])[0]
+    feeds = {}
+    for layer in TARGETS:
+        a, b = f"{layer}.lora_A", f"{layer}.lora_B"
+        feeds[a] = np.concatenate([first.feeds[a], second.feeds[a]], axis=1)
+        scaled = [0.7 * first.scale * first.feeds[b], -0.4 * second.scale * second.feeds[b]]
+        feeds[b] = np.concatenate(scaled).astype(np.float32)
+    merged = replace(first, digest="merged", feeds=feeds, scale=1.0, manifest=first.manifest.model_copy(update={"rank": 6}))
+    one = drawn_together(opened, [([Weighted(merged)], plan)])[0]
+    np.testing.assert_allclose(blend.sample, one.sample, rtol=1e-4, atol=1e-4)
+
+
+def test_the_same_adapter_twice_in_a_blend_counts_twice(opened, make_adapter, plan):
+    adapter = make_adapter(1)
+    twice = drawn_together(opened, [([Weighted(adapter, 0.25), Weighted(adapter, 0.5)], plan)])[0]
+    once = drawn_together(opened, [([Weighted(adapter, 0.75)], plan)])[0]
+    np.testing.assert_array_equal(twice.sample, once.sample)
+
+
+def test_each_row_has_its_own_scales(opened, make_adapter, plan):
+    first, second = make_adapter(1, 2), make_adapter(2, 3)  # alpha / rank is 2 for both
+    drawings = [
+        Drawing(opened, [Weighted(second, 0.5)], replace(plan, guidance_scale=1.0)),
+        Drawing(opened, [], plan),
+        Drawing(opened, [Weighted(first), Weighted(second, 2.0)], plan),
+    ]
+    scales = lora_scale(drawings, {first.digest: first, second.digest: second})
+    assert scales.shape == (5, 1, 5)
+    assert scales[:, 0].tolist() == [[0, 0, 1, 1, 1], [0] * 5, [0] * 5, [2, 2, 4, 4, 4], [2, 2, 4, 4, 4]]
+
+
+def test_guidance_stops_after_its_part_of_the_steps(opened, plan):
+    rows = []
+
+    class Counting:
+        def run(self, outputs, feeds):
+            rows.append(len(feeds["sample"]))
+            return opened.unet.run(outputs, feeds)
+
+    counting = replace(opened, unet=Counting())
+    for until, steps, expected in ((0.5, 4, [2, 2, 1, 1]), (0.3, 4, [2, 2, 1, 1]), (0.0, 2, [1, 1]), (1.0, 2, [2, 2])):
+        rows.clear()
+        drawn_together(counting, [([], replace(plan, guidance_until=until, steps=steps))])
+        assert rows == expected
+
+
+def test_one_that_overflows_ends_alone(opened, make_adapter, plan):
+    """Its infinity turns its neighbours' rows into NaN; they take the step again without it."""
+    wild = make_adapter(1, scale=8e37)
+    good = make_adapter(2)
+    drawings = [Drawing(opened, mix, plan) for mix in ([Weighted(good)], [Weighted(wild)], [])]
+    for drawing in drawings:
+        drawing.begin()
+    faults = Batch().step(drawings)
+    assert faults[0] is None
+    assert isinstance(faults[1], NonFiniteError)
+    assert faults[2] is None
+    for drawing, mix in ((drawings[0], [Weighted(good)]), (drawings[2], [])):
+        alone = Drawing(opened, mix, plan)
+        alone.begin()
+        Batch().step([alone])
+        np.testing.assert_allclose(drawing.sample, alone.sample, rtol=1e-5, atol=1e-5)
+
+
+def test_a_graph_that_fails_for_one_fails_for_that_one_alone(opened, plan):
+    class Refusing:
+        def run(self, outputs, feeds):
+            if (feeds["sample"] > 900).any():
+                raise RuntimeError("too large")
+            return opened.unet.run(outputs, feeds)
+
+    refusing = replace(opened, unet=Refusing())
+    drawings = [Drawing(refusing, [], replace(plan, seed=seed)) for seed in range(3)]
+    for drawing in drawings:
+        drawing.begin()
+    drawings[1].sample = drawings[1].sample + np.float32(1000)
+    faults = Batch().step(drawings)
+    assert [type(fault) for fault in faults] == [type(None), GraphError, type(None)]
+    assert [drawing.taken for drawing in drawings] == [1, 0, 1]

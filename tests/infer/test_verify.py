@@ -1,0 +1,87 @@
+"""/verify: a picture is what its text says, or it is not."""
+
+import io
+import json
+
+import numpy as np
+import pytest
+from atelier_contracts import names
+from atelier_contracts.generate import Verified
+from PIL import Image
+from PIL.PngImagePlugin import PngInfo
+
+from .test_generate import problem
+from .tiny_bundle import adapter_tensors, build_adapter
+
+
+def verify(service, content: bytes):
+    return service.client.post("/verify", content=content, headers={"Content-Type": "image/png"})
+
+
+def changed(content: bytes, pixels=None, **text) -> bytes:
+    image = Image.open(io.BytesIO(content))
+    info = PngInfo()
+    info.add_itxt(names.PNG_TEXT, json.dumps(json.loads(image.text[names.PNG_TEXT]) | text))
+    stream = io.BytesIO()
+    (image if pixels is None else Image.fromarray(pixels)).save(stream, "png", pnginfo=info)
+    return stream.getvalue()
+
+
+@pytest.mark.parametrize(
+    "wish",
+    [
+        {},
+        {"base": True},
+        {"version": 1, "scale": 0.5, "negative_prompt": "a dög"},
+        {"adapters": [{"version": 1, "weight": 4}, {"version": 1, "weight": 0.3}], "scale": 3.0},
+        {"scheduler": "euler_ancestral", "guidance_until": 0.5, "width": 48},
+    ],
+)
+def test_a_picture_is_drawn_again_from_its_own_text(service, wish):
+    content = service.draw(**wish).content
+    found = Verified.model_validate_json(verify(service, content).content)
+    assert (found.same, found.max_difference, found.differing) == (True, 0, 0.0)
+    assert found.drawn.prompt == "a cat"
+
+
+def test_a_webp_does_as_well(service):
+    webp = service.client.post("/generate", json={"prompt": "a cat", "steps": 2}, headers={"Accept": "image/webp"}).content
+    assert verify(service, webp).json()["same"] is True
+
+
+def test_a_picture_that_was_touched_is_not_the_same(service):
+    content = service.draw().content
+    pixels = np.array(Image.open(io.BytesIO(content)))
+    pixels[0, 0, 0] ^= 128
+    found = verify(service, changed(content, pixels)).json()
+    assert (found["same"], found["max_difference"]) == (False, 128)
+    assert 0 < found["differing"] < 0.01
+    assert verify(service, changed(content, seed=8)).json()["same"] is False
+
+
+def test_a_picture_from_before_blends(service):
+    content = service.draw().content
+    assert verify(service, changed(content, adapters=[])).json()["same"] is True
+
+
+def test_a_version_that_is_something_else_now(service, store, bundle, tmp_path):
+    content = service.draw().content
+    build_adapter(tmp_path / "anew", bundle[1].digest(), adapter_tensors(seed=9))
+    store.folders[1], store.generation = tmp_path / "anew", "2"
+    service.wait(lambda: service.draw().content != content)
+    assert "as version 1" in problem(verify(service, content), 409)
+
+
+def test_what_is_no_picture_of_ours(service):
+    plain = io.BytesIO()
+    Image.new("RGB", (32, 32)).save(plain, "png")
+    good = service.draw().content
+    for content in (b"", b"GIF89a", plain.getvalue(), good[:100], changed(good, steps="many"), changed(good, steps=100_000)):
+        problem(verify(service, content), 422)
+    for side, words in ((2_000, "received 2000 x 2000"), (20_000, "far more")):
+        large = io.BytesIO()
+        Image.new("1", (side, side)).save(large, "png")
+        assert words in problem(verify(service, large.getvalue()), 422)
+    assert "must be at most" in problem(verify(service, bytes(33 * 2**20)), 413)
+    assert "'sketches'" in problem(verify(service, changed(good, model="photos")), 404)
+    assert "0" * 64 in problem(verify(service, changed(good, bundle_digest="0" * 64, adapters=[], adapter_digest=None)), 409)
