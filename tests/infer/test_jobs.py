@@ -165,7 +165,7 @@ def test_jobs_are_forgotten(make_service, store, adapter, settings):
 
 
 def test_a_full_queue_refuses_jobs_too(make_service, store, adapter, paced):
-    go, started = paced
+    go, _ = paced
     store.set_alias("champion", store.publish_adapter(adapter[0]))
     service = make_service(queue_limit=1)
     service.wait(lambda: service.client.get("/readyz").status_code == 200)

@@ -2,9 +2,11 @@
 
 import threading
 
+import httpx
+import numpy as np
 import pytest
 from atelier_contracts import names
-from atelier_infer import desk, loader, versions
+from atelier_infer import desk, drawing, loader, versions
 from atelier_infer.drawing import Drawing
 
 from .test_generate import problem
@@ -245,3 +247,135 @@ def test_a_refused_version_is_not_downloaded_at_every_request(service, store, pu
     details = {problem(service.draw(version=number), 502) for _ in range(3)}
     assert len(details) == 1
     assert store.fetched.count(f"version {number}") == 1
+
+
+def blank(service, monkeypatch) -> None:
+    """Every decoder of every drawing gives one colour from now on."""
+    monkeypatch.setattr(Drawing, "finish", lambda self, proceed: np.zeros((32, 32, 3), np.uint8))
+
+
+def test_two_blank_pictures_in_a_row_and_the_version_before_serves_again(service, store, publish, monkeypatch, caplog):
+    before = service.draw().content
+    number = publish(seed=5)
+    store.set_alias("champion", number)
+    service.wait(lambda: version_of(service.draw()) == str(number))
+    with monkeypatch.context() as patch:
+        blank(service, patch)
+        assert 'blank"' in service.draw().headers["warning"]
+        assert alias(service)["serving"] == number  # once may be chance
+        service.draw()
+    assert alias(service) == {"target": number, "serving": 1, "problem": alias(service)["problem"]}
+    assert "2 blank or non-finite pictures in a row; version 1 serves as champion again" in alias(service)["problem"]
+    assert ready(service) == (200, "stale")
+    assert service.draw().content == before
+    assert version_of(service.draw(version=number)) == str(number)  # by its number it can be looked at
+    store.set_alias("champion", publish(seed=6))  # the next one is served as ever
+    service.wait(lambda: version_of(service.draw()) == "3")
+    assert ready(service) == (200, "ready")
+
+
+@pytest.mark.parametrize("wish", [{"guidance_scale": 29}, {"scale": 3.9}, {"base": True}])
+def test_wild_requests_say_nothing_about_a_version(service, store, publish, monkeypatch, wish):
+    number = publish(seed=5)
+    store.set_alias("champion", number)
+    service.wait(lambda: version_of(service.draw()) == str(number))
+    blank(service, monkeypatch)
+    for _ in range(3):
+        service.draw(**wish)
+    assert alias(service)["serving"] == number
+
+
+def test_a_sound_picture_between_two_blank_ones(service, store, publish, monkeypatch):
+    number = publish(seed=5)
+    store.set_alias("champion", number)
+    service.wait(lambda: version_of(service.draw()) == str(number))
+    for _ in range(3):
+        with monkeypatch.context() as patch:
+            blank(service, patch)
+            service.draw()
+        service.draw()
+    assert alias(service)["serving"] == number
+
+
+def test_the_first_champion_has_nothing_to_step_back_to(service, monkeypatch):
+    blank(service, monkeypatch)
+    for _ in range(3):
+        assert version_of(service.draw()) == "1"
+
+
+def test_pictures_that_are_not_finite_count_as_well(service, store, publish, monkeypatch):
+    number = publish(seed=5)
+    store.set_alias("champion", number)
+    service.wait(lambda: version_of(service.draw()) == str(number))
+    with monkeypatch.context() as patch:
+        patch.setattr(drawing, "initial_noise", lambda *_: np.full((1, 4, 4, 4), np.nan, np.float32))
+        for _ in range(2):
+            problem(service.draw(), 500)
+    assert alias(service)["serving"] == 1
+
+
+def test_what_requests_use_stays_in_memory_and_more_is_told_to_wait(
+    make_service, store, publish, tmp_path, bundle, monkeypatch
+):
+    go, started = threading.Event(), threading.Event()
+
+    class Slow(Drawing):
+        def take(self, out) -> None:
+            started.set()
+            assert go.wait(20)
+            super().take(out)
+
+    big = adapter_tensors(rank=9000)  # 0.69 MiB in memory
+    for number in range(3):
+        build_adapter(tmp_path / f"big {number}", bundle[1].digest(), big, rank=9000, alpha=float(number + 1))
+        store.publish_adapter(tmp_path / f"big {number}")
+    store.set_alias("champion", publish(seed=5))
+    service = make_service(adapter_cache_mib=1, batch_rank=20_000)
+    service.wait(lambda: ready(service)[0] == 200)
+    monkeypatch.setattr(desk, "Drawing", Slow)
+    answers = []
+    thread = threading.Thread(target=lambda: answers.append(service.draw(version=1)))
+    thread.start()
+    assert started.wait(20)
+    errand = service.engine.errand
+    monkeypatch.setattr(service.engine, "errand", lambda call: call())  # a probe would wait for the step that waits here
+    refused = service.draw(version=2)
+    assert "requests under way use 0.7 of the 1 MiB" in problem(refused, 503)
+    assert refused.headers["retry-after"] == "5"
+    assert 1 in [one["version"] for one in service.client.get("/models").json()["adapters"]]
+    go.set()
+    thread.join()
+    monkeypatch.setattr(service.engine, "errand", errand)
+    version_of(answers[0])
+    assert version_of(service.draw(version=2)) == "2"
+
+
+def test_a_switch_under_load_fails_no_request_and_every_picture_is_what_it_says(service, store, publish):
+    """Eight clients draw while the champion moves five times; each picture is drawn again from its own text."""
+    stop, answers = threading.Event(), []
+
+    def client(seed: int) -> None:
+        with httpx.Client(base_url=service.client.base_url, headers=service.client.headers, timeout=60) as line:
+            while not stop.is_set():
+                answers.append(line.post("/generate", json={"prompt": "a cat", "steps": 3, "seed": seed}))
+
+    threads = [threading.Thread(target=client, args=(seed,)) for seed in range(8)]
+    for thread in threads:
+        thread.start()
+    service.wait(lambda: len(answers) > 8)
+    for seed in range(20, 25):
+        number = publish(seed=seed)
+        store.set_alias("champion", number)
+        service.wait(lambda number=number: alias(service)["serving"] == number)
+        drawn = len(answers)
+        service.wait(lambda drawn=drawn: len(answers) > drawn + 8)
+    stop.set()
+    for thread in threads:
+        thread.join()
+    assert {answer.status_code for answer in answers} == {200}
+    assert {version_of(answer) for answer in answers} == {"1", "2", "3", "4", "5", "6"}
+    unlike = {(version_of(answer), answer.headers["x-atelier-seed"]): answer for answer in answers}
+    for (number, _), answer in unlike.items():
+        found = service.client.post("/verify", content=answer.content).json()
+        assert found["same"], number
+        assert answer.headers["x-atelier-adapter-digest"] == found["drawn"]["adapter_digest"]

@@ -23,6 +23,7 @@ from atelier_infer.jobs import make_jobs_router
 from atelier_infer.loader import Loader
 from atelier_infer.metrics import Metrics
 from atelier_infer.openai_images import make_images_router
+from atelier_infer.page import make_page_router, page_files
 from atelier_infer.problems import add_handlers
 from atelier_infer.requestlog import RequestLog
 from atelier_infer.routes import make_router
@@ -115,13 +116,15 @@ def create_app(*, engine: Engine, metrics: Metrics, store: Store, tokens: TokenF
             engine=engine, versions=versions, loader=loader, store=store, gallery=gallery, metrics=metrics, settings=settings
         )
     )
+    page = page_files()
+    app.include_router(make_page_router(page))
     app.include_router(make_generating_router(desk))
     app.include_router(make_jobs_router(desk))
     app.include_router(make_images_router(desk, settings.model))
     app.include_router(make_verifying_router(desk=desk, chooser=chooser, loader=loader, settings=settings))
     app.include_router(make_staging_router(desk=desk, engine=engine, loader=loader, settings=settings))
     add_handlers(app)
-    app.add_middleware(Gate, tokens=tokens)
+    app.add_middleware(Gate, tokens=tokens, files=frozenset(page))
     app.add_middleware(RequestLog)  # added last, so outermost
     return app
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import logging
 import time
 from collections.abc import Sequence
 from contextlib import ExitStack
@@ -16,12 +17,14 @@ from starlette.concurrency import run_in_threadpool
 from atelier_infer.choosing import Chooser, Chosen
 from atelier_infer.drawing import Drawing
 from atelier_infer.engine import Engine
-from atelier_infer.errors import ReusedKeyError, UnknownJobError
+from atelier_infer.errors import InferError, ReusedKeyError, UnknownJobError
 from atelier_infer.metrics import Metrics
 from atelier_infer.orders import Order
 from atelier_infer.plan import make_plans
 from atelier_infer.settings import Settings
 from atelier_infer.versions import Versions
+
+log = logging.getLogger(__name__)
 
 HANG_UP_POLL_S = 0.1
 """How often a waiting request looks whether its sender is still there."""
@@ -150,6 +153,8 @@ class Desk:
             finally:
                 self._tasks.pop(order.id, None)
         if order.error:
+            if not isinstance(order.error, InferError):
+                log.error("an error that nobody foresaw", exc_info=order.error)
             self._metrics.picture(order.drawn[0].version, order.state)
 
     def _forget(self) -> None:

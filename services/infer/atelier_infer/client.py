@@ -1,0 +1,226 @@
+"""A client of this service in one file, standard library only: copy it where it is needed.
+
+with Client("http://127.0.0.1:8002", token) as client:
+    client.generate("a cat on a chair", seed=7)[0].save("cat.png")
+    for event in client.stream("a boat", steps=50):
+        print(event)  # Progress, Preview, and in the end a Picture
+    print(client.verify("cat.png"))
+"""
+
+from __future__ import annotations
+
+import base64
+import http.client
+import json
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any, NamedTuple
+from urllib.parse import urlsplit
+
+
+class ClientError(Exception):
+    """The service refused, or did not answer.
+
+    Attributes:
+        status: of HTTP; 0 when there was no answer.
+        retry_after_s: when the same request may succeed; none when it never will as it is.
+    """
+
+    def __init__(self, status: int, detail: str, retry_after_s: float | None = None) -> None:
+        super().__init__(f"{status}: {detail}" if status else detail)
+        self.status, self.retry_after_s = status, retry_after_s
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A finished picture.
+
+    Attributes:
+        png: with the text in it that `verify` reads.
+        drawn: everything it was drawn with: model, version, seed, …
+        index: which one of several.
+    """
+
+    png: bytes
+    drawn: dict[str, Any]
+    index: int = 0
+
+    def save(self, path: str | Path) -> None:
+        """Writes the PNG."""
+        Path(path).write_bytes(self.png)
+
+
+class Progress(NamedTuple):
+    """A picture took a step."""
+
+    index: int
+    step: int
+    steps: int
+
+
+class Preview(NamedTuple):
+    """What a picture looks like on its way."""
+
+    index: int
+    step: int
+    webp: bytes
+
+
+class Verdict(NamedTuple):
+    """A picture beside what its own text draws now."""
+
+    same: bool
+    max_difference: int
+    differing: float
+    drawn: dict[str, Any]
+
+
+class Client:
+    """Draws. Fields of a request are keyword arguments: version, alias, adapters, scale, base, seed, n, steps, width, …
+
+    Args:
+        url: address of the service, http or https.
+        token: what it lets in.
+        timeout_s: longest silence of the service; a stream says every 10 s that it is alive.
+    """
+
+    def __init__(self, url: str, token: str, *, timeout_s: float = 600.0) -> None:
+        parts = urlsplit(url)
+        if parts.scheme not in ("http", "https") or not parts.hostname:
+            raise ValueError(f"url must be an http:// or https:// address; received {url!r}")
+        self._prefix, self._token = parts.path.rstrip("/"), token
+        kind = http.client.HTTPSConnection if parts.scheme == "https" else http.client.HTTPConnection
+        self._connect = lambda: kind(parts.netloc, timeout=timeout_s)
+        self._line = self._connect()
+
+    def __enter__(self) -> Client:
+        """Itself."""
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        """Closes the connection."""
+        self._line.close()
+
+    def generate(self, prompt: str, *, key: str | None = None, **fields: Any) -> list[Picture]:
+        """Pictures, when all of them are drawn.
+
+        Args:
+            prompt: what to draw.
+            key: an idempotency key: the same key gives the same pictures, drawn once.
+            fields: of the request.
+
+        Raises:
+            ClientError: the service refused.
+        """
+        headers = {"Accept": "application/json"} | ({"Idempotency-Key": key} if key else {})
+        found = self._json("POST", "/generate", {"prompt": prompt, **fields}, headers)["pictures"]
+        return [Picture(base64.b64decode(one["png"]), one["drawn"], index) for index, one in enumerate(found)]
+
+    def stream(self, prompt: str, *, previews: bool = True, **fields: Any) -> Iterator[Progress | Preview | Picture]:
+        """Steps and previews as they come, and each picture when it is finished. Leaving the loop cancels the rest.
+
+        Raises:
+            ClientError: the service refused, or the drawing failed.
+        """
+        job = self._json("POST", "/jobs", {"prompt": prompt, **fields})["id"]
+        finished = False
+        line = self._connect()
+        try:
+            line.request("GET", f"{self._prefix}/jobs/{job}/events?previews={str(previews).lower()}", headers=self._login())
+            answer = line.getresponse()
+            if answer.status != 200:
+                raise _refusal(answer, answer.read())
+            seen: set[int] = set()
+            for name, data in parse_events(answer):
+                if name == "step":
+                    yield Progress(data["picture"], data["step"], data["steps"])
+                elif name == "preview":
+                    yield Preview(data["picture"], data["step"], base64.b64decode(data["webp"]))
+                elif name == "picture":
+                    seen.add(data["picture"])
+                    yield self._picture(job, data["picture"])
+                elif name == "end":
+                    finished = True
+                    if data["problem"]:
+                        raise ClientError(data["problem"]["status"], data["problem"]["detail"])
+                    for index in set(range(len(data["pictures"]))) - seen:  # finished before the stream began
+                        yield self._picture(job, index)
+                    return
+            raise ClientError(0, "the stream ended before the drawing did; ask for the job's status")
+        finally:
+            line.close()
+            if not finished:
+                self._exchange("DELETE", f"/jobs/{job}")
+
+    def verify(self, picture: str | Path | bytes | Picture) -> Verdict:
+        """Has the service draw a picture again from its own text, and compare.
+
+        Raises:
+            ClientError: it is no picture of the service, or cannot be drawn any more.
+        """
+        if isinstance(picture, Picture):
+            picture = picture.png
+        content = picture if isinstance(picture, bytes) else Path(picture).read_bytes()
+        found = json.loads(self._exchange("POST", "/verify", content, {"Content-Type": "image/png"})[1])
+        return Verdict(found["same"], found["max_difference"], found["differing"], found["drawn"])
+
+    def versions(self) -> list[dict[str, Any]]:
+        """Every version that may be named, the newest first."""
+        found: list[dict[str, Any]] = self._json("GET", "/versions")["versions"]
+        return found
+
+    def _picture(self, job: str, index: int) -> Picture:
+        _, png = self._exchange("GET", f"/jobs/{job}/pictures/{index}", headers={"Accept": "image/png"})
+        drawn = self._json("GET", f"/jobs/{job}")["drawn"][index]
+        return Picture(png, drawn, index)
+
+    def _json(
+        self, method: str, path: str, body: dict[str, Any] | None = None, headers: dict[str, str] | None = None
+    ) -> dict[str, Any]:
+        content = None if body is None else json.dumps(body).encode()
+        headers = {"Content-Type": "application/json"} | (headers or {})
+        found: dict[str, Any] = json.loads(self._exchange(method, path, content, headers)[1])
+        return found
+
+    def _exchange(
+        self, method: str, path: str, body: bytes | None = None, headers: dict[str, str] | None = None
+    ) -> tuple[http.client.HTTPResponse, bytes]:
+        try:
+            self._line.request(method, self._prefix + path, body, self._login() | (headers or {}))
+            answer = self._line.getresponse()
+            content = answer.read()
+        except (OSError, http.client.HTTPException) as error:
+            self._line.close()
+            raise ClientError(0, f"the service did not answer: {type(error).__name__}: {error}") from error
+        if answer.status >= 400:
+            raise _refusal(answer, content)
+        return answer, content
+
+    def _login(self) -> dict[str, str]:
+        return {"Authorization": f"Bearer {self._token}"}
+
+
+def parse_events(lines: Iterable[bytes]) -> Iterator[tuple[str, Any]]:
+    """Names and JSON data of server-sent events. Source: HTML Living Standard, section 9.2.6."""
+    name, data = "message", ""
+    for raw in lines:
+        field, _, value = raw.decode().rstrip("\r\n").partition(":")
+        value = value.removeprefix(" ")
+        if field == "event":
+            name = value
+        elif field == "data":
+            data += value
+        elif not field and not value and data:  # an empty line ends an event; a comment has a value
+            yield name, json.loads(data)
+            name, data = "message", ""
+
+
+def _refusal(answer: http.client.HTTPResponse, content: bytes) -> ClientError:
+    try:
+        detail = json.loads(content)["detail"]
+    except (ValueError, KeyError, TypeError):
+        detail = content[:200].decode("utf-8", "replace") or answer.reason
+    after = answer.getheader("Retry-After")
+    return ClientError(answer.status, detail, float(after) if after else None)

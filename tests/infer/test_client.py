@@ -1,0 +1,90 @@
+"""The client in one file, against the real service."""
+
+import ast
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from atelier_infer import client as module
+from atelier_infer import desk, drawing
+from atelier_infer.client import Client, ClientError, Picture, Preview, Progress
+
+from ..servers import free_port
+from .conftest import SECRET
+
+WISH = {"steps": 4, "seed": 7}
+
+
+@pytest.fixture
+def client(service):
+    with Client(str(service.client.base_url), SECRET, timeout_s=60) as client:
+        yield client
+
+
+def test_it_needs_the_standard_library_alone():
+    tree = ast.parse(Path(module.__file__).read_text())
+    found = {alias.name.split(".")[0] for node in ast.walk(tree) if isinstance(node, ast.Import) for alias in node.names}
+    found |= {node.module.split(".")[0] for node in ast.walk(tree) if isinstance(node, ast.ImportFrom) and node.module}
+    assert found <= set(sys.stdlib_module_names)
+
+
+def test_generate_and_verify(client, service, tmp_path):
+    pictures = client.generate("a cät", n=2, **WISH)
+    assert [(one.index, one.drawn["seed"], one.drawn["prompt"]) for one in pictures] == [(0, 7, "a cät"), (1, 8, "a cät")]
+    pictures[0].save(tmp_path / "cat.png")
+    for form in (tmp_path / "cat.png", str(tmp_path / "cat.png"), pictures[0].png, pictures[0]):
+        assert client.verify(form).same
+    assert client.generate("a cät", key="k", **WISH)[0].png == client.generate("a cät", key="k", **WISH)[0].png
+    assert [one["version"] for one in client.versions()] == [1]
+
+
+def test_stream(client, service):
+    found = list(client.stream("a cat", n=2, **WISH))
+    pictures = {one.index: one for one in found if isinstance(one, Picture)}
+    assert sorted(pictures) == [0, 1]
+    assert pictures[0].png == service.client.get("/jobs/" + next(iter(service.kept())) + "/pictures/0").content
+    assert pictures[1].drawn["seed"] == 8
+    assert all(isinstance(one, Progress | Preview | Picture) for one in found)
+
+
+def test_leaving_a_stream_cancels_it(client, service, monkeypatch):
+    class Slow(drawing.Drawing):
+        def take(self, out) -> None:
+            time.sleep(0.1)
+            super().take(out)
+
+    monkeypatch.setattr(desk, "Drawing", Slow)
+    stream = client.stream("a cat", steps=100)
+    first = next(one for one in stream if isinstance(one, Progress))
+    assert first.steps == 100
+    (order,) = service.kept().values()
+    stream.close()
+    service.wait(lambda: service.engine.admitted == 0)
+    assert order.state == "cancelled"
+
+
+def test_refusals_are_one_kind_of_error(client, service, store):
+    with pytest.raises(ClientError, match="nearest legal") as caught:
+        client.generate("a cat", width=33)
+    assert (caught.value.status, caught.value.retry_after_s) == (422, None)
+    with pytest.raises(ClientError, match="PNG or WebP"):
+        client.verify(b"x")
+    store.down = True
+    with pytest.raises(ClientError) as caught:
+        client.generate("a cat", version=9)
+    assert (caught.value.status, caught.value.retry_after_s) == (503, 5.0)
+    with Client(str(service.client.base_url), "wrong") as stranger, pytest.raises(ClientError, match="token"):
+        stranger.generate("a cat")
+    with Client(f"http://127.0.0.1:{free_port()}", SECRET) as nowhere, pytest.raises(ClientError, match="did not answer"):
+        nowhere.generate("a cat")
+    with pytest.raises(ValueError, match="ftp"):
+        Client("ftp://x", SECRET)
+
+
+def test_a_stream_that_fails_says_why(client, monkeypatch):
+    import numpy as np
+
+    monkeypatch.setattr(drawing, "initial_noise", lambda *_: np.full((1, 4, 4, 4), np.nan, np.float32))
+    with pytest.raises(ClientError, match="NaN or infinity"):
+        list(client.stream("a cat", **WISH))
