@@ -11,6 +11,7 @@ from atelier_infer.batch import Batch
 from atelier_infer.bundle import open_bundle
 from atelier_infer.drawing import Drawing, Plan, Weighted
 from atelier_infer.noise import initial_noise
+from atelier_infer.providers import Runtime
 from atelier_infer.schedulers import NoiseSchedule, make_scheduler
 from atelier_trainer.adapter import describe, inject, save_weights
 from atelier_trainer.bundle import export_bundle
@@ -108,7 +109,12 @@ def pipeline_and_bundle(tmp_path_factory):
     weights = save_weights(pipeline.unet, adapter)
     targets = tuple(manifest.lora_targets)
     describe(weights, manifest, rank=RANK, alpha=ALPHA, targets=targets, run_id="r", dataset_digest="d" * 64)
-    yield pipeline, pipeline.scheduler.config, open_bundle(folder, intra_op_threads=1), load_adapter(adapter, manifest)
+    yield (
+        pipeline,
+        pipeline.scheduler.config,
+        open_bundle(folder, runtime=Runtime(intra_op_threads=1)),
+        load_adapter(adapter, manifest),
+    )
     torch.set_num_threads(threads)
 
 

@@ -9,6 +9,7 @@ from atelier_infer.batch import Batch, lora_scale
 from atelier_infer.bundle import open_bundle
 from atelier_infer.drawing import Drawing, Plan, Weighted
 from atelier_infer.errors import GraphError, NonFiniteError
+from atelier_infer.providers import Runtime
 
 from .tiny_bundle import TARGETS, adapter_tensors, build_adapter
 
@@ -17,7 +18,7 @@ SCHEDULERS = ["ddim", "euler", "euler_ancestral", "dpmpp_2m_karras"]
 
 @pytest.fixture(scope="module")
 def opened(bundle):
-    return open_bundle(bundle[0], intra_op_threads=1)
+    return open_bundle(bundle[0], runtime=Runtime(intra_op_threads=1))
 
 
 @pytest.fixture

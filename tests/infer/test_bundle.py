@@ -7,12 +7,13 @@ import pytest
 from atelier_contracts import names
 from atelier_infer.bundle import open_bundle
 from atelier_infer.errors import BundleError
+from atelier_infer.providers import Runtime
 
 from .tiny_bundle import SCHEDULE, build_bundle, write_manifest
 
 
 def test_an_opened_bundle(bundle):
-    opened = open_bundle(bundle[0], intra_op_threads=1)
+    opened = open_bundle(bundle[0], runtime=Runtime(intra_op_threads=1))
     assert opened.digest == bundle[1].digest()
     assert opened.no_adapter["mid.to_q.lora_A"].shape == (4, 0)
     assert opened.no_adapter["mid.to_q.lora_B"].shape == (0, 6)
@@ -43,7 +44,7 @@ def test_an_opened_bundle(bundle):
 def test_refusals(tmp_path, manifest, schedule, message):
     build_bundle(tmp_path, manifest_changes=manifest, schedule=schedule)
     with pytest.raises(BundleError, match=message):
-        open_bundle(tmp_path, intra_op_threads=1)
+        open_bundle(tmp_path, runtime=Runtime(intra_op_threads=1))
 
 
 @pytest.mark.parametrize("file", [names.TOKENIZER_FILE, names.UNET_FILE, names.VAE_DECODER_FILE])
@@ -51,7 +52,7 @@ def test_files_that_cannot_be_read(tmp_path, file):
     build_bundle(tmp_path)
     (tmp_path / file).write_bytes(b"nonsense")
     with pytest.raises(BundleError, match=file):
-        open_bundle(tmp_path, intra_op_threads=1)
+        open_bundle(tmp_path, runtime=Runtime(intra_op_threads=1))
 
 
 def test_an_output_of_another_name_is_refused(tmp_path):
@@ -61,7 +62,7 @@ def test_an_output_of_another_name_is_refused(tmp_path):
     onnx.save(model, tmp_path / names.VAE_DECODER_FILE)
     write_manifest(tmp_path)
     with pytest.raises(BundleError, match=r"vae_decoder.onnx: its outputs.*lacks image tensor\(float\), has unknown picture"):
-        open_bundle(tmp_path, intra_op_threads=1)
+        open_bundle(tmp_path, runtime=Runtime(intra_op_threads=1))
 
 
 def test_fields_that_diffusers_fills_in_may_be_absent(tmp_path):
@@ -69,7 +70,7 @@ def test_fields_that_diffusers_fills_in_may_be_absent(tmp_path):
     short = {key: value for key, value in SCHEDULE.items() if key not in ("set_alpha_to_one", "steps_offset", "clip_sample")}
     (tmp_path / names.SCHEDULER_FILE).write_text(json.dumps(short))
     write_manifest(tmp_path)
-    schedule = open_bundle(tmp_path, intra_op_threads=1).schedule
+    schedule = open_bundle(tmp_path, runtime=Runtime(intra_op_threads=1)).schedule
     assert (schedule.set_alpha_to_one, schedule.steps_offset) == (True, 0)
 
 
@@ -83,4 +84,4 @@ def test_an_input_of_another_type_is_refused(tmp_path):
     onnx.save(model, tmp_path / names.VAE_DECODER_FILE)
     write_manifest(tmp_path)
     with pytest.raises(BundleError, match=r"vae_decoder.onnx"):
-        open_bundle(tmp_path, intra_op_threads=1)
+        open_bundle(tmp_path, runtime=Runtime(intra_op_threads=1))

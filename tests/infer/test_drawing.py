@@ -11,13 +11,14 @@ from atelier_infer.bundle import open_bundle
 from atelier_infer.drawing import Drawing, Plan, Weighted
 from atelier_infer.errors import GraphError, NonFiniteError
 from atelier_infer.noise import initial_noise
+from atelier_infer.providers import Runtime
 
 from .tiny_bundle import adapter_tensors, build_adapter
 
 
 @pytest.fixture(scope="module")
 def opened(bundle):
-    return open_bundle(bundle[0], intra_op_threads=1)
+    return open_bundle(bundle[0], runtime=Runtime(intra_op_threads=1))
 
 
 @pytest.fixture

@@ -12,8 +12,9 @@ import uvicorn
 from atelier_contracts.access import TokenFile
 from fastapi import FastAPI
 
-from atelier_infer.app import create_app, make_engine
+from atelier_infer.app import create_app, make_engine, make_runtime
 from atelier_infer.engine import Engine
+from atelier_infer.errors import ProviderError
 from atelier_infer.metrics import Metrics
 from atelier_infer.requestlog import JsonLines
 from atelier_infer.settings import Settings, SettingsError, read_settings
@@ -66,6 +67,11 @@ def main() -> int:
     handler = logging.StreamHandler()
     handler.setFormatter(JsonLines())
     logging.basicConfig(level=logging.INFO, handlers=[handler], force=True)
+    try:
+        make_runtime(settings).check()
+    except ProviderError as error:
+        sys.stderr.write(f"atelier_infer cannot start:\nATELIER_INFER_PROVIDER: {error}\n")
+        return 2
     metrics = Metrics()
     engine = make_engine(settings, metrics)
     config = uvicorn.Config(

@@ -25,6 +25,7 @@ from atelier_infer.metrics import Metrics
 from atelier_infer.openai_images import make_images_router
 from atelier_infer.page import make_page_router, page_files
 from atelier_infer.problems import add_handlers
+from atelier_infer.providers import Runtime
 from atelier_infer.requestlog import RequestLog
 from atelier_infer.routes import make_router
 from atelier_infer.settings import Settings
@@ -47,6 +48,11 @@ def make_engine(settings: Settings, metrics: Metrics) -> Engine:
     )
 
 
+def make_runtime(settings: Settings) -> Runtime:
+    """What runs the graphs, as the settings say."""
+    return Runtime(settings.provider, settings.intra_op_threads, settings.cache_dir)
+
+
 def create_app(*, engine: Engine, metrics: Metrics, store: Store, tokens: TokenFile, settings: Settings) -> FastAPI:
     """Wires the parts. Threads start with the application's lifespan and end with it.
 
@@ -64,7 +70,7 @@ def create_app(*, engine: Engine, metrics: Metrics, store: Store, tokens: TokenF
 
     loader = Loader(
         shelf=shelf,
-        open_bundle=partial(open_bundle, intra_op_threads=settings.intra_op_threads, decode_tile_px=settings.decode_tile_px),
+        open_bundle=partial(open_bundle, runtime=make_runtime(settings), decode_tile_px=settings.decode_tile_px),
         probe=probe_between_steps,
         adapter_cache_mib=settings.adapter_cache_mib,
     )

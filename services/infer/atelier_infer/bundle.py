@@ -15,6 +15,7 @@ from tokenizers import Tokenizer
 from atelier_infer.errors import BundleError
 from atelier_infer.graphs import Graph as Runnable
 from atelier_infer.prompt import PromptReader
+from atelier_infer.providers import Runtime
 from atelier_infer.schedulers import Array, NoiseSchedule
 from atelier_infer.texts import TextStates
 
@@ -57,15 +58,16 @@ class Bundle:
     decode_tile_px: int
 
 
-def open_bundle(folder: Path, *, intra_op_threads: int, decode_tile_px: int = 768) -> Bundle:
+def open_bundle(folder: Path, *, runtime: Runtime, decode_tile_px: int = 768) -> Bundle:
     """Opens a folder whose digests were checked.
 
     Args:
         folder: bundle.json and the files that it lists.
-        intra_op_threads: threads of one operator; 0 leaves it to ONNX Runtime, which takes one per core.
+        runtime: what runs the graphs.
         decode_tile_px: longest side of a picture that is decoded whole.
 
     Raises:
+        ProviderError: another provider than the runtime's would run a graph.
         BundleError: a graph's inputs or outputs are not the contract's, or a configuration cannot be honoured.
     """
     manifest = BundleManifest.model_validate_json((folder / names.BUNDLE_FILE).read_bytes())
@@ -90,14 +92,18 @@ def open_bundle(folder: Path, *, intra_op_threads: int, decode_tile_px: int = 76
     except Exception as error:  # the library raises bare Exception
         raise BundleError(f"{where}: {names.TOKENIZER_FILE} cannot be read: {error}") from error
     layers = {name: FLOATS for layer in manifest.lora_targets for name in names.lora_inputs(layer)}
+
+    def opened(file: str, contract: Graph) -> ort.InferenceSession:
+        return _session(runtime, folder / file, f"{manifest.digest()}-{file.removesuffix('.onnx')}", contract)
+
     return Bundle(
         digest=manifest.digest(),
         manifest=manifest,
         schedule=schedule,
         prompts=PromptReader(tokenizer, text_tokens=manifest.text_tokens, pad_token_id=manifest.pad_token_id),
-        texts=TextStates(_session(folder / names.TEXT_ENCODER_FILE, TEXT_GRAPH, intra_op_threads)),
-        unet=_session(folder / names.UNET_FILE, (UNET_GRAPH[0] | layers, UNET_GRAPH[1]), intra_op_threads),
-        vae_decoder=_session(folder / names.VAE_DECODER_FILE, VAE_GRAPH, intra_op_threads),
+        texts=TextStates(opened(names.TEXT_ENCODER_FILE, TEXT_GRAPH)),
+        unet=opened(names.UNET_FILE, (UNET_GRAPH[0] | layers, UNET_GRAPH[1])),
+        vae_decoder=opened(names.VAE_DECODER_FILE, VAE_GRAPH),
         no_adapter=_rank_zero(manifest.lora_targets),
         decode_tile_px=decode_tile_px,
     )
@@ -111,15 +117,8 @@ def _rank_zero(targets: dict[str, tuple[int, int]]) -> dict[str, Array]:
     return feeds
 
 
-def _session(path: Path, contract: Graph, intra_op_threads: int) -> ort.InferenceSession:
-    options = ort.SessionOptions()
-    # against ORT_ENABLE_ALL: a quarter of the load time, less than half the memory, same speed
-    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_EXTENDED
-    options.intra_op_num_threads = intra_op_threads
-    try:
-        session = ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-    except Exception as error:  # the library's classes share no other base
-        raise BundleError(f"{path.name}: ONNX Runtime cannot open it: {error}") from error
+def _session(runtime: Runtime, path: Path, key: str, contract: Graph) -> ort.InferenceSession:
+    session = runtime.session(path, key)
     found = [{item.name: item.type for item in items} for items in (session.get_inputs(), session.get_outputs())]
     for kind, expected, received in zip(("inputs", "outputs"), contract, found, strict=True):
         if expected != received:

@@ -16,7 +16,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Any, NamedTuple
+from typing import Any
 from urllib.parse import urlsplit
 
 
@@ -52,7 +52,8 @@ class Picture:
         Path(path).write_bytes(self.png)
 
 
-class Progress(NamedTuple):
+@dataclass(frozen=True)
+class Progress:
     """A picture took a step."""
 
     index: int
@@ -60,7 +61,8 @@ class Progress(NamedTuple):
     steps: int
 
 
-class Preview(NamedTuple):
+@dataclass(frozen=True)
+class Preview:
     """What a picture looks like on its way."""
 
     index: int
@@ -68,7 +70,8 @@ class Preview(NamedTuple):
     webp: bytes
 
 
-class Verdict(NamedTuple):
+@dataclass(frozen=True)
+class Verdict:
     """A picture beside what its own text draws now."""
 
     same: bool
@@ -91,8 +94,8 @@ class Client:
         if parts.scheme not in ("http", "https") or not parts.hostname:
             raise ValueError(f"url must be an http:// or https:// address; received {url!r}")
         self._prefix, self._token = parts.path.rstrip("/"), token
-        kind = http.client.HTTPSConnection if parts.scheme == "https" else http.client.HTTPConnection
-        self._connect = lambda: kind(parts.netloc, timeout=timeout_s)
+        self._kind = http.client.HTTPSConnection if parts.scheme == "https" else http.client.HTTPConnection
+        self._place, self._timeout_s = parts.netloc, timeout_s
         self._line = self._connect()
 
     def __enter__(self) -> Client:
@@ -170,6 +173,9 @@ class Client:
         """Every version that may be named, the newest first."""
         found: list[dict[str, Any]] = self._json("GET", "/versions")["versions"]
         return found
+
+    def _connect(self) -> http.client.HTTPConnection:
+        return self._kind(self._place, timeout=self._timeout_s)
 
     def _picture(self, job: str, index: int) -> Picture:
         _, png = self._exchange("GET", f"/jobs/{job}/pictures/{index}", headers={"Accept": "image/png"})

@@ -35,6 +35,7 @@ InferError
 ├── DrawingError             the graphs failed
 │   ├── NonFiniteError       NaN or infinity in latents or picture
 │   └── GraphError           ONNX Runtime raised
+├── ProviderError            ONNX Runtime cannot run graphs as the settings say
 ├── CacheError               the cache folder cannot be read or written
 └── TrackingError            the tracking server does not answer as MLflow does
 """
@@ -193,6 +194,10 @@ class NonFiniteError(DrawingError):
 
 class GraphError(DrawingError):
     """Raised when ONNX Runtime raised while a graph ran."""
+
+
+class ProviderError(InferError):
+    """Raised when this build of ONNX Runtime lacks the provider of the settings, or falls back to another one."""
 
 
 class CacheError(InferError):

@@ -49,6 +49,7 @@ STATUS: dict[type[errors.InferError], HTTPStatus] = {
     errors.CorruptError: HTTPStatus.BAD_GATEWAY,
     errors.NonFiniteError: HTTPStatus.INTERNAL_SERVER_ERROR,
     errors.GraphError: HTTPStatus.INTERNAL_SERVER_ERROR,
+    errors.ProviderError: HTTPStatus.INTERNAL_SERVER_ERROR,
     errors.CacheError: HTTPStatus.INTERNAL_SERVER_ERROR,
     errors.TrackingError: HTTPStatus.SERVICE_UNAVAILABLE,
 }
