@@ -69,7 +69,7 @@ function style({ value, name, note, picture: path }) {
   const label = document.createElement("label");
   label.className = "style";
   const box = Object.assign(document.createElement("input"), { type: "checkbox", name: "style", value, checked: value === "champion" });
-  const none = Object.assign(document.createElement("div"), { className: "none", textContent: /^\d/.test(value) ? value : name[0] });
+  const none = Object.assign(document.createElement("div"), { className: "none", ariaHidden: "true", textContent: /^\d/.test(value) ? value : name[0] });
   const text = Object.assign(document.createElement("span"), { textContent: note ? `${name} (${note})` : name });
   label.append(box, none, text);
   if (path) {

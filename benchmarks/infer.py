@@ -1,0 +1,319 @@
+"""How fast the inference service is, beside diffusers and torch.compile, and what sharing a batch costs.
+
+Everything runs in processes of its own, one at a time, in alternating rounds: no variant profits from being first, and none
+keeps memory from another. Three measurements:
+
+* `steps`: seconds of one UNet step with guidance, per environment.
+* `service`: pictures per minute through POST /generate for several numbers of clients, with one adapter and with four mixed,
+  and the 95th percentile of the latency when far more clients come than the queue holds.
+* `start`: seconds from nothing, and from a filled cache, until the base is in memory, and resident memory then.
+
+    python benchmarks/infer.py steps --base FOLDER --bundle FOLDER --environment ort-cpu --environment compile-bf16
+    python benchmarks/infer.py service --bundle FOLDER
+    python benchmarks/infer.py start --bundle FOLDER
+
+`--base` is a folder as diffusers saves it, `--bundle` what the trainer exports of it. `--python openvino=/path/to/python` names
+the interpreter of an environment that needs packages of its own.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).parents[1]
+PATHS = os.pathsep.join(str(ROOT / part) for part in ("contracts", "services/infer", "benchmarks"))
+ENVIRONMENTS = ("ort-cpu", "ort-plain", "openvino", "eager-fp32", "eager-bf16", "compile-bf16")
+SECRET = "benchmark"
+PROMPT = "a cat on a chair"
+
+
+def main() -> int:
+    """Runs what the command line asks for."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("what", choices=("steps", "service", "start", "worker"))
+    parser.add_argument("--base", type=Path, help="diffusers folder, for the environments with torch")
+    parser.add_argument("--bundle", type=Path, help="exported bundle, for ONNX Runtime")
+    parser.add_argument("--environment", action="append", choices=ENVIRONMENTS, help="again for more; default all")
+    parser.add_argument("--python", action="append", default=[], metavar="ENVIRONMENT=PATH")
+    parser.add_argument("--size", type=int, help="px; the bundle's native size when absent")
+    parser.add_argument("--rank", type=int, default=16, help="of the adapters; 0 for none")
+    parser.add_argument("--steps", type=int, default=4, help="measured per round, after one that is not")
+    parser.add_argument("--rounds", type=int, default=2)
+    parser.add_argument("--threads", type=int, default=0, help="0: one per core")
+    parser.add_argument("--clients", type=int, nargs="+", default=[1, 4, 16])
+    parser.add_argument("--pictures", type=int, default=4, help="per client")
+    parser.add_argument("--provider", default="cpu")
+    parser.add_argument("--report", type=Path, help="write the figures there, as JSON")
+    options = parser.parse_args()
+    if options.what == "worker":
+        print(json.dumps(WORKERS[options.environment[0]](options)), flush=True)
+        return 0
+    found = {"steps": measure_steps, "service": measure_service, "start": measure_start}[options.what](options)
+    if options.report:
+        options.report.write_text(json.dumps(found, indent=1))
+    return 0
+
+
+def measure_steps(options: argparse.Namespace) -> dict[str, Any]:
+    """Alternates the environments; prints the medians and what each is beside the first."""
+    pythons = {"ort-cpu": sys.executable} | dict(pair.split("=", 1) for pair in options.python)
+    environments = options.environment or list(ENVIRONMENTS)
+    found: dict[str, list[dict[str, Any]]] = {name: [] for name in environments}
+    for _ in range(options.rounds):
+        for name in environments:
+            command = [pythons.get(name, sys.executable), __file__, "worker", "--environment", name]
+            for option in ("base", "bundle", "size", "rank", "steps", "threads"):
+                if (value := getattr(options, option)) is not None:
+                    command += [f"--{option}", str(value)]
+            found[name].append(_worker(command))
+    print(f"{'environment':14} {'median s/step':>13} {'fastest':>8} {'load s':>7} {'resident MiB':>12}  relative")
+    medians: dict[str, float] = {}
+    for name, runs in found.items():
+        seconds = [second for run in runs for second in run["seconds"]]
+        medians[name] = statistics.median(seconds)
+        relative = medians[name] / next(iter(medians.values()))
+        load, memory = (statistics.median(run[key] for run in runs) for key in ("load_s", "resident_mib"))
+        print(f"{name:14} {medians[name]:13.4f} {min(seconds):8.4f} {load:7.1f} {memory:12.0f}  {relative:.2f}")
+    return found
+
+
+def _worker(command: list[str]) -> dict[str, Any]:
+    environment = os.environ | {"PYTHONPATH": PATHS}
+    answer = subprocess.run(command, env=environment, stdout=subprocess.PIPE, text=True, check=True)
+    found: dict[str, Any] = json.loads(answer.stdout.strip().splitlines()[-1])
+    return found
+
+
+# --- one environment
+
+
+def work_ort(options: argparse.Namespace, provider: str) -> dict[str, Any]:
+    """The service's own code: a drawing with guidance and an adapter."""
+    from atelier_infer.batch import Batch
+    from atelier_infer.bundle import open_bundle
+    from atelier_infer.drawing import Drawing, Plan, Weighted
+    from atelier_infer.providers import Runtime
+
+    begun = time.monotonic()
+    bundle = open_bundle(options.bundle, runtime=Runtime(provider, options.threads))
+    loaded = time.monotonic()
+    side = options.size or bundle.manifest.native_size_px
+    ids = bundle.prompts.read(PROMPT).ids
+    plan = Plan(ids, bundle.prompts.read("").ids, options.steps + 1, 7.5, 0, side, side, "ddim")
+    mix = [Weighted(random_adapter(bundle.manifest, options.rank, 0))] if options.rank else []
+    drawing, batch, seconds = Drawing(bundle, mix, plan), Batch(), []
+    drawing.begin()
+    while not drawing.done:
+        started = time.monotonic()
+        if fault := batch.step([drawing])[0]:
+            raise fault
+        seconds.append(time.monotonic() - started)
+    return {"load_s": loaded - begun, "seconds": seconds[1:], "resident_mib": resident_mib()}
+
+
+def work_plain(options: argparse.Namespace) -> dict[str, Any]:
+    """ONNX Runtime as it is: a session with every default, fed by hand, adapters of rank 0."""
+    import numpy as np
+    import onnxruntime as ort
+    from atelier_contracts import names
+    from atelier_contracts.manifests import BundleManifest
+
+    manifest = BundleManifest.model_validate_json((options.bundle / names.BUNDLE_FILE).read_bytes())
+    begun = time.monotonic()
+    settings = ort.SessionOptions()
+    settings.intra_op_num_threads = options.threads
+    session = ort.InferenceSession(str(options.bundle / names.UNET_FILE), settings, providers=["CPUExecutionProvider"])
+    loaded = time.monotonic()
+    side = (options.size or manifest.native_size_px) // manifest.vae_factor
+    width = next(item.shape[2] for item in session.get_inputs() if item.name == "encoder_hidden_states")
+    feeds: dict[str, Any] = {
+        "sample": np.zeros((2, manifest.latent_channels, side, side), np.float32),
+        "timestep": np.full(2, 500, np.float32),
+        "encoder_hidden_states": np.zeros((2, manifest.text_tokens, width), np.float32),
+        names.LORA_SCALE: np.zeros((2, 1, 0), np.float32),
+    }
+    for layer, (inner, outer) in manifest.lora_targets.items():
+        a, b = names.lora_inputs(layer)
+        feeds |= {a: np.zeros((inner, 0), np.float32), b: np.zeros((0, outer), np.float32)}
+    seconds = _timed(lambda: session.run(None, feeds), options.steps)
+    return {"load_s": loaded - begun, "seconds": seconds, "resident_mib": resident_mib()}
+
+
+def work_torch(options: argparse.Namespace, dtype: str, compiled: bool) -> dict[str, Any]:
+    """Diffusers' UNet with a peft adapter, eager or compiled."""
+    import torch
+    from diffusers import UNet2DConditionModel
+    from peft import LoraConfig
+
+    if options.threads:
+        torch.set_num_threads(options.threads)
+    begun = time.monotonic()
+    kind = getattr(torch, dtype)
+    unet = UNet2DConditionModel.from_pretrained(options.base, subfolder="unet", torch_dtype=kind).eval()
+    if options.rank:
+        unet.add_adapter(LoraConfig(r=options.rank, target_modules=["to_q", "to_k", "to_v", "to_out.0"]))
+        unet.to(kind)
+    model = torch.compile(unet) if compiled else unet
+    loaded = time.monotonic()
+    factor = 2 ** (len(json.loads((options.base / "vae/config.json").read_text())["block_out_channels"]) - 1)
+    side = options.size // factor if options.size else unet.config.sample_size
+    sample = torch.zeros(2, unet.config.in_channels, side, side, dtype=kind)
+    states = torch.zeros(2, 77, unet.config.cross_attention_dim, dtype=kind)
+    with torch.inference_mode():
+        seconds = _timed(lambda: model(sample, torch.tensor(500), states), options.steps)
+    return {"load_s": loaded - begun, "seconds": seconds, "resident_mib": resident_mib()}
+
+
+def _timed(call: Any, times: int) -> list[float]:
+    call()  # warms up, and compiles
+    seconds = []
+    for _ in range(times):
+        started = time.monotonic()
+        call()
+        seconds.append(time.monotonic() - started)
+    return seconds
+
+
+WORKERS: dict[str, Any] = {
+    "ort-cpu": lambda options: work_ort(options, "cpu"),
+    "openvino": lambda options: work_ort(options, "openvino"),
+    "ort-plain": work_plain,
+    "eager-fp32": lambda options: work_torch(options, "float32", compiled=False),
+    "eager-bf16": lambda options: work_torch(options, "bfloat16", compiled=False),
+    "compile-bf16": lambda options: work_torch(options, "bfloat16", compiled=True),
+}
+
+
+def random_adapter(manifest: Any, rank: int, seed: int) -> Any:
+    """In memory, of small random numbers."""
+    import numpy as np
+    from atelier_contracts import names
+    from atelier_contracts.manifests import AdapterManifest
+    from atelier_infer.adapter import Adapter
+
+    draw, feeds = np.random.default_rng(seed), {}
+    for layer, (inner, outer) in manifest.lora_targets.items():
+        a, b = names.lora_inputs(layer)
+        feeds[a] = draw.normal(scale=0.01, size=(inner, rank)).astype(np.float32)
+        feeds[b] = draw.normal(scale=0.01, size=(rank, outer)).astype(np.float32)
+    told = AdapterManifest(
+        bundle_digest=manifest.digest(),
+        weights_sha256="0" * 64,
+        rank=rank,
+        alpha=rank,
+        targets=tuple(manifest.lora_targets),
+        run_id="benchmark",
+        dataset_digest="0" * 64,
+        git_revision=None,
+    )
+    return Adapter(f"random {seed}", told, feeds, 1.0)
+
+
+def resident_mib() -> float:
+    """Of this process, file-mapped pages included."""
+    text = Path("/proc/self/status").read_text()
+    return int(text.split("VmRSS:")[1].split()[0]) / 1024
+
+
+# --- the whole service
+
+
+def measure_service(options: argparse.Namespace) -> dict[str, Any]:
+    """Alternates one adapter and four mixed for each number of clients; then floods it."""
+    from infer_service import serving
+
+    found: dict[str, Any] = {"throughput": [], "overload": None}
+    with serving(options, SECRET, adapters=4) as url:
+        print(f"{'clients':>7} {'adapters':>8} {'pictures/min':>12} {'p50 s':>7} {'p95 s':>7}")
+        for clients in options.clients:
+            for mixed in (1, 4) * options.rounds:
+                row = _flood(url, clients, options, mixed) | {"clients": clients, "adapters": mixed}
+                found["throughput"].append(row)
+        for clients in options.clients:
+            for mixed in (1, 4):
+                rows = [row for row in found["throughput"] if (row["clients"], row["adapters"]) == (clients, mixed)]
+                rate, p50, p95 = (statistics.median(row[key] for row in rows) for key in ("per_minute", "p50_s", "p95_s"))
+                print(f"{clients:7} {mixed:8} {rate:12.1f} {p50:7.2f} {p95:7.2f}")
+        flood = _flood(url, 3 * max(options.clients), options, 4)
+        found["overload"] = flood
+        print(f"overload, {3 * max(options.clients)} clients: {flood['refused']} refused, p95 {flood['p95_s']:.2f} s")
+    return found
+
+
+def _flood(url: str, clients: int, options: argparse.Namespace, mixed: int) -> dict[str, Any]:
+    """Each client asks for its pictures one after the other; a refusal is counted, and waited for as it says."""
+    from atelier_infer.client import Client, ClientError
+
+    seconds: list[float] = []
+    refused: list[float] = []
+
+    def client(number: int) -> None:
+        with Client(url, SECRET) as line:
+            for picture in range(options.pictures):
+                started = time.monotonic()
+                wish = {
+                    "version": 1 + (number + picture) % mixed,
+                    "steps": options.steps,
+                    "seed": number,
+                    "width": options.size,
+                }
+                try:
+                    line.generate(PROMPT, height=options.size, **wish)
+                    seconds.append(time.monotonic() - started)
+                except ClientError as error:
+                    if error.status != 429:
+                        raise
+                    refused.append(error.retry_after_s or 0)
+
+    begun = time.monotonic()
+    threads = [threading.Thread(target=client, args=(number,)) for number in range(clients)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    ordered = sorted(seconds)
+    return {
+        "per_minute": 60 * len(seconds) / (time.monotonic() - begun),
+        "p50_s": statistics.median(ordered),
+        "p95_s": ordered[min(len(ordered) - 1, int(0.95 * len(ordered)))],
+        "refused": len(refused),
+    }
+
+
+def measure_start(options: argparse.Namespace) -> dict[str, Any]:
+    """From nothing, from a filled cache, and memory with 0 and with 100 adapters."""
+    code = """
+import json, sys, time
+from pathlib import Path
+from atelier_infer.bundle import open_bundle
+from atelier_infer.providers import Runtime
+from infer import random_adapter, resident_mib
+begun = time.monotonic()
+bundle = open_bundle(Path(sys.argv[1]), runtime=Runtime(sys.argv[2], int(sys.argv[3]), Path(sys.argv[4])))
+loaded, before = time.monotonic() - begun, resident_mib()
+kept = [random_adapter(bundle.manifest, int(sys.argv[5]), seed) for seed in range(100)]
+print(json.dumps({"load_s": loaded, "resident_mib": before, "hundred_adapters_mib": resident_mib() - before,
+    "one_adapter_mib": kept[0].nbytes / 2**20}))
+"""
+    found = {}
+    with tempfile.TemporaryDirectory() as cache:
+        for name in ("from nothing", "from the cache"):
+            arguments = [str(options.bundle), options.provider, str(options.threads), cache, str(options.rank)]
+            found[name] = _worker([sys.executable, "-c", code, *arguments])
+            told = ", ".join(f"{key} {value:.1f}" for key, value in found[name].items())
+            print(f"{name}: {told}")
+    return found
+
+
+if __name__ == "__main__":
+    sys.exit(main())
