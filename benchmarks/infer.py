@@ -1,9 +1,10 @@
 """How fast the inference service is, beside diffusers and torch.compile, and what sharing a batch costs.
 
 Everything runs in processes of its own, one at a time, in alternating rounds: no variant profits from being first, and none
-keeps memory from another. Three measurements:
+keeps memory from another. Four measurements:
 
 * `steps`: seconds of one UNet step with guidance, per environment.
+* `mixed`: a step of four pictures with no adapter, with the same one, and with four different ones, in turn.
 * `service`: pictures per minute through POST /generate for several numbers of clients, with one adapter and with four mixed,
   and the 95th percentile of the latency when far more clients come than the queue holds.
 * `start`: seconds from nothing, and from a filled cache, until the base is in memory, and resident memory then.
@@ -40,7 +41,7 @@ PROMPT = "a cat on a chair"
 def main() -> int:
     """Runs what the command line asks for."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=("steps", "service", "start", "worker"))
+    parser.add_argument("what", choices=("steps", "mixed", "service", "start", "worker"))
     parser.add_argument("--base", type=Path, help="diffusers folder, for the environments with torch")
     parser.add_argument("--bundle", type=Path, help="exported bundle, for ONNX Runtime")
     parser.add_argument("--environment", action="append", choices=ENVIRONMENTS, help="again for more; default all")
@@ -58,7 +59,9 @@ def main() -> int:
     if options.what == "worker":
         print(json.dumps(WORKERS[options.environment[0]](options)), flush=True)
         return 0
-    found = {"steps": measure_steps, "service": measure_service, "start": measure_start}[options.what](options)
+    found = {"steps": measure_steps, "mixed": measure_mixed, "service": measure_service, "start": measure_start}[options.what](
+        options
+    )
     if options.report:
         options.report.write_text(json.dumps(found, indent=1))
     return 0
@@ -223,6 +226,41 @@ def resident_mib() -> float:
     """Of this process, file-mapped pages included."""
     text = Path("/proc/self/status").read_text()
     return int(text.split("VmRSS:")[1].split()[0]) / 1024
+
+
+def measure_mixed(options: argparse.Namespace) -> dict[str, Any]:
+    """In this process, alternating step by step, so that what else the machine does hits all three alike."""
+    from atelier_infer.batch import Batch
+    from atelier_infer.bundle import open_bundle
+    from atelier_infer.drawing import Drawing, Plan, Weighted
+    from atelier_infer.providers import Runtime
+
+    bundle = open_bundle(options.bundle, runtime=Runtime(options.provider, options.threads))
+    adapters = [Weighted(random_adapter(bundle.manifest, options.rank, seed)) for seed in range(4)]
+    side = options.size or bundle.manifest.native_size_px
+    ids = [bundle.prompts.read(text).ids for text in (PROMPT, "")]
+    steps = options.steps * options.rounds + 1
+    kinds = {"no adapter": [[]] * 4, "one adapter": [adapters[:1]] * 4, "four adapters": [[one] for one in adapters]}
+    seconds: dict[str, list[float]] = {name: [] for name in kinds}
+    batch = Batch()
+    drawings = {
+        name: [Drawing(bundle, mix, Plan(*ids, steps, 1.0, seed, side, side, "ddim")) for seed, mix in enumerate(mixes)]
+        for name, mixes in kinds.items()
+    }
+    for group in drawings.values():
+        for drawing in group:
+            drawing.begin()
+    for _ in range(steps):
+        for name, group in drawings.items():
+            started = time.monotonic()
+            if any(batch.step(group)):
+                raise SystemExit("a step failed")
+            seconds[name].append(time.monotonic() - started)
+    first = statistics.median(seconds["no adapter"][1:])
+    for name, found in seconds.items():
+        median = statistics.median(found[1:])
+        print(f"{name:14} {median:8.4f} s a step of 4 rows, fastest {min(found[1:]):8.4f}, {100 * (median / first - 1):+.1f} %")
+    return seconds
 
 
 # --- the whole service

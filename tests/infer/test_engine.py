@@ -113,6 +113,14 @@ def test_a_listener_hears_of_every_step(make_engine):
     assert heard == [1, 2, 3]
 
 
+def test_a_listener_that_fails_ends_nothing(make_engine, caplog):
+    engine, drawing = make_engine(), Paced(2)
+    drawing.let(2)
+    assert engine.submit(drawing, on_step=lambda job: 1 / 0).future.result(PATIENCE_S) is not None
+    assert sum(record.getMessage() == "a listener failed" for record in caplog.records) == 2
+    assert engine.errand(lambda: 3) == 3
+
+
 def test_position_and_seconds_left(make_engine):
     engine = make_engine()
     engine._mean_s = 10.0

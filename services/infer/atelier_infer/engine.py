@@ -289,7 +289,10 @@ class Engine:
                 self._end(job, fault)
                 continue
             job.stepped_at = time.monotonic()
-            job.on_step(job)
+            try:
+                job.on_step(job)
+            except Exception:  # a listener must not end the thread that everyone's pictures need
+                log.exception("a listener failed")
             if job.picture.done:
                 self._remove(job)
                 self._decoder.submit(self._finish, job)
