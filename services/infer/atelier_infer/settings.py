@@ -13,8 +13,9 @@ from atelier_contracts.generate import SchedulerName
 from pydantic import Field, SecretStr, ValidationError, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-PREFIX = "ATELIER_INFER_"
 ProviderName = Literal["cpu", "openvino", "cuda"]
+
+PREFIX = "ATELIER_INFER_"
 LOGIN = ("MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD")
 
 
