@@ -1,9 +1,11 @@
 """/jobs: progress, previews, cancellation, keeping."""
 
+import base64
 import hashlib
 import io
 import json
 import threading
+import time
 
 import pytest
 from atelier_contracts.generate import JobStatus
@@ -40,13 +42,16 @@ def paced(monkeypatch):
     go, started = threading.Event(), threading.Event()
 
     class Slow(drawing.Drawing):
+        pause_s = 0.0
+
         def take(self, out) -> None:
             started.set()
             assert go.wait(20)
+            time.sleep(self.pause_s)
             super().take(out)
 
     monkeypatch.setattr(desk, "Drawing", Slow)
-    yield go, started
+    yield go, started, Slow
     go.set()
 
 
@@ -67,8 +72,9 @@ def test_a_job_from_its_order_to_its_pictures(service):
 
 
 def test_events_tell_every_step_with_previews(service, paced):
-    go, started = paced
-    job = service.client.post("/jobs", json=WISH).json()["id"]
+    go, started, slow = paced
+    slow.pause_s = 0.2  # a preview is decoded while the next steps are taken
+    job = service.client.post("/jobs", json=WISH | {"steps": 15}).json()["id"]
     assert started.wait(20)
     found = []
     reader = threading.Thread(target=lambda: found.extend(events(service, job)))
@@ -80,10 +86,8 @@ def test_events_tell_every_step_with_previews(service, paced):
     kinds = [name for name, _ in found]
     assert kinds[0] == "status"
     assert found[0][1]["state"] == "drawing"
-    assert [data["step"] for name, data in found if name == "step"] == [1, 2, 3, 4]
+    assert [data["step"] for name, data in found if name == "step"] == list(range(1, 16))
     preview = next(data for name, data in found if name == "preview")
-    import base64
-
     assert Image.open(io.BytesIO(base64.b64decode(preview["webp"]))).format == "WEBP"
     assert kinds[-2:] == ["picture", "end"]
     assert found[-1][1]["state"] == "done"
@@ -91,7 +95,7 @@ def test_events_tell_every_step_with_previews(service, paced):
 
 
 def test_without_previews_there_are_none(service, paced):
-    go, started = paced
+    go, started, _ = paced
     job = service.client.post("/jobs", json=WISH).json()["id"]
     assert started.wait(20)
     found = []
@@ -104,7 +108,7 @@ def test_without_previews_there_are_none(service, paced):
 
 
 def test_position_and_time_left(service, paced):
-    go, started = paced
+    go, started, _ = paced
     jobs = [service.client.post("/jobs", json=WISH | {"width": width}).json() for width in (32, 48)]
     assert started.wait(20)
     statuses = [service.client.get(f"/jobs/{job['id']}").json() for job in jobs]
@@ -116,7 +120,7 @@ def test_position_and_time_left(service, paced):
 
 
 def test_a_cancelled_job_ends_within_a_step_and_is_forgotten(service, paced):
-    go, started = paced
+    go, started, _ = paced
     job = service.client.post("/jobs", json=WISH | {"steps": 50}).json()["id"]
     assert started.wait(20)
     order = service.kept()[job]
@@ -165,7 +169,7 @@ def test_jobs_are_forgotten(make_service, store, adapter, settings):
 
 
 def test_a_full_queue_refuses_jobs_too(make_service, store, adapter, paced):
-    go, _ = paced
+    go, _, _ = paced
     store.set_alias("champion", store.publish_adapter(adapter[0]))
     service = make_service(queue_limit=1)
     service.wait(lambda: service.client.get("/readyz").status_code == 200)
