@@ -64,14 +64,7 @@ def make_staging_router(*, engine: Engine, loader: Loader, settings: Settings) -
 
     async def _draw(asked: StagePicture, version: Version, adapter: Adapter, request: Request) -> StagedPicture | None:
         begun = time.monotonic()
-        body = GenerateRequest(
-            prompt=asked.prompt,
-            seed=asked.seed,
-            steps=asked.steps,
-            guidance_scale=asked.guidance_scale,
-            width=asked.size,
-            height=asked.size,
-        )
+        body = GenerateRequest.model_validate(asked.model_dump(exclude={"size"}) | {"width": asked.size, "height": asked.size})
         plan, _ = make_plan(body, version.bundle, scheduler=settings.scheduler, max_side_px=settings.max_side_px)
         pixels = await pixels_of(engine.submit(Drawing(version.bundle, adapter, plan)), request)
         if pixels is None:

@@ -13,6 +13,9 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 from sqlalchemy import make_url
 from sqlalchemy.exc import ArgumentError
 
+from atelier_registry.errors import PolicyError
+from atelier_registry.policy import read_policy
+
 PREFIX = "ATELIER_REGISTRY_"
 
 
@@ -29,16 +32,38 @@ def _server(uri: str) -> str:
     return uri.rstrip("/")
 
 
-def _sqlite_file(secret: SecretStr) -> SecretStr:
+def _database(secret: SecretStr) -> SecretStr:
     try:
         url = make_url(secret.get_secret_value())
     except ArgumentError:
         raise ValueError("must be a database address such as sqlite:////var/lib/atelier/decisions.db") from None
+    if url.get_backend_name() == "postgresql":
+        if not url.host or not url.database:
+            raise ValueError("must name a host and a database, such as postgresql://atelier_registry:…@db:5432/mlflow")
+        return secret
     if url.get_backend_name() != "sqlite" or url.database in (None, "", ":memory:"):
-        raise ValueError("must name a SQLite file, such as sqlite:////var/lib/atelier/decisions.db")
+        raise ValueError("must name a PostgreSQL database, or a SQLite file such as sqlite:////var/lib/atelier/decisions.db")
     if not os.access(Path(str(url.database)).parent, os.W_OK):
         raise ValueError("must name a file in a folder that exists and can be written to")
     return secret
+
+
+def _policy(file: Path | None) -> Path | None:
+    if file is not None:
+        try:
+            read_policy(file)
+        except PolicyError as error:
+            raise ValueError(str(error)) from None
+    return file
+
+
+def _infer(uri: str | None) -> str | None:
+    if uri is None:
+        return None
+    parts = urlsplit(uri)
+    if parts.scheme not in ("http", "https") or not parts.hostname or "@" in parts.netloc:
+        raise ValueError("must be the address of infer, such as http://infer:8002, without a login")
+    return uri.rstrip("/")
 
 
 def _tokens(file: Path) -> Path:
@@ -52,14 +77,22 @@ def _tokens(file: Path) -> Path:
 class Settings(BaseSettings):
     """Where to listen and what to talk to. Environment variables have the prefix ATELIER_REGISTRY_."""
 
-    model_config = SettingsConfigDict(env_prefix=PREFIX, hide_input_in_errors=True)
+    model_config = SettingsConfigDict(env_prefix=PREFIX, hide_input_in_errors=True, env_ignore_empty=True)
 
     host: str = Field("127.0.0.1", min_length=1, description="address to listen on")
     port: int = Field(8001, ge=1, le=65535, description="port to listen on")
     tracking_uri: Annotated[str, AfterValidator(_server)] = Field(description="address of the MLflow server")
     tracking_timeout_s: int = Field(2, ge=1, le=60, description="wait for one answer of MLflow; asked for twice at most")
-    database_url: Annotated[SecretStr, AfterValidator(_sqlite_file)] = Field(description="SQLite file of the decisions")
+    database_url: Annotated[SecretStr, AfterValidator(_database)] = Field(description="where decisions are kept")
     token_file: Annotated[Path, AfterValidator(_tokens)] = Field(description="who may come in: lines `id role sha256`")
+    policy_file: Annotated[Path | None, AfterValidator(_policy)] = Field(
+        None, description="rules; the built-in ones without it"
+    )
+    infer_url: Annotated[str | None, AfterValidator(_infer)] = Field(None, description="address of infer")
+    infer_token: SecretStr | None = Field(None, description="token that infer lets in, of the role promoter")
+    stage_timeout_s: int = Field(120, ge=1, le=3600, description="wait for infer to load a version and draw")
+    outside_poll_s: float = Field(5.0, gt=0, le=3600, description="between two looks for aliases that others moved")
+    lock_wait_s: float = Field(10.0, gt=0, le=600, description="wait for other decisions on the same alias")
     drain_timeout_s: int = Field(30, ge=0, le=3600, description="wait for requests under way when told to stop")
 
 
@@ -71,6 +104,8 @@ def read_settings() -> Settings:
     """
     names = {PREFIX + name.upper(): name for name in Settings.model_fields}
     problems = [f"{key}: no such setting" for key in sorted(os.environ) if key.startswith(PREFIX) and key not in names]
+    if bool(os.environ.get(f"{PREFIX}INFER_URL")) != bool(os.environ.get(f"{PREFIX}INFER_TOKEN")):
+        problems.append(f"{PREFIX}INFER_URL and {PREFIX}INFER_TOKEN: set both, or neither")
     try:
         settings = Settings()  # type: ignore[call-arg]
     except ValidationError as error:
@@ -85,5 +120,9 @@ def _problem(place: tuple[int | str, ...], kind: str, message: str) -> str:
     name = PREFIX + str(place[0]).upper()
     if kind == "missing":
         return f"{name}: is required ({Settings.model_fields[str(place[0])].description})"
-    received = "" if place[0] in ("database_url", "tracking_uri") else f"; received {os.environ.get(name)!r}"
+    received = (
+        ""
+        if place[0] in ("database_url", "tracking_uri", "infer_url", "infer_token")
+        else f"; received {os.environ.get(name)!r}"
+    )
     return f"{name}: {message.removeprefix('Value error, ')}{received}"

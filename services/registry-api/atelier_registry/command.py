@@ -1,0 +1,6 @@
+"""placeholder"""
+
+
+def run(arguments: list[str]) -> int:
+    """Placeholder."""
+    return 0
