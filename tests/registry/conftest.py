@@ -26,6 +26,7 @@ from fastapi.testclient import TestClient
 from ..servers import MlflowServer
 from .fake_registry import FakeRegistry
 from .fake_stager import FakeStager
+from .postgres import postgres_running
 
 TOKENS = {"rita": "reader", "tom": "trainer", "pia": "promoter", "ada": "admin"}
 
@@ -169,8 +170,17 @@ def token_file(tmp_path):
     return file
 
 
-@pytest.fixture
-def database_url(tmp_path):
+@pytest.fixture(scope="session")
+def postgres():
+    with postgres_running() as server:
+        yield server
+
+
+@pytest.fixture(params=["sqlite", pytest.param("postgresql", marks=pytest.mark.integration)])
+def database_url(request, tmp_path):
+    """Every test with decisions runs on both; the ones on PostgreSQL where they are asked for."""
+    if request.param == "postgresql":
+        return request.getfixturevalue("postgres").database()
     return f"sqlite:///{tmp_path / 'decisions.db'}"
 
 

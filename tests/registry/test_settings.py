@@ -10,6 +10,11 @@ README = Path(__file__).parents[2] / "services/registry-api/README.md"
 
 
 @pytest.fixture
+def database_url(tmp_path):
+    return f"sqlite:///{tmp_path / 'decisions.db'}"
+
+
+@pytest.fixture
 def environment(monkeypatch, token_file, database_url):
     monkeypatch.setenv("ATELIER_REGISTRY_TRACKING_URI", "http://tracking:5000/")
     monkeypatch.setenv("ATELIER_REGISTRY_DATABASE_URL", database_url)
@@ -53,8 +58,13 @@ def test_all_problems_at_once(environment):
         ("TRACKING_URI", "file:///mlruns", "must be the address of an MLflow server"),
         ("TRACKING_URI", "http://user:hunter2@tracking:5000", "must not hold a login"),
         ("DATABASE_URL", "hunter2", "must be a database address"),
-        ("DATABASE_URL", "postgresql://user:hunter2@db/atelier", "must name a SQLite file"),
-        ("DATABASE_URL", "sqlite://", "must name a SQLite file"),
+        ("DATABASE_URL", "postgresql://user:hunter2@/atelier", "must name a host and a database"),
+        ("DATABASE_URL", "mysql://user:hunter2@db/atelier", "must name a PostgreSQL database, or a SQLite file"),
+        ("DATABASE_URL", "sqlite://", "or a SQLite file"),
+        ("POLICY_FILE", "/nowhere/policy.yaml", "the policy cannot be read"),
+        ("INFER_URL", "infer:8002", "must be the address of infer"),
+        ("INFER_TOKEN", "hunter2", "set both, or neither"),
+        ("OUTSIDE_POLL_S", "0", "greater than 0"),
         ("DATABASE_URL", "sqlite:////nowhere/decisions.db", "a folder that exists"),
         ("PORT", "0", "greater than or equal to 1"),
         ("DRAIN_TIMEOUT_S", "-1", "greater than or equal to 0"),
