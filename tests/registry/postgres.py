@@ -23,7 +23,9 @@ class Postgres:
     def __init__(self, port: int, password: str) -> None:
         self._address, self._password = f"127.0.0.1:{port}", password
         self._admin = create_engine(
-            f"postgresql://postgres:{password}@{self._address}/postgres", isolation_level="AUTOCOMMIT", pool_pre_ping=True
+            f"postgresql+psycopg2://postgres:{password}@{self._address}/postgres",
+            isolation_level="AUTOCOMMIT",
+            pool_pre_ping=True,
         )
 
     def wait(self, patience_s: float = 120) -> None:
@@ -42,7 +44,9 @@ class Postgres:
         name = f"t_{uuid.uuid4().hex[:12]}"
         with self._admin.connect() as connection:
             connection.execute(text(f"CREATE DATABASE {name}"))
-        owner = create_engine(f"postgresql://postgres:{self._password}@{self._address}/{name}", isolation_level="AUTOCOMMIT")
+        owner = create_engine(
+            f"postgresql+psycopg2://postgres:{self._password}@{self._address}/{name}", isolation_level="AUTOCOMMIT"
+        )
         with owner.connect() as connection:
             connection.execute(text(f"CREATE SCHEMA {USER} AUTHORIZATION {USER}"))
         owner.dispose()
@@ -51,7 +55,9 @@ class Postgres:
     def run(self, database_url: str, statement: str) -> None:
         """As an owner of everything would."""
         name = database_url.rpartition("/")[2]
-        owner = create_engine(f"postgresql://postgres:{self._password}@{self._address}/{name}", isolation_level="AUTOCOMMIT")
+        owner = create_engine(
+            f"postgresql+psycopg2://postgres:{self._password}@{self._address}/{name}", isolation_level="AUTOCOMMIT"
+        )
         with owner.connect() as connection:
             connection.execute(text(f"SET search_path TO {USER}"))
             connection.execute(text(statement))

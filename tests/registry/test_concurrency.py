@@ -77,9 +77,7 @@ def test_the_same_key_at_once_decides_once(start, fake, adapters, ledger):
     api = start(fake)
     api.promote(adapters, 1)
     with ThreadPoolExecutor(8) as pool:
-        answers = list(
-            pool.map(lambda _: api.promote(adapters, 2, headers={"Idempotency-Key": "once"}).json()["id"], range(8))
-        )
+        answers = list(pool.map(lambda _: api.promote(adapters, 2, headers={"Idempotency-Key": "once"}).json()["id"], range(8)))
     assert len(set(answers)) == 1
     assert len(ledger.moves(adapters, "champion")) == 2
 

@@ -74,7 +74,7 @@ def dies(act):
         try:
             act()
             os._exit(0)
-        except BaseException:
+        except BaseException:  # noqa: BLE001  a child of fork must not return into the tests
             traceback.print_exc(file=sys.__stderr__)
             os._exit(1)
     _, status = os.waitpid(child, 0)

@@ -147,7 +147,9 @@ def test_openapi_has_examples_and_problems(api):
             assert operation["security"], (method, path)
             content = operation["responses"]["200"]["content"]
             assert set(content) <= {"image/png", "text/event-stream"} or content["application/json"]["example"]
-            for status in {"401", "422", "503"} | ({"403", "404", "409"} if method == "post" and path != "/models/{name}/draw" else set()):
+            for status in {"401", "422", "503"} | (
+                {"403", "404", "409"} if method == "post" and path != "/models/{name}/draw" else set()
+            ):
                 assert "application/problem+json" in operation["responses"][status]["content"]
             if method == "post":
                 assert operation["requestBody"]["content"]["application/json"]["examples"]

@@ -169,9 +169,7 @@ def bound(limit: Bound) -> Rule:
             return Verdict(rule=name, passed=False, reason=f"{limit.name} was not measured", numbers=numbers)
         low, high = limit.at_least, limit.at_most
         passed = math.isfinite(value) and (low is None or value >= low) and (high is None or value <= high)
-        wanted = " and ".join(
-            [f"at least {low:g}"] * (low is not None) + [f"at most {high:g}"] * (high is not None) or ["any finite value"]
-        )
+        wanted = _bounds(low, high) or "any finite value"
         return Verdict(rule=name, passed=passed, reason=f"{limit.name} is {value:.6g}, {wanted} is asked for", numbers=numbers)
 
     return rule
@@ -220,9 +218,7 @@ def age(least_s: float | None, most_s: float | None) -> Rule:
     def rule(candidate: Subject, champion: Subject | None, seen: Seen) -> Verdict:
         seconds = (seen.now - candidate.version.created_at).total_seconds()
         passed = (least_s is None or seconds >= least_s) and (most_s is None or seconds <= most_s)
-        bounds = " and ".join(
-            [f"at least {least_s:g} s"] * (least_s is not None) + [f"at most {most_s:g} s"] * (most_s is not None)
-        )
+        bounds = _bounds(least_s, most_s, " s")
         return Verdict(
             rule="age",
             passed=passed,
@@ -278,6 +274,11 @@ def drift(limit: Drift) -> Rule:
 def _missing(rule: str, candidate: Subject) -> Verdict:
     problem = next((problem for problem in candidate.problems if "evidence" in problem), "it has no evidence.json")
     return Verdict(rule=rule, passed=False, reason=problem)
+
+
+def _bounds(low: float | None, high: float | None, unit: str = "") -> str:
+    told = [f"{word} {limit:g}{unit}" for word, limit in (("at least", low), ("at most", high)) if limit is not None]
+    return " and ".join(told)
 
 
 def _number(value: float | None) -> float | str | None:

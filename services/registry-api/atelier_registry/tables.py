@@ -17,6 +17,7 @@ from sqlalchemy import (
     Text,
     create_engine,
     event,
+    make_url,
 )
 
 SCHEMA = "atelier_registry"
@@ -68,13 +69,13 @@ def open_database(url: str) -> Engine:
 
     On SQLite readers do not wait for a writer, and what was answered is on the disk. On PostgreSQL the tables are in `SCHEMA`.
     """
-    if url.startswith("sqlite"):
+    if make_url(url).get_backend_name() == "sqlite":
         engine = create_engine(url, connect_args={"timeout": 30})
         event.listen(engine, "connect", _prepare_sqlite)
         event.listen(engine, "begin", _begin_sqlite)
         return engine
     return create_engine(
-        url,
+        make_url(url).set(drivername="postgresql+psycopg2"),  # the one that is installed, whatever SQLAlchemy's default
         pool_pre_ping=True,
         pool_timeout=10,
         connect_args={"connect_timeout": 5, "options": f"-csearch_path={SCHEMA} -cstatement_timeout=15000"},
