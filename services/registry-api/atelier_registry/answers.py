@@ -97,9 +97,7 @@ class AliasState(BaseModel):
 
 
 class Pair(BaseModel):
-    """A parameter or a metric of two versions; null where a version lacks it."""
-
-    model_config = ConfigDict(ser_json_inf_nan="strings")
+    """A parameter or a metric of two versions; null where a version lacks it, text where a metric is not finite."""
 
     left: float | str | None
     right: float | str | None

@@ -17,6 +17,7 @@ M = TypeVar("M", bound=BaseModel)
 
 _SHOWN = 20  # names or numbers in a message
 _COUNTED = 1000  # versions looked at to say how many more there are
+_WILD = {"nan": "NaN", "inf": "Infinity", "-inf": "-Infinity"}  # JSON has no such numbers
 _GIT_COMMIT = "mlflow.source.git.commit"  # MLflow's own tag on a run
 
 
@@ -132,8 +133,9 @@ def _keys(one: dict[str, Any], other: dict[str, Any]) -> list[str]:
 
 
 def _pair(left: float | str | None, right: float | str | None) -> Pair:
-    numbers = isinstance(left, float) and isinstance(right, float) and isfinite(left) and isfinite(right)
-    return Pair(left=left, right=right, difference=right - left if numbers else None)  # type: ignore[operator]
+    left, right = (_WILD.get(str(each), each) if isinstance(each, float) else each for each in (left, right))
+    both = isinstance(left, float) and isinstance(right, float)
+    return Pair(left=left, right=right, difference=right - left if both else None)  # type: ignore[operator]
 
 
 def _facts(run: Run) -> RunFacts:

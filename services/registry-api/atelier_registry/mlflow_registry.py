@@ -27,7 +27,9 @@ _INVALID = "INVALID_PARAMETER_VALUE"
 _PROXIED = "mlflow-artifacts:/"
 _MAX_FILE_BYTES = 1 << 20
 _MAX_PICTURE_BYTES = 16 << 20
-_IMAGE = re.compile(r"images/(?P<key>[^/%]+)%step%(?P<step>\d+)%timestamp%\d+%[0-9a-f-]+\.png")
+_IMAGE = re.compile(
+    r"images/(?P<key>[^/%+]+)(?P<by>[%+])step(?P=by)(?P<step>\d+)(?P=by)timestamp(?P=by)\d+(?P=by)[0-9a-f-]+\.png"
+)
 _MAX_VERSION = 2**31 - 1  # MLflow keeps version numbers in a 32-bit column, and fails on larger ones
 
 
@@ -128,7 +130,7 @@ class MlflowRegistry:
         """See `ModelRegistry`. One call; MLflow's `log_image` writes key, step and time into the file's name."""
         found = _ask(lambda: self._client.list_artifacts(run_id, "images")) or []
         told = (match for info in found if (match := _IMAGE.fullmatch(info.path)))
-        pictures = [Picture(match[0], match["key"].replace("#", "/"), int(match["step"])) for match in told]
+        pictures = [Picture(match[0], match["key"].replace("~", "/"), int(match["step"])) for match in told]
         return sorted(pictures, key=lambda picture: (picture.key, picture.step))
 
     def picture(self, run_id: str, path: str) -> bytes | None:
