@@ -69,7 +69,7 @@ def picture_router(registry: ModelRegistry, stager: Stager) -> APIRouter:
             )
         return Curve(metric=metric, points=[CurvePoint(step=point.step, value=point.value) for point in points])
 
-    @router.post("/draw", responses=documented(404) | examples.of(examples.DRAWINGS))
+    @router.post("/draw", responses=documented(400, 404) | examples.of(examples.DRAWINGS))
     def draw(name: Name, request: Annotated[DrawRequest, Body(openapi_examples=examples.DRAW)]) -> Drawings:
         """The same pictures by several versions, drawn now by infer, which serves what it served before."""
         model = catalogue.find_model(registry, name)

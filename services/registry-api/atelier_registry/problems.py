@@ -105,15 +105,18 @@ def describe(app: FastAPI, *models: type[BaseModel]) -> None:
 
 def documented(*statuses: int) -> dict[int | str, dict[str, Any]]:
     """The `responses` of an endpoint in OpenAPI: problem documents of these statuses, and those that every endpoint has."""
+    refused = {"anyOf": [_reference("Problem"), _reference("RefusedProblem")]}
     return {
         status: {
             "description": HTTPStatus(status).phrase,
-            "content": {
-                MEDIA_TYPE: {"schema": {"$ref": f"#/components/schemas/{'RefusedProblem' if status == 409 else 'Problem'}"}}
-            },
+            "content": {MEDIA_TYPE: {"schema": refused if status == 409 else _reference("Problem")}},
         }
         for status in sorted({401, 422, 503, *statuses})
     }
+
+
+def _reference(name: str) -> dict[str, str]:
+    return {"$ref": f"#/components/schemas/{name}"}
 
 
 def _document(status: int, detail: str, headers: dict[str, str] | None = None) -> JSONResponse:

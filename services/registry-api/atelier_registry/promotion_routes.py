@@ -31,7 +31,7 @@ DecisionId = Annotated[int, InPath(ge=1, lt=2**63, description="id of a decision
 Reason = Annotated[Reasoned, Body(openapi_examples=examples.REASON)]
 Outcomes = Literal["done", "refused", "proposed", "rejected", "pending", "failed"]
 
-DECIDES = documented(403, 404, 409, 412)
+DECIDES = documented(400, 403, 404, 409, 412)
 
 
 def promotion_router(
