@@ -24,7 +24,9 @@ def cli(fake, ledger, locks, token_file, stager, monkeypatch, capsys):
         registry=fake, ledger=ledger, locks=locks, feed=feed, tokens=TokenFile(token_file), policy=POLICY, stager=stager,
         outside_poll_s=3600,
     )  # fmt: skip
-    server = uvicorn.Server(uvicorn.Config(app, host="127.0.0.1", port=0, log_config=None, access_log=False, timeout_graceful_shutdown=5))
+    server = uvicorn.Server(
+        uvicorn.Config(app, host="127.0.0.1", port=0, log_config=None, access_log=False, timeout_graceful_shutdown=5)
+    )
     thread = threading.Thread(target=server.run)
     thread.start()
     while not server.started:

@@ -16,6 +16,7 @@ from atelier_registry.policy import Policy
 from .conftest import FILES
 from .fake_stager import png
 
+
 @pytest.fixture
 def url(real_world, ledger, locks, token_file, stager):
     """The service on a real MLflow server, with something in it."""
@@ -29,7 +30,9 @@ def url(real_world, ledger, locks, token_file, stager):
         policy=Policy.model_validate({"default": {"champion": {"output_finite": True}, "shown": {"approval": True}}}),
         stager=stager, outside_poll_s=3600,
     )  # fmt: skip
-    server = uvicorn.Server(uvicorn.Config(app, host="127.0.0.1", port=0, log_config=None, access_log=False, timeout_graceful_shutdown=5))
+    server = uvicorn.Server(
+        uvicorn.Config(app, host="127.0.0.1", port=0, log_config=None, access_log=False, timeout_graceful_shutdown=5)
+    )
     thread = threading.Thread(target=server.run)
     thread.start()
     while not server.started:
@@ -56,4 +59,6 @@ def test_every_answer_is_as_the_document_says(url, tmp_path):
     )  # fmt: skip
     assert ended.returncode == 0, ended.stdout[-6000:] + ended.stderr[-2000:]
     counted = re.search(r"(\d+) generated, (\d+) passed", ended.stdout)
-    assert counted and counted[1] == counted[2] and int(counted[1]) > 300, ended.stdout[-3000:]
+    assert counted, ended.stdout[-3000:]
+    assert counted[1] == counted[2]
+    assert int(counted[1]) > 300

@@ -69,7 +69,6 @@ def test_all_problems_at_once(environment):
         ("PORT", "0", "greater than or equal to 1"),
         ("DRAIN_TIMEOUT_S", "-1", "greater than or equal to 0"),
         ("TRACKING_TIMEOUT_S", "0", "greater than or equal to 1"),
-        ("HOST", "", "at least 1 character"),
     ],
 )
 def test_wrong_values(environment, name, value, told):
@@ -77,6 +76,13 @@ def test_wrong_values(environment, name, value, told):
     with pytest.raises(SettingsError, match=re.escape(told)) as found:
         read_settings()
     assert "hunter2" not in str(found.value)
+
+
+def test_an_empty_variable_is_as_good_as_none(environment):
+    for name in ("INFER_URL", "INFER_TOKEN", "POLICY_FILE", "HOST"):
+        environment.setenv(PREFIX + name, "")
+    settings = read_settings()
+    assert (settings.infer_url, settings.policy_file, settings.host) == (None, None, "127.0.0.1")
 
 
 def test_a_wrong_token_file(environment, token_file):
@@ -112,11 +118,14 @@ def test_the_readme_has_every_endpoint_with_true_examples(api):
     assert set(told) == set(operations)
     for title, text in told.items():
         method, path = title.split()
-        [(command, answer)] = re.findall(r"```sh\n(curl .*?)```.*?```json\n(.*?)```", text, re.DOTALL)
+        [(command, kind, answer)] = re.findall(r"```sh\n(curl .*?)```.*?```(json|text)\n(.*?)```", text, re.DOTALL)
         assert ("-X POST" in command) == (method == "POST")
         assert re.search(re.sub(r"\{\w+\}", "[^/]+", path) + r"\b", command)
         assert ("Authorization" in command or "$AUTH" in command) == ("security" in operations[title])
-        validate(api, operations[title], answer)
+        if kind == "json":
+            validate(api, operations[title], answer)
+        else:
+            assert "application/json" not in operations[title]["responses"]["200"]["content"]
 
 
 def validate(api, operation, answer):

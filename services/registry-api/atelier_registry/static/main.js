@@ -1,4 +1,4 @@
-// The page: versions, one candidate against the champion, and the history. What is shown is what the service says, asked anew
+// The page to decide on: versions, one candidate against the champion, and the history. What is shown is what the service says, asked anew
 // after every decision and whenever an event tells of one.
 
 import { etag, get, listen, picture, post, Refused, token } from "./api.js";
@@ -16,8 +16,8 @@ async function attempt(what, act) {
   complain(null);
   say(what);
   try {
-    await act();
-    say("");
+    const told = await act();
+    say(typeof told === "string" ? told : "");
   } catch (error) {
     say("");
     if (error instanceof Refused && error.status === 401) logout();
@@ -50,7 +50,7 @@ async function enter() {
   $("model").disabled = models.length === 0;
   if (models.length === 0) { say("There is no model yet: train one and register it."); return; }
   state.listening = new AbortController();
-  listen((event) => { if (event.model === state.model) attempt("", refresh); }, state.listening.signal);
+  listen((event) => { if (event.model === state.model) refresh().catch(complain); }, state.listening.signal);
   await choose(models[0].name);
 }
 
@@ -200,9 +200,9 @@ $("act").addEventListener("submit", (event) => {
   const action = event.submitter?.value ?? "promote";
   attempt("Deciding …", async () => {
     const done = await decide(action);
-    setTimeout(() => say(done.outcome === "proposed"
+    return done.outcome === "proposed"
       ? `Proposed as decision ${done.id}: somebody else must approve.`
-      : `Done: the champion is version ${done.to_version}.`));
+      : `Done: the champion is version ${done.to_version}.`;
   });
 });
 
