@@ -12,6 +12,9 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
+import os
+import shlex
+import signal
 import statistics
 import subprocess
 import sys
@@ -26,6 +29,7 @@ from typing import Any
 import httpx
 from atelier_embedded.services import Services, running
 from atelier_embedded.workspace import MODEL, Workspace
+from fidelity_report import machine
 
 ROOT = Path(__file__).parents[1]
 SEED = 7
@@ -166,7 +170,9 @@ def main() -> int:
     parser.add_argument("--size", type=int, default=128, help="px (%(default)s)")
     parser.add_argument("--steps", type=int, default=4, help="steps of a picture (%(default)s)")
     parser.add_argument("--max-p95-s", type=float, help="status 1 where the first picture's p95 is above this")
+    parser.add_argument("--json", type=Path, help="also write the figures here")
     options = parser.parse_args()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that the services end, too
     with tempfile.TemporaryDirectory() as folder:
         workspace = Workspace(Path(folder) / "workspace")
         workspace.prepare()
@@ -178,6 +184,9 @@ def main() -> int:
             versions = [train(services, workspace, seed) for seed in (1, 2)]
             found = measure(services, workspace, versions, options.count, options.size, options.steps)
     print(json.dumps(found, indent=2))
+    if options.json:
+        told = {"machine": machine(), "load": os.getloadavg(), "command": shlex.join(sys.argv)}
+        options.json.write_text(json.dumps(found | told, indent=2) + "\n")
     mixed = any(count != 1 for count in found["loop"]["different_pictures_by_version"].values())
     slow = options.max_p95_s is not None and found["first_picture_s"]["p95"] > options.max_p95_s
     return int(bool(found["loop"]["failed"]) or mixed or slow)

@@ -10,6 +10,8 @@ import argparse
 import hashlib
 import json
 import os
+import shlex
+import signal
 import socket
 import statistics
 import subprocess
@@ -20,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+from fidelity_report import machine
 
 MODEL = "many"
 SECRET = "measured"
@@ -91,7 +94,9 @@ def main() -> int:
     parser.add_argument("--versions", type=int, default=1000, help="(%(default)s)")
     parser.add_argument("--repeats", type=int, default=60, help="(%(default)s)")
     parser.add_argument("--max-p50-ms", type=float, help="status 1 where a median is above this")
+    parser.add_argument("--json", type=Path, help="also write the figures here")
     options = parser.parse_args()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that the servers end, too
     with tempfile.TemporaryDirectory() as name:
         folder, running = Path(name), []
         tracking, service = (f"http://127.0.0.1:{free_port()}" for _ in range(2))
@@ -123,7 +128,11 @@ def main() -> int:
             for process in reversed(running):
                 process.terminate()
                 process.wait(30)
-    print(json.dumps({"versions": options.versions, "reads": found, "MLflow itself": direct}, indent=2))
+    figures = {"versions": options.versions, "reads": found, "MLflow itself": direct}
+    print(json.dumps(figures, indent=2))
+    if options.json:
+        told = {"machine": machine(), "load": os.getloadavg(), "command": shlex.join(sys.argv)}
+        options.json.write_text(json.dumps(figures | told, indent=2) + "\n")
     return int(options.max_p50_ms is not None and any(each["p50_ms"] > options.max_p50_ms for each in found.values()))
 
 

@@ -9,7 +9,7 @@ from itertools import count
 from threading import Lock
 
 from atelier_registry.errors import InvalidArgumentError, TrackingUnavailableError, UnreadableFileError
-from atelier_registry.registry import READY, Model, Page, Picture, Point, Run, Version
+from atelier_registry.registry import FILES, READY, Model, Page, Picture, Point, Run, Version
 
 
 class FakeRegistry:
@@ -82,12 +82,12 @@ class FakeRegistry:
         self.after_alias()
         return True
 
-    def files(self, name: str, number: int) -> dict[str, str]:
+    def files(self, name: str, number: int, wanted=FILES) -> dict[str, str]:
         self._called("files")
         found = self._files.get((name, number), {})
         if isinstance(found, UnreadableFileError):
             raise found
-        return found
+        return {file: text for file, text in found.items() if file in wanted}
 
     def set_alias(self, name: str, alias: str, number: int) -> bool:
         self.before_alias()

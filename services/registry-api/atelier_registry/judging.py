@@ -67,12 +67,12 @@ class Judge:
             TrackingUnavailableError: MLflow does not answer.
         """
         policy = self._policy.of(model.name, alias)
-        candidate = self._subject(model.name, number, files=policy != AliasPolicy())
+        candidate = self._subject(model.name, number, policy)
         champion_number = model.aliases.get(CHAMPION)
         champion = None
         if champion_number not in (None, number) and (policy.better_than_champion or policy.drift):
             assert champion_number is not None
-            champion = self._subject(model.name, champion_number, files=True)
+            champion = self._subject(model.name, champion_number, policy)
         load_problem = self._load_problem(model.name, number) if policy.loads else None
         drift: tuple[float, ...] = ()
         drift_problem = ""
@@ -89,22 +89,25 @@ class Judge:
             UnknownVersionError: there is no such version.
             TrackingUnavailableError: MLflow does not answer.
         """
-        target = self._subject(model.name, number, files=False)
+        target = self._subject(model.name, number, AliasPolicy())
         drawn_with = target.version.kind == KIND_ADAPTER  # infer loads nothing else
         asked = [*rules.standing(alias), *([rules.loads] if drawn_with else [])]
         problem = self._load_problem(model.name, number) if drawn_with else None
         seen = Seen(datetime.now(UTC), problem)
         return Judged(tuple(rule(target, None, seen) for rule in asked), {alias: model.aliases.get(alias)})
 
-    def _subject(self, name: str, number: int, *, files: bool) -> Subject:
+    def _subject(self, name: str, number: int, policy: AliasPolicy) -> Subject:
+        """A version, with what the policy's rules look at: each part is a question to MLflow, and a promotion waits for it."""
         version = find_version(self._registry, name, number)
-        if not files or version.kind == KIND_BUNDLE:
+        numbers = bool(policy.metrics or policy.better_than_champion)
+        if version.kind == KIND_BUNDLE or not (numbers or policy.output_finite or policy.max_onnx_error is not None):
             return Subject(version)
-        run = self._registry.run(version.run_id) if version.run_id else None
+        run = self._registry.run(version.run_id) if version.run_id and numbers else None
         problems: list[str] = []
         evidence = None
         try:
-            evidence = parsed(Evidence, EVIDENCE_FILE, self._registry.files(name, number), problems)
+            files = self._registry.files(name, number, [EVIDENCE_FILE])
+            evidence = parsed(Evidence, EVIDENCE_FILE, files, problems)
         except UnreadableFileError as error:
             problems.append(f"evidence cannot be read: {error}")
         return Subject(version, dict(run.metrics) if run else {}, evidence, tuple(problems))

@@ -4,21 +4,21 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from datetime import UTC, datetime
 from pathlib import Path, PurePosixPath
 from tempfile import TemporaryDirectory
 from typing import Any, TypeVar
 
 import mlflow.artifacts
-from atelier_contracts.names import ADAPTER_FILE, ADAPTER_FOLDER, EVIDENCE_FILE
+from atelier_contracts.names import ADAPTER_FOLDER
 from mlflow.entities import ViewType
 from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 from requests.exceptions import RequestException
 
 from atelier_registry.errors import InvalidArgumentError, TrackingUnavailableError, UnreadableFileError
-from atelier_registry.registry import Model, Page, Picture, Point, Run, Version
+from atelier_registry.registry import FILES, Model, Page, Picture, Point, Run, Version
 
 T = TypeVar("T")
 
@@ -160,7 +160,7 @@ class MlflowRegistry:
             self._known_experiments = found
         return self._known_experiments
 
-    def files(self, name: str, number: int) -> dict[str, str]:
+    def files(self, name: str, number: int, wanted: Collection[str] = FILES) -> dict[str, str]:
         """See `ModelRegistry`. Only files that the tracking server itself hands out are read.
 
         A version's location is whatever its author registered: a path would be read from this machine's disk, and another
@@ -174,7 +174,7 @@ class MlflowRegistry:
         found = _ask(lambda: mlflow.artifacts.list_artifacts(f"{root}/{ADAPTER_FOLDER}", tracking_uri=self._uri))
         texts = {}
         for info in found or []:
-            if (file := PurePosixPath(info.path).name) not in (ADAPTER_FILE, EVIDENCE_FILE) or info.is_dir:
+            if (file := PurePosixPath(info.path).name) not in wanted or info.is_dir:
                 continue
             if (info.file_size or 0) > _MAX_FILE_BYTES:
                 raise UnreadableFileError(f"{file} has {info.file_size} bytes; at most {_MAX_FILE_BYTES} are read")

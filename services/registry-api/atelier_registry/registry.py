@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Generic, Protocol, TypeVar
 
-from atelier_contracts.names import TAG_KIND
+from atelier_contracts.names import ADAPTER_FILE, EVIDENCE_FILE, TAG_KIND
 
 T = TypeVar("T")
+
+FILES = (ADAPTER_FILE, EVIDENCE_FILE)
+"""What is read of a version beside MLflow's own facts."""
 
 READY = "READY"
 """MLflow's status of a version whose files are complete."""
@@ -124,8 +127,8 @@ class ModelRegistry(Protocol):
     def picture(self, run_id: str, path: str) -> bytes | None:
         """A PNG that `pictures` told of; None where it is gone."""
 
-    def files(self, name: str, number: int) -> dict[str, str]:
-        """The text of those of `adapter.json` and `evidence.json` that the version holds beside its weights.
+    def files(self, name: str, number: int, wanted: Collection[str] = FILES) -> dict[str, str]:
+        """The text of those files that the version holds beside its weights.
 
         Raises:
             UnreadableFileError: they are kept where only other credentials reach, or are larger than a manifest can be.

@@ -98,7 +98,7 @@ def ready(candidate: Subject, champion: Subject | None, seen: Seen) -> Verdict:
     return Verdict(
         rule="ready",
         passed=status == READY,
-        reason=f"has the status {status}; only {READY} versions can be pointed at",
+        reason=f"has the status {status}" + ("" if status == READY else f"; only {READY} versions can be pointed at"),
         numbers={"status": status},
         binding=True,
     )
@@ -111,7 +111,7 @@ def drawable(candidate: Subject, champion: Subject | None, seen: Seen) -> Verdic
     return Verdict(
         rule="adapter",
         passed=kind == KIND_ADAPTER,
-        reason=f"{found}; {CHAMPION} takes versions with {TAG_KIND}={KIND_ADAPTER}",
+        reason=found + ("" if kind == KIND_ADAPTER else f"; {CHAMPION} takes versions with {TAG_KIND}={KIND_ADAPTER}"),
         numbers={"kind": kind},
         binding=True,
     )

@@ -82,12 +82,12 @@ function listVersions(page) {
     look.addEventListener("click", () => attempt("Asking the rules …", () => look_at(version.version)));
     const [line, shown] = [make("td", "–"), make("td", "–")];
     const row = make("tr", [
-      make("th", String(version.version), { scope: "row" }),
-      make("td", moment(version.created_at)),
-      make("td", number(version.run?.metrics.validation_loss)),
-      line, shown,
+      make("th", look, { scope: "row" }),
       make("td", [...version.aliases.map((alias) => make("span", alias, { className: "alias" })), ...retired]),
-      make("td", look),
+      shown,
+      make("td", number(version.run?.metrics.validation_loss)),
+      line,
+      make("td", moment(version.created_at)),
     ]);
     row.dataset.version = version.version;
     $("versions").append(row);
