@@ -34,7 +34,7 @@ serve: $(INSTALLED)  ## run the services on what the demo left, until Ctrl-C
 test: $(INSTALLED)  ## run the tests; nothing but the install is needed
 	@$(BIN)/python -m pytest
 
-test-integration: $(INSTALLED)  ## run the tests that start servers in Docker containers of their own (minutes)
+test-integration: $(INSTALLED)  ## try registry-api on PostgreSQL in a container (minutes, needs Docker)
 	@$(BIN)/python -m pytest -m integration
 
 test-browser: $(INSTALLED)  ## drive the page in headless Chromium, which must be installed

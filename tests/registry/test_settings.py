@@ -1,10 +1,11 @@
 """Settings: complete at the start, all problems at once, and documented."""
 
+import os
 import re
 from pathlib import Path
 
 import pytest
-from atelier_registry.settings import PREFIX, Settings, SettingsError, read_settings
+from atelier_registry.settings import PREFIX, Settings, SettingsError, hand_over_login, read_settings
 
 README = Path(__file__).parents[2] / "services/registry-api/README.md"
 
@@ -63,7 +64,7 @@ def test_all_problems_at_once(environment):
         ("DATABASE_URL", "sqlite://", "or a SQLite file"),
         ("POLICY_FILE", "/nowhere/policy.yaml", "the policy cannot be read"),
         ("INFER_URL", "infer:8002", "must be the address of infer"),
-        ("INFER_TOKEN", "hunter2", "set both, or neither"),
+        ("INFER_TOKEN", "hunter2", "set both, the second"),
         ("OUTSIDE_POLL_S", "0", "greater than 0"),
         ("DATABASE_URL", "sqlite:////nowhere/decisions.db", "a folder that exists"),
         ("PORT", "0", "greater than or equal to 1"),
@@ -83,6 +84,27 @@ def test_an_empty_variable_is_as_good_as_none(environment):
         environment.setenv(PREFIX + name, "")
     settings = read_settings()
     assert (settings.infer_url, settings.policy_file, settings.host) == (None, None, "127.0.0.1")
+
+
+def test_secrets_from_files(environment, tmp_path):
+    for name in ("database", "infer", "tracking"):
+        (tmp_path / name).write_text(f"p@ss/{name}\n")
+    environment.setenv(PREFIX + "DATABASE_URL", "postgresql://atelier_registry@db:5432/mlflow")
+    environment.setenv(PREFIX + "DATABASE_PASSWORD_FILE", str(tmp_path / "database"))
+    environment.setenv(PREFIX + "INFER_URL", "http://infer:8002/")
+    environment.setenv(PREFIX + "INFER_TOKEN_FILE", str(tmp_path / "infer"))
+    environment.setenv(PREFIX + "TRACKING_PASSWORD_FILE", str(tmp_path / "tracking"))
+    environment.setenv("MLFLOW_TRACKING_USERNAME", "registry-api")
+    settings = read_settings()
+    assert settings.database() == "postgresql://atelier_registry:p%40ss%2Fdatabase@db:5432/mlflow"
+    assert settings.token_for_infer() == "p@ss/infer"
+    hand_over_login(settings)
+    assert os.environ["MLFLOW_TRACKING_PASSWORD"] == "p@ss/tracking"
+    with pytest.raises(SettingsError, match="stands in for MLFLOW_TRACKING_PASSWORD"):
+        read_settings()
+    environment.setenv(PREFIX + "INFER_TOKEN", "twice")
+    with pytest.raises(SettingsError, match="set both, the second by itself or by"):
+        read_settings()
 
 
 def test_a_wrong_token_file(environment, token_file):

@@ -17,7 +17,7 @@ from atelier_registry.logs import configure_logging
 from atelier_registry.mlflow_registry import MlflowRegistry, limit_waiting
 from atelier_registry.policy import BUILT_IN, read_policy
 from atelier_registry.schema import migrate
-from atelier_registry.settings import Settings, SettingsError, read_settings
+from atelier_registry.settings import Settings, SettingsError, hand_over_login, read_settings
 from atelier_registry.stager import HttpStager, NoStager, Stager
 from atelier_registry.tables import open_database
 
@@ -42,9 +42,10 @@ def serve() -> int:
     except SettingsError as error:
         sys.stderr.write(f"{error}\n")
         return 2
+    hand_over_login(settings)
     configure_logging()
     limit_waiting(settings.tracking_timeout_s)
-    engine = open_database(settings.database_url.get_secret_value())
+    engine = open_database(settings.database())
     try:
         migrate(engine)
         policy = read_policy(settings.policy_file or BUILT_IN)
@@ -76,6 +77,6 @@ def serve() -> int:
 
 
 def _stager(settings: Settings) -> Stager:
-    if settings.infer_url and settings.infer_token:
-        return HttpStager(settings.infer_url, settings.infer_token.get_secret_value(), settings.stage_timeout_s)
+    if settings.infer_url and (token := settings.token_for_infer()):
+        return HttpStager(settings.infer_url, token, settings.stage_timeout_s)
     return NoStager()

@@ -17,6 +17,8 @@ from atelier_registry.errors import PolicyError
 from atelier_registry.policy import read_policy
 
 PREFIX = "ATELIER_REGISTRY_"
+LOGIN = ("MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD")
+"""Read by MLflow's client."""
 
 
 class SettingsError(Exception):
@@ -74,6 +76,25 @@ def _tokens(file: Path) -> Path:
     return file
 
 
+def _password(file: Path | None) -> Path | None:
+    if file is None:
+        return None
+    if os.environ.get(LOGIN[1]) or not os.environ.get(LOGIN[0]):
+        raise ValueError(f"stands in for {LOGIN[1]}: set {LOGIN[0]} beside it, and not {LOGIN[1]}")
+    return _secret(file)
+
+
+def _secret(file: Path | None) -> Path | None:
+    if file is None:
+        return None
+    try:
+        if not file.read_text().strip():
+            raise ValueError("must hold the secret; the file is empty")
+    except OSError as error:
+        raise ValueError(f"cannot be read: {error.strerror}") from None
+    return file
+
+
 class Settings(BaseSettings):
     """Where to listen and what to talk to. Environment variables have the prefix ATELIER_REGISTRY_."""
 
@@ -82,18 +103,44 @@ class Settings(BaseSettings):
     host: str = Field("127.0.0.1", min_length=1, description="address to listen on")
     port: int = Field(8001, ge=1, le=65535, description="port to listen on")
     tracking_uri: Annotated[str, AfterValidator(_server)] = Field(description="address of the MLflow server")
+    tracking_password_file: Annotated[Path | None, AfterValidator(_password)] = Field(
+        None, description="file with the password of MLFLOW_TRACKING_USERNAME"
+    )
     tracking_timeout_s: int = Field(2, ge=1, le=60, description="wait for one answer of MLflow; asked for twice at most")
     database_url: Annotated[SecretStr, AfterValidator(_database)] = Field(description="where decisions are kept")
+    database_password_file: Annotated[Path | None, AfterValidator(_secret)] = Field(
+        None, description="file with the database's password"
+    )
     token_file: Annotated[Path, AfterValidator(_tokens)] = Field(description="who may come in: lines `id role sha256`")
     policy_file: Annotated[Path | None, AfterValidator(_policy)] = Field(
         None, description="rules; the built-in ones without it"
     )
     infer_url: Annotated[str | None, AfterValidator(_infer)] = Field(None, description="address of infer")
     infer_token: SecretStr | None = Field(None, description="token that infer lets in, of the role promoter")
+    infer_token_file: Annotated[Path | None, AfterValidator(_secret)] = Field(None, description="file with that token")
     stage_timeout_s: int = Field(120, ge=1, le=3600, description="wait for infer to load a version and draw")
     outside_poll_s: float = Field(5.0, gt=0, le=3600, description="between two looks for aliases that others moved")
     lock_wait_s: float = Field(10.0, gt=0, le=600, description="wait for other decisions on the same alias")
     drain_timeout_s: int = Field(30, ge=0, le=3600, description="wait for requests under way when told to stop")
+
+    def database(self) -> str:
+        """The database's address, with its password where a file holds it."""
+        url = make_url(self.database_url.get_secret_value())
+        if self.database_password_file is not None:
+            url = url.set(password=self.database_password_file.read_text().strip())
+        return url.render_as_string(hide_password=False)
+
+    def token_for_infer(self) -> str | None:
+        """This service's own token, from the environment or its file."""
+        if self.infer_token_file is not None:
+            return self.infer_token_file.read_text().strip()
+        return self.infer_token.get_secret_value() if self.infer_token else None
+
+
+def hand_over_login(settings: Settings) -> None:
+    """Gives MLflow's client the password where it finds one, unless the environment holds it already."""
+    if settings.tracking_password_file is not None:
+        os.environ[LOGIN[1]] = settings.tracking_password_file.read_text().strip()
 
 
 def read_settings() -> Settings:
@@ -104,8 +151,10 @@ def read_settings() -> Settings:
     """
     names = {PREFIX + name.upper(): name for name in Settings.model_fields}
     problems = [f"{key}: no such setting" for key in sorted(os.environ) if key.startswith(PREFIX) and key not in names]
-    if bool(os.environ.get(f"{PREFIX}INFER_URL")) != bool(os.environ.get(f"{PREFIX}INFER_TOKEN")):
-        problems.append(f"{PREFIX}INFER_URL and {PREFIX}INFER_TOKEN: set both, or neither")
+    tokens = [name for name in (f"{PREFIX}INFER_TOKEN", f"{PREFIX}INFER_TOKEN_FILE") if os.environ.get(name)]
+    if len(tokens) != bool(os.environ.get(f"{PREFIX}INFER_URL")):
+        told = f"set both, the second by itself or by {PREFIX}INFER_TOKEN_FILE, or neither"
+        problems.append(f"{PREFIX}INFER_URL and {PREFIX}INFER_TOKEN: {told}")
     try:
         settings = Settings()  # type: ignore[call-arg]
     except ValidationError as error:
