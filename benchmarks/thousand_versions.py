@@ -33,7 +33,7 @@ READS = {
     "20 versions": f"/models/{MODEL}/versions?limit=20",
     "20 versions with their runs": f"/models/{MODEL}/versions?limit=20&runs=true",
     "100 versions": f"/models/{MODEL}/versions?limit=100",
-    "one version": f"/models/{MODEL}/versions/500",
+    "one version": f"/models/{MODEL}/versions/{{half}}",
     "an alias": f"/models/{MODEL}/aliases/champion",
     "the history": f"/models/{MODEL}/history?limit=50",
 }
@@ -86,7 +86,7 @@ def cpu_ms(processes: Sequence[subprocess.Popen[bytes]]) -> float:
     return used
 
 
-def measure(url: str, repeats: int, servers: Sequence[subprocess.Popen[bytes]]) -> dict[str, Any]:
+def measure(url: str, half: int, repeats: int, servers: Sequence[subprocess.Popen[bytes]]) -> dict[str, Any]:
     """Milliseconds of every read: waited, and computed by MLflow and registry-api together."""
     found = {}
     with httpx.Client(base_url=url, headers={"Authorization": f"Bearer {SECRET}"}, timeout=60) as client:
@@ -94,7 +94,7 @@ def measure(url: str, repeats: int, servers: Sequence[subprocess.Popen[bytes]]) 
             times, used = [], cpu_ms(servers)
             for _ in range(repeats):
                 begun = time.perf_counter()
-                client.get(path).raise_for_status()
+                client.get(path.format(half=half)).raise_for_status()
                 times.append((time.perf_counter() - begun) * 1000)
             times.sort()
             found[name] = {
@@ -139,7 +139,7 @@ def main() -> int:
                 start([sys.executable, "-m", "atelier_registry"], f"{service}/readyz", settings, folder / "service.log")
             )
             time.sleep(6)  # the first look for moves by other hands
-            found = measure(service, options.repeats, running)
+            found = measure(service, options.versions // 2, options.repeats, running)
             direct = measure_directly(tracking, options.repeats)
         finally:
             for process in reversed(running):

@@ -95,7 +95,7 @@ def test_killed_at_every_step(action, real_world, mlflow_server, database_url, e
     for left in itertools.count():
         model = real_world.add_model(f"{name}-{left}")
         for _ in range(3):
-            real_world.add_version(model, tags=KIND)
+            real_world.add_bare_version(model)
         asker = Asker(PIA.token, key=f"{left:064}")
         ledger, mover, promotions, _, registry = parts(mlflow_server.uri, database_url)
         before = 1
