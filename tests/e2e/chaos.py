@@ -6,6 +6,7 @@ import hashlib
 import itertools
 import threading
 import time
+from abc import ABC, abstractmethod
 from typing import Any
 
 import httpx
@@ -13,7 +14,7 @@ import httpx
 PAUSE_S = 0.2
 
 
-class Worker(threading.Thread):
+class Worker(threading.Thread, ABC):
     """Does the same thing over and over; an answer below 400 acknowledges it, anything else is tried again."""
 
     def __init__(self, client: httpx.Client) -> None:
@@ -40,13 +41,13 @@ class Worker(threading.Thread):
             if self.stopping.wait(PAUSE_S):
                 return
 
+    @abstractmethod
     def send(self, number: int) -> httpx.Response:
         """One request."""
-        raise NotImplementedError
 
+    @abstractmethod
     def keep(self, number: int, answer: httpx.Response) -> Any:
         """What was acknowledged."""
-        raise NotImplementedError
 
 
 class Metrics(Worker):

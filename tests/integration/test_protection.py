@@ -185,4 +185,5 @@ def test_without_a_registry_user_everything_is_open(walked: Server):
     walked.call("ada", "POST", "registered-models/create", {"name": name})
     walked.call("ada", "POST", "model-versions/create", {"name": name, "source": "s3://artifacts/elsewhere/model"})
     walked.call("ada", "POST", "registered-models/alias", {"name": name, "alias": "champion", "version": "1"})
+    assert walked.call("ada", "GET", f"registered-models/alias?name={name}&alias=champion")["model_version"]["version"] == "1"
     walked.call("ada", "DELETE", "registered-models/delete", {"name": name})
