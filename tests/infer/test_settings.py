@@ -139,3 +139,25 @@ def test_events_need_an_address_and_one_token(environment, tmp_path):
     environment.delenv(PREFIX + "REGISTRY_TOKEN_FILE")
     with pytest.raises(SettingsError, match="EVENTS_URL: needs"):
         read()
+
+
+def test_the_password_may_come_from_a_file(environment, tmp_path):
+    import os
+
+    from atelier_infer.settings import hand_over_login
+
+    file = tmp_path / "password"
+    file.write_text("from a file\n")
+    environment.setenv(PREFIX + "TRACKING_PASSWORD_FILE", str(file))
+    with pytest.raises(SettingsError, match="MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD: set both"):
+        read()
+    environment.setenv("MLFLOW_TRACKING_USERNAME", "ada")
+    settings = read()
+    environment.setenv("MLFLOW_TRACKING_PASSWORD", "")
+    hand_over_login(settings)
+    assert os.environ["MLFLOW_TRACKING_PASSWORD"] == "from a file"
+    with pytest.raises(SettingsError, match="set both"):
+        read()
+    file.write_text("\n")
+    with pytest.raises(SettingsError, match="TRACKING_PASSWORD_FILE: must hold the secret; the file is empty"):
+        read()

@@ -113,6 +113,21 @@ def test_a_wrong_token_file(environment, token_file):
         read_settings()
 
 
+def test_the_password_may_come_from_a_file(environment, tmp_path):
+    file = tmp_path / "password"
+    file.write_text("from a file\n")
+    environment.setenv(PREFIX + "TRACKING_PASSWORD_FILE", str(file))
+    environment.setenv("MLFLOW_TRACKING_PASSWORD", "")
+    environment.delenv("MLFLOW_TRACKING_USERNAME", raising=False)
+    with pytest.raises(SettingsError, match="set MLFLOW_TRACKING_USERNAME beside it"):
+        read_settings()
+    environment.setenv("MLFLOW_TRACKING_USERNAME", "ada")
+    hand_over_login(read_settings())
+    assert os.environ["MLFLOW_TRACKING_PASSWORD"] == "from a file"
+    with pytest.raises(SettingsError, match="and not MLFLOW_TRACKING_PASSWORD"):
+        read_settings()
+
+
 def section(title):
     return README.read_text().split(f"\n## {title}\n")[1].split("\n## ")[0]
 
