@@ -13,10 +13,10 @@ class StagePicture(BaseModel):
     model_config = ConfigDict(extra="forbid", allow_inf_nan=False, frozen=True)
 
     prompt: str = Field(min_length=1, max_length=2000)
-    seed: int = Field(0, ge=0, lt=2**32)
-    steps: int = Field(8, ge=1, le=150)
-    size: int | None = Field(None, ge=1, description="px, width and height; the base's native size when absent")
-    guidance_scale: float = Field(5.0, ge=0.0, le=30.0)
+    seed: int = Field(default=0, ge=0, lt=2**32)
+    steps: int = Field(default=8, ge=1, le=150)
+    size: int | None = Field(default=None, ge=1, description="px, width and height; the base's native size when absent")
+    guidance_scale: float = Field(default=5.0, ge=0.0, le=30.0)
 
 
 class StageRequest(BaseModel):
@@ -24,7 +24,7 @@ class StageRequest(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    model: str | None = Field(None, min_length=1, max_length=255, description="refused where another model is served")
+    model: str | None = Field(default=None, min_length=1, max_length=255, description="refused where another model is served")
     version: int = Field(ge=1)
     pictures: list[StagePicture] = Field(default_factory=list, max_length=MAX_PICTURES)
 

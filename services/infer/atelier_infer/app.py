@@ -28,7 +28,7 @@ from atelier_infer.problems import add_handlers
 from atelier_infer.providers import Runtime
 from atelier_infer.requestlog import RequestLog
 from atelier_infer.routes import make_router
-from atelier_infer.settings import Settings
+from atelier_infer.settings import Settings, events
 from atelier_infer.shelf import Shelf
 from atelier_infer.staging import make_staging_router
 from atelier_infer.store import Store
@@ -88,13 +88,8 @@ def create_app(*, engine: Engine, metrics: Metrics, store: Store, tokens: TokenF
         metrics.gauge(name, help, read)
 
     following = None
-    if settings.registry_url and settings.registry_token:
-        following = Following(
-            url=settings.registry_url,
-            token=settings.registry_token.get_secret_value(),
-            model=settings.model,
-            moved=versions.look_again,
-        )
+    if source := events(settings):
+        following = Following(url=source[0], token=source[1], model=settings.model, moved=versions.look_again)
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:

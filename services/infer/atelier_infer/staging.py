@@ -61,14 +61,8 @@ def make_staging_router(*, desk: Desk, engine: Engine, loader: Loader, settings:
 
     async def _draw(asked: StagePicture, version: Version, request: Request) -> StagedPicture | None:
         begun = time.monotonic()
-        body = GenerateRequest(
-            prompt=asked.prompt,
-            seed=asked.seed,
-            steps=asked.steps,
-            guidance_scale=asked.guidance_scale,
-            width=asked.size,
-            height=asked.size,
-            version=version.number,
+        body = GenerateRequest.model_validate(
+            asked.model_dump(exclude={"size"}) | {"width": asked.size, "height": asked.size, "version": version.number}
         )
         order = await desk.place(body, request.state.token.id, chosen=Chosen((version,), (1.0,)))
         if not await desk.wait(order, request):
