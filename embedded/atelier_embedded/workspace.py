@@ -81,6 +81,7 @@ class Workspace:
         return kept | {
             "PYTHONUNBUFFERED": "1",
             "MLFLOW_DISABLE_TELEMETRY": "true",
+            "ORT_DISABLE_TELEMETRY": "1",
             "HF_HUB_OFFLINE": "1",
             "HF_HOME": str(self.cache / "huggingface"),
             "TOKENIZERS_PARALLELISM": "false",

@@ -46,7 +46,8 @@ def test_no_module_needs_a_training_library():
 @pytest.fixture
 def start(mlflow_server, tmp_path, token_file):
     """Starts the service for a model; yields process, client and the log's path. Kills it in the end if need be."""
-    processes = []
+    processes, home = [], tmp_path / "home"
+    home.mkdir()
 
     def start(model: str, **changes):
         port = free_port()
@@ -62,8 +63,9 @@ def start(mlflow_server, tmp_path, token_file):
         environment = {f"ATELIER_INFER_{name}": str(value) for name, value in (values | changes).items()}
         log = tmp_path / "log"
         with log.open("wb") as stream:
+            surroundings = {"PATH": os.environ["PATH"], "HOME": str(home)}
             command = [sys.executable, "-c", BLOCKED + "runpy.run_module('atelier_infer', run_name='__main__')"]
-            process = subprocess.Popen(command, env={"PATH": os.environ["PATH"]} | environment, stdout=stream, stderr=stream)
+            process = subprocess.Popen(command, env=surroundings | environment, stdout=stream, stderr=stream)
         processes.append(process)
         client = httpx.Client(base_url=f"http://127.0.0.1:{port}", headers={"Authorization": f"Bearer {SECRET}"}, timeout=60)
 
@@ -113,6 +115,7 @@ def test_from_an_empty_registry_to_a_graceful_end(mlflow_server, start, bundle, 
     thread.join()
     assert answers[0].status_code == 200
     assert process.wait(20) == 0
+    assert list((tmp_path / "home").rglob("*")) == []  # neither ids nor telemetry of a library
     with pytest.raises(OSError), socket.create_connection((client.base_url.host, client.base_url.port), 1):
         pass
 

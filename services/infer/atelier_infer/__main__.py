@@ -7,26 +7,30 @@ import os
 import signal
 import sys
 from types import FrameType
+from typing import TYPE_CHECKING
 
 import uvicorn
 from atelier_contracts.access import TokenFile
 from fastapi import FastAPI
 
-from atelier_infer.app import create_app, make_engine, make_runtime
-from atelier_infer.engine import Engine
 from atelier_infer.errors import ProviderError
 from atelier_infer.metrics import Metrics
 from atelier_infer.requestlog import JsonLines
 from atelier_infer.settings import Settings, SettingsError, hand_over_login, read_settings
 
-MLFLOW_ENVIRONMENT = {
+if TYPE_CHECKING:
+    from atelier_infer.engine import Engine
+
+ENVIRONMENT = {
+    # ONNX Runtime otherwise keeps a device id and a database of events in the home folder
+    "ORT_DISABLE_TELEMETRY": "1",
     # by default a request is tried for four minutes, which no caller of ours waits for; staging tries again by itself
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "30",
     "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
     "MLFLOW_DISABLE_TELEMETRY": "true",
 }
-"""Read by MLflow's client; what the environment says already wins."""
+"""Libraries read these, in part while they are imported; what the environment says already wins."""
 
 MARGIN_S = 10
 """Beyond drain_timeout_s, for the step that runs and for sending the last answers."""
@@ -47,7 +51,7 @@ class Server(uvicorn.Server):
 
 def build(settings: Settings, engine: Engine, metrics: Metrics) -> FastAPI:
     """The application over the real registry."""
-    # mlflow reads part of its environment while it is imported
+    from atelier_infer.app import create_app
     from atelier_infer.mlflow_store import MlflowStore
 
     store = MlflowStore(tracking_uri=settings.tracking_uri, model=settings.model)
@@ -56,18 +60,25 @@ def build(settings: Settings, engine: Engine, metrics: Metrics) -> FastAPI:
 
 
 def main() -> int:
-    """Serves until a signal; 2 when the settings are not legal."""
+    """Reads the environment and serves; 2 when the settings are not legal."""
     try:
         settings = read_settings(os.environ)
     except SettingsError as error:
         sys.stderr.write(f"atelier_infer cannot start:\n{error}\n")
         return 2
     hand_over_login(settings)
-    for name, value in MLFLOW_ENVIRONMENT.items():
+    for name, value in ENVIRONMENT.items():
         os.environ.setdefault(name, value)
     handler = logging.StreamHandler()
     handler.setFormatter(JsonLines())
     logging.basicConfig(level=logging.INFO, handlers=[handler], force=True)
+    return serve(settings)
+
+
+def serve(settings: Settings) -> int:
+    """Until a signal; 2 when the provider is missing. Libraries that read the environment are imported from here on."""
+    from atelier_infer.app import make_engine, make_runtime
+
     try:
         make_runtime(settings).check()
     except ProviderError as error:

@@ -49,8 +49,8 @@ class Following:
         """Ends it, without waiting for the next event."""
         self._stopping.set()
         if response := self._response:
-            with suppress(Exception):  # closing under a reader's hands may raise anything; nobody reads any more
-                response.close()
+            with suppress(Exception):  # under a reader's hands it may raise anything; nobody reads any more
+                response.raw.shutdown()  # close() would wait for the reader, and the reader for the next event
 
     def _follow(self) -> None:
         while not self._stopping.is_set():

@@ -21,6 +21,7 @@ QUIET = {
     "TQDM_DISABLE": "1",  # our own bars say how far a stage is
     "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
     "MLFLOW_DISABLE_TELEMETRY": "true",
+    "ORT_DISABLE_TELEMETRY": "1",
     "TOKENIZERS_PARALLELISM": "false",
 }
 """Libraries read these while they are imported; what the environment says already wins."""
