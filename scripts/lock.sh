@@ -11,9 +11,9 @@ trap 'rm -rf "$place"' EXIT
 "$place/venv/bin/pip" install --quiet ".[$extras]"
 {
   echo "# Every version that the tests ran with; written by \`make lock\`. CUDA's packages follow from torch's own pins."
-  { # the pin by hand is of an extra that has the import name of another one, and so is not installed beside it
+  { # pins by hand are of extras that have the import name of another one, and so are not installed beside it
     "$place/venv/bin/pip" freeze --exclude atelier --exclude setuptools --exclude pip
-    grep '^onnxruntime-openvino==' constraints.txt
+    grep -E '^onnxruntime-(gpu|openvino)==' constraints.txt
   } |
     sed -E 's/ @ .*//; s/\+cpu$//; s/\+cu[0-9]+$//' | grep -viE '^(nvidia-|triton|cuda-)' | LC_ALL=C sort -f
 } >"$place/constraints.txt"

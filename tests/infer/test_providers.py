@@ -10,7 +10,8 @@ import pytest
 from atelier_contracts import names
 from atelier_infer.bundle import open_bundle
 from atelier_infer.errors import BundleError, ProviderError
-from atelier_infer.providers import NAMES, OPTIMIZED, Runtime
+from atelier_infer.kept import OPTIMIZED
+from atelier_infer.providers import NAMES, Runtime
 
 from .test_batch import drawn_together
 from .test_batch import plan as plan

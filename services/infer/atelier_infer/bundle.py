@@ -93,8 +93,8 @@ def open_bundle(folder: Path, *, runtime: Runtime, decode_tile_px: int = 768) ->
         raise BundleError(f"{where}: {names.TOKENIZER_FILE} cannot be read: {error}") from error
     layers = {name: FLOATS for layer in manifest.lora_targets for name in names.lora_inputs(layer)}
 
-    def opened(file: str, contract: Graph) -> ort.InferenceSession:
-        return _session(runtime, folder / file, f"{manifest.digest()}-{file.removesuffix('.onnx')}", contract)
+    def opened(file: str, contract: Graph, *, half: bool = False) -> ort.InferenceSession:
+        return _session(runtime, folder / file, f"{manifest.digest()}-{file.removesuffix('.onnx')}", contract, half)
 
     return Bundle(
         digest=manifest.digest(),
@@ -102,7 +102,7 @@ def open_bundle(folder: Path, *, runtime: Runtime, decode_tile_px: int = 768) ->
         schedule=schedule,
         prompts=PromptReader(tokenizer, text_tokens=manifest.text_tokens, pad_token_id=manifest.pad_token_id),
         texts=TextStates(opened(names.TEXT_ENCODER_FILE, TEXT_GRAPH)),
-        unet=opened(names.UNET_FILE, (UNET_GRAPH[0] | layers, UNET_GRAPH[1])),
+        unet=runtime.bound(opened(names.UNET_FILE, (UNET_GRAPH[0] | layers, UNET_GRAPH[1]), half=True)),
         vae_decoder=opened(names.VAE_DECODER_FILE, VAE_GRAPH),
         no_adapter=_rank_zero(manifest.lora_targets),
         decode_tile_px=decode_tile_px,
@@ -117,8 +117,8 @@ def _rank_zero(targets: dict[str, tuple[int, int]]) -> dict[str, Array]:
     return feeds
 
 
-def _session(runtime: Runtime, path: Path, key: str, contract: Graph) -> ort.InferenceSession:
-    session = runtime.session(path, key)
+def _session(runtime: Runtime, path: Path, key: str, contract: Graph, half: bool) -> ort.InferenceSession:
+    session = runtime.session(path, key, half=half)
     found = [{item.name: item.type for item in items} for items in (session.get_inputs(), session.get_outputs())]
     for kind, expected, received in zip(("inputs", "outputs"), contract, found, strict=True):
         if expected != received:

@@ -1,23 +1,21 @@
-"""What runs the graphs: ONNX Runtime's CPU provider in fp32, OpenVINO in bf16, or CUDA; chosen at start and verified."""
+"""What runs the graphs: the CPU provider in fp32, OpenVINO in bf16, or CUDA in fp16; chosen at start and verified."""
 
 from __future__ import annotations
 
 import hashlib
 import json
-import logging
-import shutil
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import onnxruntime as ort
-from atelier_contracts.manifests import file_sha256
 
+from atelier_infer.binding import BoundSession
 from atelier_infer.errors import BundleError, ProviderError
+from atelier_infer.graphs import Graph
+from atelier_infer.half import write_half
+from atelier_infer.kept import OPTIMIZED, WEIGHTS, making, usable
 from atelier_infer.settings import ProviderName
-
-log = logging.getLogger(__name__)
 
 NAMES: dict[ProviderName, str] = {
     "cpu": "CPUExecutionProvider",
@@ -27,9 +25,10 @@ NAMES: dict[ProviderName, str] = {
 HOW_TO_GET: dict[ProviderName, str] = {
     "cpu": "install the extra infer",
     "openvino": "install the extra infer-openvino into an environment of its own: it has the import name of onnxruntime",
-    "cuda": "install onnxruntime-gpu instead of onnxruntime into an environment of its own, on a machine with an NVIDIA GPU",
+    "cuda": "install the extra infer-cuda into an environment of its own, on a machine with an NVIDIA GPU",
 }
-OPTIMIZED, WEIGHTS, SUMS = "graph.onnx", "graph.onnx.data", "sha256.json"
+DEVICES: dict[ProviderName, str] = {"cuda": "cuda"}
+"""Of providers whose memory is not the processor's: where arrays go."""
 
 
 @dataclass(frozen=True)
@@ -58,13 +57,16 @@ class Runtime:
                 f"provider {self.provider} needs {NAMES[self.provider]}; this build of ONNX Runtime {ort.__version__} has "
                 f"{', '.join(available)}; {HOW_TO_GET[self.provider]}"
             )
+        if self.provider == "cuda":
+            ort.preload_dlls()  # CUDA's and cuDNN's libraries came as packages, where the loader does not look
 
-    def session(self, path: Path, key: str) -> ort.InferenceSession:
+    def session(self, path: Path, key: str, *, half: bool = False) -> ort.InferenceSession:
         """A session that is run by the provider.
 
         Args:
             path: an ONNX graph, with its weights beside it.
             key: names the graph's content, so that what was made of it before is found.
+            half: CUDA runs it in float16, if there is a folder to keep that graph in.
 
         Raises:
             BundleError: ONNX Runtime cannot open the graph.
@@ -72,7 +74,14 @@ class Runtime:
         """
         home = self._home(key)
         try:
-            session = self._cached(path, home) if self.provider == "cpu" and home else self._open(path, home)
+            if home and self.provider == "cpu":
+                session = self._cached(path, home)
+            elif home and self.provider == "cuda" and half:
+                session = self._halved(path, home)
+            else:
+                session = self._open(path, home)
+        except BundleError:
+            raise
         except Exception as error:  # the library's classes share no other base
             raise BundleError(f"{path.name}: ONNX Runtime cannot open it: {error}") from error
         if (found := session.get_providers()[0]) != NAMES[self.provider]:
@@ -109,34 +118,26 @@ class Runtime:
 
     def _cached(self, path: Path, home: Path) -> ort.InferenceSession:
         """Opens what was optimised before, if it is intact; otherwise optimises, and keeps that."""
-        if _intact(home):
+        if usable(home):
             options = self._options()
             options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
             return self._open(home / OPTIMIZED, None, options)
-        if home.exists():
-            log.warning("optimised graph dropped: it is damaged", extra={"fields": {"folder": str(home)}})
-            shutil.rmtree(home)
-        home.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix="incoming-", dir=home.parent) as name:
-            made = Path(name) / "made"
-            made.mkdir()
+        with making(home) as made:
             options = self._options()
             options.optimized_model_filepath = str(made / OPTIMIZED)
             options.add_session_config_entry("session.optimized_model_external_initializers_file_name", WEIGHTS)
-            session = self._open(path, None, options)
-            files = {file.name: file_sha256(file) for file in made.iterdir()}
-            (made / SUMS).write_text(json.dumps(files))
-            if not home.exists():  # another process may have been quicker
-                made.rename(home)
-        return session
+            return self._open(path, None, options)
 
+    def _halved(self, path: Path, home: Path) -> ort.InferenceSession:
+        """Opens the graph in float16, which is made if it is not there."""
+        if not usable(home):
+            with making(home) as made:
+                write_half(path, made / OPTIMIZED, WEIGHTS)
+        return self._open(home / OPTIMIZED, None)
 
-def _intact(home: Path) -> bool:
-    try:
-        sums: dict[str, str] = json.loads((home / SUMS).read_text())
-        return OPTIMIZED in sums and all(file_sha256(home / Path(name).name) == sha256 for name, sha256 in sums.items())
-    except (OSError, ValueError, AttributeError):
-        return False
+    def bound(self, session: ort.InferenceSession) -> Graph:
+        """The session, fed through IO binding where arrays have to travel to a device."""
+        return BoundSession(session, DEVICES[self.provider]) if self.provider in DEVICES else session
 
 
 def _processor() -> str:
