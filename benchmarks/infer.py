@@ -1,10 +1,12 @@
 """How fast the inference service is, beside diffusers and torch.compile, and what sharing a batch costs.
 
 Everything runs in processes of its own, one at a time, in alternating rounds: no variant profits from being first, and none
-keeps memory from another. Four measurements:
+keeps memory from another. Five measurements:
 
 * `steps`: seconds of one UNet step with guidance, per environment.
 * `mixed`: a step of four pictures with no adapter, with the same one, and with four different ones, in turn.
+* `ranks`: a step of the base without any LoRA input, and of the served graph with all adapters' ranks adding up to 0 … 128, in
+  turn, for several numbers of rows at mixed time steps; how far their outputs are apart where no adapter is fed.
 * `service`: pictures per minute through POST /generate for several numbers of clients, with one adapter and with four mixed,
   and the 95th percentile of the latency when far more clients come than the queue holds.
 * `start`: seconds from nothing, and from a filled cache, until the base is in memory, and resident memory then.
@@ -20,8 +22,12 @@ the interpreter of an environment that needs packages of its own.
 from __future__ import annotations
 
 import argparse
+import contextlib
+import importlib.metadata
 import json
 import os
+import platform
+import shlex
 import statistics
 import subprocess
 import sys
@@ -31,9 +37,11 @@ import time
 from pathlib import Path
 from typing import Any
 
+from fidelity_report import machine
+
 ROOT = Path(__file__).parents[1]
 PATHS = os.pathsep.join(str(ROOT / part) for part in ("contracts", "services/infer", "benchmarks"))
-ENVIRONMENTS = ("ort-cpu", "ort-plain", "openvino", "eager-fp32", "eager-bf16", "compile-bf16")
+ENVIRONMENTS = ("ort-cpu", "ort-plain", "openvino", "eager-fp32", "eager-bf16", "compile-fp32", "compile-bf16")
 SECRET = "benchmark"
 PROMPT = "a cat on a chair"
 
@@ -41,7 +49,7 @@ PROMPT = "a cat on a chair"
 def main() -> int:
     """Runs what the command line asks for."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=("steps", "mixed", "service", "start", "worker"))
+    parser.add_argument("what", choices=("steps", "mixed", "ranks", "service", "start", "worker"))
     parser.add_argument("--base", type=Path, help="diffusers folder, for the environments with torch")
     parser.add_argument("--bundle", type=Path, help="exported bundle, for ONNX Runtime")
     parser.add_argument("--environment", action="append", choices=ENVIRONMENTS, help="again for more; default all")
@@ -54,17 +62,36 @@ def main() -> int:
     parser.add_argument("--clients", type=int, nargs="+", default=[1, 4, 16])
     parser.add_argument("--pictures", type=int, default=4, help="per client")
     parser.add_argument("--provider", default="cpu")
-    parser.add_argument("--report", type=Path, help="write the figures there, as JSON")
+    parser.add_argument("--rows", type=int, nargs="+", default=[2, 4, 8], help="of `ranks`")
+    parser.add_argument("--json", type=Path, help="also write the figures here")
     options = parser.parse_args()
     if options.what == "worker":
         print(json.dumps(WORKERS[options.environment[0]](options)), flush=True)
         return 0
-    found = {"steps": measure_steps, "mixed": measure_mixed, "service": measure_service, "start": measure_start}[options.what](
-        options
-    )
-    if options.report:
-        options.report.write_text(json.dumps(found, indent=1))
+    from infer_ranks import measure_ranks
+
+    measures = {
+        "steps": measure_steps,
+        "mixed": measure_mixed,
+        "ranks": measure_ranks,
+        "service": measure_service,
+        "start": measure_start,
+    }
+    found = measures[options.what](options)
+    if options.json:
+        command = shlex.join(["python", "benchmarks/infer.py", *sys.argv[1:]])
+        told = {"command": command, "machine": machine(), "versions": versions()}
+        options.json.write_text(json.dumps(found | told, indent=2) + "\n")
     return 0
+
+
+def versions() -> dict[str, str]:
+    """Of Python and of the packages that this environment has."""
+    found = {"python": platform.python_version()}
+    for name in ("onnxruntime", "torch", "diffusers", "peft", "numpy"):
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            found[name] = importlib.metadata.version(name)
+    return found
 
 
 def measure_steps(options: argparse.Namespace) -> dict[str, Any]:
@@ -193,22 +220,29 @@ WORKERS: dict[str, Any] = {
     "ort-plain": work_plain,
     "eager-fp32": lambda options: work_torch(options, "float32", compiled=False),
     "eager-bf16": lambda options: work_torch(options, "bfloat16", compiled=False),
+    "compile-fp32": lambda options: work_torch(options, "float32", compiled=True),
     "compile-bf16": lambda options: work_torch(options, "bfloat16", compiled=True),
 }
 
 
-def random_adapter(manifest: Any, rank: int, seed: int) -> Any:
-    """In memory, of small random numbers."""
+def random_matrices(manifest: Any, rank: int, seed: int) -> dict[str, Any]:
+    """A [in, rank] and B [rank, out] of every target, of small random numbers."""
     import numpy as np
     from atelier_contracts import names
-    from atelier_contracts.manifests import AdapterManifest
-    from atelier_infer.adapter import Adapter
 
     draw, feeds = np.random.default_rng(seed), {}
     for layer, (inner, outer) in manifest.lora_targets.items():
         a, b = names.lora_inputs(layer)
         feeds[a] = draw.normal(scale=0.01, size=(inner, rank)).astype(np.float32)
         feeds[b] = draw.normal(scale=0.01, size=(rank, outer)).astype(np.float32)
+    return feeds
+
+
+def random_adapter(manifest: Any, rank: int, seed: int) -> Any:
+    """In memory."""
+    from atelier_contracts.manifests import AdapterManifest
+    from atelier_infer.adapter import Adapter
+
     told = AdapterManifest(
         bundle_digest=manifest.digest(),
         weights_sha256="0" * 64,
@@ -219,7 +253,7 @@ def random_adapter(manifest: Any, rank: int, seed: int) -> Any:
         dataset_digest="0" * 64,
         git_revision=None,
     )
-    return Adapter(f"random {seed}", told, feeds, 1.0)
+    return Adapter(f"random {seed}", told, random_matrices(manifest, rank, seed), 1.0)
 
 
 def resident_mib() -> float:

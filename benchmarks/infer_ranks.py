@@ -1,0 +1,103 @@
+"""What LoRA inputs cost a step, beside the same base without them: `infer.py ranks`."""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import tempfile
+import time
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+
+def without_lora(bundle: Path, layers: Iterable[str], folder: Path) -> Path:
+    """The UNet as it would be without LoRA inputs: every `plain + up` becomes `plain`."""
+    import onnx
+    from atelier_contracts import names
+
+    model = onnx.load(bundle / names.UNET_FILE, load_external_data=False)
+    graph = model.graph
+    inputs = {name for layer in layers for name in names.lora_inputs(layer)}
+    readers: dict[str, list[Any]] = {}
+    for node in graph.node:
+        for name in node.input:
+            readers.setdefault(name, []).append(node)
+    instead: dict[str, str] = {}
+    for layer in layers:
+        [up] = readers[names.lora_inputs(layer)[1]]
+        [add] = readers[up.output[0]]
+        assert add.op_type == "Add", f"{layer} ends in {add.op_type}"
+        instead[add.output[0]] = next(name for name in add.input if name != up.output[0])
+    for node in graph.node:
+        for at, name in enumerate(node.input):
+            while name in instead:
+                name = node.input[at] = instead[name]
+    wanted, kept = {item.name for item in graph.output}, []
+    for node in reversed(graph.node):
+        if wanted & set(node.output):
+            wanted |= set(node.input)
+            kept.append(node)
+    left = sorted(wanted & inputs)  # the scales may remain: exports read the number of rows off them
+    assert not left, f"still read: {left[:3]}"
+    plain = onnx.ModelProto()
+    plain.CopyFrom(model)
+    del plain.graph.node[:], plain.graph.input[:], plain.graph.initializer[:]
+    plain.graph.node.extend(reversed(kept))
+    plain.graph.input.extend(item for item in graph.input if item.name in wanted)
+    plain.graph.initializer.extend(item for item in graph.initializer if item.name in wanted)
+    onnx.load_external_data_for_model(plain, str(bundle))
+    path = folder / names.UNET_FILE
+    onnx.save(plain, path, save_as_external_data=True, location=f"{path.name}.data")
+    return path
+
+
+def measure_ranks(options: argparse.Namespace) -> dict[str, Any]:
+    """In this process, alternating call by call."""
+    import numpy as np
+    from atelier_contracts import names
+    from atelier_contracts.manifests import BundleManifest
+    from atelier_infer.providers import Runtime
+    from infer import random_matrices
+
+    manifest = BundleManifest.model_validate_json((options.bundle / names.BUNDLE_FILE).read_bytes())
+    runtime = Runtime(options.provider, options.threads)
+    with tempfile.TemporaryDirectory() as name:
+        plain = runtime.session(without_lora(options.bundle, manifest.lora_targets, Path(name)), "plain")
+    served = runtime.session(options.bundle / names.UNET_FILE, "served")
+    side = (options.size or manifest.native_size_px) // manifest.vae_factor
+    plain_inputs = {item.name for item in plain.get_inputs()}
+    width = next(item.shape[2] for item in plain.get_inputs() if item.name == "encoder_hidden_states")
+    draw, found = np.random.default_rng(0), []
+    print(f"{'rows':>4} {'ranks':>6} {'median s/step':>13} {'fastest':>8} {'to plain':>9}")
+    for rows in options.rows:
+        feeds: dict[str, Any] = {
+            "sample": draw.standard_normal((rows, manifest.latent_channels, side, side), np.float32),
+            "timestep": np.linspace(999, 1, rows, dtype=np.float32).round(),
+            "encoder_hidden_states": draw.standard_normal((rows, manifest.text_tokens, width), np.float32),
+        }
+        more = {names.LORA_SCALE: np.zeros((rows, 1, 0), np.float32)} if names.LORA_SCALE in plain_inputs else {}
+        calls: dict[str, Any] = {"plain": (plain, feeds | more)}
+        for rank in (0, 4, 16, 64, 128):
+            lora = {names.LORA_SCALE: draw.random((rows, 1, rank), np.float32)} | random_matrices(manifest, rank, rank)
+            calls[str(rank)] = (served, feeds | lora)
+        seconds: dict[str, list[float]] = {kind: [] for kind in calls}
+        first: dict[str, Any] = {}
+        for turn in range(options.rounds + 1):
+            for kind, (session, given) in calls.items():
+                started = time.monotonic()
+                out = session.run(None, given)[0]
+                if turn:
+                    seconds[kind].append(time.monotonic() - started)
+                else:
+                    first[kind] = out
+        for kind, times in seconds.items():
+            # each call beside the plain one of its own turn: what else the machine did hits both
+            over = 100 * (statistics.median(one / other for one, other in zip(times, seconds["plain"], strict=True)) - 1)
+            row = {"rows": rows, "ranks": kind, "median_s": statistics.median(times), "over_plain_percent": over}
+            found.append(row | {"seconds": times})
+            print(f"{rows:4} {kind:>6} {row['median_s']:13.4f} {min(times):8.4f} {over:+8.1f} %", flush=True)
+        apart = float(np.abs(first["0"] - first["plain"]).max())
+        found.append({"rows": rows, "no adapter apart from plain": apart})
+        print(f"{rows:4} rows: the served graph without an adapter is {apart} from the plain base", flush=True)
+    return {"ranks": found}
