@@ -1,8 +1,6 @@
 """The drawing page in a headless Chromium."""
 
 import io
-import os
-import shutil
 import time
 
 import numpy as np
@@ -11,7 +9,7 @@ from atelier_contracts import names
 from atelier_contracts.generate import Drawn
 from atelier_infer import desk, drawing
 from PIL import Image
-from playwright.sync_api import expect, sync_playwright
+from playwright.sync_api import expect
 
 from .conftest import SECRET
 from .tiny_bundle import adapter_tensors, build_adapter
@@ -22,14 +20,10 @@ expect.set_options(timeout=PATIENCE_MS)
 
 
 @pytest.fixture(scope="module")
-def chromium():
-    path = os.environ.get("CHROMIUM") or shutil.which("chromium") or shutil.which("chromium-browser")
-    if path is None:
-        pytest.fail("these tests need Chromium: install Debian's package chromium, or set CHROMIUM to its path")
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=path, args=["--no-sandbox"])
-        yield browser
-        browser.close()
+def chromium(launch_chromium):
+    started = launch_chromium()
+    yield started
+    started.close()
 
 
 @pytest.fixture

@@ -129,14 +129,21 @@ def _token(options: argparse.Namespace) -> int:
 
 
 def _verify(options: argparse.Namespace) -> int:
+    from sqlalchemy.exc import ArgumentError
+
     from atelier_registry import chain  # these take a second; other commands do without
     from atelier_registry.errors import RegistryApiError
     from atelier_registry.ledger import Ledger
+    from atelier_registry.settings import with_password
     from atelier_registry.tables import open_database
 
     if not options.database:
         return _failed(options, "which database? set ATELIER_REGISTRY_DATABASE_URL, or give --database", USAGE, None)
-    engine = open_database(options.database)
+    try:
+        address = with_password(options.database, options.password_file and Path(options.password_file))
+    except (OSError, ArgumentError) as error:
+        return _failed(options, f"the database's address or password cannot be read: {error}", USAGE, None)
+    engine = open_database(address)
     try:
         found = chain.verify(Ledger(engine).rows(), options.head)
     except chain.BrokenChainError as error:
@@ -235,6 +242,8 @@ def _parser() -> argparse.ArgumentParser:
     check.add_argument(
         "--database", default=os.environ.get("ATELIER_REGISTRY_DATABASE_URL"), help="ATELIER_REGISTRY_DATABASE_URL"
     )
+    name = "ATELIER_REGISTRY_DATABASE_PASSWORD_FILE"
+    check.add_argument("--password-file", default=os.environ.get(name), help=name)
     check.add_argument("--head", help="a hash that verify printed earlier: it must still occur")
     return parser
 

@@ -95,6 +95,18 @@ def _secret(file: Path | None) -> Path | None:
     return file
 
 
+def with_password(address: str, file: Path | None) -> str:
+    """A database's address with the password that a file holds.
+
+    Raises:
+        OSError: the file cannot be read.
+        ArgumentError: the address is none.
+    """
+    if file is None:
+        return address
+    return make_url(address).set(password=file.read_text().strip()).render_as_string(hide_password=False)
+
+
 class Settings(BaseSettings):
     """Where to listen and what to talk to. Environment variables have the prefix ATELIER_REGISTRY_."""
 
@@ -125,10 +137,7 @@ class Settings(BaseSettings):
 
     def database(self) -> str:
         """The database's address, with its password where a file holds it."""
-        url = make_url(self.database_url.get_secret_value())
-        if self.database_password_file is not None:
-            url = url.set(password=self.database_password_file.read_text().strip())
-        return url.render_as_string(hide_password=False)
+        return with_password(self.database_url.get_secret_value(), self.database_password_file)
 
     def token_for_infer(self) -> str | None:
         """This service's own token, from the environment or its file."""
