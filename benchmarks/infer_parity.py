@@ -3,9 +3,9 @@
     python benchmarks/infer_parity.py --base FOLDER --bundle FOLDER [--max-error 1e-5]
 
 One call of the exported UNet, with rows of their own time steps: adapters of ranks 4, 8 and 16, a blend of two, one at half
-strength, and none. The same rows, one by one, through diffusers' UNet in float32 with the same adapters in peft. Printed is the
-largest difference of each row, relative to the row's largest value; the exit status is 1 beyond the bound. `--base` is a folder as
-diffusers saves it, `--bundle` what the trainer exports of it.
+strength, and none. The same rows, one by one, through diffusers' UNet in float32 with the same adapters in peft. Printed is
+the largest difference of each row, relative to the row's largest value; the exit status is 1 beyond the bound. `--base` is a
+folder as diffusers saves it, `--bundle` what the trainer exports of it.
 """
 
 from __future__ import annotations

@@ -27,6 +27,17 @@ class Blocked(importlib.abc.MetaPathFinder):
 
 sys.meta_path.insert(0, Blocked())
 """
+WATCHED = """
+import os
+
+def watch(event, arguments, told=set()):
+    if event == "socket.connect" and isinstance(arguments[1], tuple) and arguments[1] not in told:
+        told.add(arguments[1])
+        with open(os.environ["CALLS"], "a") as calls:
+            calls.write("%s:%s\\n" % arguments[1][:2])
+
+sys.addaudithook(watch)
+"""
 EVERYTHING = """
 import atelier_infer, importlib
 found = [module.name for module in pkgutil.walk_packages(atelier_infer.__path__, "atelier_infer.")]
@@ -63,8 +74,8 @@ def start(mlflow_server, tmp_path, token_file):
         environment = {f"ATELIER_INFER_{name}": str(value) for name, value in (values | changes).items()}
         log = tmp_path / "log"
         with log.open("wb") as stream:
-            surroundings = {"PATH": os.environ["PATH"], "HOME": str(home)}
-            command = [sys.executable, "-c", BLOCKED + "runpy.run_module('atelier_infer', run_name='__main__')"]
+            surroundings = {"PATH": os.environ["PATH"], "HOME": str(home), "CALLS": str(tmp_path / "calls")}
+            command = [sys.executable, "-c", BLOCKED + WATCHED + "runpy.run_module('atelier_infer', run_name='__main__')"]
             process = subprocess.Popen(command, env=surroundings | environment, stdout=stream, stderr=stream)
         processes.append(process)
         client = httpx.Client(base_url=f"http://127.0.0.1:{port}", headers={"Authorization": f"Bearer {SECRET}"}, timeout=60)
@@ -115,6 +126,9 @@ def test_from_an_empty_registry_to_a_graceful_end(mlflow_server, start, bundle, 
     thread.join()
     assert answers[0].status_code == 200
     assert process.wait(20) == 0
+    assert set((tmp_path / "calls").read_text().split()) == {
+        mlflow_server.uri.removeprefix("http://")
+    }  # nobody else was called
     assert list((tmp_path / "home").rglob("*")) == []  # neither ids nor telemetry of a library
     with pytest.raises(OSError), socket.create_connection((client.base_url.host, client.base_url.port), 1):
         pass
