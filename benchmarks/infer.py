@@ -1,7 +1,8 @@
 """How fast the inference service is, beside diffusers and torch.compile, and what sharing a batch costs.
 
 Everything runs in processes of its own, one at a time, in alternating rounds: no variant profits from being first, and none
-keeps memory from another. Five measurements:
+keeps memory from another. *busy* are seconds of the process's threads: with `--threads 1` they tell what a step costs even
+where the machine has other work; *relative* is of them. Five measurements:
 
 * `steps`: seconds of one UNet step with guidance, per environment.
 * `mixed`: a step of four pictures with no adapter, with the same one, and with four different ones, in turn.
@@ -80,8 +81,8 @@ def main() -> int:
     found = measures[options.what](options)
     if options.json:
         command = shlex.join(["python", "benchmarks/infer.py", *sys.argv[1:]])
-        told = {"command": command, "machine": machine(), "versions": versions()}
-        options.json.write_text(json.dumps(found | told, indent=2) + "\n")
+        where = {"command": command, "machine": machine(), "versions": versions()}
+        options.json.write_text(json.dumps(found | where, indent=2) + "\n")
     return 0
 
 
@@ -106,14 +107,20 @@ def measure_steps(options: argparse.Namespace) -> dict[str, Any]:
                 if (value := getattr(options, option)) is not None:
                     command += [f"--{option}", str(value)]
             found[name].append(_worker(command))
-    print(f"{'environment':14} {'median s/step':>13} {'fastest':>8} {'load s':>7} {'resident MiB':>12}  relative")
+    print(
+        f"{'environment':14} {'median s/step':>13} {'fastest':>8} {'busy s/step':>11} {'load s':>7} {'resident MiB':>12}"
+        "  relative"
+    )
     medians: dict[str, float] = {}
     for name, runs in found.items():
-        seconds = [second for run in runs for second in run["seconds"]]
-        medians[name] = statistics.median(seconds)
+        seconds, busy = ([second for run in runs for second in run[key]] for key in ("seconds", "busy_seconds"))
+        medians[name] = statistics.median(busy)
         relative = medians[name] / next(iter(medians.values()))
         load, memory = (statistics.median(run[key] for run in runs) for key in ("load_s", "resident_mib"))
-        print(f"{name:14} {medians[name]:13.4f} {min(seconds):8.4f} {load:7.1f} {memory:12.0f}  {relative:.2f}")
+        print(
+            f"{name:14} {statistics.median(seconds):13.3f} {min(seconds):8.3f} {medians[name]:11.3f} {load:7.1f} {memory:12.0f}"
+            f"  {relative:.2f}"
+        )
     return found
 
 
@@ -141,14 +148,14 @@ def work_ort(options: argparse.Namespace, provider: str) -> dict[str, Any]:
     ids = bundle.prompts.read(PROMPT).ids
     plan = Plan(ids, bundle.prompts.read("").ids, options.steps + 1, 7.5, 0, side, side, "ddim")
     mix = [Weighted(random_adapter(bundle.manifest, options.rank, 0))] if options.rank else []
-    drawing, batch, seconds = Drawing(bundle, mix, plan), Batch(), []
+    drawing, batch, found = Drawing(bundle, mix, plan), Batch(), []
     drawing.begin()
     while not drawing.done:
-        started = time.monotonic()
+        started = now()
         if fault := batch.step([drawing])[0]:
             raise fault
-        seconds.append(time.monotonic() - started)
-    return {"load_s": loaded - begun, "seconds": seconds[1:], "resident_mib": resident_mib()}
+        found.append(since(started))
+    return told(found[1:], loaded - begun)
 
 
 def work_plain(options: argparse.Namespace) -> dict[str, Any]:
@@ -175,8 +182,7 @@ def work_plain(options: argparse.Namespace) -> dict[str, Any]:
     for layer, (inner, outer) in manifest.lora_targets.items():
         a, b = names.lora_inputs(layer)
         feeds |= {a: np.zeros((inner, 0), np.float32), b: np.zeros((0, outer), np.float32)}
-    seconds = _timed(lambda: session.run(None, feeds), options.steps)
-    return {"load_s": loaded - begun, "seconds": seconds, "resident_mib": resident_mib()}
+    return told(_timed(lambda: session.run(None, feeds), options.steps), loaded - begun)
 
 
 def work_torch(options: argparse.Namespace, dtype: str, compiled: bool) -> dict[str, Any]:
@@ -200,18 +206,38 @@ def work_torch(options: argparse.Namespace, dtype: str, compiled: bool) -> dict[
     sample = torch.zeros(2, unet.config.in_channels, side, side, dtype=kind)
     states = torch.zeros(2, 77, unet.config.cross_attention_dim, dtype=kind)
     with torch.inference_mode():
-        seconds = _timed(lambda: model(sample, torch.tensor(500), states), options.steps)
-    return {"load_s": loaded - begun, "seconds": seconds, "resident_mib": resident_mib()}
+        found = _timed(lambda: model(sample, torch.tensor(500), states), options.steps)
+    return told(found, loaded - begun)
 
 
-def _timed(call: Any, times: int) -> list[float]:
+Times = tuple[float, float]
+"""Of the clock on the wall, and of all threads of this process."""
+
+
+def now() -> Times:
+    """Both clocks."""
+    return time.monotonic(), time.process_time()
+
+
+def since(started: Times) -> Times:
+    """Seconds of both clocks."""
+    return time.monotonic() - started[0], time.process_time() - started[1]
+
+
+def told(found: list[Times], load_s: float) -> dict[str, Any]:
+    """What a worker answers."""
+    seconds, busy = zip(*found, strict=True)
+    return {"load_s": load_s, "seconds": seconds, "busy_seconds": busy, "resident_mib": resident_mib()}
+
+
+def _timed(call: Any, times: int) -> list[Times]:
     call()  # warms up, and compiles
-    seconds = []
+    found = []
     for _ in range(times):
-        started = time.monotonic()
+        started = now()
         call()
-        seconds.append(time.monotonic() - started)
-    return seconds
+        found.append(since(started))
+    return found
 
 
 WORKERS: dict[str, Any] = {

@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import statistics
 import tempfile
-import time
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -58,7 +57,7 @@ def measure_ranks(options: argparse.Namespace) -> dict[str, Any]:
     from atelier_contracts import names
     from atelier_contracts.manifests import BundleManifest
     from atelier_infer.providers import Runtime
-    from infer import random_matrices
+    from infer import now, random_matrices, since
 
     manifest = BundleManifest.model_validate_json((options.bundle / names.BUNDLE_FILE).read_bytes())
     runtime = Runtime(options.provider, options.threads)
@@ -69,7 +68,7 @@ def measure_ranks(options: argparse.Namespace) -> dict[str, Any]:
     plain_inputs = {item.name for item in plain.get_inputs()}
     width = next(item.shape[2] for item in plain.get_inputs() if item.name == "encoder_hidden_states")
     draw, found = np.random.default_rng(0), []
-    print(f"{'rows':>4} {'ranks':>6} {'median s/step':>13} {'fastest':>8} {'to plain':>9}")
+    print(f"{'rows':>4} {'ranks':>6} {'median s/step':>13} {'fastest':>8} {'busy s/step':>11} {'to plain':>9}")
     for rows in options.rows:
         feeds: dict[str, Any] = {
             "sample": draw.standard_normal((rows, manifest.latent_channels, side, side), np.float32),
@@ -82,21 +81,26 @@ def measure_ranks(options: argparse.Namespace) -> dict[str, Any]:
             lora = {names.LORA_SCALE: draw.random((rows, 1, rank), np.float32)} | random_matrices(manifest, rank, rank)
             calls[str(rank)] = (served, feeds | lora)
         seconds: dict[str, list[float]] = {kind: [] for kind in calls}
+        busy: dict[str, list[float]] = {kind: [] for kind in calls}
         first: dict[str, Any] = {}
         for turn in range(options.rounds + 1):
             for kind, (session, given) in calls.items():
-                started = time.monotonic()
+                started = now()
                 out = session.run(None, given)[0]
                 if turn:
-                    seconds[kind].append(time.monotonic() - started)
+                    wall, own = since(started)
+                    seconds[kind].append(wall)
+                    busy[kind].append(own)
                 else:
                     first[kind] = out
-        for kind, times in seconds.items():
+        for kind, times in busy.items():
             # each call beside the plain one of its own turn: what else the machine did hits both
-            over = 100 * (statistics.median(one / other for one, other in zip(times, seconds["plain"], strict=True)) - 1)
-            row = {"rows": rows, "ranks": kind, "median_s": statistics.median(times), "over_plain_percent": over}
-            found.append(row | {"seconds": times})
-            print(f"{rows:4} {kind:>6} {row['median_s']:13.4f} {min(times):8.4f} {over:+8.1f} %", flush=True)
+            over = 100 * (statistics.median(one / other for one, other in zip(times, busy["plain"], strict=True)) - 1)
+            wall, own = statistics.median(seconds[kind]), statistics.median(times)
+            found.append(
+                {"rows": rows, "ranks": kind, "over_plain_percent": over, "seconds": seconds[kind], "busy_seconds": times}
+            )
+            print(f"{rows:4} {kind:>6} {wall:13.3f} {min(seconds[kind]):8.3f} {own:11.3f} {over:+8.1f} %", flush=True)
         apart = float(np.abs(first["0"] - first["plain"]).max())
         found.append({"rows": rows, "no adapter apart from plain": apart})
         print(f"{rows:4} rows: the served graph without an adapter is {apart} from the plain base", flush=True)
