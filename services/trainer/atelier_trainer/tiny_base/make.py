@@ -14,12 +14,28 @@ from atelier_trainer.tiny_base.checkpoint import load_state
 from atelier_trainer.tiny_base.fit_unet import encode, fit_unet, load_vae
 from atelier_trainer.tiny_base.fit_vae import fit_vae
 from atelier_trainer.tiny_base.pictures import pictures
+from atelier_trainer.tiny_base.start import begin_from
 
 log = logging.getLogger(__name__)
 
 
-def make(out: Path, state_dir: Path, *, scenes: int, vae_scenes: int, vae_steps: int, unet_steps: int, seed: int) -> None:
-    """Trains what is not trained yet and writes `out`. Can be interrupted and started again with the same numbers."""
+def make(
+    out: Path,
+    state_dir: Path,
+    *,
+    scenes: int,
+    vae_scenes: int,
+    vae_steps: int,
+    unet_steps: int,
+    seed: int,
+    start: Path | None = None,
+) -> None:
+    """Trains what is not trained yet and writes `out`. Can be interrupted and started again with the same numbers.
+
+    With `start`, a folder that `make` once wrote, both trainings begin with its weights.
+    """
+    if start is not None:
+        begin_from(start, state_dir)
     fit_vae(state_dir, vae_steps, vae_scenes, seed)
     fit_unet(state_dir, unet_steps, scenes, seed)
     assemble(state_dir, out, scenes, seed)
