@@ -1,82 +1,77 @@
-"""Trainings in processes of their own that can be killed, without paying for the imports again."""
+"""Trainings in processes of their own that can be killed; copies of a clean one that has imported everything already."""
 
 from __future__ import annotations
 
-import contextlib
+import multiprocessing
 import os
 import signal
-import traceback
-from collections.abc import Callable, Mapping
+from multiprocessing.context import ForkServerProcess
 from pathlib import Path
+from typing import Any
 
-from accelerate.state import AcceleratorState, GradientState, PartialState
+from atelier_trainer.options import TrainOptions
 
 from ..servers import free_port
 
-
-def forked(work: Callable[[], object], environment: Mapping[str, str] = {}) -> int:  # noqa: B006 - never changed
-    """Process id of a copy of this process that does the work and ends with 0, or with 1 and a traceback."""
-    child = os.fork()
-    if child:
-        return child
-    code = 1
-    try:
-        signal.signal(signal.SIGTERM, signal.SIG_DFL)
-        os.environ.update(environment)
-        AcceleratorState._reset_state(True)
-        GradientState._reset_state()
-        PartialState._reset_state()
-        work()
-        code = 0
-    except BaseException:
-        traceback.print_exc()
-    finally:
-        os._exit(code)
-
-
-def outcome(child: int) -> int:
-    """Exit code, or minus the signal that ended it."""
-    _, status = os.waitpid(child, 0)
-    return os.waitstatus_to_exitcode(status)
-
-
-def crew(work: Callable[[], object], processes: int) -> list[int]:
-    """Forked processes that find each other as those of accelerate launch do, on the CPU with gloo."""
-    if processes == 1:
-        return [forked(work)]
-    shared = {
-        "WORLD_SIZE": str(processes),
-        "LOCAL_WORLD_SIZE": str(processes),
-        "MASTER_ADDR": "127.0.0.1",
-        "MASTER_PORT": str(free_port()),
-        "ACCELERATE_USE_CPU": "true",
-    }
-    return [forked(work, shared | {"RANK": str(rank), "LOCAL_RANK": str(rank)}) for rank in range(processes)]
+SERVER = multiprocessing.get_context("forkserver")
+SERVER.set_forkserver_preload(["atelier_trainer.train", "mlflow", "tests.trainer.forks"])
 
 
 class KilledAt:
-    """A Sink that ends the whole crew with SIGKILL when the step was logged, before anything that follows it."""
+    """A Sink that ends its own process with SIGKILL when the step was logged, before anything that follows it."""
 
-    def __init__(self, step: int, also: Callable[[], list[int]] = list) -> None:
-        self._step, self._also = step, also
+    def __init__(self, step: int | None) -> None:
+        self._step = step
 
-    def metrics(self, step, values):
+    def metrics(self, step: int, values: Any) -> None:
         if step == self._step and "loss" in values:
             os.kill(os.getpid(), signal.SIGKILL)
 
-    def picture(self, image, key, step):
+    def picture(self, image: Any, key: str, step: int) -> None:
         pass
 
-    def close(self):
+    def close(self) -> None:
         pass
 
 
-def end(children: list[int]) -> None:
-    for child in children:
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(child, signal.SIGKILL)
-        with contextlib.suppress(ChildProcessError):
-            os.waitpid(child, 0)
+def _train(options: TrainOptions, kill_at: int | None, environment: dict[str, str]) -> None:
+    from atelier_trainer.train import train
+    from rich.console import Console
+
+    os.environ.update(environment)
+    train(options, Console(quiet=True), sinks=[KilledAt(kill_at)], hand_over=False)
+
+
+def crew(options: TrainOptions, processes: int, kill_at: int | None = None) -> list[ForkServerProcess]:
+    """Started trainings; several find each other as those of accelerate launch do, on the CPU with gloo."""
+    shared = {"OMP_NUM_THREADS": "1"}
+    if processes > 1:
+        shared |= {
+            "WORLD_SIZE": str(processes),
+            "LOCAL_WORLD_SIZE": str(processes),
+            "MASTER_ADDR": "127.0.0.1",
+            "MASTER_PORT": str(free_port()),
+            "ACCELERATE_USE_CPU": "true",
+        }
+    members = []
+    for rank in range(processes):
+        own = {"RANK": str(rank), "LOCAL_RANK": str(rank)} if processes > 1 else {}
+        members.append(SERVER.Process(target=_train, args=(options, kill_at, shared | own), daemon=True))
+        members[-1].start()
+    return members
+
+
+def outcomes(members: list[ForkServerProcess]) -> list[int | None]:
+    """Exit codes, or minus the signals that ended them."""
+    for member in members:
+        member.join(240)
+    return [member.exitcode for member in members]
+
+
+def end(members: list[ForkServerProcess]) -> None:
+    for member in members:
+        member.kill()
+        member.join()
 
 
 def adapter_bytes(folder: Path) -> bytes:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import os
 import signal
 import time
 from pathlib import Path
@@ -18,13 +17,13 @@ from atelier_trainer.runs import card_of
 from atelier_trainer.train import train
 
 from .conftest import quiet
-from .forks import KilledAt, adapter_bytes, crew, end, forked, outcome
+from .forks import adapter_bytes, crew, end, outcomes
 
 STEPS = 6
 
 
-def trained(options: TrainOptions, *sinks):
-    return train(options, quiet(), sinks=sinks, hand_over=False)
+def trained(options: TrainOptions):
+    return train(options, quiet(), hand_over=False)
 
 
 def losses(options: TrainOptions) -> dict[str, list[tuple[int, float]]]:
@@ -36,13 +35,13 @@ def losses(options: TrainOptions) -> dict[str, list[tuple[int, float]]]:
 
 def killed(options: TrainOptions, step: int, processes: int) -> None:
     """Every process of the crew gets SIGKILL once the step was logged."""
-    children = crew(lambda: trained(options, KilledAt(step)), processes)
-    assert outcome(children[0]) == -signal.SIGKILL
-    end(children[1:])
+    members = crew(options, processes, kill_at=step)
+    assert outcomes(members[:1]) == [-signal.SIGKILL]
+    end(members[1:])
 
 
 def finished(options: TrainOptions, processes: int) -> None:
-    assert [outcome(child) for child in crew(lambda: trained(options), processes)] == [0] * processes
+    assert outcomes(crew(options, processes)) == [0] * processes
 
 
 def same_after_kills(options: TrainOptions, tmp_path: Path, steps: list[int], processes: int) -> None:
@@ -87,16 +86,16 @@ def test_two_processes_share_the_work_and_agree(small, tmp_path):
 def test_sigterm_saves_and_the_run_goes_on(small, tmp_path):
     options = dataclasses.replace(small, checkpointing_steps=100, max_train_steps=400, validation_steps=400)
     out = Path(options.output_dir)
-    child = forked(lambda: trained(options))
+    (member,) = crew(options, 1)
     try:
         deadline = time.monotonic() + 120
         journal = out / "journal/journal.jsonl"
         while time.monotonic() < deadline and not (journal.exists() and '"loss"' in journal.read_text()):
             time.sleep(0.02)
-        os.kill(child, signal.SIGTERM)
-        assert outcome(child) == 1  # Stopped was raised
+        member.terminate()
+        assert outcomes([member]) == [1]  # Stopped was raised
     finally:
-        end([child])
+        end([member])
     (step,) = checkpoint.steps_of(out)
     assert 0 < step < 400
     run = mlflow.MlflowClient(options.tracking_uri).get_run(card_of(out).run_id)

@@ -100,7 +100,7 @@ def save_weights(unet: Any, folder: Path) -> Path:
 
 
 def _order_header(file: Path) -> None:
-    """safetensors writes its header's metadata in an order that changes with the process.
+    """Sorts the header's metadata, which safetensors writes in an order that changes with the process.
 
     Layout: 8 bytes of header length, little endian; the header as JSON, padded with spaces; the tensors.
     Source: https://github.com/huggingface/safetensors, "Format".

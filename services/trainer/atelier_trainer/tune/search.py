@@ -132,6 +132,7 @@ def _tuner(search: TuneOptions, options: TrainOptions, space: dict[str, Any], pa
             scheduler=scheduler,
             search_alg=algorithm,
             max_concurrent_trials=search.max_concurrent_trials,
+            reuse_actors=True,  # the next trial does not import and warm up all over again
         ),
         run_config=ray.tune.RunConfig(
             name=SEARCH_NAME,
