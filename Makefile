@@ -10,7 +10,7 @@ INSTALLED := $(VENV)/.installed
 SOURCES := contracts embedded services tests benchmarks
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo serve test test-extras fidelity lint fmt lock clean
+.PHONY: help install demo serve test test-full test-extras fidelity lint fmt lock clean
 
 help:  ## print this
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -33,6 +33,9 @@ serve: $(INSTALLED)  ## run the services on what the demo left, until Ctrl-C
 
 test: $(INSTALLED)  ## run the tests; nothing but the install is needed
 	@$(BIN)/python -m pytest
+
+test-full: $(INSTALLED)  ## run the trainer's long matrices: kills at every step, searches (an hour)
+	@$(BIN)/python -m pytest -m full
 
 test-extras: $(INSTALLED)  ## install registry-api and infer by themselves and use them (minutes)
 	@$(BIN)/python -m pytest -m extras

@@ -67,7 +67,7 @@ def test_vae_and_text_encoder_are_gone_during_the_steps(small):
 def test_the_best_weights_are_kept_and_their_loss_is_the_same_number_again(small):
     options = dataclasses.replace(small, validation_steps=1, learning_rate=0.05, lr_scheduler="constant")
     trained = train(options, quiet(), hand_over=False)
-    losses = dict((step, loss) for step, loss in history(options, "validation_loss"))
+    losses = dict(history(options, "validation_loss"))
     assert trained.validation_loss == min(losses.values()) == losses[trained.step]
     base = load_base(options.pretrained_model_name_or_path, None, None)
     unet, (_, held_out) = base.unet(), split(load_pictures(options), options.validation_samples)

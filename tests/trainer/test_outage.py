@@ -21,6 +21,7 @@ from ..servers import free_port, mlflow_running
 from .conftest import quiet
 
 STEPS = 8
+pytestmark = pytest.mark.timeout(900)  # servers and processes start several times, on a machine that may be busy
 
 
 class Switch:

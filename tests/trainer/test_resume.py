@@ -20,6 +20,7 @@ from .conftest import quiet
 from .forks import adapter_bytes, crew, end, outcomes
 
 STEPS = 6
+pytestmark = pytest.mark.timeout(900)  # servers and processes start several times, on a machine that may be busy
 
 
 def trained(options: TrainOptions):
