@@ -8,6 +8,7 @@ from pathlib import Path
 
 import mlflow
 import pytest
+import torch
 from atelier_contracts import names
 from atelier_contracts.manifests import BundleManifest
 from atelier_trainer.base import Base, load_base
@@ -19,6 +20,7 @@ from rich.console import Console
 
 from .small_base import write_small_base
 
+torch.set_num_threads(1)  # these models are small, and two threads that wait for each other cost more on a busy machine
 TINY = Path(__file__).parents[2] / "models/tiny-sd"
 MODEL = "sketch-test"
 

@@ -41,9 +41,7 @@ class Loaded:
     def metrics(self, step, values):
         if "loss" in values:
             gc.collect()
-            self.seen.append(
-                [type(item).__name__ for item in gc.get_objects() if isinstance(item, AutoencoderKL | CLIPTextModel)]
-            )
+            self.seen.append([type(item).__name__ for item in gc.get_objects() if type(item) in (AutoencoderKL, CLIPTextModel)])
 
     def picture(self, image, key, step):
         pass

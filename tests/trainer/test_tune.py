@@ -7,11 +7,13 @@ import io
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import mlflow
 import pytest
+import ray
 import yaml
 from atelier_trainer import flags
 from atelier_trainer.errors import OptionError, SearchError
@@ -35,14 +37,23 @@ def cluster(tmp_path_factory) -> Iterator[str]:
     port, folder = free_port(), tmp_path_factory.mktemp("ray")
     environment = os.environ | {"OMP_NUM_THREADS": "1", "RAY_USAGE_STATS_ENABLED": "0"}
     command = [RAY, "start", "--head", "--block", f"--port={port}", "--num-cpus=2", "--include-dashboard=false"]
-    command += ["--node-ip-address=127.0.0.1", "--object-store-memory=100000000", f"--temp-dir=/tmp/ray-{port}"]
+    command += ["--object-store-memory=100000000", f"--temp-dir={folder}"]
     with (folder / "log").open("wb") as log:
         process = subprocess.Popen(command, env=environment, stdout=log, stderr=log, start_new_session=True)
     try:
-        yield f"127.0.0.1:{port}"
+        address = f"{ray.util.get_node_ip_address()}:{port}"
+        wait_until_it_answers(process, folder / "log")
+        yield address
     finally:
         process.terminate()
         process.wait(60)
+
+
+def wait_until_it_answers(process: subprocess.Popen[bytes], log: Path) -> None:
+    deadline = time.monotonic() + 300
+    while "Ray runtime started" not in log.read_text() and time.monotonic() < deadline and process.poll() is None:
+        time.sleep(0.5)
+    assert "Ray runtime started" in log.read_text(), log.read_text()[-3000:]
 
 
 @pytest.fixture
