@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import io
+import os
+import secrets
 from pathlib import Path
 
 import mlflow
@@ -21,6 +23,9 @@ from rich.console import Console
 from .small_base import write_small_base
 
 torch.set_num_threads(1)  # these models are small, and two threads that wait for each other cost more on a busy machine
+os.environ.update(
+    RAY_AUTH_MODE="token", RAY_AUTH_TOKEN=secrets.token_hex(32)
+)  # of the test's own cluster; read by `import ray`
 TINY = Path(__file__).parents[2] / "models/tiny-sd"
 MODEL = "sketch-test"
 

@@ -13,7 +13,6 @@ from pathlib import Path
 
 import mlflow
 import pytest
-import ray
 import yaml
 from atelier_trainer import flags
 from atelier_trainer.errors import OptionError, SearchError
@@ -41,9 +40,8 @@ def cluster(tmp_path_factory) -> Iterator[str]:
     with (folder / "log").open("wb") as log:
         process = subprocess.Popen(command, env=environment, stdout=log, stderr=log, start_new_session=True)
     try:
-        address = f"{ray.util.get_node_ip_address()}:{port}"
         wait_until_it_answers(process, folder / "log")
-        yield address
+        yield f"127.0.0.1:{port}"
     finally:
         process.terminate()
         process.wait(60)
