@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import logging
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -20,13 +19,12 @@ from rich.console import Console
 from atelier_trainer import adapter, checkpoint, hub, objective
 from atelier_trainer.base import Base, load_base
 from atelier_trainer.checkpoint import Checkpoint
-from atelier_trainer.drawing import Painter
-from atelier_trainer.encode import Fresh, Kept, Latents, Views, Words, encode_captions, encode_pictures
 from atelier_trainer.errors import CheckpointError, DataError, Stopped, TrackingError
 from atelier_trainer.fit import Course, fit
 from atelier_trainer.machine import Machine, settle
 from atelier_trainer.options import TrainOptions
 from atelier_trainer.pictures import Pictures, load_pictures, split
+from atelier_trainer.prepare import Prepared, prepare
 from atelier_trainer.progress import Bars
 from atelier_trainer.publish import RECIPE_FILE, Outcome, lora_of, publish
 from atelier_trainer.reports import reports
@@ -147,7 +145,7 @@ def _learn(
     bars: Bars,
 ) -> Trained:
     """From pictures to the weights that are kept, which the main process leaves in `out`."""
-    data = _encode(options, base, *pictures, *size, accelerator, bars, stop)
+    data = prepare(options, base, *pictures, *size, accelerator, bars, stop)
     unet = base.unet().to(accelerator.device)
     validate = _validation(base, unet, data, accelerator)
     base_loss = validate()
@@ -229,59 +227,7 @@ def _told(run: OpenRun | None, bars: Bars) -> Iterator[None]:
         raise
 
 
-@dataclass(frozen=True)
-class _Data:
-    """The data set as the UNet sees it; VAE and text encoder are no longer needed, except by Fresh latents."""
-
-    latents: Latents
-    words: Words
-    held_out: Kept
-    held_out_words: Words
-    painter: Painter | None
-
-
-def _encode(
-    options: TrainOptions, base: Base, fitted: Pictures, held_out: Pictures, width: int, height: int,
-    accelerator: Accelerator, bars: Bars, stop: Stop,
-) -> _Data:  # fmt: skip
-    views = Views(width, height, options.random_flip, 0 if options.center_crop else options.random_crops)
-    cache_dir, device = Path(options.cache_dir).expanduser(), accelerator.device
-
-    def progress(done: int, total: int) -> None:
-        bars.encoded(done, total)
-        stop.check()
-
-    def kept(pictures: Pictures, views: Views) -> Kept:
-        return encode_pictures(
-            base, pictures, views, cache_dir, progress,
-            device=device, crew=accelerator, threads=options.dataloader_num_workers,
-        )  # fmt: skip
-
-    latents: Latents
-    if options.random_crops == 0 and not options.center_crop and fitted.leave_room(width, height):
-        latents = Fresh(base.vae().to(device), fitted, views, float(base.config("vae")["scaling_factor"]))
-    else:
-        latents = kept(fitted, views)
-    validation = kept(held_out, Views(width, height))
-    captions = [*fitted.captions, *held_out.captions]
-    words = encode_captions(base, captions, cache_dir, device=device, crew=accelerator)
-    painter = None
-    if options.validation_prompt is not None:
-        prompt = encode_captions(base, [options.validation_prompt], cache_dir, device=device, crew=accelerator)
-        painter = Painter(base, prompt, width, height, options.num_validation_images, options.seed)
-    gc.collect()
-    if torch.cuda.is_available():
-        torch.cuda.empty_cache()
-    return _Data(
-        latents,
-        Words(words.states, words.caption[: len(fitted)], words.empty),
-        validation,
-        Words(words.states, words.caption[len(fitted) :], words.empty),
-        painter,
-    )
-
-
-def _validation(base: Base, unet: Any, data: _Data, accelerator: Accelerator) -> Callable[[], float]:
+def _validation(base: Base, unet: Any, data: Prepared, accelerator: Accelerator) -> Callable[[], float]:
     """The validation loss of the UNet as it is when called; the processes share the work."""
 
     def add(sums: torch.Tensor) -> torch.Tensor:
@@ -314,7 +260,7 @@ def _keep(options: TrainOptions, course: Course, unet: Any) -> tuple[int, float]
     return course.best_step, course.best_loss
 
 
-def _in_float32(options: TrainOptions, base: Base, unet: Any, data: _Data, accelerator: Accelerator) -> float:
+def _in_float32(options: TrainOptions, base: Base, unet: Any, data: Prepared, accelerator: Accelerator) -> float:
     """The validation loss of the kept weights in float32, so that versions trained in other formats compare."""
     exact = base.unet().to(accelerator.device)
     adapter.inject(exact, **lora_of(options))
