@@ -10,6 +10,8 @@ from safetensors import safe_open
 
 from .conftest import TINY
 
+pytestmark = pytest.mark.timeout(1200)  # an export takes minutes on a machine that is busy
+
 SD21_UNET = {
     "sample_size": 64,
     "cross_attention_dim": 1024,

@@ -16,6 +16,8 @@ from atelier_trainer.errors import ExportError
 
 from .conftest import TINY
 
+pytestmark = pytest.mark.timeout(1200)  # an export takes minutes on a machine that is busy
+
 
 def session(path):
     return onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])

@@ -31,6 +31,8 @@ from .conftest import quiet
 from .forks import crew, outcomes
 from .small_base import SIZE_PX
 
+pytestmark = pytest.mark.timeout(1200)  # an export takes minutes on a machine that is busy
+
 
 class Loaded:
     """A Sink that notes which frozen models are in memory at each step."""

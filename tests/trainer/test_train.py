@@ -16,6 +16,8 @@ from atelier_trainer.train import train
 
 from .conftest import MODEL, TINY, quiet
 
+pytestmark = pytest.mark.timeout(1200)  # an export takes minutes on a machine that is busy
+
 
 def test_the_run_holds_params_curves_and_pictures(left):
     run = left.client.get_run(left.trained.run_id)
