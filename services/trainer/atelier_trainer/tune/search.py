@@ -6,6 +6,7 @@ import dataclasses
 import logging
 import math
 import os
+import socket
 import time
 from contextlib import ExitStack
 from functools import partial
@@ -30,6 +31,7 @@ from atelier_trainer.tune.winner import WINNER_FILE
 
 log = logging.getLogger(__name__)
 RAY_FOLDER, SEARCH_NAME = "ray", "search"
+CONNECT_TIMEOUT_S = 10.0
 OBJECT_STORE_BYTES = 200 * 2**20  # trials exchange numbers only
 
 
@@ -92,10 +94,17 @@ class _cluster:  # noqa: N801 - used as a statement
         os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
         local = {} if self._address else {"include_dashboard": False, "object_store_memory": OBJECT_STORE_BYTES}
         try:
+            self._reach()
             ray.init(address=self._address or "local", log_to_driver=False, logging_level=logging.ERROR, **local)
         except (ConnectionError, RuntimeError, ValueError, OSError, TimeoutError) as error:
             first_line = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
             raise SearchError(f"--ray_address {self._address!r} does not answer: {first_line[:200]}") from error
+
+    def _reach(self) -> None:
+        """Ray itself tries for minutes to reach an address where nothing listens."""
+        host, _, port = (self._address or "").removeprefix("ray://").rpartition(":")
+        if host and port.isdecimal():
+            socket.create_connection((host, int(port)), CONNECT_TIMEOUT_S).close()
 
     def __exit__(self, *_: object) -> None:
         ray.shutdown()
