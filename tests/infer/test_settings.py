@@ -116,3 +116,25 @@ def test_the_readme_has_every_file():
     named = re.findall(r"^\s*(\w+\.py)\b", tree[1], re.M)
     there = [path.name for path in (FOLDER / "atelier_infer").rglob("*.py") if path.name != "__init__.py"]
     assert sorted(named) == sorted(there)
+
+
+def test_the_password_may_come_from_a_file(environment, tmp_path):
+    import os
+
+    from atelier_infer.settings import hand_over_login
+
+    file = tmp_path / "password"
+    file.write_text("from a file\n")
+    environment.setenv(PREFIX + "TRACKING_PASSWORD_FILE", str(file))
+    with pytest.raises(SettingsError, match="MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD: set both"):
+        read()
+    environment.setenv("MLFLOW_TRACKING_USERNAME", "ada")
+    settings = read()
+    environment.setenv("MLFLOW_TRACKING_PASSWORD", "")
+    hand_over_login(settings)
+    assert os.environ["MLFLOW_TRACKING_PASSWORD"] == "from a file"
+    with pytest.raises(SettingsError, match="set both"):
+        read()
+    file.write_text("\n")
+    with pytest.raises(SettingsError, match="TRACKING_PASSWORD_FILE: must hold the password; the file is empty"):
+        read()

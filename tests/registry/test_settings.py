@@ -1,10 +1,11 @@
 """Settings: complete at the start, all problems at once, and documented."""
 
+import os
 import re
 from pathlib import Path
 
 import pytest
-from atelier_registry.settings import PREFIX, Settings, SettingsError, read_settings
+from atelier_registry.settings import PREFIX, Settings, SettingsError, hand_over_login, read_settings
 
 README = Path(__file__).parents[2] / "services/registry-api/README.md"
 
@@ -72,6 +73,21 @@ def test_wrong_values(environment, name, value, told):
 def test_a_wrong_token_file(environment, token_file):
     token_file.write_text("pia promoter nohash\n\nada king 00\n")
     with pytest.raises(SettingsError, match=r"line 1.*line 3"):
+        read_settings()
+
+
+def test_the_password_may_come_from_a_file(environment, tmp_path):
+    file = tmp_path / "password"
+    file.write_text("from a file\n")
+    environment.setenv(PREFIX + "TRACKING_PASSWORD_FILE", str(file))
+    environment.setenv("MLFLOW_TRACKING_PASSWORD", "")
+    environment.delenv("MLFLOW_TRACKING_USERNAME", raising=False)
+    with pytest.raises(SettingsError, match="set MLFLOW_TRACKING_USERNAME beside it"):
+        read_settings()
+    environment.setenv("MLFLOW_TRACKING_USERNAME", "ada")
+    hand_over_login(read_settings())
+    assert os.environ["MLFLOW_TRACKING_PASSWORD"] == "from a file"
+    with pytest.raises(SettingsError, match="and not MLFLOW_TRACKING_PASSWORD"):
         read_settings()
 
 

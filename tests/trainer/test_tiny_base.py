@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
+import numpy as np
 import pytest
 import torch
+from atelier_trainer.__main__ import main
 from atelier_trainer.scenes.captions import VOCABULARY
 from atelier_trainer.tiny_base.architecture import (
     TEXT_TOKENS,
@@ -14,7 +18,11 @@ from atelier_trainer.tiny_base.architecture import (
     build_vae,
 )
 from atelier_trainer.tiny_base.checkpoint import load_state, running_average, save_state
+from atelier_trainer.tiny_base.fit_decoder import average_of_vae
 from atelier_trainer.tiny_base.fit_vae import learning_rate_share
+from diffusers import StableDiffusionPipeline
+
+COMMAND = "base {out} --state_dir={state} --scenes=16 --vae_scenes=8 --vae_steps=2 --decoder_steps=1 --unet_steps={steps}"
 
 
 @pytest.fixture(scope="module")
@@ -80,3 +88,49 @@ def test_the_learning_rate_warms_up_and_ends_at_zero():
     assert learning_rate_share(0, 1000) < 0.01
     assert learning_rate_share(199, 1000) > 0.85
     assert learning_rate_share(1000, 1000) == pytest.approx(0.0, abs=1e-9)
+
+
+def test_the_command_trains_goes_on_where_it_stopped_and_leaves_a_folder_that_draws(tmp_path):
+    state, out = tmp_path / "state", tmp_path / "tiny"
+    vocabularies = []
+    for steps in (1, 2):
+        assert main(COMMAND.format(out=out, state=state, steps=steps).split()) == 0
+        vocabularies.append((out / "tokenizer" / "tokenizer.json").read_bytes())
+    assert vocabularies[0] == vocabularies[1]
+    assert load_state(state / "unet.pt") == 2
+    pipeline = StableDiffusionPipeline.from_pretrained(out, dtype=torch.float32)
+    pipeline.set_progress_bar_config(disable=True)
+    picture = pipeline("a red car", num_inference_steps=2, output_type="np").images[0]
+    assert picture.shape == (128, 128, 3)
+    assert np.isfinite(picture).all()
+    decoder = torch.load(state / "decoder.pt", weights_only=True)["average"]["module.0.weight"]
+    assert torch.equal(pipeline.vae.post_quant_conv.weight, decoder.half().float())
+    assert (state / "latents-16.pt").exists()
+
+
+def test_a_training_begins_with_an_earlier_base(tmp_path):
+    """With no steps it is that base, numbering of the words included; each training then goes on from there."""
+    start = Path(__file__).parents[2] / "models/tiny-sd"
+    earlier = StableDiffusionPipeline.from_pretrained(start, dtype=torch.float32)
+    untouched = COMMAND.replace("vae_steps=2", "vae_steps=0").replace("decoder_steps=1", "decoder_steps=0")
+    for steps in (0, 1):
+        command = untouched.format(out=tmp_path / "tiny", state=tmp_path / "state", steps=steps)
+        assert main([*command.split(), f"--start={start}"]) == 0
+        later = StableDiffusionPipeline.from_pretrained(tmp_path / "tiny", dtype=torch.float32)
+        assert later.tokenizer.get_vocab() == earlier.tokenizer.get_vocab()
+        for part in ("vae", "unet", "text_encoder"):
+            pairs = zip(getattr(later, part).parameters(), getattr(earlier, part).parameters(), strict=True)
+            assert all(torch.equal(a, b) for a, b in pairs) == (steps == 0 or part == "vae"), part
+
+
+def test_a_start_that_is_no_tiny_base_is_refused(tmp_path, capsys):
+    assert main(["base", str(tmp_path / "out"), f"--start={tmp_path / 'nothing'}", f"--state_dir={tmp_path / 'state'}"]) == 2
+    assert "is no tiny base" in capsys.readouterr().err
+
+
+def test_the_decoder_goes_on_alone(tmp_path):
+    """Its encoder must stay: the latents that the UNet learns were encoded before."""
+    main(COMMAND.format(out=tmp_path / "tiny", state=tmp_path, steps=0).split())
+    before, after = average_of_vae(tmp_path, decoder=False), average_of_vae(tmp_path)
+    assert all(torch.equal(a, b) for a, b in zip(before.encoder.parameters(), after.encoder.parameters(), strict=True))
+    assert any(not torch.equal(a, b) for a, b in zip(before.decoder.parameters(), after.decoder.parameters(), strict=True))

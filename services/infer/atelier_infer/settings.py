@@ -14,6 +14,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 
 PREFIX = "ATELIER_INFER_"
 LOGIN = ("MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD")
+PASSWORD_FILE = PREFIX + "TRACKING_PASSWORD_FILE"
 
 
 class SettingsError(ValueError):
@@ -28,6 +29,7 @@ class Settings(BaseSettings):
     host: str = "127.0.0.1"
     port: int = Field(8002, ge=0, le=65535)
     tracking_uri: str
+    tracking_password_file: Path | None = None
     model: str = Field(min_length=1, pattern=r'^[^/:"]+$')
     token_file: Path
     cache_dir: Path
@@ -52,6 +54,17 @@ class Settings(BaseSettings):
             raise ValueError(f"must not hold a login; set {' and '.join(LOGIN)} instead")
         return value.rstrip("/")
 
+    @field_validator("tracking_password_file")
+    @classmethod
+    def _readable_password(cls, path: Path | None) -> Path | None:
+        if path is not None:
+            try:
+                if not path.read_text().strip():
+                    raise ValueError("must hold the password; the file is empty")
+            except (OSError, UnicodeDecodeError) as error:
+                raise ValueError(f"must be a readable text file: {error}") from error
+        return path
+
     @field_validator("token_file")
     @classmethod
     def _readable_tokens(cls, path: Path) -> Path:
@@ -75,6 +88,12 @@ class Settings(BaseSettings):
         return path.resolve()
 
 
+def hand_over_login(settings: Settings) -> None:
+    """Gives MLflow's client the password where it looks for one."""
+    if settings.tracking_password_file is not None:
+        os.environ[LOGIN[1]] = settings.tracking_password_file.read_text().strip()
+
+
 def read_settings(environment: Mapping[str, str]) -> Settings:
     """Reads the process's environment.
 
@@ -90,8 +109,10 @@ def read_settings(environment: Mapping[str, str]) -> Settings:
         for name in sorted(environment)
         if name.upper().startswith(PREFIX) and name.upper().removeprefix(PREFIX).lower() not in Settings.model_fields
     ]
-    if len(given := [name for name in LOGIN if environment.get(name)]) == 1:
-        problems.append(f"{LOGIN[0]} and {LOGIN[1]}: set both or none; received only {given[0]}")
+    given = [name for name in (*LOGIN, PASSWORD_FILE) if environment.get(name)]
+    if given and (LOGIN[0] not in given or len(given) != 2):
+        told = f"set both, the second by itself or by {PASSWORD_FILE}, or none; received {', '.join(given)}"
+        problems.append(f"{LOGIN[0]} and {LOGIN[1]}: {told}")
     settings = None
     try:
         settings = Settings()  # type: ignore[call-arg]  # the required fields come from the environment

@@ -11,7 +11,7 @@ from atelier_registry.app import create_app
 from atelier_registry.decisions import DecisionLog
 from atelier_registry.logs import configure_logging
 from atelier_registry.mlflow_registry import MlflowRegistry, limit_waiting
-from atelier_registry.settings import SettingsError, read_settings
+from atelier_registry.settings import SettingsError, hand_over_login, read_settings
 from atelier_registry.tables import create_tables, open_database
 
 
@@ -22,6 +22,7 @@ def main() -> None:
     except SettingsError as error:
         sys.stderr.write(f"{error}\n")
         sys.exit(2)
+    hand_over_login(settings)
     configure_logging()
     limit_waiting(settings.tracking_timeout_s)
     engine = open_database(settings.database_url.get_secret_value())

@@ -14,6 +14,8 @@ from sqlalchemy import make_url
 from sqlalchemy.exc import ArgumentError
 
 PREFIX = "ATELIER_REGISTRY_"
+LOGIN = ("MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD")
+"""Read by MLflow's client."""
 
 
 class SettingsError(Exception):
@@ -49,6 +51,19 @@ def _tokens(file: Path) -> Path:
     return file
 
 
+def _password(file: Path | None) -> Path | None:
+    if file is None:
+        return None
+    if os.environ.get(LOGIN[1]) or not os.environ.get(LOGIN[0]):
+        raise ValueError(f"stands in for {LOGIN[1]}: set {LOGIN[0]} beside it, and not {LOGIN[1]}")
+    try:
+        if not file.read_text().strip():
+            raise ValueError("must hold the password; the file is empty")
+    except OSError as error:
+        raise ValueError(f"cannot be read: {error.strerror}") from None
+    return file
+
+
 class Settings(BaseSettings):
     """Where to listen and what to talk to. Environment variables have the prefix ATELIER_REGISTRY_."""
 
@@ -57,10 +72,19 @@ class Settings(BaseSettings):
     host: str = Field("127.0.0.1", min_length=1, description="address to listen on")
     port: int = Field(8001, ge=1, le=65535, description="port to listen on")
     tracking_uri: Annotated[str, AfterValidator(_server)] = Field(description="address of the MLflow server")
+    tracking_password_file: Annotated[Path | None, AfterValidator(_password)] = Field(
+        None, description="file with the password of MLFLOW_TRACKING_USERNAME"
+    )
     tracking_timeout_s: int = Field(2, ge=1, le=60, description="wait for one answer of MLflow; asked for twice at most")
     database_url: Annotated[SecretStr, AfterValidator(_sqlite_file)] = Field(description="SQLite file of the decisions")
     token_file: Annotated[Path, AfterValidator(_tokens)] = Field(description="who may come in: lines `id role sha256`")
     drain_timeout_s: int = Field(30, ge=0, le=3600, description="wait for requests under way when told to stop")
+
+
+def hand_over_login(settings: Settings) -> None:
+    """Gives MLflow's client the password where it finds one, unless the environment holds it already."""
+    if settings.tracking_password_file is not None:
+        os.environ[LOGIN[1]] = settings.tracking_password_file.read_text().strip()
 
 
 def read_settings() -> Settings:

@@ -94,7 +94,8 @@ def _parser() -> argparse.ArgumentParser:
     base.add_argument("--scenes", type=int, default=20_000, help="colour scenes for the UNet")
     base.add_argument("--vae_scenes", type=int, default=5_000, help="scenes of each style for the VAE")
     base.add_argument("--vae_steps", type=int, default=2_600)
-    base.add_argument("--unet_steps", type=int, default=4_000)
+    base.add_argument("--decoder_steps", type=int, default=800, help="then of the VAE's decoder alone, on noisy latents")
+    base.add_argument("--unet_steps", type=int, default=6_500)
     base.add_argument("--seed", type=int, default=1)
     base.set_defaults(command=_base)
     return parser
@@ -203,6 +204,7 @@ def _base(parsed: argparse.Namespace, console: Console) -> int:
         scenes=parsed.scenes,
         vae_scenes=parsed.vae_scenes,
         vae_steps=parsed.vae_steps,
+        decoder_steps=parsed.decoder_steps,
         unet_steps=parsed.unet_steps,
         seed=parsed.seed,
         start=parsed.start,

@@ -17,9 +17,9 @@ from atelier_trainer.tiny_base.architecture import (
     build_text_encoder,
     build_tokenizer,
     build_unet,
-    build_vae,
 )
 from atelier_trainer.tiny_base.checkpoint import load_state, running_average, save_state
+from atelier_trainer.tiny_base.fit_decoder import average_of_vae
 from atelier_trainer.tiny_base.fit_vae import SAVE_EVERY_S, learning_rate_share
 from atelier_trainer.tiny_base.pictures import pictures
 
@@ -30,14 +30,6 @@ LEARNING_RATE = 1e-3
 EMA_DECAY = 0.998
 CAPTION_DROPOUT = 0.1
 MIN_SNR_GAMMA = 5.0
-
-
-def load_vae(state_dir: Path) -> torch.nn.Module:
-    """The averaged VAE that `fit_vae` left."""
-    vae = build_vae()
-    average = torch.optim.swa_utils.AveragedModel(vae)
-    load_state(state_dir / "vae.pt", average=average)
-    return average.module.eval().requires_grad_(False)
 
 
 def fit_unet(state_dir: Path, steps: int, scenes_count: int, seed: int) -> Path:
@@ -111,7 +103,7 @@ def encode(state_dir: Path, images: np.ndarray) -> tuple[torch.Tensor, torch.Ten
     """
     file = state_dir / f"latents-{len(images)}.pt"
     if not file.exists():
-        vae, means, stds = load_vae(state_dir), [], []
+        vae, means, stds = average_of_vae(state_dir, decoder=False), [], []
         with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16):
             for start in range(0, len(images), 64):
                 batch = torch.from_numpy(images[start : start + 64].copy()).permute(0, 3, 1, 2).float().div(127.5).sub(1.0)

@@ -36,7 +36,7 @@ SAVE_EVERY_S = 60
 def fit_vae(state_dir: Path, steps: int, scenes_per_style: int, seed: int) -> Path:
     """Runs, or resumes, `steps` optimizer steps and returns the file of the finished state.
 
-    The loss is L1 + MSE + L1 on finite differences (edges) + MSE of 8 px means (tone) + a little KL, all means over elements.
+    The loss is `picture_loss` + a little KL, means over elements.
     """
     torch.manual_seed(seed)
     vae = build_vae()
@@ -51,17 +51,16 @@ def fit_vae(state_dir: Path, steps: int, scenes_per_style: int, seed: int) -> Pa
     first = step
     while step < steps:
         rng = np.random.default_rng([seed, step])
-        batch = _batch(data, rng, CROP_BATCH if step < whole_from else WHOLE_BATCH, CROP_PX if step < whole_from else SIZE_PX)
+        batch = batch_of_crops(
+            data, rng, CROP_BATCH if step < whole_from else WHOLE_BATCH, CROP_PX if step < whole_from else SIZE_PX
+        )
         for group in optimizer.param_groups:
             group["lr"] = LEARNING_RATE * learning_rate_share(step, steps)
         with torch.autocast("cpu", torch.bfloat16):
             posterior = vae.encode(batch).latent_dist
             decoded = vae.decode(posterior.sample()).sample
         decoded, kl = decoded.float(), posterior.kl().mean() / posterior.mean[0].numel()
-        edges = F.l1_loss(decoded.diff(dim=-1), batch.diff(dim=-1)) + F.l1_loss(decoded.diff(dim=-2), batch.diff(dim=-2))
-        tone = F.mse_loss(F.avg_pool2d(decoded, TONE_PX), F.avg_pool2d(batch, TONE_PX))
-        loss = F.l1_loss(decoded, batch) + F.mse_loss(decoded, batch)
-        loss = loss + EDGE_WEIGHT * edges + TONE_WEIGHT * tone + KL_WEIGHT * kl
+        loss = picture_loss(decoded, batch) + KL_WEIGHT * kl
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(vae.parameters(), 1.0)
@@ -77,13 +76,20 @@ def fit_vae(state_dir: Path, steps: int, scenes_per_style: int, seed: int) -> Pa
     return state_file
 
 
+def picture_loss(decoded: torch.Tensor, pictures: torch.Tensor) -> torch.Tensor:
+    """L1 + MSE + L1 on finite differences (edges) + MSE of 8 px means (tone), each a mean over elements [b, 3, h, w]."""
+    edges = sum(F.l1_loss(decoded.diff(dim=dim), pictures.diff(dim=dim)) for dim in (-1, -2))
+    tone = F.mse_loss(F.avg_pool2d(decoded, TONE_PX), F.avg_pool2d(pictures, TONE_PX))
+    return F.l1_loss(decoded, pictures) + F.mse_loss(decoded, pictures) + EDGE_WEIGHT * edges + TONE_WEIGHT * tone
+
+
 def learning_rate_share(step: int, steps: int) -> float:
     """Linear warm-up over 200 steps, then half a cosine to zero; a factor in [0, 1]."""
     warm = min(1.0, (step + 1) / 200)
     return warm * 0.5 * (1 + math.cos(math.pi * min(1.0, step / steps)))
 
 
-def _batch(data: list[np.ndarray], rng: np.random.Generator, count: int, size_px: int) -> torch.Tensor:
+def batch_of_crops(data: list[np.ndarray], rng: np.random.Generator, count: int, size_px: int) -> torch.Tensor:
     """Random crops, every second one from each style: float32 [count, 3, size_px, size_px] in [-1, 1]."""
     crops = np.empty((count, size_px, size_px, 3), np.uint8)
     for row in range(count):
