@@ -140,7 +140,7 @@ def test_a_build_that_was_killed_goes_on(tmp_path):
 
 
 class Team:
-    """Threads as processes."""
+    """Threads as processes. They share a loaded VAE: diffusers loads one model at a time in a process."""
 
     def __init__(self, rank, barrier):
         self.process_index, self.num_processes, self._barrier = rank, barrier.parties, barrier
@@ -149,7 +149,9 @@ class Team:
         self._barrier.wait(60)
 
 
-def test_processes_build_together_and_all_get_the_whole(small, pictures, tmp_path):
+def test_processes_build_together_and_all_get_the_whole(small, pictures, tmp_path, monkeypatch):
+    vae = small.vae()
+    monkeypatch.setattr(Base, "vae", lambda _: vae)
     alone = encode_pictures(small, pictures, VIEWS, tmp_path / "alone", silent)
     barrier, got = threading.Barrier(2), {}
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import hashlib
 import json
+import time
 import uuid
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -76,18 +77,29 @@ def write_json(file: Path, value: Any) -> None:
 
 
 @contextmanager
-def held(folder: Path) -> Iterator[None]:
+def held(folder: Path, patience_s: float = 0.0) -> Iterator[None]:
     """The folder belongs to this process until the end.
+
+    Args:
+        folder: of one run.
+        patience_s: how long another process may still need to let go of it.
 
     Raises:
         OptionError: another process works in it.
     """
     folder.mkdir(parents=True, exist_ok=True)
+    deadline = time.monotonic() + patience_s
     with (folder / LOCK_FILE).open("a") as stream:
-        try:
-            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise OptionError(f"another process works in {str(folder)!r}; wait for it or take another --output_dir") from error
+        while True:
+            try:
+                fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError as error:
+                if time.monotonic() >= deadline:
+                    raise OptionError(
+                        f"another process works in {str(folder)!r}; wait for it or take another --output_dir"
+                    ) from error
+                time.sleep(0.2)
         yield
 
 

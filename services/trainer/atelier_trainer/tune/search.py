@@ -32,6 +32,7 @@ from atelier_trainer.tune.winner import WINNER_FILE
 log = logging.getLogger(__name__)
 RAY_FOLDER, SEARCH_NAME = "ray", "search"
 CONNECT_TIMEOUT_S = 10.0
+TRIAL_ENDS_WITHIN_S = 60.0
 OBJECT_STORE_BYTES = 200 * 2**20  # trials exchange numbers only
 
 
@@ -65,6 +66,7 @@ def tune(search: TuneOptions, options: TrainOptions, console: Console) -> dict[s
             out, tracking, options.experiments_name, options.run_name or "search", settings, {"atelier.kind": "search"}
         )
         stack.callback(run.close)
+        stack.callback(_close_trials, out, tracking)  # when Ray has let go of them
         console.print(f"search {run.id} of experiment {options.experiments_name!r} at {tracking.uri}", soft_wrap=True)
         try:
             stack.enter_context(_cluster(search))
@@ -73,8 +75,6 @@ def tune(search: TuneOptions, options: TrainOptions, console: Console) -> dict[s
         except BaseException as error:
             run.status("KILLED" if isinstance(error, KeyboardInterrupt) else "FAILED", time.time_ns() // 1_000_000)
             raise
-        finally:
-            _close_trials(out, tracking)
         run.status("FINISHED", time.time_ns() // 1_000_000)
         if not run.deliver(options.tracking_patience_s):
             console.print(
@@ -119,10 +119,12 @@ def _tuner(search: TuneOptions, options: TrainOptions, space: dict[str, Any], pa
     if options.resume_from_checkpoint is not None and ray.tune.Tuner.can_restore(str(place)):
         console.print("going on with the interrupted search", soft_wrap=True)
         return ray.tune.Tuner.restore(str(place), trainable, resume_unfinished=True, param_space=space)
-    steps = options.steps(1, 1)[0]
     scheduler = None
     if search.trial_scheduler == "asha":
-        scheduler = ray.tune.schedulers.ASHAScheduler(time_attr=TIME, max_t=max(steps, 1), grace_period=1, reduction_factor=3)
+        last = max(options.steps(1, 1)[0] - 1, 1)  # nobody is stopped for having come to the last step
+        scheduler = ray.tune.schedulers.ASHAScheduler(
+            time_attr=TIME, max_t=last, grace_period=1, reduction_factor=3, stop_last_trials=False
+        )
     algorithm = None
     if search.search == "optuna":
         from optuna.samplers import TPESampler
@@ -141,7 +143,8 @@ def _tuner(search: TuneOptions, options: TrainOptions, space: dict[str, Any], pa
             scheduler=scheduler,
             search_alg=algorithm,
             max_concurrent_trials=search.max_concurrent_trials,
-            reuse_actors=True,  # the next trial does not import and warm up all over again
+            # The next trial need not import all over again; but one that is stopped in mid-run keeps its actor busy for a while.
+            reuse_actors=scheduler is None,
         ),
         run_config=ray.tune.RunConfig(
             name=SEARCH_NAME,
@@ -219,7 +222,7 @@ def _close_trials(out: Path, tracking: Tracking) -> None:
         card = card_of(file.parent)
         assert card is not None
         try:
-            with held(file.parent):
+            with held(file.parent, TRIAL_ENDS_WITHIN_S):
                 run = OpenRun(file.parent, tracking, card.run_id)
                 if read_outcome(file.parent) is None and not run.journal.ended:
                     run.status("KILLED", time.time_ns() // 1_000_000)
