@@ -119,6 +119,15 @@ def test_every_way_of_learning_learns(small, flags):
     assert trained.validation_loss != trained.base_validation_loss
 
 
+@pytest.mark.full
+def test_a_compiled_unet_learns_the_same(small):
+    """A C++ compiler is needed where there is no GPU."""
+    plain = train(dataclasses.replace(small, max_train_steps=2), quiet(), hand_over=False)
+    compiled = train(dataclasses.replace(small, max_train_steps=2, torch_compile=True), quiet(), hand_over=False)
+    assert compiled.validation_loss == pytest.approx(plain.validation_loss, rel=1e-4)
+    assert compiled.validation_loss != compiled.base_validation_loss
+
+
 @pytest.mark.parametrize("kind", ["epsilon", "v_prediction"])
 def test_snr_weights_are_those_of_the_paper(base, kind):
     schedule = type(base.noise).from_config(base.noise.config, prediction_type=kind)

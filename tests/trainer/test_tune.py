@@ -34,7 +34,7 @@ RAY = str(Path(sys.executable).parent / "ray")
 def cluster(tmp_path_factory) -> Iterator[str]:
     """`ray start --head`, for the tests of this file; its processes end with the one that started them."""
     port, folder = free_port(), tmp_path_factory.mktemp("ray")
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "RAY_USAGE_STATS_ENABLED": "0"}
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "RAY_USAGE_STATS_ENABLED": "0", "RAY_worker_niceness": "0"}
     command = [RAY, "start", "--head", "--block", f"--port={port}", "--num-cpus=2", "--include-dashboard=false"]
     command += ["--object-store-memory=100000000", f"--temp-dir={folder}"]
     with (folder / "log").open("wb") as log:

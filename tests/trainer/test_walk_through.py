@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -19,7 +20,11 @@ DOOR = Path(__file__).parents[2] / "services/trainer/train_tune.py"
 
 def run(command: list[str], left, tmp_path: Path) -> subprocess.CompletedProcess[str]:
     """The server is the one whose registry already has the tiny base as a bundle."""
-    environment = os.environ | {"MLFLOW_TRACKING_URI": left.options.tracking_uri, "OMP_NUM_THREADS": "1"}
+    environment = os.environ | {
+        "MLFLOW_TRACKING_URI": left.options.tracking_uri,
+        "OMP_NUM_THREADS": "1",
+        "RAY_worker_niceness": "0",
+    }
     return subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
 
 
@@ -39,6 +44,32 @@ def test_accelerate_launch(left, sketches, tmp_path):
     assert found.data.params["width"] == "256"
     assert len([f for f in client.list_artifacts(version.run_id, "images") if f.path.endswith(".png")]) == 2
     assert (tmp_path / "LoRA_sketch_output/pytorch_lora_weights.safetensors").exists()
+
+
+@pytest.mark.full
+def test_accelerate_launch_with_two_processes(small, tmp_path):
+    launch = [str(Path(sys.executable).parent / "accelerate"), "launch", "--cpu", "--num_processes=2", str(DOOR)]
+    flags = {
+        "pretrained_model_name_or_path": small.pretrained_model_name_or_path,
+        "train_data_dir": small.train_data_dir,
+        "tracking_uri": small.tracking_uri,
+        "validation_samples": 4,
+        "max_train_steps": 2,
+        "output_dir": tmp_path / "out",
+        "cache_dir": tmp_path / "cache",
+        "result_file": tmp_path / "result.json",
+        "register": "launched",
+    }
+    ended = subprocess.run(
+        [*launch, *(f"--{name}={value}" for name, value in flags.items())],
+        env=os.environ | {"OMP_NUM_THREADS": "1"}, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert ended.returncode == 0, ended.stderr
+    found = json.loads((tmp_path / "result.json").read_text())
+    assert (found["step"], found["version"]) == (2, 1)
+    run = mlflow.MlflowClient(small.tracking_uri).get_run(found["run_id"])
+    assert run.info.status == "FINISHED"
+    assert len(mlflow.MlflowClient(small.tracking_uri).get_metric_history(found["run_id"], "loss")) == 2
 
 
 @pytest.mark.full

@@ -56,12 +56,36 @@ def write_random_base(out: Path, architecture: str, seed: int) -> int:
         raise OptionError(f"{str(out)!r} must be empty or not there yet; take another folder")
     torch.manual_seed(seed)
     tokenizer = build_tokenizer(sorted(VOCABULARY), out / "tokenizer", TOKENS)
+    parts = build_parts(architecture, (tokenizer.bos_token_id, tokenizer.eos_token_id, tokenizer.pad_token_id))
+    scheduler = PNDMScheduler(
+        beta_start=0.00085,
+        beta_end=0.012,
+        beta_schedule="scaled_linear",
+        skip_prk_steps=True,
+        set_alpha_to_one=False,
+        steps_offset=1,
+    )
+    pipeline = StableDiffusionPipeline(
+        **parts,
+        tokenizer=tokenizer,
+        scheduler=scheduler,
+        safety_checker=None,
+        feature_extractor=None,
+        requires_safety_checker=False,
+    )
+    pipeline.save_pretrained(out)
+    return sum(parameter.numel() for part in parts.values() for parameter in part.parameters())
+
+
+def build_parts(architecture: str, tokens: tuple[int, int, int]) -> dict[str, Any]:
+    """UNet, VAE and text encoder; `tokens` are the numbers of the tokens that begin, end and pad a caption."""
+    begin, end, pad = tokens
     text = CLIPTextConfig(
         vocab_size=CLIP_VOCABULARY,
         max_position_embeddings=TOKENS,
-        bos_token_id=tokenizer.bos_token_id,
-        eos_token_id=tokenizer.eos_token_id,
-        pad_token_id=tokenizer.pad_token_id,
+        bos_token_id=begin,
+        eos_token_id=end,
+        pad_token_id=pad,
         **TEXT[architecture],
     )
     vae = AutoencoderKL(
@@ -72,25 +96,5 @@ def write_random_base(out: Path, architecture: str, seed: int) -> int:
         latent_channels=4,
         sample_size=512,
     )
-    scheduler = PNDMScheduler(
-        beta_start=0.00085,
-        beta_end=0.012,
-        beta_schedule="scaled_linear",
-        skip_prk_steps=True,
-        set_alpha_to_one=False,
-        steps_offset=1,
-    )
-    pipeline = StableDiffusionPipeline(
-        vae=vae,
-        text_encoder=CLIPTextModel(text),
-        tokenizer=tokenizer,
-        unet=UNet2DConditionModel(sample_size=64, **UNET[architecture]),
-        scheduler=scheduler,
-        safety_checker=None,
-        feature_extractor=None,
-        requires_safety_checker=False,
-    )
-    pipeline.save_pretrained(out)
-    return sum(
-        parameter.numel() for part in (pipeline.unet, pipeline.vae, pipeline.text_encoder) for parameter in part.parameters()
-    )
+    unet = UNet2DConditionModel(sample_size=64, **UNET[architecture])
+    return {"unet": unet, "vae": vae, "text_encoder": CLIPTextModel(text)}

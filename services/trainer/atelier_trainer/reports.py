@@ -36,11 +36,14 @@ class TensorBoard:
 
 
 class WeightsAndBiases:
-    """A W&B run; its login and mode are W&B's own environment variables."""
+    """A W&B run under the id of the MLflow run, so that a training that goes on goes on there as well.
 
-    def __init__(self, folder: Path, project: str, settings: dict[str, Any]) -> None:
+    Its login and mode are W&B's own environment variables.
+    """
+
+    def __init__(self, folder: Path, project: str, run_id: str, settings: dict[str, Any]) -> None:
         self._wandb = importlib.import_module("wandb")
-        self._run = self._wandb.init(project=project, dir=str(folder), config=settings)
+        self._run = self._wandb.init(project=project, dir=str(folder), id=run_id, resume="allow", config=settings)
 
     def metrics(self, step: int, values: Mapping[str, float]) -> None:
         """See Sink."""
@@ -55,11 +58,11 @@ class WeightsAndBiases:
         self._run.finish()
 
 
-def reports(options: TrainOptions, out: Path) -> list[Sink]:
-    """The sinks that --report_to names beside MLflow."""
+def reports(options: TrainOptions, out: Path, run_id: str) -> list[Sink]:
+    """The sinks that --report_to names beside MLflow, whose run has this id."""
     sinks: list[Sink] = []
     if options.report_to in ("tensorboard", "all"):
         sinks.append(TensorBoard(out / options.logging_dir))
     if options.report_to in ("wandb", "all"):
-        sinks.append(WeightsAndBiases(out, options.experiments_name, options.resolved()))
+        sinks.append(WeightsAndBiases(out, options.experiments_name, run_id, options.resolved()))
     return sinks

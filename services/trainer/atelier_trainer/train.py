@@ -109,7 +109,7 @@ def train(
         run = _open(options, out, tracking, {"atelier.dataset_digest": fitted.digest(), **(tags or {})}, bars) if main else None
         stack.enter_context(_told(run, bars))
         stop = stack.enter_context(Stop())
-        mine: list[Sink] = [run, *reports(options, out), *sinks] if run is not None else []
+        mine: list[Sink] = [run, *reports(options, out, run.id), *sinks] if run is not None else []
         learned = _learn(
             options, machine, accelerator, base, (fitted, held_out), (width, height), mine, out, resumed, stop, bars
         )

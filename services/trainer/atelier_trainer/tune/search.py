@@ -33,6 +33,7 @@ log = logging.getLogger(__name__)
 RAY_FOLDER, SEARCH_NAME = "ray", "search"
 CONNECT_TIMEOUT_S = 10.0
 TRIAL_ENDS_WITHIN_S = 60.0
+MOST_STEPS = 10**9  # ASHA compares at 1, 3, 9, ... steps, however far trials go, and stops nobody for being done
 OBJECT_STORE_BYTES = 200 * 2**20  # trials exchange numbers only
 
 
@@ -121,9 +122,8 @@ def _tuner(search: TuneOptions, options: TrainOptions, space: dict[str, Any], pa
         return ray.tune.Tuner.restore(str(place), trainable, resume_unfinished=True, param_space=space)
     scheduler = None
     if search.trial_scheduler == "asha":
-        last = max(options.steps(1, 1)[0] - 1, 1)  # nobody is stopped for having come to the last step
         scheduler = ray.tune.schedulers.ASHAScheduler(
-            time_attr=TIME, max_t=last, grace_period=1, reduction_factor=3, stop_last_trials=False
+            time_attr=TIME, max_t=MOST_STEPS, grace_period=1, reduction_factor=3, stop_last_trials=False
         )
     algorithm = None
     if search.search == "optuna":
@@ -143,7 +143,7 @@ def _tuner(search: TuneOptions, options: TrainOptions, space: dict[str, Any], pa
             scheduler=scheduler,
             search_alg=algorithm,
             max_concurrent_trials=search.max_concurrent_trials,
-            # The next trial need not import all over again; but one that is stopped in mid-run keeps its actor busy for a while.
+            # The next trial need not import all over again; but one that was stopped in mid-run keeps its actor for a while.
             reuse_actors=scheduler is None,
         ),
         run_config=ray.tune.RunConfig(
