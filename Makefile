@@ -10,7 +10,7 @@ INSTALLED := $(VENV)/.installed
 SOURCES := contracts embedded services twin tests benchmarks scripts
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo serve up down logs test test-full test-integration test-extras test-twin sizes fidelity lint fmt lock clean
+.PHONY: help install demo serve up down logs test test-full test-integration test-browser test-extras test-twin sizes fidelity lint fmt lock clean
 
 help:  ## print this
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -48,8 +48,11 @@ test: $(INSTALLED)  ## run the tests; nothing but the install is needed
 test-full: $(INSTALLED)  ## run the trainer's long matrices: kills at every step, searches (an hour)
 	@$(BIN)/python -m pytest -m full
 
-test-integration: $(INSTALLED)  ## build the tracking image and try it against PostgreSQL and S3 in containers (minutes, needs Docker)
+test-integration: $(INSTALLED)  ## try the tracking image, and registry-api on PostgreSQL, with servers in containers (minutes; needs Docker)
 	@$(BIN)/python -m pytest -m integration
+
+test-browser: $(INSTALLED)  ## drive the pages and MLflow's dashboard in Chromium (minutes; needs Docker and Chromium)
+	@$(BIN)/python -m pytest -m browser
 
 test-extras: $(INSTALLED)  ## install registry-api and infer by themselves and use them (minutes)
 	@$(BIN)/python -m pytest -m extras

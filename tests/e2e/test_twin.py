@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import io
 import json
+import re
 
+import httpx
 import localstack_client.session
 import pytest
 from atelier_contracts.names import HEADER_VERSION
@@ -81,6 +83,32 @@ def test_train_register_promote_generate_roll_back(twin):
         assert registry.post(f"/models/{MODEL}/rollback", json={"reason": "the first was calmer"}).json()["to_version"] == 1
         until("the first version to draw again", lambda: drawn_by(infer) == "1")
         assert drawn_by(infer, version=2) == "2"
+
+
+def test_the_registry_and_infer_ask_each_other(twin):
+    asked = {"versions": [1, 2], "pictures": [{"prompt": "a red car", "seed": 1, "steps": 2, "size": 128}]}
+    with twin.api("REGISTRY_API_PORT", "reader") as registry:
+        drawn = registry.post(f"/models/{MODEL}/draw", json=asked).json()["drawn"]
+    assert [(each["version"], each["problem"]) for each in drawn] == [(1, None), (2, None)]
+    assert "following events of registry-api" in twin.compose("logs", "infer")
+
+
+def test_every_decision_is_kept_in_a_chain(twin):
+    asked = ("exec", "-T", "registry-api", "python", "-m", "atelier_registry", "verify")
+    assert re.search(r"[1-9] entries, none changed or missing", twin.compose(*asked))
+
+
+def test_a_person_gets_a_token_of_her_own(twin):
+    job = ("run", "--rm", "-T", "tokens")
+    token = twin.compose(*job, "issue", "ana", "promoter").split()[-1]
+    with httpx.Client(base_url=twin.url("REGISTRY_API_PORT"), headers={"Authorization": f"Bearer {token}"}) as registry:
+        body = {"reason": "ana likes the second one"}
+        assert registry.post(f"/models/{MODEL}/versions/2/promote", json=body, timeout=120).json()["actor"] == "ana"
+        assert "ana" in twin.compose(*job, "list")
+        twin.compose(*job, "revoke", "ana")
+        assert registry.get("/models").status_code == 401
+    with twin.api("INFER_PORT", "reader") as infer:
+        until("the second version to draw", lambda: drawn_by(infer) == "2")
 
 
 def test_artifacts_are_in_the_bucket(twin):

@@ -20,7 +20,7 @@ COMPOSE = yaml.safe_load((ROOT / "compose.yaml").read_text())
 SERVICES: dict[str, Any] = COMPOSE["services"]
 README = (ROOT / "README.md").read_text()
 DOCKERFILES = sorted((ROOT / "services").glob("*/Dockerfile"))
-OURS = {"tracking", "registry-api", "infer", "trainer", "first-version", "secrets"}
+OURS = {"tracking", "registry-api", "infer", "trainer", "first-version", "secrets", "tokens"}
 MLFLOW = {"MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_URI", "MLFLOW_DISABLE_TELEMETRY"}
 UNPINNED = ("--ignore", "DL3008")  # Debian drops a package's old version when a fix for it comes
 DEFAULTED = re.compile(r"\$\{(\w+)(?::-([^}]*))?\}")
@@ -130,8 +130,17 @@ def test_lasting_services_have_a_limit_and_come_back():
         assert SERVICES[name]["deploy"]["resources"]["limits"].keys() >= {"memory", "pids"}
 
 
-def test_up_does_not_start_the_trainer():
-    assert [name for name, service in SERVICES.items() if "profiles" in service] == ["trainer"]
+def test_up_does_not_start_jobs_that_a_person_starts():
+    assert {name for name, service in SERVICES.items() if "profiles" in service} == {"trainer", "tokens"}
+
+
+def test_only_those_that_need_them_reach_the_database_and_the_objects():
+    reached = {
+        name: service.get("networks", ["default"]) for name, service in SERVICES.items() if "network_mode" not in service
+    }
+    assert {name for name, networks in reached.items() if "database" in networks} == {"postgres", "tracking", "registry-api"}
+    assert {name for name, networks in reached.items() if "objects" in networks} == {"localstack", "tracking"}
+    assert {name for name, networks in reached.items() if networks == ["default"]} == {"infer", "first-version", "trainer"}
 
 
 def test_the_token_group_is_the_one_that_owns_the_file():

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
+import os
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, HTTPServer
@@ -12,7 +14,7 @@ from atelier_contracts.access import Role, parse_tokens
 from atelier_twin import first_version, login
 from atelier_twin.errors import RequestRefused, SecretsError, StepFailed
 from atelier_twin.htpasswd import apr1
-from atelier_twin.layout import entries
+from atelier_twin.layout import OWN_TOKENS, Places, entries, lay_out
 from atelier_twin.secrets import LOGINS, TOKENS, make, read_or_make
 
 ADDRESSES = login.Addresses("http://t:1", "http://r:2", "http://i:3", "http://s:4")
@@ -45,6 +47,37 @@ def test_secrets_are_made_once(tmp_path):
     assert len(set(every)) == len(every)
     assert all(len(secret) >= 32 for secret in every)
     assert not set(every) & {*other.logins.values(), *other.tokens.values(), *other.database.values()}
+
+
+def test_a_newer_release_adds_the_tokens_that_it_needs(tmp_path, monkeypatch):
+    monkeypatch.setattr(os, "chown", lambda *_: None)
+    made = make({})
+    old = {name: made.tokens[name] for name in made.tokens if name not in OWN_TOKENS}
+    file = tmp_path / "secrets.json"
+    file.write_text(json.dumps(dataclasses.asdict(dataclasses.replace(made, tokens=old))))
+    (tmp_path / "tokens").mkdir()
+    tokens = tmp_path / "tokens/tokens"
+    tokens.write_text("ana promoter " + "0" * 64 + "\n")
+    read, fresh = read_or_make(file, {})
+    assert not fresh and read.tokens.items() >= old.items() and read.tokens.keys() == TOKENS.keys()
+    assert read_or_make(file, {}) == (read, False)
+    nothing = tmp_path / "nothing"
+    nothing.write_text("")
+    places = Places(
+        secrets=tmp_path, trainer_home=tmp_path / "home", postgres_init=tmp_path, jobs=nothing, roles=nothing, base=nothing
+    )
+    (tmp_path / "home/models").mkdir(parents=True)
+    (tmp_path / "home/.mlflow").mkdir()
+    (tmp_path / "first-version").mkdir()
+    lay_out(read, places)
+    assert [token.id for token in parse_tokens(tokens.read_text())] == ["ana", "registry-api", "infer"]
+    assert (tmp_path / "infer/registry_token").read_text() == read.tokens["infer"]
+    tokens.chmod(0o600)
+    tokens.write_text("ana promoter " + "0" * 64 + "\n")  # a person revoked both
+    for name in ("infer", "registry-api", "first-version", "postgres", "tracking", "tokens"):
+        (tmp_path / name).chmod(0o700)
+    lay_out(read, places)
+    assert [token.id for token in parse_tokens(tokens.read_text())] == ["ana"]
 
 
 def test_a_damaged_file_is_told_and_kept(tmp_path):

@@ -24,6 +24,10 @@ TOKENS_GROUP = 10000
 """registry-api and infer share one token file, so that a token is revoked in one place; compose.yaml adds both to the group."""
 
 
+OWN_TOKENS = {"registry-api": "registry-api/infer_token", "infer": "infer/registry_token"}
+"""Where a service finds the token that it shows to the other one."""
+
+
 @dataclass(frozen=True)
 class Entry:
     """One file, with the path below the volume and who may read it."""
@@ -38,9 +42,7 @@ def entries(made: Secrets) -> list[Entry]:
     """Every file of the volume but the one that they are all made from."""
     htpasswd = "".join(f"{name}:{apr1(made.logins[name])}\n" for name in LOGINS)
     roles = "".join(f"{name} {role}\n" for name, role in LOGINS.items())
-    tokens = "".join(
-        f"{name} {role} {hashlib.sha256(made.tokens[name].encode()).hexdigest()}\n" for name, role in TOKENS.items()
-    )
+    tokens = "".join(_token_line(made, name) for name in TOKENS)
     files = {
         "postgres": {f"{name}_password": password for name, password in made.database.items()},
         "tracking": {
@@ -53,8 +55,9 @@ def entries(made: Secrets) -> list[Entry]:
         "registry-api": {
             "tracking_password": made.logins["registry-api"],
             "db_password": made.database["atelier_registry"],
+            "infer_token": made.tokens["registry-api"],
         },
-        "infer": {"tracking_password": made.logins["infer"]},
+        "infer": {"tracking_password": made.logins["infer"], "registry_token": made.tokens["infer"]},
         "first-version": {"token": made.tokens["first-version"]},
     }
     private = [
@@ -63,6 +66,10 @@ def entries(made: Secrets) -> list[Entry]:
         for name, text in named.items()
     ]
     return [*private, Entry("tokens/tokens", tokens, 0, TOKENS_GROUP)]
+
+
+def _token_line(made: Secrets, name: str) -> str:
+    return f"{name} {TOKENS[name]} {hashlib.sha256(made.tokens[name].encode()).hexdigest()}\n"
 
 
 @dataclass(frozen=True)
@@ -89,6 +96,7 @@ def lay_out(made: Secrets, places: Places) -> None:
     """
     login = f"[mlflow]\nmlflow_tracking_username = trainer\nmlflow_tracking_password = {made.logins['trainer']}\n"
     try:
+        _admit(made, places.secrets)
         for entry in entries(made):
             _write(places.secrets / entry.path, entry)
         os.chown(places.trainer_home, TRAINER_USER, TRAINER_USER)
@@ -98,6 +106,22 @@ def lay_out(made: Secrets, places: Places) -> None:
         _lend(places.roles, places.postgres_init / places.roles.name, USERS["postgres"])
     except OSError as error:
         raise SecretsError(f"the secrets cannot be laid out: {error}") from error
+
+
+def _admit(made: Secrets, secrets: Path) -> None:
+    """Lets a service in that an older release of the twin had no token for: its own copy of the token is written after this.
+
+    A line that was taken out of the token file stays out of it, since that service's copy is there.
+    """
+    file = secrets / "tokens/tokens"
+    if file.exists():
+        known = {line.split()[0] for line in file.read_text().splitlines() if line.split()}
+        missing = [name for name, copy in OWN_TOKENS.items() if name not in known and not (secrets / copy).exists()]
+        if missing:
+            partial = file.with_name(file.name + ".part")
+            partial.touch(mode=0o600)
+            partial.write_text(file.read_text() + "".join(_token_line(made, name) for name in missing))
+            partial.replace(file)
 
 
 def _write(path: Path, entry: Entry) -> None:

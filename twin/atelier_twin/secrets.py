@@ -17,8 +17,10 @@ SERVICES = {"trainer": "trainer", "registry-api": "promoter", "infer": "reader"}
 LOGINS = PEOPLE | SERVICES
 """Logins of tracking, and their roles there."""
 
-TOKENS = {"reader": "reader", "trainer": "trainer", "promoter": "promoter", "admin": "admin", "first-version": "promoter"}
-"""Tokens of registry-api and infer, and their roles: one to hand out for each role, and one for the job."""
+ROLES = ("reader", "trainer", "promoter", "admin")
+TOKENS = {role: role for role in ROLES} | {"first-version": "promoter", "registry-api": "promoter", "infer": "reader"}
+"""Tokens of registry-api and infer, and their roles: one to hand out for each role, one for the job, one for what each of
+the two asks of the other: registry-api lets infer draw versions, infer listens to registry-api's events."""
 
 DATABASE_USERS = ("postgres", "tracking", "atelier_registry")
 
@@ -58,10 +60,15 @@ def read_or_make(file: Path, environment: Mapping[str, str]) -> tuple[Secrets, b
     Raises:
         SecretsError: the file is there and not readable as what this module writes, or cannot be written.
     """
+    fresh = False
     try:
         if file.exists():
-            return Secrets(**json.loads(file.read_text())), False
-        made = make(environment)
+            kept = Secrets(**json.loads(file.read_text()))
+            if kept.tokens.keys() == TOKENS.keys():
+                return kept, False
+            made = dataclasses.replace(kept, tokens=make({}).tokens | kept.tokens)  # a newer release has more of them
+        else:
+            made, fresh = make(environment), True
         partial = file.with_suffix(".part")
         partial.touch(mode=0o600)
         partial.write_text(json.dumps(dataclasses.asdict(made), indent=2))
@@ -74,4 +81,4 @@ def read_or_make(file: Path, environment: Mapping[str, str]) -> tuple[Secrets, b
         raise SecretsError(
             f"{file} must hold this twin's secrets; received {type(error).__name__}: {error}; {again}"
         ) from error
-    return made, True
+    return made, fresh

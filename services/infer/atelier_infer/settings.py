@@ -9,7 +9,7 @@ from typing import Literal
 from urllib.parse import urlsplit
 
 from atelier_contracts.access import TokenFileError, parse_tokens
-from pydantic import Field, ValidationError, field_validator
+from pydantic import Field, SecretStr, ValidationError, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 PREFIX = "ATELIER_INFER_"
@@ -34,6 +34,9 @@ class Settings(BaseSettings):
     token_file: Path
     cache_dir: Path
     registry_url: str | None = None
+    events_url: str | None = None
+    registry_token: SecretStr | None = None
+    registry_token_file: Path | None = None
     scheduler: Literal["ddim", "euler", "dpmpp_2m_karras"] = "ddim"
     alias_poll_s: float = Field(1.0, gt=0, le=3600)
     queue_limit: int = Field(16, ge=0)
@@ -42,7 +45,7 @@ class Settings(BaseSettings):
     intra_op_threads: int = Field(0, ge=0)
     drain_timeout_s: float = Field(30.0, ge=0)
 
-    @field_validator("tracking_uri", "registry_url")
+    @field_validator("tracking_uri", "registry_url", "events_url")
     @classmethod
     def _web_address(cls, value: str | None) -> str | None:
         if value is None:
@@ -54,15 +57,14 @@ class Settings(BaseSettings):
             raise ValueError(f"must not hold a login; set {' and '.join(LOGIN)} instead")
         return value.rstrip("/")
 
-    @field_validator("tracking_password_file")
+    @field_validator("registry_token_file", "tracking_password_file")
     @classmethod
-    def _readable_password(cls, path: Path | None) -> Path | None:
-        if path is not None:
-            try:
-                if not path.read_text().strip():
-                    raise ValueError("must hold the password; the file is empty")
-            except (OSError, UnicodeDecodeError) as error:
-                raise ValueError(f"must be a readable text file: {error}") from error
+    def _readable_secret(cls, path: Path | None) -> Path | None:
+        try:
+            if path is not None and not path.read_text().strip():
+                raise ValueError("must hold the secret; the file is empty")
+        except (OSError, UnicodeDecodeError) as error:
+            raise ValueError(f"must be a readable text file: {error}") from error
         return path
 
     @field_validator("token_file")
@@ -86,6 +88,15 @@ class Settings(BaseSettings):
         if not os.access(path, os.W_OK | os.X_OK):
             raise ValueError("must be a folder that can be written")
         return path.resolve()
+
+
+def events(settings: Settings) -> tuple[str, str] | None:
+    """Address and token to hear of moved aliases with; none where no token was given."""
+    url = settings.events_url or settings.registry_url
+    token = settings.registry_token.get_secret_value() if settings.registry_token else None
+    if settings.registry_token_file is not None:
+        token = settings.registry_token_file.read_text().strip()
+    return (url, token) if url and token else None
 
 
 def hand_over_login(settings: Settings) -> None:
@@ -123,6 +134,13 @@ def read_settings(environment: Mapping[str, str]) -> Settings:
             hidden = item["type"] == "missing" or "@" in str(item["input"])
             received = "" if hidden else f"; received {item['input']!r}"
             problems.append(f"{name}: {item['msg'].removeprefix('Value error, ')}{received}")
+    if settings:
+        given = [name for name in ("registry_token", "registry_token_file") if getattr(settings, name)]
+        if len(given) > 1 or (given and not (settings.events_url or settings.registry_url)):
+            told = f"set one of {PREFIX}REGISTRY_TOKEN and {PREFIX}REGISTRY_TOKEN_FILE, and {PREFIX}REGISTRY_URL beside it"
+            problems.append(f"{PREFIX}REGISTRY_TOKEN: {told}")
+        if settings.events_url and not given:
+            problems.append(f"{PREFIX}EVENTS_URL: needs {PREFIX}REGISTRY_TOKEN or {PREFIX}REGISTRY_TOKEN_FILE beside it")
     if problems or settings is None:
         raise SettingsError("\n".join(problems))
     return settings
