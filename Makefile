@@ -45,7 +45,7 @@ logs:  ## follow what the twin's services say
 test: $(INSTALLED)  ## run the tests; nothing but the install is needed
 	@$(BIN)/python -m pytest
 
-test-full: $(INSTALLED)  ## run the longer tests as well (many minutes)
+test-full: $(INSTALLED)  ## run the long matrices, and what runs at full size (hours)
 	@$(BIN)/python -m pytest -m full
 
 test-integration: $(INSTALLED)  ## try the tracking image, and registry-api on PostgreSQL, with servers in containers (minutes; needs Docker)

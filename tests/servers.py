@@ -54,9 +54,9 @@ class MlflowServer:
 
 
 @contextlib.contextmanager
-def mlflow_running(folder: Path) -> Iterator[MlflowServer]:
+def mlflow_running(folder: Path, port: int | None = None) -> Iterator[MlflowServer]:
     """A real MLflow server on what lies in the folder; the test fails where it cannot be started."""
-    server = MlflowServer(f"http://127.0.0.1:{free_port()}", folder / "mlflow.db")
+    server = MlflowServer(f"http://127.0.0.1:{port or free_port()}", folder / "mlflow.db")
     command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", server.uri.rpartition(":")[2]]
     command += ["--backend-store-uri", f"sqlite:///{server.database}", "--artifacts-destination", str(folder / "artifacts")]
     quiet = {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "MLFLOW_DISABLE_TELEMETRY": "true"}

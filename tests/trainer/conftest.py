@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import io
+import os
+import secrets
 from pathlib import Path
 
 import mlflow
 import pytest
+import torch
 from atelier_contracts import names
 from atelier_contracts.manifests import BundleManifest
 from atelier_trainer.base import Base, load_base
@@ -17,14 +20,26 @@ from atelier_trainer.tracking import Tracking
 from atelier_trainer.train import Trained, train
 from rich.console import Console
 
+from .small_base import write_small_base
+
+torch.set_num_threads(1)  # these models are small, and two threads that wait for each other cost more on a busy machine
+os.environ.update(
+    RAY_AUTH_MODE="token", RAY_AUTH_TOKEN=secrets.token_hex(32)
+)  # of the test's own cluster; read by `import ray`
 TINY = Path(__file__).parents[2] / "models/tiny-sd"
 MODEL = "sketch-test"
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def base() -> Base:
-    """A fresh copy each time: training changes its UNet."""
+    """The tiny base that the repository ships; every part is loaded anew by whoever needs it."""
     return load_base(str(TINY), None, None)
+
+
+@pytest.fixture
+def pipeline(base):
+    """A fresh copy each time: tests change its UNet."""
+    return base.pipeline()
 
 
 @pytest.fixture(scope="session")
@@ -32,6 +47,33 @@ def sketches(tmp_path_factory) -> Path:
     out = tmp_path_factory.mktemp("data") / "sketches"
     write_imagefolder(out, "sketch", 24, 5)
     return out
+
+
+@pytest.fixture(scope="session")
+def small_base(tmp_path_factory) -> Path:
+    """A Stable Diffusion of random numbers for pictures of 16 px: a step takes a hundredth of a second."""
+    return write_small_base(tmp_path_factory.mktemp("base") / "small-sd")
+
+
+@pytest.fixture
+def small(small_base, sketches, mlflow_server, tmp_path, tmp_path_factory) -> TrainOptions:
+    """A training of seconds on the small base, in a folder of its own."""
+    return TrainOptions(
+        pretrained_model_name_or_path=str(small_base),
+        train_data_dir=str(sketches),
+        validation_samples=4,
+        rank=2,
+        max_train_steps=6,
+        validation_steps=3,
+        checkpointing_steps=2,
+        train_batch_size=2,
+        gradient_accumulation_steps=2,
+        learning_rate=1e-2,
+        cache_dir=str(tmp_path_factory.getbasetemp() / "small-cache"),
+        output_dir=str(tmp_path / "out"),
+        tracking_uri=mlflow_server.uri,
+        tracking_patience_s=5,
+    )
 
 
 def quiet() -> Console:

@@ -10,6 +10,8 @@ from safetensors import safe_open
 
 from .conftest import TINY
 
+pytestmark = pytest.mark.timeout(1200)  # an export takes minutes on a machine that is busy
+
 SD21_UNET = {
     "sample_size": 64,
     "cross_attention_dim": 1024,
@@ -31,46 +33,46 @@ def step(unet):
         return unet(sample, 300, states).sample
 
 
-def test_only_the_lora_is_trained_and_nothing_changes_at_first(base):
-    plain = step(base.pipeline.unet)
-    parameters = adapter.inject(base.pipeline.unet, rank=4, alpha=4.0)
-    assert len(parameters) == 2 * len(lora_layers(base.pipeline.unet, [f"{name}.base_layer" for name in ATTENTION_LAYERS]))
+def test_only_the_lora_is_trained_and_nothing_changes_at_first(pipeline):
+    plain = step(pipeline.unet)
+    parameters = adapter.inject(pipeline.unet, rank=4, alpha=4.0)
+    assert len(parameters) == 2 * len(lora_layers(pipeline.unet, [f"{name}.base_layer" for name in ATTENTION_LAYERS]))
     assert all(parameter.dtype == torch.float32 for parameter in parameters)
-    torch.testing.assert_close(step(base.pipeline.unet), plain, rtol=0, atol=0)
+    torch.testing.assert_close(step(pipeline.unet), plain, rtol=0, atol=0)
 
 
-def test_stock_diffusers_loads_weights_rank_and_alpha(base, tmp_path):
-    adapter.inject(base.pipeline.unet, rank=4, alpha=16.0)
-    randomised(base.pipeline.unet)
-    wanted = step(base.pipeline.unet)
-    adapter.save_weights(base.pipeline.unet, tmp_path)
+def test_stock_diffusers_loads_weights_rank_and_alpha(pipeline, tmp_path):
+    adapter.inject(pipeline.unet, rank=4, alpha=16.0)
+    randomised(pipeline.unet)
+    wanted = step(pipeline.unet)
+    adapter.save_weights(pipeline.unet, tmp_path)
     stock = StableDiffusionPipeline.from_pretrained(TINY, torch_dtype=torch.float32)
     assert not torch.allclose(step(stock.unet), wanted, atol=1e-2)
     stock.load_lora_weights(tmp_path)
     torch.testing.assert_close(step(stock.unet), wanted, rtol=1e-5, atol=1e-5)
 
 
-def test_keys_are_diffusers_own(base, tmp_path):
-    adapter.inject(base.pipeline.unet, rank=2, alpha=2.0)
-    with safe_open(adapter.save_weights(base.pipeline.unet, tmp_path), "np") as weights:
+def test_keys_are_diffusers_own(pipeline, tmp_path):
+    adapter.inject(pipeline.unet, rank=2, alpha=2.0)
+    with safe_open(adapter.save_weights(pipeline.unet, tmp_path), "np") as weights:
         keys = set(weights.keys())
         shape = weights.get_tensor("unet.mid_block.attentions.0.transformer_blocks.0.attn2.to_k.lora_A.weight").shape
     assert shape == (2, 128)
     assert all(key.startswith("unet.") and key.endswith((".lora_A.weight", ".lora_B.weight")) for key in keys)
 
 
-def test_the_manifest_describes_the_weights(base, bundle, tmp_path):
-    adapter.inject(base.pipeline.unet, rank=2, alpha=3.0)
-    weights = adapter.save_weights(base.pipeline.unet, tmp_path)
+def test_the_manifest_describes_the_weights(pipeline, bundle, tmp_path):
+    adapter.inject(pipeline.unet, rank=2, alpha=3.0)
+    weights = adapter.save_weights(pipeline.unet, tmp_path)
     manifest = adapter.describe(
         weights, bundle[1], rank=2, alpha=3.0, targets=tuple(bundle[1].lora_targets), run_id="r", dataset_digest="a" * 64
     )
     assert manifest.bundle_digest == bundle[1].digest()
     assert (tmp_path / names.ADAPTER_FILE).exists()
     assert str(tmp_path) not in (tmp_path / names.ADAPTER_FILE).read_text()
-    randomised(base.pipeline.unet)
+    randomised(pipeline.unet)
     changed = adapter.describe(
-        adapter.save_weights(base.pipeline.unet, tmp_path),
+        adapter.save_weights(pipeline.unet, tmp_path),
         bundle[1],
         rank=2,
         alpha=3.0,
@@ -87,8 +89,8 @@ def share(unet, rank):
     return adapters / sum(parameter.numel() for parameter in unet.parameters())
 
 
-def test_an_adapter_is_a_small_part_of_the_merged_unet(base):
-    assert share(base.pipeline.unet, rank=16) < 0.05
+def test_an_adapter_is_a_small_part_of_the_merged_unet(pipeline):
+    assert share(pipeline.unet, rank=16) < 0.05
     with torch.device("meta"):
         full = UNet2DConditionModel(**SD21_UNET)
     assert sum(parameter.numel() for parameter in full.parameters()) == pytest.approx(866e6, rel=0.001)

@@ -16,6 +16,8 @@ from atelier_trainer.errors import ExportError
 
 from .conftest import TINY
 
+pytestmark = pytest.mark.timeout(1200)  # an export takes minutes on a machine that is busy
+
 
 def session(path):
     return onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
@@ -60,10 +62,10 @@ def test_graphs_have_the_opset_and_pass_the_checker(bundle):
 
 
 @pytest.mark.parametrize(("rows", "side", "rank"), [(1, 16, 4), (2, 16, 0), (3, 24, 12), (5, 8, 1)])
-def test_the_unet_computes_what_torch_computes(bundle, base, rows, side, rank):
+def test_the_unet_computes_what_torch_computes(bundle, pipeline, rows, side, rank):
     folder, manifest = bundle
     fed = feeds(manifest, rows, side, rank)
-    unet = base.pipeline.unet
+    unet = pipeline.unet
     for name, linear in lora_layers(unet).items():
         a, b = (torch.from_numpy(fed[key]) for key in names.lora_inputs(name))
         scale = torch.from_numpy(fed[names.LORA_SCALE])
@@ -90,7 +92,7 @@ def test_a_row_is_served_with_its_own_scale(bundle):
     assert not np.allclose(different[1], same[1], atol=1e-3)
 
 
-def test_without_an_adapter_it_is_the_plain_base_bit_for_bit(bundle, base, tmp_path):
+def test_without_an_adapter_it_is_the_plain_base_bit_for_bit(bundle, pipeline, tmp_path):
     """Against a graph of the same UNet that has no LoRA inputs at all."""
     folder, manifest = bundle
     fed = feeds(manifest, 2, 16, 0)
@@ -103,7 +105,7 @@ def test_without_an_adapter_it_is_the_plain_base_bit_for_bit(bundle, base, tmp_p
     shapes = ({0: rows, **latents}, {0: rows}, {0: rows})
     with torch.inference_mode():
         program = torch.onnx.export(
-            base.pipeline.unet.eval(), example, dynamic_shapes=shapes, opset_version=OPSET, dynamo=True, verbose=False
+            pipeline.unet.eval(), example, dynamic_shapes=shapes, opset_version=OPSET, dynamo=True, verbose=False
         )
     program.save(str(plain), external_data=True)
     unet = session(plain)
@@ -111,13 +113,13 @@ def test_without_an_adapter_it_is_the_plain_base_bit_for_bit(bundle, base, tmp_p
     assert np.array_equal(session(folder / names.UNET_FILE).run(None, fed)[0], wanted)
 
 
-def test_text_encoder_and_decoder_compute_what_torch_computes(bundle, base):
+def test_text_encoder_and_decoder_compute_what_torch_computes(bundle, pipeline):
     folder, manifest = bundle
-    tokens = base.pipeline.tokenizer(["a cat", "a red car under a tree"], padding="max_length", return_tensors="pt").input_ids
+    tokens = pipeline.tokenizer(["a cat", "a red car under a tree"], padding="max_length", return_tensors="pt").input_ids
     latents = torch.randn(2, manifest.latent_channels, 12, 16, generator=torch.Generator().manual_seed(0))
     with torch.inference_mode():
-        states = base.pipeline.text_encoder(tokens).last_hidden_state.numpy()
-        image = base.pipeline.vae.decode(latents).sample.numpy()
+        states = pipeline.text_encoder(tokens).last_hidden_state.numpy()
+        image = pipeline.vae.decode(latents).sample.numpy()
     got_states = session(folder / names.TEXT_ENCODER_FILE).run(None, {"input_ids": tokens.numpy()})[0]
     got_image = session(folder / names.VAE_DECODER_FILE).run(None, {"latents": latents.numpy()})[0]
     assert np.abs(got_states - states).max() < 1e-4
@@ -135,23 +137,23 @@ def test_the_source_digest_follows_the_files_and_not_the_folder(tmp_path):
     assert source_digest(copy) != source_digest(TINY)
 
 
-def test_the_model_is_whole_again_after_an_export(base, tmp_path):
-    before = [type(layer) for layer in base.pipeline.unet.modules()]
+def test_the_model_is_whole_again_after_an_export(pipeline, tmp_path):
+    before = [type(layer) for layer in pipeline.unet.modules()]
     with pytest.raises(ExportError, match="no attention layer"):
-        unet = base.pipeline.unet
-        base.pipeline.unet = torch.nn.Linear(1, 1)
-        export_bundle(base.pipeline, tmp_path, base="x", revision=None, source="0" * 64)
+        unet = pipeline.unet
+        pipeline.unet = torch.nn.Linear(1, 1)
+        export_bundle(pipeline, tmp_path, base="x", revision=None, source="0" * 64)
     assert [type(layer) for layer in unet.modules()] == before
 
 
-def test_parity_is_measured_with_the_adapter_in(bundle, base):
+def test_parity_is_measured_with_the_adapter_in(bundle, pipeline):
     folder, manifest = bundle
-    adapter.inject(base.pipeline.unet, rank=4, alpha=8.0)
-    for parameter in (p for p in base.pipeline.unet.parameters() if p.requires_grad):
+    adapter.inject(pipeline.unet, rank=4, alpha=8.0)
+    for parameter in (p for p in pipeline.unet.parameters() if p.requires_grad):
         torch.nn.init.normal_(parameter, std=0.05, generator=torch.Generator().manual_seed(1))
-    finite, error = adapter.measure_parity(base.pipeline.unet, folder, manifest)
+    finite, error = adapter.measure_parity(pipeline.unet, folder, manifest)
     assert finite
     assert 0 < error < 1e-5
-    base.pipeline.unet.conv_out.weight.data *= 1.01
+    pipeline.unet.conv_out.weight.data *= 1.01
     with pytest.raises(ExportError, match="differ by"):
-        adapter.measure_parity(base.pipeline.unet, folder, manifest)
+        adapter.measure_parity(pipeline.unet, folder, manifest)

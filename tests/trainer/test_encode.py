@@ -1,66 +1,204 @@
-"""Encoding once gives what encoding at every step would, and is found again by content alone."""
+"""Encoding once gives what encoding at every step would, is found again by content alone, and never stale or damaged."""
 
+import gc
+import threading
+
+import numpy as np
 import pytest
 import torch
-from atelier_trainer.encode import encode, text_states
+from atelier_trainer import cache
+from atelier_trainer.base import Base, load_base
+from atelier_trainer.encode import Fresh, Views, encode_captions, encode_pictures, text_states
 from atelier_trainer.objective import validation_digest, validation_loss
 from atelier_trainer.options import TrainOptions
 from atelier_trainer.pictures import load_pictures
 
+from .small_base import SIZE_PX, write_small_base
+
+VIEWS = Views(SIZE_PX, SIZE_PX)
+
+
+@pytest.fixture(scope="module")
+def small(small_base) -> Base:
+    return load_base(str(small_base), None, None)
+
 
 @pytest.fixture
-def pictures(sketches, monkeypatch, tmp_path):
-    monkeypatch.setenv("HF_DATASETS_CACHE", str(tmp_path / "datasets"))
-    return load_pictures(TrainOptions(train_data_dir=str(sketches))).take(range(6))
+def pictures(sketches):
+    return load_pictures(TrainOptions(train_data_dir=str(sketches))).take(range(20))
 
 
 def silent(done, total):
     assert 0 < done <= total
 
 
-def test_mean_std_and_states_are_the_models_own(base, pictures, tmp_path):
-    encoded = encode(base, pictures, 128, 128, True, tmp_path, silent)
-    pixels = torch.from_numpy(pictures.pixels(2, 128, 128, mirror=True))[None]
+@pytest.fixture
+def no_vae(monkeypatch):
+    def refuse():
+        monkeypatch.setattr(Base, "vae", lambda _: pytest.fail("encoded again"))
+        monkeypatch.setattr(Base, "text_encoder", lambda _: pytest.fail("encoded again"))
+
+    return refuse
+
+
+@pytest.mark.parametrize(("flip", "variant"), [(False, 0), (True, 1)])
+def test_mean_and_std_are_the_models_own(small, pictures, tmp_path, flip, variant):
+    kept = encode_pictures(small, pictures, Views(SIZE_PX, SIZE_PX, flip), tmp_path, silent)
+    pixels = torch.from_numpy(pictures.pixels(17, SIZE_PX, SIZE_PX, mirror=flip))[None]
     with torch.inference_mode():
-        posterior = base.pipeline.vae.encode(pixels).latent_dist
-        states = text_states(base, [pictures.captions[2]])[0]
-    assert encoded.mean.shape == (6, 2, 8, 16, 16)
-    torch.testing.assert_close(encoded.mean[2, 1], posterior.mean[0], atol=1e-5, rtol=1e-4)
-    torch.testing.assert_close(encoded.std[2, 1], posterior.std[0], atol=1e-5, rtol=1e-4)
-    torch.testing.assert_close(encoded.states[encoded.caption[2]], states, atol=1e-5, rtol=1e-4)
+        posterior = small.vae().encode(pixels).latent_dist
+    assert kept.mean.shape == (20, 1 + flip, 4, 8, 8)
+    torch.testing.assert_close(kept.mean[17, variant], posterior.mean[0], atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(kept.std[17, variant], posterior.std[0], atol=1e-5, rtol=1e-4)
 
 
-def test_the_second_time_nothing_is_encoded(base, pictures, tmp_path, monkeypatch):
-    first = encode(base, pictures, 128, 128, False, tmp_path, silent)
-    monkeypatch.setattr(base.pipeline.vae, "encode", lambda *_: pytest.fail("encoded again"))
-    second = encode(base, pictures, 128, 128, False, tmp_path, silent)
-    assert all(
-        torch.equal(getattr(first, name), getattr(second, name)) for name in ("mean", "std", "states", "caption", "empty")
+def test_states_are_the_models_own(small, pictures, tmp_path):
+    words = encode_captions(small, pictures.captions, tmp_path)
+    wanted = text_states(small.tokenizer(), small.text_encoder(), ["", pictures.captions[2]])
+    torch.testing.assert_close(words.of(torch.tensor([2]))[0], wanted[1], atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(words.empty, wanted[0], atol=1e-5, rtol=1e-4)
+
+
+def test_a_sample_is_the_posteriors(small, pictures, tmp_path):
+    kept = encode_pictures(small, pictures, VIEWS, tmp_path, silent)
+    rows = torch.full((4000,), 3)
+    drawn = kept.sample(rows, torch.Generator().manual_seed(0)) / kept.scale
+    torch.testing.assert_close(drawn.mean(0), kept.mean[3, 0], atol=5 * float(kept.std[3].max()) / 60, rtol=0)
+    torch.testing.assert_close(drawn.std(0), kept.std[3, 0], atol=0, rtol=0.1)
+
+
+def test_the_second_time_nothing_is_loaded_or_encoded(small, pictures, tmp_path, no_vae):
+    first, words = (
+        encode_pictures(small, pictures, VIEWS, tmp_path, silent),
+        encode_captions(small, pictures.captions, tmp_path),
     )
+    no_vae()
+    again = encode_pictures(small, pictures, VIEWS, tmp_path, silent)
+    assert torch.equal(first.mean, again.mean)
+    assert torch.equal(first.std, again.std)
+    assert torch.equal(encode_captions(small, pictures.captions, tmp_path).states, words.states)
 
 
-@pytest.mark.parametrize("change", ["size", "flip", "pictures", "captions"])
-def test_anything_else_is_another_file(base, pictures, tmp_path, change):
-    encode(base, pictures, 128, 128, False, tmp_path, silent)
-    if change == "captions":
-        pictures = type(pictures)(pictures.files, ["a cat", *pictures.captions[1:]], pictures.labels)
+@pytest.mark.parametrize("change", ["size", "flip", "crops", "pictures", "vae"])
+def test_anything_else_is_another_file(small, pictures, tmp_path, change):
+    encode_pictures(small, pictures.take(range(5)), Views(SIZE_PX, 8), tmp_path / "cache", silent)
     if change == "pictures":
-        pictures = pictures.take(range(5))
-    encode(base, pictures, 96 if change == "size" else 128, 128, change == "flip", tmp_path, silent)
-    assert len(list(tmp_path.glob("*.safetensors"))) == 2
-    assert not list(tmp_path.glob("*.part"))
+        pictures = pictures.take([1, 0, 2, 3, 4])
+    base = small
+    if change == "vae":
+        base = load_base(str(write_small_base(tmp_path / "other")), None, None)
+        config = base.folder / "vae/config.json"
+        config.write_text(config.read_text() + " ")
+    views = Views(SIZE_PX, SIZE_PX if change == "size" else 8, change == "flip", 2 if change == "crops" else 0)
+    encode_pictures(base, pictures.take(range(5)), views, tmp_path / "cache", silent)
+    assert len(list((tmp_path / "cache").glob("latents-*.safetensors"))) == 2
+    assert not list((tmp_path / "cache").glob("*.part"))
 
 
-def test_the_validation_loss_depends_on_weights_alone(base, pictures, tmp_path):
-    encoded = encode(base, pictures, 128, 128, False, tmp_path, silent)
+def test_captions_and_other_unets_share_the_latents(small, pictures, tmp_path, no_vae):
+    encode_pictures(small, pictures, VIEWS, tmp_path / "cache", silent)
+    other = load_base(str(write_small_base(tmp_path / "other")), None, None)
+    (other.folder / "unet/config.json").write_text((other.folder / "unet/config.json").read_text() + " ")
+    no_vae()
+    renamed = type(pictures)(pictures.files, ["a cat"] * len(pictures), pictures.labels)
+    encode_pictures(other, renamed, VIEWS, tmp_path / "cache", silent)
+
+
+@pytest.mark.parametrize("damage", ["cut", "changed", "other key"])
+def test_a_damaged_file_is_made_anew(small, pictures, tmp_path, damage, caplog):
+    right = encode_pictures(small, pictures, VIEWS, tmp_path, silent).mean.clone()
+    gc.collect()
+    (file,) = tmp_path.glob("latents-*.safetensors")
+    content = file.read_bytes()
+    if damage == "cut":
+        file.write_bytes(content[:-100])
+    elif damage == "changed":
+        file.write_bytes(content[:-100] + bytes(100))
+    else:
+        encode_pictures(small, pictures, Views(SIZE_PX, SIZE_PX, True), tmp_path / "other", silent)
+        file.write_bytes(next((tmp_path / "other").glob("latents-*.safetensors")).read_bytes())
+    assert torch.equal(encode_pictures(small, pictures, VIEWS, tmp_path, silent).mean, right)
+    assert "is made anew" in caplog.text
+
+
+def test_a_build_that_was_killed_goes_on(tmp_path):
+    built = []
+
+    def build(part):
+        if len(built) == 2:
+            raise KeyboardInterrupt
+        built.append(part)
+        return {"x": torch.full((1,), part)}
+
+    with pytest.raises(KeyboardInterrupt):
+        cache.cached(tmp_path, "latents", ["a"], 4, build, cache.Alone(), lambda _: None)
+    rest = []
+    whole = cache.cached(
+        tmp_path, "latents", ["a"], 4, lambda p: rest.append(p) or {"x": torch.full((1,), p)}, cache.Alone(), lambda _: None
+    )
+    assert (built, rest, whole["x"].tolist()) == ([0, 1], [2, 3], [0, 1, 2, 3])
+
+
+class Team:
+    """Threads as processes. They share a loaded VAE: diffusers loads one model at a time in a process."""
+
+    def __init__(self, rank, barrier):
+        self.process_index, self.num_processes, self._barrier = rank, barrier.parties, barrier
+
+    def wait_for_everyone(self):
+        self._barrier.wait(60)
+
+
+def test_processes_build_together_and_all_get_the_whole(small, pictures, tmp_path, monkeypatch):
+    vae = small.vae()
+    monkeypatch.setattr(Base, "vae", lambda _: vae)
+    alone = encode_pictures(small, pictures, VIEWS, tmp_path / "alone", silent)
+    barrier, got = threading.Barrier(2), {}
+
+    def work(rank):
+        got[rank] = encode_pictures(small, pictures, VIEWS, tmp_path / "team", lambda *_: None, crew=Team(rank, barrier))
+
+    threads = [threading.Thread(target=work, args=(rank,)) for rank in range(2)]
+    [thread.start() for thread in threads]
+    [thread.join() for thread in threads]
+    assert all(torch.equal(got[rank].mean, alone.mean) for rank in range(2))
+
+
+def test_random_crops_are_kept_where_there_is_room_and_one_where_there_is_none(small, pictures, tmp_path):
+    wide = encode_pictures(small, pictures, Views(SIZE_PX, 8, False, 3), tmp_path, silent, threads=2)
+    assert wide.mean.shape[1] == 3
+    assert not torch.equal(wide.mean[:, 0], wide.mean[:, 1])
+    assert encode_pictures(small, pictures, Views(SIZE_PX, SIZE_PX, False, 3), tmp_path, silent).mean.shape[1] == 1
+
+
+def test_fresh_latents_crop_and_mirror_anew(small, pictures):
+    fresh = Fresh(small.vae(), pictures, Views(SIZE_PX, 8, True), 1.0)
+    rows, draw = torch.tensor([1, 1, 1]), torch.Generator().manual_seed(0)
+    latents = fresh.sample(rows, draw)
+    assert latents.shape == (3, 4, 4, 8)
+    assert not torch.equal(latents[0], latents[1])
+    assert torch.equal(fresh.sample(rows, torch.Generator().manual_seed(0)), latents)
+
+
+def test_the_validation_loss_depends_on_weights_alone(small, pictures, tmp_path):
+    kept, words = encode_pictures(small, pictures, VIEWS, tmp_path, silent), encode_captions(small, pictures.captions, tmp_path)
+    unet = small.unet()
     torch.manual_seed(1)
-    first = validation_loss(base.pipeline.unet, base.noise, encoded)
+    first = validation_loss(unet, small.noise, kept, words)
     torch.manual_seed(2)
     torch.randn(5)
-    assert validation_loss(base.pipeline.unet, base.noise, encoded) == first
+    assert validation_loss(unet, small.noise, kept, words) == first
+    halves = [torch.zeros(()), torch.zeros(())]
+
+    def summed(sums):
+        halves[:] = [halves[1], sums]
+        return halves[0] + halves[1]
+
+    validation_loss(unet, small.noise, kept, words, share=(0, 2), add=summed)
+    assert validation_loss(unet, small.noise, kept, words, share=(1, 2), add=summed) == first
     with torch.no_grad():
-        base.pipeline.unet.conv_out.bias += 0.1
-    assert validation_loss(base.pipeline.unet, base.noise, encoded) != first
+        unet.conv_out.bias += 0.1
+    assert validation_loss(unet, small.noise, kept, words) != first
 
 
 def test_the_validation_digest_names_what_was_measured_on():
@@ -71,3 +209,11 @@ def test_the_validation_digest_names_what_was_measured_on():
         validation_digest("a", "b", 96, 128),
     }
     assert len(digests) == 4
+
+
+def test_places_are_shares_of_the_room(pictures):
+    left = pictures.pixels(0, SIZE_PX, 8, False, (0.5, 0.0))
+    right = pictures.pixels(0, SIZE_PX, 8, False, (0.5, 1.0))
+    whole = pictures.pixels(0, SIZE_PX, SIZE_PX, False)
+    assert np.array_equal(left, whole[:, :8])
+    assert np.array_equal(right, whole[:, 8:])

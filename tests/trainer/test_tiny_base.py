@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -104,6 +106,26 @@ def test_the_command_trains_goes_on_where_it_stopped_and_leaves_a_folder_that_dr
     decoder = torch.load(state / "decoder.pt", weights_only=True)["average"]["module.0.weight"]
     assert torch.equal(pipeline.vae.post_quant_conv.weight, decoder.half().float())
     assert (state / "latents-16.pt").exists()
+
+
+def test_a_training_begins_with_an_earlier_base(tmp_path):
+    """With no steps it is that base, numbering of the words included; each training then goes on from there."""
+    start = Path(__file__).parents[2] / "models/tiny-sd"
+    earlier = StableDiffusionPipeline.from_pretrained(start, dtype=torch.float32)
+    untouched = COMMAND.replace("vae_steps=2", "vae_steps=0").replace("decoder_steps=1", "decoder_steps=0")
+    for steps in (0, 1):
+        command = untouched.format(out=tmp_path / "tiny", state=tmp_path / "state", steps=steps)
+        assert main([*command.split(), f"--start={start}"]) == 0
+        later = StableDiffusionPipeline.from_pretrained(tmp_path / "tiny", dtype=torch.float32)
+        assert later.tokenizer.get_vocab() == earlier.tokenizer.get_vocab()
+        for part in ("vae", "unet", "text_encoder"):
+            pairs = zip(getattr(later, part).parameters(), getattr(earlier, part).parameters(), strict=True)
+            assert all(torch.equal(a, b) for a, b in pairs) == (steps == 0 or part == "vae"), part
+
+
+def test_a_start_that_is_no_tiny_base_is_refused(tmp_path, capsys):
+    assert main(["base", str(tmp_path / "out"), f"--start={tmp_path / 'nothing'}", f"--state_dir={tmp_path / 'state'}"]) == 2
+    assert "is no tiny base" in capsys.readouterr().err
 
 
 def test_the_decoder_goes_on_alone(tmp_path):

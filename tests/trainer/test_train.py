@@ -16,6 +16,8 @@ from atelier_trainer.train import train
 
 from .conftest import MODEL, TINY, quiet
 
+pytestmark = pytest.mark.timeout(1200)  # an export takes minutes on a machine that is busy
+
 
 def test_the_run_holds_params_curves_and_pictures(left):
     run = left.client.get_run(left.trained.run_id)
@@ -63,22 +65,12 @@ def test_the_registry_holds_no_path_of_this_machine(left, tmp_path):
 
 
 def test_a_second_run_finds_the_bundle_and_makes_version_two(left, monkeypatch):
-    monkeypatch.setattr("atelier_trainer.train.export_bundle", lambda *_, **__: pytest.fail("exported again"))
+    monkeypatch.setattr("atelier_trainer.publish.export_bundle", lambda *_, **__: pytest.fail("exported again"))
     again = train(dataclasses.replace(left.options, max_train_steps=1), quiet())
     assert again.version == left.trained.version + 1
     assert again.base_validation_loss == left.trained.base_validation_loss
     bundles = left.client.search_model_versions(f"tags.`{names.TAG_KIND}` = '{names.KIND_BUNDLE}' and name = 'tiny-sd-base'")
     assert len(bundles) == 1
-
-
-def test_a_loss_that_is_not_finite_ends_the_run_as_failed(left):
-    from atelier_trainer.errors import TrainerError
-
-    with pytest.raises(TrainerError, match=r"the loss became (nan|inf) at step \d+: lower --learning_rate"):
-        train(dataclasses.replace(left.options, learning_rate=1e30, max_train_steps=8, register=None), quiet())
-    experiment = left.client.get_experiment_by_name(left.options.experiments_name)
-    newest = left.client.search_runs([experiment.experiment_id], max_results=1)[0]
-    assert newest.info.status == "FAILED"
 
 
 def test_no_server_is_one_clear_error(left, monkeypatch):

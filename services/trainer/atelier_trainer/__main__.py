@@ -1,4 +1,4 @@
-"""`python -m atelier_trainer`: make a data set, train a LoRA, make the tiny base."""
+"""`python -m atelier_trainer`: make a data set, train a LoRA, search for settings, bring a run to MLflow, make a base."""
 
 from __future__ import annotations
 
@@ -8,13 +8,17 @@ import logging
 import os
 import sys
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 
-from atelier_trainer import options
-from atelier_trainer.errors import TrainerError
+from atelier_trainer import flags
+from atelier_trainer.errors import OptionError, Stopped, TrainerError
+from atelier_trainer.options import TrainOptions
 from atelier_trainer.scenes.dataset import STYLES, write_imagefolder
+from atelier_trainer.tune.options import TuneOptions
 
+REFUSED, UNDELIVERED, INTERRUPTED, TERMINATED = 2, 3, 130, 143
 QUIET = {
     "TRANSFORMERS_VERBOSITY": "error",
     "DIFFUSERS_VERBOSITY": "error",
@@ -28,7 +32,10 @@ QUIET = {
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Runs one command and returns its exit code: 0 done, 2 refused, 130 interrupted."""
+    """Runs one command and returns its exit code.
+
+    0 done; 2 refused; 3 trained, but MLflow has not got all of it; 130 interrupted; 143 SIGTERM, after a checkpoint.
+    """
     parsed = _parser().parse_args(arguments)
     console = Console(stderr=True)
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
@@ -36,15 +43,13 @@ def main(arguments: list[str] | None = None) -> int:
         os.environ.setdefault(name, value)
     try:
         return int(parsed.command(parsed, console))
-    except TrainerError as error:
-        console.print(f"[bold red]error[/]: {error}", markup=True, highlight=False, soft_wrap=True)
-        return 2
-    except OSError as error:
-        console.print(f"[bold red]error[/]: {error}", highlight=False, soft_wrap=True)
-        return 2
+    except (TrainerError, OSError) as error:
+        console.print("[bold red]error[/]: ", end="")
+        console.print(str(error), markup=False, highlight=False, soft_wrap=True)
+        return TERMINATED if isinstance(error, Stopped) else REFUSED
     except KeyboardInterrupt:
         console.print("interrupted")
-        return 130
+        return INTERRUPTED
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -59,14 +64,31 @@ def _parser() -> argparse.ArgumentParser:
     dataset.set_defaults(command=_dataset)
 
     train = commands.add_parser("train", help="fit a LoRA and leave it in MLflow", description="Fit a LoRA.")
-    options.add_flags(train)
+    _add_sources(train)
     train.add_argument(
         "--result_file", type=Path, help="write run id, version and losses to this JSON file instead of printing them"
     )
+    flags.add_flags(train, TrainOptions)
     train.set_defaults(command=_train)
 
-    base = commands.add_parser("base", help="make the tiny base model from nothing (hours)")
+    tune = commands.add_parser(
+        "tune", help="search for good settings with Ray Tune", description="Many trainings, the best named."
+    )
+    _add_sources(tune)
+    flags.add_flags(tune, TuneOptions)
+    flags.add_flags(tune, TrainOptions)
+    tune.set_defaults(command=_tune)
+
+    sync = commands.add_parser("sync", help="bring what a run's folder still has to MLflow")
+    sync.add_argument("run_dir", type=Path, metavar="RUN_DIR", help="--output_dir of a training or a search")
+    sync.add_argument("--tracking_uri", "--tracking-uri", help="where the server is now (default: where the run began)")
+    sync.set_defaults(command=_sync)
+
+    base = commands.add_parser("base", help="make the tiny base model (hours), or a full-size one with random weights")
     base.add_argument("out", type=Path, help="diffusers folder to write")
+    base.add_argument("--architecture", choices=("tiny", "sd15", "sd21"), default="tiny")
+    base.add_argument("--random", action="store_true", help="random weights: for measuring speed and memory only")
+    base.add_argument("--start", type=Path, metavar="DIR", help="tiny: begin with the weights of this diffusers folder")
     base.add_argument(
         "--state_dir", type=Path, default=Path("~/.cache/atelier/tiny-base"), help="pictures, latents, checkpoints"
     )
@@ -80,6 +102,13 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
+def _add_sources(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--recipe", type=Path, metavar="FILE", help="YAML file of flags; the command line wins")
+    parser.add_argument(
+        "--from_run", "--from-run", metavar="RUN_ID", help="start from the settings of a run, or of a search's best trial"
+    )
+
+
 def _dataset(parsed: argparse.Namespace, console: Console) -> int:
     try:
         write_imagefolder(parsed.out, parsed.style, parsed.count, parsed.seed)
@@ -89,30 +118,84 @@ def _dataset(parsed: argparse.Namespace, console: Console) -> int:
     return 0
 
 
-def _train(parsed: argparse.Namespace, console: Console) -> int:
-    chosen = options.from_arguments(parsed, dict(os.environ))
+def _options(parsed: argparse.Namespace) -> TrainOptions:
+    """Command line over recipe over earlier run over defaults."""
+    given = flags.given(parsed, TrainOptions)
+    recipe = flags.read_recipe(parsed.recipe, TrainOptions) if parsed.recipe is not None else {}
+    values = recipe | given
+    if parsed.from_run is not None:
+        from atelier_trainer.tune.winner import settings_of
+
+        uri = values.get("tracking_uri") or os.environ.get("MLFLOW_TRACKING_URI")
+        if uri is None:
+            raise OptionError("--from_run needs --tracking_uri or MLFLOW_TRACKING_URI")
+        values = settings_of(str(uri), parsed.from_run) | values
+    chosen = flags.build(TrainOptions, values, os.environ)
     chosen.check()
+    return chosen
+
+
+def _train(parsed: argparse.Namespace, console: Console) -> int:
+    chosen = _options(parsed)
     from atelier_trainer.train import train  # torch takes seconds to import: help and refusals should not wait for it
 
     trained = train(chosen, console)
-    facts = {
+    if os.environ.get("RANK", "0") != "0":
+        return 0
+    facts: dict[str, Any] = {
         "run_id": trained.run_id,
         "model": chosen.register,
         "version": trained.version,
         "validation_loss": trained.validation_loss,
         "base_validation_loss": trained.base_validation_loss,
         "ema_loss": trained.ema_loss,
+        "step": trained.step,
     }
     if parsed.result_file is None:
         console.print_json(data=facts)
+    else:
+        partial = parsed.result_file.with_suffix(".part")
+        partial.write_text(json.dumps(facts, indent=2))
+        partial.replace(parsed.result_file)
+    if trained.delivered:
         return 0
-    partial = parsed.result_file.with_suffix(".part")
-    partial.write_text(json.dumps(facts, indent=2))
-    partial.replace(parsed.result_file)
+    console.print(
+        f"[yellow]warning[/]: the training is complete and {chosen.tracking_uri} has not got all of it; once it answers: "
+        f"python -m atelier_trainer sync {chosen.output_dir}",
+        soft_wrap=True,
+    )
+    return UNDELIVERED
+
+
+def _tune(parsed: argparse.Namespace, console: Console) -> int:
+    search = flags.build(TuneOptions, flags.given(parsed, TuneOptions), os.environ)
+    search.check()
+    chosen = _options(parsed)
+    from atelier_trainer.tune.search import tune
+
+    console.print_json(data=tune(search, chosen, console))
+    return 0
+
+
+def _sync(parsed: argparse.Namespace, console: Console) -> int:
+    from atelier_trainer.sync import sync
+
+    sync(parsed.run_dir.expanduser(), parsed.tracking_uri, lambda text: console.print(text, soft_wrap=True, highlight=False))
     return 0
 
 
 def _base(parsed: argparse.Namespace, console: Console) -> int:
+    if parsed.random != (parsed.architecture != "tiny"):
+        raise OptionError(
+            f"--random goes with --architecture sd15 or sd21, tiny is trained; received --architecture {parsed.architecture}"
+            + (" with --random" if parsed.random else " without --random")
+        )
+    if parsed.random:
+        from atelier_trainer.random_base import write_random_base
+
+        count = write_random_base(parsed.out, parsed.architecture, parsed.seed)
+        console.print(f"wrote {parsed.out}: {count / 1e6:.0f} M random parameters", soft_wrap=True)
+        return 0
     from atelier_trainer.tiny_base.make import make
 
     logging.getLogger("atelier_trainer").setLevel(logging.INFO)
@@ -125,6 +208,7 @@ def _base(parsed: argparse.Namespace, console: Console) -> int:
         decoder_steps=parsed.decoder_steps,
         unet_steps=parsed.unet_steps,
         seed=parsed.seed,
+        start=parsed.start,
     )
     console.print(f"wrote {parsed.out}", soft_wrap=True)
     return 0

@@ -72,7 +72,7 @@ def export_bundle(pipeline: Any, out: Path, *, base: str, revision: str | None, 
     if not layers:
         raise ExportError(f"the base {base!r} has no attention layer named {', '.join(ATTENTION_LAYERS)}")
     multiple = 2 ** (len(unet.config.block_out_channels) - 1)
-    with torch.inference_mode(), _quiet():
+    with torch.inference_mode():
         _export_text_encoder(text_encoder, tokenizer.model_max_length, out / names.TEXT_ENCODER_FILE)
         _export_unet(unet, layers, multiple, tokenizer.model_max_length, out / names.UNET_FILE)
         _export_vae_decoder(vae, out / names.VAE_DECODER_FILE)
@@ -163,7 +163,7 @@ def _export_unet(unet: Any, layers: dict[str, torch.nn.Linear], multiple: int, t
         shapes += [{1: r}, {0: r}]
         input_names += names.lora_inputs(name)
     with _lora_inputs_in(unet, layers) as module:
-        _export(module, example, (*shapes[:4], tuple(shapes[4:])), input_names, ["out_sample"], out)
+        write_graph(module, example, (*shapes[:4], tuple(shapes[4:])), input_names, ["out_sample"], out)
 
 
 def _export_text_encoder(text_encoder: torch.nn.Module, tokens: int, out: Path) -> None:
@@ -177,7 +177,7 @@ def _export_text_encoder(text_encoder: torch.nn.Module, tokens: int, out: Path) 
             return states
 
     example = [torch.zeros(2, tokens, dtype=torch.long)]
-    _export(LastHiddenState(), example, ({0: Dim("b", min=1, max=256)},), ["input_ids"], ["last_hidden_state"], out)
+    write_graph(LastHiddenState(), example, ({0: Dim("b", min=1, max=256)},), ["input_ids"], ["last_hidden_state"], out)
 
 
 def _export_vae_decoder(vae: Any, out: Path) -> None:
@@ -193,10 +193,10 @@ def _export_vae_decoder(vae: Any, out: Path) -> None:
     side = vae.config.sample_size // 2 ** (len(vae.config.block_out_channels) - 1)
     example = [torch.randn(2, vae.config.latent_channels, side, side)]
     shape = {0: Dim("b", min=1, max=256), 2: Dim("h", min=2, max=512), 3: Dim("w", min=2, max=512)}
-    _export(Decode(), example, (shape,), ["latents"], ["image"], out)
+    write_graph(Decode(), example, (shape,), ["latents"], ["image"], out)
 
 
-def _export(
+def write_graph(
     module: torch.nn.Module,
     example: list[torch.Tensor],
     shapes: tuple[Any, ...],
@@ -204,16 +204,18 @@ def _export(
     output_names: list[str],
     out: Path,
 ) -> None:
-    program = torch.onnx.export(
-        module.eval(),
-        tuple(example),
-        dynamic_shapes=shapes,
-        input_names=input_names,
-        output_names=output_names,
-        opset_version=OPSET,
-        dynamo=True,
-        verbose=False,
-    )
+    """Traces a module and writes it as an ONNX file with its weights beside it, free of this machine's paths."""
+    with _quiet():
+        program = torch.onnx.export(
+            module.eval(),
+            tuple(example),
+            dynamic_shapes=shapes,
+            input_names=input_names,
+            output_names=output_names,
+            opset_version=OPSET,
+            dynamo=True,
+            verbose=False,
+        )
     assert program is not None
     for node in program.model.graph.all_nodes():
         node.metadata_props.pop("pkg.torch.onnx.stack_trace", None)  # holds this machine's paths

@@ -5,7 +5,11 @@ TrainerError
 ├── DataError        the data set cannot be read or lacks something; nothing was started
 ├── BaseModelError   the base model cannot be found or is not a Stable Diffusion pipeline
 ├── ExportError      a graph could not be written, or does not compute what the model computes
-└── TrackingError    MLflow did not answer, or refused
+├── TrackingError    MLflow did not answer, or refused
+├── CheckpointError  a checkpoint is damaged, or belongs to other settings
+├── NotFinite        the loss became NaN or infinite
+├── SearchError      a search cannot start, or none of its trials ended well
+└── Stopped          SIGTERM came; a checkpoint was written first
 """
 
 
@@ -31,3 +35,19 @@ class ExportError(TrainerError):
 
 class TrackingError(TrainerError):
     """MLflow did not answer, or refused."""
+
+
+class CheckpointError(TrainerError):
+    """A checkpoint is damaged, or belongs to other settings."""
+
+
+class NotFinite(TrainerError):
+    """The loss became NaN or infinite."""
+
+
+class SearchError(TrainerError):
+    """A search cannot start, or none of its trials ended well."""
+
+
+class Stopped(TrainerError):
+    """SIGTERM came; a checkpoint was written first."""

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import io
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from atelier_trainer.errors import DataError
 from atelier_trainer.options import TrainOptions
 
 SPLIT_SEED = 0  # not the run's seed: versions are compared on the same held-out pictures
+MIDDLE = (0.5, 0.5)
 
 
 @dataclass(frozen=True)
@@ -36,12 +38,40 @@ class Pictures:
             digest.update(hashlib.sha256(content).digest() + hashlib.sha256(caption.encode()).digest())
         return digest.hexdigest()
 
+    def picture_digest(self) -> str:
+        """sha256 over every picture's bytes, in order: what latents depend on, whatever the captions say."""
+        return hashlib.sha256(b"".join(hashlib.sha256(content).digest() for content in self.files)).hexdigest()
+
     def take(self, rows: Sequence[int]) -> Pictures:
         """The chosen rows, in the order given."""
         return Pictures([self.files[i] for i in rows], [self.captions[i] for i in rows], [self.labels[i] for i in rows])
 
-    def pixels(self, row: int, width: int, height: int, mirror: bool) -> np.ndarray[Any, np.dtype[np.float32]]:
-        """One picture, scaled to cover width x height with its aspect kept and cropped in the middle.
+    def opened(self, row: int) -> Image.Image:
+        """One picture in RGB.
+
+        Raises:
+            DataError: the bytes are not a picture.
+        """
+        try:
+            with Image.open(io.BytesIO(self.files[row])) as opened:
+                return opened.convert("RGB")
+        except (UnidentifiedImageError, OSError, ValueError, SyntaxError) as error:
+            raise DataError(
+                f"{self.labels[row]} cannot be read as a picture: {error}; mend or remove it, or leave such pictures out with "
+                "--skip_bad"
+            ) from error
+
+    def pixels(
+        self, row: int, width: int, height: int, mirror: bool, place: tuple[float, float] = MIDDLE
+    ) -> np.ndarray[Any, np.dtype[np.float32]]:
+        """One picture, scaled to cover width x height with its aspect kept, and cropped.
+
+        Args:
+            row: of the data set.
+            width: px.
+            height: px.
+            mirror: left becomes right.
+            place: where the crop lies, as shares of the room that there is, left to right and top to bottom.
 
         Returns:
             float32 [3, height, width] in [-1, 1].
@@ -49,21 +79,35 @@ class Pictures:
         Raises:
             DataError: the bytes are not a picture.
         """
-        try:
-            with Image.open(io.BytesIO(self.files[row])) as opened:
-                image = opened.convert("RGB")
-        except (UnidentifiedImageError, OSError, ValueError) as error:
-            raise DataError(f"{self.labels[row]} cannot be read as a picture: {error}") from error
-        scale = max(width / image.width, height / image.height)
-        size = (max(width, round(image.width * scale)), max(height, round(image.height * scale)))
+        image = self.opened(row)
+        size = covering(image.size, width, height)
         if size != image.size:
             image = image.resize(size, Image.Resampling.LANCZOS)
-        left, top = (size[0] - width) // 2, (size[1] - height) // 2
+        left, top = int((size[0] - width) * place[0]), int((size[1] - height) * place[1])
         pixels = np.asarray(image.crop((left, top, left + width, top + height)), np.float32) / 127.5 - 1.0
         return np.ascontiguousarray((pixels[:, ::-1] if mirror else pixels).transpose(2, 0, 1))
 
+    def leave_room(self, width: int, height: int) -> bool:
+        """Whether any picture, scaled to cover width x height, is larger than that, so that crops can differ."""
+        for row, content in enumerate(self.files):
+            try:
+                with Image.open(io.BytesIO(content)) as header:
+                    size = header.size
+            except (UnidentifiedImageError, OSError, ValueError, SyntaxError):
+                size = self.opened(row).size  # raises with the picture's name
+            if covering(size, width, height) != (width, height):
+                return True
+        return False
 
-def load_pictures(options: TrainOptions) -> Pictures:
+
+@lru_cache(maxsize=1024)
+def covering(size: tuple[int, int], width: int, height: int) -> tuple[int, int]:
+    """The smallest size of the same aspect that covers width x height."""
+    scale = max(width / size[0], height / size[1])
+    return max(width, round(size[0] * scale)), max(height, round(size[1] * scale))
+
+
+def load_pictures(options: TrainOptions, tell: Callable[[str], None] = lambda _: None) -> Pictures:
     """Reads the data set named by the options with the `datasets` library.
 
     Raises:
@@ -79,9 +123,12 @@ def load_pictures(options: TrainOptions) -> Pictures:
                 raise DataError(f"--train_data_dir {options.train_data_dir!r} is not a folder")
             table = datasets.load_dataset("imagefolder", data_dir=str(Path(source).expanduser()), split="train")
         else:
-            table = datasets.load_dataset(source, split="train")
+            table = datasets.load_dataset(source, options.dataset_config_name, split="train")
     except (OSError, ValueError, datasets.exceptions.DatasetsError) as error:
-        raise DataError(f"data set {source!r} cannot be loaded: {error}") from error
+        first_line = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise DataError(
+            f"data set {source!r} cannot be loaded: {first_line}; check the name and the network, or give a folder of pictures"
+        ) from error
     for flag in ("image_column", "caption_column"):
         if (column := getattr(options, flag)) not in table.column_names:
             raise DataError(f"--{flag} {column!r} is not in {source!r}; its columns are {', '.join(table.column_names)}")
@@ -95,7 +142,31 @@ def load_pictures(options: TrainOptions) -> Pictures:
         label = Path(cell["path"]).name if cell.get("path") else f"row {row}"
         files.append(cell["bytes"] if cell.get("bytes") else Path(cell["path"]).read_bytes())
         labels.append(f"{label} (row {row} of {Path(source).name})")
-    return Pictures(files, [str(text) for text in table[options.caption_column]], labels)
+    captions = [str(text[0] if isinstance(text, list) and text else text) for text in table[options.caption_column]]
+    pictures = Pictures(files, captions, labels)
+    return _without_bad(pictures, tell) if options.skip_bad else pictures
+
+
+def _without_bad(pictures: Pictures, tell: Callable[[str], None]) -> Pictures:
+    """The pictures that can be read; says which could not.
+
+    Raises:
+        DataError: none can.
+    """
+    good, bad = [], []
+    for row in range(len(pictures)):
+        try:
+            pictures.opened(row)
+            good.append(row)
+        except DataError:
+            bad.append(pictures.labels[row])
+    if not good:
+        raise DataError(f"none of the {len(pictures)} pictures can be read; the first is {bad[0]}")
+    if bad:
+        tell(
+            f"left out {len(bad)} of {len(pictures)} pictures that cannot be read: {', '.join(bad[:5])}{' …' * (len(bad) > 5)}"
+        )
+    return pictures.take(good)
 
 
 def split(pictures: Pictures, held_out: int) -> tuple[Pictures, Pictures]:

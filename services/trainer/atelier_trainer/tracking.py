@@ -1,7 +1,8 @@
-"""The trainer's side of MLflow: one run, its metrics and pictures, and the two kinds of model it registers."""
+"""The trainer's side of MLflow's registry: new runs, and the kinds of model that a run leaves."""
 
 from __future__ import annotations
 
+import getpass
 import logging
 import os
 import re
@@ -14,9 +15,7 @@ from typing import Any
 import mlflow
 from atelier_contracts import names
 from atelier_contracts.manifests import AdapterManifest, BundleManifest
-from mlflow.entities import Metric, RunStatus
 from mlflow.exceptions import MlflowException
-from PIL import Image
 
 from atelier_trainer.errors import TrackingError
 
@@ -36,7 +35,7 @@ def translated(uri: str) -> Iterator[None]:
 
 
 class Tracking:
-    """A client bound to one server. Nothing is sent before `start`."""
+    """A client bound to one server. Nothing is sent before a method is called."""
 
     def __init__(self, uri: str) -> None:
         os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "3")
@@ -45,41 +44,33 @@ class Tracking:
         logging.getLogger("mlflow").setLevel(logging.ERROR)  # it reports what our caller prints anyway
         self.uri = uri
         mlflow.set_tracking_uri(uri)
-        self._client = mlflow.MlflowClient(uri)
+        self.client = mlflow.MlflowClient(uri)
 
-    @contextmanager
-    def run(self, experiment: str, params: dict[str, Any], tags: dict[str, str]) -> Iterator[str]:
-        """One run: FINISHED at the end, KILLED on Ctrl-C, FAILED on an error. Yields its id."""
+    def create_run(self, experiment: str, name: str | None, tags: dict[str, str]) -> str:
+        """A new run of an experiment, which is made where it is missing; returns the run's id."""
         with translated(self.uri):
-            mlflow.set_experiment(experiment)
-            run = mlflow.start_run(tags=tags)
-            mlflow.log_params(params)
-        status = RunStatus.FAILED
-        try:
-            yield run.info.run_id
-            status = RunStatus.FINISHED
-        except KeyboardInterrupt:
-            status = RunStatus.KILLED
-            raise
-        finally:
-            with _best_effort(status != RunStatus.FINISHED), translated(self.uri):
-                mlflow.end_run(RunStatus.to_string(status))
+            found = self.client.get_experiment_by_name(experiment)
+            number = found.experiment_id if found is not None else self._create_experiment(experiment)
+            user = {"mlflow.user": getpass.getuser(), "mlflow.source.name": "atelier_trainer", "mlflow.source.type": "LOCAL"}
+            return str(self.client.create_run(number, tags=user | tags, run_name=name).info.run_id)
 
-    def metrics(self, run_id: str, rows: list[tuple[str, float, int, int]]) -> None:
-        """Sends (name, value, step, unix time in ms) rows in one request."""
-        with translated(self.uri):
-            metrics = [Metric(name, value, at_ms, step) for name, value, step, at_ms in rows]
-            self._client.log_batch(run_id, metrics=metrics, synchronous=True)
+    def artifact_text(self, run_id: str, path: str) -> str | None:
+        """A text artifact of a run; None where the run has none of that name.
 
-    def picture(self, run_id: str, image: Image.Image, key: str, step: int) -> None:
-        """An image that MLflow's page shows over steps."""
+        Raises:
+            TrackingError: there is no such run, or the server did not answer.
+        """
         with translated(self.uri):
-            self._client.log_image(run_id, image, key=key, step=step, synchronous=True)
+            self.client.get_run(run_id)
+            if path not in {file.path for file in self.client.list_artifacts(run_id)}:
+                return None
+            with tempfile.TemporaryDirectory(prefix="atelier-") as folder:
+                return Path(self.client.download_artifacts(run_id, path, folder)).read_text()
 
     def bundle(self, source: str) -> tuple[str, str] | None:
         """Registered name and version of the bundle exported from this source, if there is one."""
         with translated(self.uri):
-            found = self._client.search_model_versions(f"tags.`{names.TAG_SOURCE_DIGEST}` = '{source}'")
+            found = self.client.search_model_versions(f"tags.`{names.TAG_SOURCE_DIGEST}` = '{source}'")
         ready = sorted((int(version.version), version.name) for version in found if version.status == "READY")
         return (ready[0][1], str(ready[0][0])) if ready else None
 
@@ -92,10 +83,10 @@ class Tracking:
         """Keeps a bundle as a version of `<base>-base`; returns `name/version`."""
         name = re.sub(r"[^A-Za-z0-9_.-]+", "-", manifest.base) + "-base"
         with translated(self.uri):
-            self._client.log_artifacts(run_id, str(folder), "bundle")
+            self.client.log_artifacts(run_id, str(folder), "bundle")
             self._create_model(name, "Base model as ONNX graphs with LoRA inputs; adapters refer to it by digest.")
-            run = self._client.get_run(run_id)
-            version = self._client.create_model_version(
+            run = self.client.get_run(run_id)
+            version = self.client.create_model_version(
                 name,
                 source=f"{run.info.artifact_uri}/bundle",
                 run_id=run_id,
@@ -110,8 +101,10 @@ class Tracking:
     def log_adapter(self, run_id: str, folder: Path, base: str, manifest: AdapterManifest, register: str | None) -> int | None:
         """Logs the adapter folder as an MLflow model of the diffusers flavor and, where a name is given, registers it.
 
+        Twice is once: what the run already has is not made again.
+
         Args:
-            run_id: the active run.
+            run_id: of the run.
             folder: weights, adapter.json and evidence.json.
             base: hub id, or `bundle:<digest>`; MLflow stores it as it is, so never a path.
             manifest: of the weights.
@@ -121,35 +114,60 @@ class Tracking:
             The new version's number, None when it was not registered.
         """
         with translated(self.uri):
-            info = mlflow.diffusers.log_model(adapter_path=str(folder), base_model=base, name="adapter")
+            model = self._logged_model(
+                run_id, "adapter", lambda: mlflow.diffusers.log_model(adapter_path=str(folder), base_model=base, name="adapter")
+            )
             if register is None:
                 return None
             self._create_model(register, "LoRA adapters; promote one with registry-api.")
-            version = self._client.create_model_version(
+            for version in self.client.search_model_versions(f"name = '{register}' and run_id = '{run_id}'"):
+                return int(version.version)
+            version = self.client.create_model_version(
                 register,
-                source=info.model_uri,
+                source=f"models:/{model}",
                 run_id=run_id,
-                model_id=info.model_id,
+                model_id=model,
                 tags={names.TAG_KIND: names.KIND_ADAPTER, names.TAG_BUNDLE_DIGEST: manifest.bundle_digest},
             )
         return int(version.version)
 
+    def log_merged(self, run_id: str, graph: Path) -> str:
+        """Logs a whole UNet as an MLflow model of the onnx flavor; returns its model id."""
+        import onnx
+
+        with translated(self.uri):
+            return self._logged_model(
+                run_id,
+                "merged",
+                lambda: mlflow.onnx.log_model(
+                    onnx.load(graph), name="merged", save_as_external_data=True, pip_requirements=["onnxruntime"]
+                ),
+            )
+
+    def _logged_model(self, run_id: str, name: str, log: Callable[[], Any]) -> str:
+        run = self.client.get_run(run_id)
+        for model in self.client.search_logged_models(
+            [run.info.experiment_id], f"source_run_id = '{run_id}' AND name = '{name}'"
+        ):
+            if str(model.status) == "READY":
+                return str(model.model_id)
+        with mlflow.start_run(run_id=run_id):
+            return str(log().model_id)
+
+    def _create_experiment(self, name: str) -> str:
+        try:
+            return str(self.client.create_experiment(name))
+        except MlflowException as error:  # another process was faster
+            if error.error_code != "RESOURCE_ALREADY_EXISTS":
+                raise
+            return str(self.client.get_experiment_by_name(name).experiment_id)
+
     def _create_model(self, name: str, description: str) -> None:
         try:
-            self._client.create_registered_model(name, description=description)
+            self.client.create_registered_model(name, description=description)
         except MlflowException as error:
             if error.error_code != "RESOURCE_ALREADY_EXISTS":
                 raise
-
-
-@contextmanager
-def _best_effort(active: bool) -> Iterator[None]:
-    """Lets the first error through: closing a run on a dead server must not hide why it is being closed."""
-    try:
-        yield
-    except TrackingError:
-        if not active:
-            raise
 
 
 def fetch_or_export(

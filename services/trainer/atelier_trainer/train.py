@@ -1,275 +1,287 @@
-"""One LoRA training, top to bottom: load, encode once, inject, step, validate, export, log, register."""
+"""One LoRA training, top to bottom: look, open the run, encode once, inject, step, keep the best, publish."""
 
 from __future__ import annotations
 
 import logging
-import math
-import tempfile
 import time
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any
 
-import numpy as np
 import torch
+import yaml
 from accelerate import Accelerator
 from accelerate.utils import set_seed
-from atelier_contracts.manifests import BundleManifest, Evidence
-from diffusers.optimization import get_scheduler
-from PIL import Image
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
-from torch.nn import functional as F
 
-from atelier_trainer import adapter, objective
+from atelier_trainer import adapter, checkpoint, hub, objective
 from atelier_trainer.base import Base, load_base
-from atelier_trainer.bundle import export_bundle, lora_layers
-from atelier_trainer.encode import Encoded, encode
-from atelier_trainer.errors import DataError, OptionError, TrainerError
+from atelier_trainer.checkpoint import Checkpoint
+from atelier_trainer.errors import CheckpointError, DataError, Stopped, TrackingError
+from atelier_trainer.fit import Course, fit
+from atelier_trainer.machine import Machine, settle
 from atelier_trainer.options import TrainOptions
-from atelier_trainer.pictures import load_pictures, split
-from atelier_trainer.tracking import Tracking, fetch_or_export
+from atelier_trainer.pictures import Pictures, load_pictures, split
+from atelier_trainer.prepare import Prepared, prepare
+from atelier_trainer.progress import Bars
+from atelier_trainer.publish import RECIPE_FILE, Outcome, lora_of, publish
+from atelier_trainer.reports import reports
+from atelier_trainer.runs import OpenRun, Sink, card_of, held, open_run, set_aside
+from atelier_trainer.stopping import Stop
+from atelier_trainer.tracking import Tracking
 
 log = logging.getLogger(__name__)
-
-EMA_ALPHA = 0.01  # of ema_loss, unbiased
-LOG_EVERY_STEPS = 10
-CAPTION_DROPOUT = 0.1  # so that guidance keeps working with the adapter
 
 
 @dataclass(frozen=True)
 class Trained:
-    """What a run left: `version` is None where nothing was registered."""
+    """What a run left.
+
+    Attributes:
+        run_id: MLflow's.
+        version: None where nothing was registered, and in processes beside the main one.
+        validation_loss: of the weights that were kept.
+        base_validation_loss: without the adapter.
+        ema_loss: exponential mean of the training loss at the end.
+        step: where the kept weights come from.
+        adapter_dir: where they lie.
+        delivered: whether MLflow has everything.
+    """
 
     run_id: str
     version: int | None
     validation_loss: float
     base_validation_loss: float
     ema_loss: float
+    step: int
     adapter_dir: Path
+    delivered: bool
 
 
-def train(options: TrainOptions, console: Console) -> Trained:
+def train(
+    options: TrainOptions,
+    console: Console,
+    *,
+    sinks: Sequence[Sink] = (),
+    tags: Mapping[str, str] | None = None,
+    hand_over: bool = True,
+) -> Trained:
     """Fits a LoRA on the options' data set and leaves it in MLflow.
 
     Args:
         options: complete settings.
         console: progress goes here; a line per stage where it is not a terminal.
+        sinks: also get curves and pictures.
+        tags: of the MLflow run, beside our own.
+        hand_over: log the adapter as a model; a trial of a search leaves its curves only.
 
     Raises:
-        TrainerError: see atelier_trainer.errors; MLflow's run is marked FAILED, or KILLED on Ctrl-C.
+        TrainerError: see atelier_trainer.errors; MLflow's run is marked FAILED, or KILLED on SIGTERM and Ctrl-C.
     """
     options.check()
+    machine = settle(options)
     accelerator = Accelerator(
-        gradient_accumulation_steps=options.gradient_accumulation_steps, mixed_precision=options.mixed_precision
+        gradient_accumulation_steps=options.gradient_accumulation_steps, mixed_precision=machine.precision
     )
-    if accelerator.num_processes > 1:
-        raise OptionError(
-            f"training runs in one process; received {accelerator.num_processes}: start it with --num_processes 1"
-        )
-    set_seed(options.seed)
-    base = load_base(options.pretrained_model_name_or_path, options.revision, options.base_name)
+    main = accelerator.is_main_process
+    bars = Bars(console if main else Console(quiet=True))
+    for warning in machine.warnings:
+        bars.say(f"[yellow]warning[/]: {warning}")
+    torch.backends.cuda.matmul.allow_tf32 = options.allow_tf32
+    if options.push_to_hub and main:
+        hub.check_login()
+
+    base = load_base(
+        options.pretrained_model_name_or_path, options.revision, options.base_name, options.variant, options.prediction_type
+    )
     width, height = options.width or base.native_size_px, options.height or base.native_size_px
     _check_size(base, width, height)
-    fitted, held_out = split(load_pictures(options), options.validation_samples)
+    fitted, held_out = split(load_pictures(options, bars.say), options.validation_samples)
+    out = Path(options.output_dir).expanduser()
     tracking = Tracking(str(options.tracking_uri))
-    params = {name: value for name, value in options.resolved().items() if value is not None}
-    with tracking.run(options.experiments_name, params, {"atelier.dataset_digest": fitted.digest()}) as run_id:
-        console.print(f"run {run_id} of experiment {options.experiments_name!r} at {tracking.uri}", soft_wrap=True)
-        base.pipeline.to(accelerator.device)
-        cache_dir = Path(options.cache_dir).expanduser()
-        with _progress(console) as bar:
-            task = bar.add_task("encode", total=len(fitted) + len(held_out))
-            flip = options.random_flip
-            train_set = encode(base, fitted, width, height, flip, cache_dir, lambda done, _: bar.update(task, completed=done))
-            validation_set = encode(
-                base, held_out, width, height, False, cache_dir, lambda done, _: bar.update(task, completed=len(fitted) + done)
-            )
-        with tempfile.TemporaryDirectory(prefix="atelier-") as scratch:
-            work = Path(scratch)
-            bundle_dir, bundle = fetch_or_export(
-                tracking,
-                base.source,
-                work,
-                lambda out: _export(base, out, console),
-                lambda folder, manifest: tracking.register_bundle(run_id, folder, manifest),
-            )
-            unet = base.pipeline.unet
-            targets = tuple(lora_layers(unet))
-            base_loss = objective.validation_loss(unet, base.noise, validation_set)
-            alpha = options.alpha if options.alpha is not None else float(options.rank)
-            parameters = adapter.inject(unet, options.rank, alpha)
-            ema_loss = _fit(options, accelerator, base, train_set, validation_set, parameters, tracking, run_id, console)
 
-            unet.to("cpu")
-            loss = objective.validation_loss(unet, base.noise, validation_set)
-            last = [("validation_loss", loss, options.max_train_steps), ("base_validation_loss", base_loss, 0)]
-            tracking.metrics(run_id, [(*row, _now_ms()) for row in last])
-            out = Path(options.output_dir).expanduser()
-            out.mkdir(parents=True, exist_ok=True)
-            weights = adapter.save_weights(unet, out)
-            manifest = adapter.describe(
-                weights, bundle, rank=options.rank, alpha=alpha, targets=targets, run_id=run_id, dataset_digest=fitted.digest()
-            )
-            finite, error = adapter.measure_parity(unet, bundle_dir, bundle)
-            evidence = Evidence(
-                output_finite=finite,
-                onnx_max_error=error,
-                validation_loss=loss,
-                base_validation_loss=base_loss,
-                validation_digest=objective.validation_digest(held_out.digest(), base.source, width, height),
-                validation_images=len(held_out),
-            )
-            adapter.write_evidence(out, evidence)
-            named = base.name if base.revision is not None else f"bundle:{bundle.digest()}"
-            version = tracking.log_adapter(run_id, out, named, manifest, options.register)
-    return Trained(run_id, version, loss, base_loss, ema_loss, out)
+    with ExitStack() as stack:
+        if main:
+            stack.enter_context(held(out))
+        resumed = _resumed(options, out, accelerator)
+        run = _open(options, out, tracking, {"atelier.dataset_digest": fitted.digest(), **(tags or {})}, bars) if main else None
+        stack.enter_context(_told(run, bars))
+        stop = stack.enter_context(Stop())
+        mine: list[Sink] = [run, *reports(options, out, run.id), *sinks] if run is not None else []
+        learned = _learn(
+            options, machine, accelerator, base, (fitted, held_out), (width, height), mine, out, resumed, stop, bars
+        )
+        for sink in mine[1:]:
+            sink.close()
+        if run is None:
+            return learned
+        outcome = Outcome(
+            asdict(options),
+            fitted.digest(),
+            objective.validation_digest(held_out.digest(), base.source, width, height),
+            len(held_out),
+            learned.validation_loss,
+            learned.base_validation_loss,
+            published=not hand_over,
+        )
+        outcome.write(out)
+        version, delivered = _finish(run, out, outcome, options.tracking_patience_s, bars)
+    return replace(learned, run_id=run.id, version=version, delivered=delivered)
 
 
-def _fit(
+def _learn(
     options: TrainOptions,
+    machine: Machine,
     accelerator: Accelerator,
     base: Base,
-    data: Encoded,
-    held_out: Encoded,
-    parameters: list[torch.nn.Parameter],
-    tracking: Tracking,
-    run_id: str,
-    console: Console,
-) -> float:
-    """Runs all optimizer steps; returns the unbiased exponential mean of the loss."""
-    optimizer = torch.optim.AdamW(parameters, lr=options.learning_rate)
-    schedule = get_scheduler(
-        options.lr_scheduler,
-        optimizer,
-        num_warmup_steps=options.lr_warmup_steps,
-        num_training_steps=options.max_train_steps,
+    pictures: tuple[Pictures, Pictures],
+    size: tuple[int, int],
+    sinks: list[Sink],
+    out: Path,
+    resumed: Checkpoint | None,
+    stop: Stop,
+    bars: Bars,
+) -> Trained:
+    """From pictures to the weights that are kept, which the main process leaves in `out`."""
+    data = prepare(options, base, *pictures, *size, accelerator, bars, stop)
+    unet = base.unet().to(accelerator.device)
+    validate = _validation(base, unet, data, accelerator)
+    base_loss = validate()
+    parameters = _inject(options, machine, unet, accelerator.process_index)
+    painter = data.painter if accelerator.is_main_process else None
+    course = fit(
+        options,
+        accelerator,
+        base.noise,
+        unet,
+        parameters,
+        data.latents,
+        data.words,
+        validate=validate,
+        draw_pictures=lambda step: painter.draw(unet, step, sinks) if painter is not None else None,
+        sinks=sinks,
+        out=out,
+        resumed=resumed,
+        stop=stop,
+        progress=bars.steps,
     )
-    unet = base.pipeline.unet
-    stepped, optimizer, schedule = accelerator.prepare(_Stepped(unet), optimizer, schedule)
-    micro_batches = options.max_train_steps * options.gradient_accumulation_steps
-    order = _order(len(data), options.train_batch_size * micro_batches, options.seed)
-    draw = torch.Generator().manual_seed(options.seed)
-    pending: list[tuple[str, float, int, int]] = []
-    total, share, step, step_losses = 0.0, 0.0, 0, []
-    unet.train()
-    with _progress(console) as bar:
-        task = bar.add_task("train", total=options.max_train_steps)
-        for micro in range(micro_batches):
-            rows = order[micro * options.train_batch_size : (micro + 1) * options.train_batch_size]
-            with accelerator.accumulate(stepped):
-                loss = _loss(options, base, stepped, data, rows, draw, accelerator.device)
-                if not math.isfinite(value := loss.item()):
-                    raise TrainerError(
-                        f"the loss became {value} at step {step + 1}: lower --learning_rate ({options.learning_rate}) "
-                        f"or use --mixed_precision no (now {options.mixed_precision})"
-                    )
-                accelerator.backward(loss)
-                if accelerator.sync_gradients:
-                    accelerator.clip_grad_norm_(parameters, options.max_grad_norm)
-                optimizer.step()
-                schedule.step()
-                optimizer.zero_grad()
-            step_losses.append(value)
-            if not accelerator.sync_gradients:
-                continue
-            step += 1
-            mean = float(np.mean(step_losses))
-            step_losses.clear()
-            total, share = (1 - EMA_ALPHA) * total + EMA_ALPHA * mean, (1 - EMA_ALPHA) * share + EMA_ALPHA
-            now = _now_ms()
-            pending += [("loss", mean, step, now), ("ema_loss", total / share, step, now)]
-            pending.append(("learning_rate", schedule.get_last_lr()[0], step, now))
-            bar.update(task, completed=step, description=f"train  loss {total / share:.4f}")
-            if step % options.validation_steps == 0 and step < options.max_train_steps:
-                pending.append(("validation_loss", objective.validation_loss(unet, base.noise, held_out), step, now))
-                _draw(options, base, tracking, run_id, step)
-            if step % LOG_EVERY_STEPS == 0 or step == options.max_train_steps:
-                tracking.metrics(run_id, pending)
-                pending.clear()
-    unet.eval()
-    _draw(options, base, tracking, run_id, step)
-    return total / share
+    kept, loss = _keep(options, course, unet)
+    if accelerator.is_main_process:
+        if machine.precision != "no":
+            loss = _in_float32(options, base, unet, data, accelerator)
+        adapter.save_weights(unet, out)
+        for sink in sinks:
+            sink.metrics(course.step, {"kept_validation_loss": loss, "kept_step": kept, "base_validation_loss": base_loss})
+    bars.close()
+    accelerator.wait_for_everyone()
+    return Trained("", None, loss, base_loss, course.ema_loss, kept, out, True)
 
 
-def _loss(
-    options: TrainOptions,
-    base: Base,
-    stepped: torch.nn.Module,
-    data: Encoded,
-    rows: torch.Tensor,
-    draw: torch.Generator,
-    device: torch.device,
-) -> torch.Tensor:
-    """Mean squared error of one batch; a new posterior sample, noise, time step and flip for every row."""
-    count = len(rows)
-    flips = torch.randint(0, data.mean.shape[1], (count,), generator=draw)
-    mean, std = data.mean[rows, flips], data.std[rows, flips]
-    latents = (mean + std * torch.randn(mean.shape, generator=draw)) * data.scale
-    noise = torch.randn(mean.shape, generator=draw)
-    times = torch.randint(0, base.noise.config.num_train_timesteps, (count,), generator=draw)
-    states = data.states[data.caption[rows]]
-    dropped = torch.rand(count, generator=draw) < CAPTION_DROPOUT
-    states = torch.where(dropped[:, None, None], data.empty, states)
-    noisy, wanted = base.noise.add_noise(latents, noise, times), objective.target(base.noise, latents, noise, times)
-    predicted = stepped(noisy.to(device), times.to(device), states.to(device))
-    return F.mse_loss(predicted.float(), wanted.to(device))
+def _resumed(options: TrainOptions, out: Path, accelerator: Accelerator) -> Checkpoint | None:
+    """The checkpoint to go on from; None to begin at the first step.
+
+    Raises:
+        CheckpointError: it is damaged, of another run or number of processes, or written under other settings.
+    """
+    if options.resume_from_checkpoint is None:
+        return None
+    card = card_of(out)
+    if card is not None and (changes := options.differences(card.settings)):
+        raise CheckpointError(
+            f"the run in {str(out)!r} began with other settings ({', '.join(changes)}): give those, or start anew without "
+            "--resume_from_checkpoint"
+        )
+    if options.resume_from_checkpoint == "latest":
+        place = checkpoint.newest(out, accelerator)
+        return checkpoint.load(place, accelerator)[0] if place is not None else None
+    place = Path(options.resume_from_checkpoint).expanduser()
+    place = place if place.is_dir() else out / place.name
+    if place.resolve().parent != out.resolve():
+        raise CheckpointError(f"{str(place)!r} belongs to another run; set --output_dir {str(place.parent)!r} to go on with it")
+    return checkpoint.load(place, accelerator)[0]
 
 
-class _Stepped(torch.nn.Module):
-    """What accelerate wraps in mixed precision, so that the UNet itself keeps validating and drawing in float32."""
-
-    def __init__(self, unet: torch.nn.Module) -> None:
-        super().__init__()
-        self.unet = unet
-
-    def forward(self, noisy: torch.Tensor, times: torch.Tensor, states: torch.Tensor) -> torch.Tensor:
-        predicted: torch.Tensor = self.unet(noisy, times, states).sample
-        return predicted
+def _open(options: TrainOptions, out: Path, tracking: Tracking, tags: dict[str, str], bars: Bars) -> OpenRun:
+    """The run that is gone on with, or a new one in a folder of its own."""
+    if options.resume_from_checkpoint is None and (moved := set_aside(out)) is not None:
+        bars.say(f"an earlier run's files are now in {moved}")
+    run = open_run(out, tracking, options.experiments_name, options.run_name, options.resolved(), tags)
+    run.text(yaml.safe_dump(options.recipe(), sort_keys=False), RECIPE_FILE)
+    bars.say(f"run {run.id} of experiment {options.experiments_name!r} at {tracking.uri}")
+    return run
 
 
-def _draw(options: TrainOptions, base: Base, tracking: Tracking, run_id: str, step: int) -> None:
-    """Logs pictures of the validation prompt, the same seeds each time."""
-    if options.validation_prompt is None:
-        return
-    unet = base.pipeline.unet
-    training = unet.training
-    unet.eval()
-    for index in range(options.num_validation_images):
-        generator = torch.Generator().manual_seed(options.seed + index)
-        image: Image.Image = base.pipeline(options.validation_prompt, num_inference_steps=25, generator=generator).images[0]
-        tracking.picture(run_id, image, f"validation_{index}", step)
-    unet.train(training)
+@contextmanager
+def _told(run: OpenRun | None, bars: Bars) -> Iterator[None]:
+    """Whatever ends the training early is told to MLflow, if it can be reached at once; the journal has it anyway."""
+    try:
+        yield
+    except BaseException as error:
+        bars.close()
+        if run is not None:
+            killed = isinstance(error, KeyboardInterrupt | Stopped | SystemExit)
+            run.status("KILLED" if killed else "FAILED", time.time_ns() // 1_000_000)
+            run.close()
+        raise
 
 
-def _export(base: Base, out: Path, console: Console) -> BundleManifest:
-    console.print(f"exporting the base {base.name!r} to ONNX; this happens once per base", soft_wrap=True)
-    return export_bundle(base.pipeline, out, base=base.name, revision=base.revision, source=base.source)
+def _validation(base: Base, unet: Any, data: Prepared, accelerator: Accelerator) -> Callable[[], float]:
+    """The validation loss of the UNet as it is when called; the processes share the work."""
+
+    def add(sums: torch.Tensor) -> torch.Tensor:
+        return accelerator.reduce(sums.to(accelerator.device), "sum") if accelerator.num_processes > 1 else sums
+
+    share = (accelerator.process_index, accelerator.num_processes)
+    return lambda: objective.validation_loss(unet, base.noise, data.held_out, data.held_out_words, share=share, add=add)
 
 
-def _order(rows: int, needed: int, seed: int) -> torch.Tensor:
-    """Row numbers for the whole run, int64 [needed]: every epoch is a new permutation."""
-    rng = np.random.default_rng([seed, 7])
-    epochs = [rng.permutation(rows) for _ in range(math.ceil(needed / rows))]
-    return torch.from_numpy(np.concatenate(epochs)[:needed])
+def _inject(options: TrainOptions, machine: Machine, unet: Any, rank: int) -> list[torch.nn.Parameter]:
+    """LoRA into the UNet, whose frozen weights take the format of the forward pass."""
+    if machine.precision != "no":
+        unet.to(torch.bfloat16 if machine.precision == "bf16" else torch.float16)
+    if machine.xformers:
+        unet.enable_xformers_memory_efficient_attention()
+    if options.gradient_checkpointing:
+        unet.enable_gradient_checkpointing()
+    set_seed(options.seed)  # the first weights depend on nothing that came before
+    parameters = adapter.inject(unet, **lora_of(options))
+    if options.lora_dropout:
+        set_seed(options.seed + rank)  # each process leaves out other inputs
+    return parameters
+
+
+def _keep(options: TrainOptions, course: Course, unet: Any) -> tuple[int, float]:
+    """Puts the weights that are kept into the UNet; returns their step and validation loss."""
+    if options.select == "last" or course.best is None or course.best_step == course.step:
+        return course.step, course.last_loss
+    adapter.put_weights(unet, course.best)
+    return course.best_step, course.best_loss
+
+
+def _in_float32(options: TrainOptions, base: Base, unet: Any, data: Prepared, accelerator: Accelerator) -> float:
+    """The validation loss of the kept weights in float32, so that versions trained in other formats compare."""
+    exact = base.unet().to(accelerator.device)
+    adapter.inject(exact, **lora_of(options))
+    adapter.put_weights(exact, adapter.weights_of(unet))
+    return objective.validation_loss(exact, base.noise, data.held_out, data.held_out_words)
+
+
+def _finish(run: OpenRun, out: Path, outcome: Outcome, patience_s: float, bars: Bars) -> tuple[int | None, bool]:
+    """Hands everything over; what MLflow cannot take now stays in the folder for `sync`."""
+    version, published = None, outcome.published
+    try:
+        if not published and run.deliver(patience_s):
+            version, published = publish(out, outcome, run.tracking, run.id, bars.say), True
+    except TrackingError as error:
+        log.warning("%s", error)
+    run.status("FINISHED", time.time_ns() // 1_000_000)
+    return version, run.close(patience_s if published else 0.0) and published
 
 
 def _check_size(base: Base, width: int, height: int) -> None:
-    multiple = base.vae_factor * 2 ** (len(base.pipeline.unet.config.block_out_channels) - 1)
+    multiple = base.size_multiple_px
     for name, value in (("width", width), ("height", height)):
         if value % multiple:
             raise DataError(f"--{name} must be a multiple of {multiple} px for {base.name!r}; received {value}")
-
-
-def _now_ms() -> int:
-    return time.time_ns() // 1_000_000
-
-
-def _progress(console: Console) -> Progress:
-    columns = (
-        TextColumn("{task.description:<22}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        TimeRemainingColumn(),
-    )
-    return Progress(*columns, console=console)

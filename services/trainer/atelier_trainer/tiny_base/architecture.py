@@ -87,7 +87,7 @@ def build_scheduler() -> DDIMScheduler:
     )
 
 
-def build_tokenizer(captions: Iterable[str], folder: Path) -> CLIPTokenizer:
+def build_tokenizer(captions: Iterable[str], folder: Path, length: int = TEXT_TOKENS) -> CLIPTokenizer:
     """Learns a byte-pair vocabulary in CLIP's format from the captions and writes it to `folder`, or reads it from there.
 
     Every word of the captions becomes one token; any other text still encodes, byte by byte. The numbers of tokens differ from
@@ -113,7 +113,7 @@ def build_tokenizer(captions: Iterable[str], folder: Path) -> CLIPTokenizer:
     tokenizer = CLIPTokenizer(
         vocab={token: index for index, token in enumerate(tokens)},
         merges=merges,
-        model_max_length=TEXT_TOKENS,
+        model_max_length=length,
         bos_token=START,
         eos_token=END,
         unk_token=END,

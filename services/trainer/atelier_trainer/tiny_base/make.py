@@ -15,6 +15,7 @@ from atelier_trainer.tiny_base.fit_decoder import average_of_vae, fit_decoder
 from atelier_trainer.tiny_base.fit_unet import encode, fit_unet
 from atelier_trainer.tiny_base.fit_vae import fit_vae
 from atelier_trainer.tiny_base.pictures import pictures
+from atelier_trainer.tiny_base.start import begin_from
 
 log = logging.getLogger(__name__)
 
@@ -29,8 +30,14 @@ def make(
     decoder_steps: int,
     unet_steps: int,
     seed: int,
+    start: Path | None = None,
 ) -> None:
-    """Trains what is not trained yet and writes `out`. Can be interrupted and started again with the same numbers."""
+    """Trains what is not trained yet and writes `out`. Can be interrupted and started again with the same numbers.
+
+    With `start`, a folder that `make` once wrote, the trainings begin with its weights.
+    """
+    if start is not None:
+        begin_from(start, state_dir)
     fit_vae(state_dir, vae_steps, vae_scenes, seed)
     fit_decoder(state_dir, decoder_steps, vae_scenes, seed)
     fit_unet(state_dir, unet_steps, scenes, seed)

@@ -1,0 +1,209 @@
+"""Seconds per optimizer step and peak memory: our step against the one that encodes every picture and caption anew.
+
+Both train the same LoRA on the same base, in the same number format, in turns, in one process; the median counts. The other
+step is what a training script without a cache does: VAE, text encoder, noise, UNet, loss, AdamW, all from diffusers' classes.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gc
+import json
+import os
+import platform
+import resource
+import statistics
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import diffusers
+import psutil
+import torch
+from atelier_trainer import adapter, objective
+from atelier_trainer.base import Base, load_base
+from atelier_trainer.encode import Kept, Words, text_states
+from atelier_trainer.journal import Journal
+from atelier_trainer.options import TrainOptions
+from torch.nn import functional as F
+
+FORMATS = {"no": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+CAPTION = "a pencil sketch of a giraffe beside a tree"
+
+
+class Bench:
+    """One base, one batch size; every variant is a function that does one optimizer step."""
+
+    def __init__(self, base: Base, size_px: int, batch: int, precision: str, device: torch.device) -> None:
+        self.base, self.size_px, self.batch, self.device = base, size_px, batch, device
+        self.dtype, self.mixed = FORMATS[precision], precision != "no"
+        self.vae, self.tokenizer, self.text_encoder = base.vae(), base.tokenizer(), base.text_encoder()
+        side = size_px // base.vae_factor
+        channels = base.config("vae")["latent_channels"]
+        self.options = TrainOptions(caption_dropout=0.1)
+        draw = torch.Generator().manual_seed(0)
+        mean = torch.randn(batch, 1, channels, side, side, generator=draw)
+        self.kept = Kept(mean, torch.full_like(mean, 0.1), float(base.config("vae")["scaling_factor"]))
+        states = text_states(self.tokenizer, self.text_encoder, ["", CAPTION])
+        self.words = Words(states, torch.ones(batch, dtype=torch.long), states[0])
+        self.pixels = torch.rand(batch, 3, size_px, size_px, generator=draw) * 2 - 1
+        self.unet = base.unet().to(device, self.dtype)
+        self.parameters = adapter.inject(self.unet, 8, 8.0)
+        self.optimizer = torch.optim.AdamW(self.parameters, lr=1e-4)
+        self.draw = torch.Generator().manual_seed(1)
+        for part in (self.vae, self.text_encoder):
+            part.to(device, self.dtype)
+
+    def predict(self, noisy: torch.Tensor, times: torch.Tensor, states: torch.Tensor) -> torch.Tensor:
+        """The UNet in its format."""
+        with torch.autocast(self.device.type, self.dtype, enabled=self.mixed):
+            predicted: torch.Tensor = self.unet(noisy, times, states).sample
+        return predicted
+
+    def ours(self) -> None:
+        """A step of atelier_trainer: latents and text states lie ready."""
+        rows = torch.arange(self.batch)
+        self.learn(
+            objective.training_loss(
+                self.options, self.base.noise, self.predict, self.kept, self.words, rows, self.draw, self.device
+            )
+        )
+
+    def theirs(self) -> None:
+        """A step that encodes pictures and captions first."""
+        self.learn(self.uncached(True, True))
+
+    def without_vae(self) -> None:
+        """Only the text is encoded at each step."""
+        self.learn(self.uncached(False, True))
+
+    def without_text(self) -> None:
+        """Only the pictures are encoded at each step."""
+        self.learn(self.uncached(True, False))
+
+    def uncached(self, vae: bool, text: bool) -> torch.Tensor:
+        """The loss of a step with the chosen parts computed anew."""
+        latents = self.kept.sample(torch.arange(self.batch), self.draw).to(self.device)
+        states = self.words.states[self.words.caption].to(self.device)
+        with torch.no_grad():
+            if vae:
+                posterior = self.vae.encode(self.pixels.to(self.device, self.dtype)).latent_dist
+                latents = posterior.sample().float() * self.vae.config.scaling_factor
+            if text:
+                tokens = self.tokenizer(
+                    [CAPTION] * self.batch, padding="max_length", truncation=True, return_tensors="pt"
+                ).input_ids
+                states = self.text_encoder(tokens.to(self.device)).last_hidden_state
+        noise = torch.randn(latents.shape, generator=self.draw).to(self.device)
+        times = torch.randint(0, 1000, (self.batch,), generator=self.draw)
+        noisy = self.base.noise.add_noise(latents.cpu(), noise.cpu(), times).to(self.device)
+        wanted = objective.target(self.base.noise, latents.cpu(), noise.cpu(), times).to(self.device)
+        return F.mse_loss(self.predict(noisy, times.to(self.device), states).float(), wanted)
+
+    def learn(self, loss: torch.Tensor) -> None:
+        """Backward and AdamW."""
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(self.parameters, 1.0)
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+
+    def forward_only(self) -> None:
+        """The UNet's forward pass alone, without gradients: where the time goes."""
+        with torch.no_grad():
+            side = self.size_px // self.base.vae_factor
+            noisy = torch.randn(self.batch, self.kept.mean.shape[2], side, side, device=self.device)
+            states = self.words.states[self.words.caption].to(self.device)
+            self.predict(noisy, torch.zeros(self.batch, dtype=torch.long, device=self.device), states)
+
+
+def seconds(step: Callable[[], None], device: torch.device) -> float:
+    """One call."""
+    started = time.perf_counter()
+    step()
+    if device.type == "cuda":
+        torch.cuda.synchronize()
+    return time.perf_counter() - started
+
+
+def measure(bench: Bench, names: list[str], repeats: int) -> dict[str, float]:
+    """Median seconds of each variant; the variants take turns, so that a busy machine hurts all alike."""
+    steps = {name: getattr(bench, name) for name in names}
+    for step in steps.values():
+        step()
+    times: dict[str, list[float]] = {name: [] for name in names}
+    for _ in range(repeats):
+        for name, step in steps.items():
+            times[name].append(seconds(step, bench.device))
+    return {name: statistics.median(values) for name, values in times.items()}
+
+
+def journal_seconds(records: int = 2000) -> float:
+    """What logging one step costs the training."""
+    with TemporaryDirectory() as folder:
+        journal = Journal(Path(folder))
+        started = time.perf_counter()
+        for step in range(records):
+            journal.metrics(step, {"loss": 0.1, "ema_loss": 0.1, "learning_rate": 1e-4})
+        spent = (time.perf_counter() - started) / records
+        journal.close()
+    return spent
+
+
+def main() -> int:
+    """Prints a table; exits with 1 where ours is below --min-ratio times as fast."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument(
+        "--base", required=True, help="diffusers folder: `python -m atelier_trainer base OUT --architecture sd21 --random`"
+    )
+    parser.add_argument("--size", type=int, default=256, help="px")
+    parser.add_argument("--batch", type=int, nargs="+", default=[1, 4])
+    parser.add_argument("--mixed_precision", choices=tuple(FORMATS), default="bf16")
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--min-ratio", type=float, default=0.0)
+    parser.add_argument("--json", type=Path)
+    chosen = parser.parse_args()
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    base = load_base(chosen.base, None, None)
+    logged, rows, worst = journal_seconds(), [], float("inf")
+    for batch in chosen.batch:
+        bench = Bench(base, chosen.size, batch, chosen.mixed_precision, device)
+        names = ["ours", "theirs", "without_vae", "without_text", "forward_only"]
+        row: dict[str, Any] = {"batch": batch, **measure(bench, names, chosen.repeats)}
+        row["ratio"] = row["theirs"] / row["ours"]
+        row["images_per_s"] = batch / row["ours"]
+        row["logging_share"] = logged / row["ours"]
+        row["peak_rss_mib"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+        bench.vae = bench.text_encoder = None
+        gc.collect()
+        row["rss_without_vae_and_text_mib"] = psutil.Process().memory_info().rss / 2**20
+        if device.type == "cuda":
+            row["peak_gpu_mib"] = torch.cuda.max_memory_allocated() / 2**20
+            torch.cuda.reset_peak_memory_stats()
+        rows.append(row)
+        worst = min(worst, row["ratio"])
+        print("  ".join(f"{name} {value:.4g}" for name, value in row.items()), flush=True)
+        del bench
+        gc.collect()
+    facts = {
+        "command": " ".join(sys.argv),
+        "machine": platform.processor() or platform.machine(),
+        "threads": torch.get_num_threads(),
+        "load": os.getloadavg(),
+        "device": torch.cuda.get_device_name() if device.type == "cuda" else "cpu",
+        "versions": {"torch": torch.__version__, "diffusers": diffusers.__version__},
+        "rows": rows,
+    }
+    if chosen.json is not None:
+        chosen.json.parent.mkdir(parents=True, exist_ok=True)
+        chosen.json.write_text(json.dumps(facts, indent=2))
+    if worst < chosen.min_ratio:
+        print(f"ours is {worst:.2f} times as fast, less than {chosen.min_ratio}")
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
