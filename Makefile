@@ -5,9 +5,9 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 TORCH_INDEX ?=
 VENV := .venv
 BIN := $(VENV)/bin
-EXTRAS := tracking,trainer,registry-api,infer,embedded,dev
+EXTRAS := tracking,trainer,registry-api,infer,infra,embedded,dev
 INSTALLED := $(VENV)/.installed
-SOURCES := contracts embedded services tests benchmarks
+SOURCES := contracts embedded services infra tests benchmarks
 
 .DEFAULT_GOAL := help
 .PHONY: help install demo serve test test-extras fidelity lint fmt lock clean

@@ -32,11 +32,11 @@ resource "aws_db_instance" "this" {
   storage_type                    = "gp3"
   storage_encrypted               = true
   multi_az                        = var.database.multi_az
-  db_name                         = var.database.snapshot == null ? local.database_name : null
-  username                        = var.database.snapshot == null ? local.database_user : null
+  db_name                         = var.database_snapshot == null ? local.database_name : null
+  username                        = var.database_snapshot == null ? local.database_user : null
   password_wo                     = local.env_file ? var.db_password : one(ephemeral.aws_secretsmanager_secret_version.database[*].secret_string)
   password_wo_version             = local.database_password_version
-  snapshot_identifier             = var.database.snapshot
+  snapshot_identifier             = var.database_snapshot
   db_subnet_group_name            = aws_db_subnet_group.this.name
   vpc_security_group_ids          = [aws_security_group.database.id]
   parameter_group_name            = aws_db_parameter_group.this.name
@@ -47,7 +47,7 @@ resource "aws_db_instance" "this" {
   backup_window                   = "03:00-04:00"
   maintenance_window              = "sun:04:30-sun:05:30"
   enabled_cloudwatch_logs_exports = ["postgresql", "upgrade"]
-  deletion_protection             = var.protect_data
+  deletion_protection             = var.protect_data && !var.unlock_database
   delete_automated_backups        = !var.protect_data
   skip_final_snapshot             = false
   final_snapshot_identifier       = "${var.name}-${var.final_snapshot}"

@@ -83,14 +83,13 @@ variable "vpc_cidr" {
 }
 
 variable "database" {
-  description = "The PostgreSQL instance. snapshot: start from this one instead of empty (read when the instance is made)."
+  description = "The PostgreSQL instance."
   type = object({
     instance_class  = optional(string, "db.t4g.micro")
     storage_gib     = optional(number, 20)
     max_storage_gib = optional(number, 100)
     backup_days     = optional(number, 7)
     multi_az        = optional(bool, false)
-    snapshot        = optional(string)
   })
   default  = {}
   nullable = false
@@ -102,6 +101,18 @@ variable "database" {
     condition     = var.database.storage_gib >= 20 && var.database.max_storage_gib > var.database.storage_gib
     error_message = "database.storage_gib must be at least 20 (gp3) and max_storage_gib larger; received ${var.database.storage_gib} and ${var.database.max_storage_gib}."
   }
+}
+
+variable "database_snapshot" {
+  description = "Begin from this snapshot instead of empty; read only when the instance is made."
+  type        = string
+  default     = null
+}
+
+variable "unlock_database" {
+  description = "True lets the database be deleted, after a last snapshot. The command's destroy sets it for a moment."
+  type        = bool
+  default     = false
 }
 
 variable "db_password" {

@@ -1,8 +1,9 @@
 """moto as a process of its own, with what Terraform and the command need to go on.
 
-Three things differ from plain moto. Requests count as sent over TLS: moto ignores the condition of a policy that refuses
+Four things differ from plain moto. Requests count as sent over TLS: moto ignores the condition of a policy that refuses
 everything else, and would refuse everything. A service's rollout completes when its count or task definition is changed:
-moto starts no tasks. A database that is started or stopped is so at the third look, as in AWS, not at once.
+moto starts no tasks. A database that is started or stopped is so at the third look, as in AWS, not at once. A
+database's parameter that was set says that a user did; without that Terraform sets it again for ever.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import sys
 from typing import Any
 
 from moto.ecs.models import EC2ContainerServiceBackend, Service
-from moto.rds.models import DBInstance, RDSBackend
+from moto.rds.models import DBInstance, DBParameterGroup, RDSBackend
 from moto.s3.models import FakeBucket
 from moto.server import main
 
@@ -78,8 +79,18 @@ def databases_take_time() -> None:
     RDSBackend.describe_db_instances = describe_db_instances
 
 
+def parameters_have_a_source() -> None:
+    plain = DBParameterGroup.update_parameters
+
+    def update_parameters(self: DBParameterGroup, new_parameters: Any) -> None:
+        plain(self, [each | {"Source": "user"} for each in new_parameters])
+
+    DBParameterGroup.update_parameters = update_parameters
+
+
 if __name__ == "__main__":
     over_tls()
     rollouts_complete()
     databases_take_time()
+    parameters_have_a_source()
     main(["-H", "127.0.0.1", "-p", sys.argv[1]])

@@ -3,10 +3,6 @@ output "service_name" {
   value       = aws_ecs_service.this.name
 }
 
-output "service_arn" {
-  description = "ARN of the ECS service."
-  value       = aws_ecs_service.this.id
-}
 
 output "template_arn" {
   description = "Task definition that rollouts are copied from."
