@@ -21,6 +21,7 @@ resource "aws_db_instance" "this" {
   # checkov:skip=CKV_AWS_118: enhanced monitoring needs another role and is billed with the logs; RDS's own metrics are free
   # checkov:skip=CKV_AWS_353: performance insights are not offered on every small instance class
   # checkov:skip=CKV2_AWS_30: logging every statement would write parameters and tags of runs into the logs
+  # checkov:skip=CKV_AWS_133: backups are kept database.backup_days, 1 to 35; the check does not follow the variable
   # checkov:skip=CKV_AWS_293: protected by default; only the command's destroy turns protect_data off
   count                           = local.live ? 1 : 0
   identifier                      = var.name

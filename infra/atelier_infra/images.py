@@ -28,7 +28,7 @@ def revision(runner: Runner, root: Path, tag: str | None) -> str:
             )
         return tag
     git = ["git", "-C", str(root)]
-    changed = runner.run([*git, "status", "--porcelain"], said="git status").strip()
+    changed = runner.run([*git, "status", "--porcelain"], said="git status").rstrip()
     if changed:
         names = ", ".join(line[3:] for line in changed.splitlines()[:3])
         raise AnswerError(
