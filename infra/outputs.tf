@@ -28,7 +28,8 @@ output "services" {
       name         = var.load_balancer == null ? null : local.names[each]
       secret       = local.env_file ? null : aws_secretsmanager_secret.service[each].name
       secret_names = local.secret_names[each]
-      variables    = sort(concat(keys(local.definitions[each].environment), keys(local.definitions[each].from_database), local.secret_names[each]))
+      environment  = sort(keys(local.definitions[each].environment))
+      from_manager = sort(keys(local.definitions[each].from_database))
     }
   }
 }

@@ -10,7 +10,21 @@ from atelier_infra.errors import AnswerError, NotReadyError
 
 
 class Service(BaseModel):
-    """One service of the environment."""
+    """One service of the environment.
+
+    Attributes:
+        running: False while only data is kept.
+        service: its ECS service.
+        template_arn: task definition that rollouts copy.
+        repository: address of its images, without a tag.
+        log_group: where its log is.
+        port: that it listens on.
+        name: fixed name behind the load balancer; None without one.
+        secret: of Secrets Manager; None with env files.
+        secret_names: variables that the secret or the env file holds.
+        environment: variables that are no secrets.
+        from_manager: variables whose secret Terraform makes.
+    """
 
     model_config = ConfigDict(frozen=True)
 
@@ -23,7 +37,8 @@ class Service(BaseModel):
     name: str | None
     secret: str | None
     secret_names: list[str]
-    variables: list[str]
+    environment: list[str]
+    from_manager: list[str]
 
 
 class Schedule(BaseModel):

@@ -1,8 +1,8 @@
 """moto as a process of its own, with what Terraform and the command need to go on.
 
 Four things differ from plain moto. Requests count as sent over TLS: moto ignores the condition of a policy that refuses
-everything else, and would refuse everything. A service's rollout completes when its count or task definition is changed:
-moto starts no tasks. A database that is started or stopped is so at the third look, as in AWS, not at once. A
+everything else, and would refuse everything. A service has as many tasks as it should, each with a public address, and its
+rollouts complete: moto starts no tasks for a service. A database that is started or stopped is so at the third look, as in AWS, not at once. A
 database's parameter that was set says that a user did; without that Terraform sets it again for ever.
 """
 
@@ -12,6 +12,8 @@ import json
 import sys
 from typing import Any
 
+from moto.ec2.models import ec2_backends
+from moto.ec2.utils import random_public_ip
 from moto.ecs.models import EC2ContainerServiceBackend, Service
 from moto.rds.models import DBInstance, DBParameterGroup, RDSBackend
 from moto.s3.models import FakeBucket
@@ -36,11 +38,31 @@ def over_tls() -> None:
     FakeBucket.get_permission = get_permission
 
 
-def rollouts_complete() -> None:
-    plain = EC2ContainerServiceBackend.update_service
+def services_run_tasks() -> None:
+    plain_update, plain_list = EC2ContainerServiceBackend.update_service, EC2ContainerServiceBackend.list_tasks
 
     def update_service(self: EC2ContainerServiceBackend, properties: dict[str, Any]) -> Service:
-        service = plain(self, properties)
+        service = plain_update(self, properties)
+        cluster, group = service.cluster_name, f"service:{service.name}"
+        network = ec2_backends[self.account_id][self.region_name]
+        for arn, task in list(self.tasks.get(cluster, {}).items()):
+            if task.group == group:
+                del self.tasks[cluster][arn]
+                network.delete_network_interface(interface_of(task))
+        if service.desired_count:
+            tasks = self.run_task(
+                cluster,
+                service.task_definition,
+                service.desired_count,
+                None,
+                "ecs-svc",
+                None,
+                "FARGATE",
+                service.network_configuration,
+                group,
+            )
+            for task in tasks:
+                network.get_network_interface(interface_of(task)).public_ip = random_public_ip()
         for deployment in service.deployments:
             deployment |= {
                 "taskDefinition": service.task_definition,
@@ -51,7 +73,15 @@ def rollouts_complete() -> None:
             }
         return service
 
-    EC2ContainerServiceBackend.update_service = update_service
+    def list_tasks(self: EC2ContainerServiceBackend, *args: Any, service_name: str | None = None, **kwargs: Any) -> list[Any]:
+        found = plain_list(self, *args, **kwargs)
+        return [task for task in found if task.group == f"service:{service_name}"] if service_name else found
+
+    EC2ContainerServiceBackend.update_service, EC2ContainerServiceBackend.list_tasks = update_service, list_tasks
+
+
+def interface_of(task: Any) -> str:
+    return str(next(detail["value"] for detail in task.attachments[0]["details"] if detail["name"] == "networkInterfaceId"))
 
 
 def databases_take_time() -> None:
@@ -90,7 +120,7 @@ def parameters_have_a_source() -> None:
 
 if __name__ == "__main__":
     over_tls()
-    rollouts_complete()
+    services_run_tasks()
     databases_take_time()
     parameters_have_a_source()
     main(["-H", "127.0.0.1", "-p", sys.argv[1]])

@@ -31,7 +31,8 @@ def service(name="tracking", port=80, **changed: Any) -> Service:
         "name": None,
         "secret": f"atelier/{name}",
         "secret_names": [],
-        "variables": [],
+        "environment": [],
+        "from_manager": [],
     }
     return Service(**values | changed)
 
