@@ -7,10 +7,11 @@ VENV := .venv
 BIN := $(VENV)/bin
 EXTRAS := tracking,trainer,registry-api,infer,infra,embedded,dev
 INSTALLED := $(VENV)/.installed
+CHECKOV := $(VENV)/checkov/bin/checkov
 SOURCES := contracts embedded services infra tests benchmarks
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo serve test test-extras fidelity lint fmt lock clean
+.PHONY: help install demo serve test test-extras test-infra test-full fidelity lint fmt lock clean
 
 help:  ## print this
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -36,6 +37,18 @@ test: $(INSTALLED)  ## run the tests; nothing but the install is needed
 
 test-extras: $(INSTALLED)  ## install registry-api and infer by themselves and use them (minutes)
 	@$(BIN)/python -m pytest -m extras
+
+test-infra: $(INSTALLED) $(CHECKOV)  ## check the Terraform files, and deploy to a stand-in for AWS and back (minutes; needs terraform)
+	@$(BIN)/python -m pytest -m infra tests/infra
+
+test-full: $(INSTALLED) $(CHECKOV)  ## the same by the less usual ways: given VPC, load balancer, schedule, all services (many minutes)
+	@$(BIN)/python -m pytest -m "infra or infra_full" tests/infra
+
+# checkov pins other versions of boto3, so it has an environment of its own
+$(CHECKOV): infra/tests/checkov.txt
+	@$(PYTHON) -m venv $(VENV)/checkov
+	@$(VENV)/checkov/bin/pip install --quiet --requirement $<
+	@touch $@
 
 fidelity: $(INSTALLED)  ## judge by a recogniser what the tiny base draws, and what the demo's version draws (minutes)
 	@$(BIN)/python benchmarks/prompt_fidelity.py --base models/tiny-sd --min-one 0.8 --min-two 0.6

@@ -15,6 +15,15 @@ resource "aws_db_parameter_group" "this" {
   lifecycle { create_before_destroy = true }
 }
 
+# Made before RDS would make them, without an end.
+resource "aws_cloudwatch_log_group" "database" {
+  # checkov:skip=CKV_AWS_158: CloudWatch encrypts logs with a key of its own; one of ours costs 1 USD a month
+  # checkov:skip=CKV_AWS_338: as for the services
+  for_each          = toset(["postgresql", "upgrade"])
+  name              = "/aws/rds/instance/${var.name}/${each.key}"
+  retention_in_days = var.log_days
+}
+
 resource "aws_db_instance" "this" {
   # checkov:skip=CKV_AWS_157: a standby in another zone doubles the price; database.multi_az turns it on
   # checkov:skip=CKV_AWS_161: MLflow logs in with a password; IAM logins expire after 15 minutes and its pool cannot renew them
@@ -53,6 +62,7 @@ resource "aws_db_instance" "this" {
   skip_final_snapshot             = false
   final_snapshot_identifier       = "${var.name}-${var.final_snapshot}"
   apply_immediately               = true
+  depends_on                      = [aws_cloudwatch_log_group.database]
 
   lifecycle {
     # the snapshot that an instance was made from is history; its name and user came with it

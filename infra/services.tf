@@ -2,7 +2,7 @@ locals {
   tracking_uri = "http://tracking.${var.name}.internal"
   tokens_file  = "/tmp/tokens"
   # ECS hands secrets over as variables only, the APIs read their tokens from a file.
-  start_with_tokens = "umask 077 && printf '%s\\n' \"$ATELIER_TOKENS\" > ${local.tokens_file} && unset ATELIER_TOKENS && exec python -m"
+  start_with_tokens = "umask 077 && printf '%b\\n' \"$ATELIER_TOKENS\" > ${local.tokens_file} && unset ATELIER_TOKENS && exec python -m"
 
   definitions = {
     tracking = {
@@ -15,6 +15,7 @@ locals {
           DB_TLS_MODE     = "require"
           AWS_BUCKET_NAME = aws_s3_bucket.this["artifacts"].id
           AWS_REGION      = var.region
+          DRAIN_TIMEOUT_S = "110"
         },
         var.load_balancer == null ? {} : { PUBLIC_URL = "https://${var.load_balancer.domain}", TRUSTED_PROXIES = local.network.cidr },
         contains(var.services, "registry-api") ? { REGISTRY_USER = "registry-api" } : {},

@@ -3,8 +3,8 @@ variable "name" {
   type        = string
   default     = "atelier"
   validation {
-    condition     = can(regex("^[a-z][a-z0-9-]{1,18}[a-z0-9]$", var.name))
-    error_message = "name must be 3 to 20 characters, lower-case letters, digits and hyphens, starting with a letter, not ending with a hyphen; received \"${var.name}\"."
+    condition     = can(regex("^[a-z][a-z0-9-]{1,17}[a-z0-9]$", var.name))
+    error_message = "name must be 3 to 19 characters, lower-case letters, digits and hyphens, starting with a letter, not ending with a hyphen; received \"${var.name}\"."
   }
 }
 

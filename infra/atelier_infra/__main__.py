@@ -47,7 +47,8 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _run(parsed: Namespace, console: Console) -> None:
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    for each in (signal.SIGINT, signal.SIGTERM):  # a shell's background job starts with Ctrl-C ignored
+        signal.signal(each, signal.default_int_handler)
     folder: Path = parsed.folder.resolve()
     if parsed.command == "init":
         aws = Aws(parsed.region)

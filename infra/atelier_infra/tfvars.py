@@ -37,9 +37,9 @@ def check(answers: Namespace) -> None:
         "infer",
     ):
         problems.append(f"--user must be letters, digits and . _ @ + -, and no service's name; received {answers.user!r}")
-    if not re.fullmatch(r"[a-z][a-z0-9-]{1,18}[a-z0-9]", answers.name):
+    if not re.fullmatch(r"[a-z][a-z0-9-]{1,17}[a-z0-9]", answers.name):
         problems.append(
-            f"--name must be 3 to 20 lower-case letters, digits and hyphens, starting with a letter; received {answers.name!r}"
+            f"--name must be 3 to 19 lower-case letters, digits and hyphens, starting with a letter; received {answers.name!r}"
         )
     if bool(answers.start) != bool(answers.stop):
         problems.append(f"--start and --stop: give both or none; received {answers.start or answers.stop}")

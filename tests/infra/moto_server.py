@@ -2,8 +2,8 @@
 
 Four things differ from plain moto. Requests count as sent over TLS: moto ignores the condition of a policy that refuses
 everything else, and would refuse everything. A service has as many tasks as it should, each with a public address, and its
-rollouts complete: moto starts no tasks for a service. A database that is started or stopped is so at the third look, as in AWS, not at once. A
-database's parameter that was set says that a user did; without that Terraform sets it again for ever.
+rollouts complete: moto starts no tasks for a service. A database that is started or stopped is so at the third look, as in
+AWS, not at once. A database's parameter that was set says that a user did; without that Terraform sets it again for ever.
 """
 
 from __future__ import annotations
@@ -50,17 +50,9 @@ def services_run_tasks() -> None:
                 del self.tasks[cluster][arn]
                 network.delete_network_interface(interface_of(task))
         if service.desired_count:
-            tasks = self.run_task(
-                cluster,
-                service.task_definition,
-                service.desired_count,
-                None,
-                "ecs-svc",
-                None,
-                "FARGATE",
-                service.network_configuration,
-                group,
-            )
+            placed = service.network_configuration
+            count, wanted = service.desired_count, service.task_definition
+            tasks = self.run_task(cluster, wanted, count, None, "ecs-svc", None, "FARGATE", placed, group)
             for task in tasks:
                 network.get_network_interface(interface_of(task)).public_ip = random_public_ip()
         for deployment in service.deployments:
@@ -73,8 +65,8 @@ def services_run_tasks() -> None:
             }
         return service
 
-    def list_tasks(self: EC2ContainerServiceBackend, *args: Any, service_name: str | None = None, **kwargs: Any) -> list[Any]:
-        found = plain_list(self, *args, **kwargs)
+    def list_tasks(self: EC2ContainerServiceBackend, *filters: Any) -> list[Any]:
+        found, service_name = plain_list(self, *filters), filters[4]
         return [task for task in found if task.group == f"service:{service_name}"] if service_name else found
 
     EC2ContainerServiceBackend.update_service, EC2ContainerServiceBackend.list_tasks = update_service, list_tasks

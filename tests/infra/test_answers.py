@@ -62,7 +62,7 @@ def test_everything_that_is_missing_is_told_at_once(init, folder):
         (["--allow", "everybody"], "received 'everybody'"),
         (["--user", "a:b"], "--user must be letters, digits"),
         (["--user", "infer"], "no service's name; received 'infer'"),
-        (["--name", "My_Stack"], "--name must be 3 to 20 lower-case letters"),
+        (["--name", "My_Stack"], "--name must be 3 to 19 lower-case letters"),
         (["--start", "08:00"], "--start and --stop: give both or none; received 08:00"),
         (["--domain", "draw.example.org"], "--domain needs exactly one of --zone-id and --certificate-arn"),
         (["--zone-id", "Z1"], "and they need --domain"),

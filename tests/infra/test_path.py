@@ -1,4 +1,4 @@
-"""From nothing to a login page and back, on moto: one environment goes through the command's whole life. Run in the order of the file."""
+"""From nothing to a login page and back, on moto: one environment through its whole life, in the order of the file."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,7 @@ from .rules import as_list
 
 pytestmark = [pytest.mark.infra, pytest.mark.timeout(1500)]
 
-# What moto does not keep of a first apply: it forgets the description of rules that name a group, and does not know the attribute.
+# What moto does not keep of a first apply: the description of rules that name a group, and an attribute that it does not know.
 FORGOTTEN = {
     ("aws_vpc_security_group_ingress_rule", "description"),
     ("aws_vpc_security_group_egress_rule", "description"),
@@ -91,11 +92,12 @@ def env(initialised: Path, moto: str, tmp_path_factory: pytest.TempPathFactory) 
 def test_an_apply_that_is_interrupted_keeps_what_it_made(env):
     env.run("init", "--region", REGION, "--allow", "203.0.113.7", "--user", "ana")
     with env.popen("up", "--yes") as process:
-        seen = []
+        seen, sent = [], False
         for line in process.stdout:
             seen.append(line)
-            if sum("✓ create" in each for each in seen) == 5:
+            if not sent and sum("✓ create" in each for each in seen) == 5:
                 process.send_signal(signal.SIGINT)
+                sent = True
         process.wait(300)
     assert process.returncode == 130, "".join(seen)
     assert "run the same command again to go on" in "".join(seen)
@@ -253,8 +255,6 @@ def test_status_and_logs(env):
     assert "running" in out and "1 of 1" in out and "r2" in out and "warning" not in out
     logs = env.cloud.client("logs")
     logs.create_log_stream(logGroupName="/atelier/tracking", logStreamName="task/tracking/1")
-    import time
-
     event = {"timestamp": int(time.time() * 1000), "message": "MLflow listens"}
     logs.put_log_events(logGroupName="/atelier/tracking", logStreamName="task/tracking/1", logEvents=[event])
     assert "MLflow listens" in env.run("logs")

@@ -104,6 +104,35 @@ def test_the_password_is_in_no_plan(plans):
     assert PASSWORD.encode() not in (folder / "plan").read_bytes()
 
 
+@pytest.mark.parametrize("service", ["tracking", "registry-api", "infer"])
+@pytest.mark.parametrize("plan", ["everything", "everything, env file"])
+def test_a_task_gets_what_its_service_reads_and_nothing_else(plans, plan, service):
+    """A mistyped name would pass in silence, and a missing one would end the task at its start."""
+    known, required = variables_of(service)
+    described = plans[plan][0]["output_changes"]["services"]["after"][service]
+    given = {*described["environment"], *described["secret_names"], *described["from_manager"]}
+    assert given - known == set()
+    assert required - given == set()
+
+
+def variables_of(service: str) -> tuple[set[str], set[str]]:
+    """What a service reads, and what of it must be there."""
+    if service == "tracking":
+        from atelier_tracking import settings as tracking
+
+        fields = tracking.Settings.model_fields
+        required = {"HTPASSWD" if name == "logins" else name.upper() for name, field in fields.items() if field.is_required()}
+        return set(tracking.NAMES), required
+    if service == "registry-api":
+        from atelier_registry.settings import PREFIX, Settings
+    else:
+        from atelier_infer.settings import PREFIX, Settings
+    names = {PREFIX + name.upper(): field.is_required() for name, field in Settings.model_fields.items()}
+    # the login is read by MLflow's client, and the tokens by the line that starts the task
+    beside = {"MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD", "ATELIER_TOKENS"}
+    return set(names) | beside, {name for name, required in names.items() if required} | beside
+
+
 def test_the_database_answers_only_security_groups_of_services(plans):
     rules = plans["everything"][0]["configuration"]["root_module"]["resources"]
     [rule] = [each for each in rules if each["address"] == "aws_vpc_security_group_ingress_rule.database"]

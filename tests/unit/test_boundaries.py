@@ -14,6 +14,7 @@ PACKAGES = {
     "atelier_trainer": ROOT / "services/trainer",
     "atelier_registry": ROOT / "services/registry-api",
     "atelier_infer": ROOT / "services/infer",
+    "atelier_infra": ROOT / "infra",
 }
 OURS = set(PACKAGES)
 TRAINER_ONLY = {"torch", "diffusers", "transformers", "peft", "accelerate", "ray", "datasets", "onnx", "onnxscript"}

@@ -5,6 +5,7 @@ locals {
     "SETPCAP", "SETUID", "SYS_CHROOT",
   ] : each if var.port >= 1024 || each != "NET_BIND_SERVICE"]
 
+  # tracking's image, whose entry point stays, brings an init process of its own
   container = merge(
     {
       name             = var.service
@@ -20,7 +21,7 @@ locals {
       volumesFrom      = []
       systemControls   = []
       stopTimeout      = var.stop_s
-      linuxParameters  = { capabilities = { drop = local.dropped }, initProcessEnabled = true }
+      linuxParameters  = { capabilities = { drop = local.dropped }, initProcessEnabled = var.start_command != null }
       healthCheck = {
         command     = ["CMD", "python", "-ISc", "import urllib.request as u; u.urlopen('http://127.0.0.1:${var.port}/healthz', timeout=4)"]
         interval    = 15
