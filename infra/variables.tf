@@ -166,6 +166,16 @@ variable "schedule" {
   }
 }
 
+variable "budget" {
+  description = "A mail when the account's month is forecast to pass a sum, and at four fifths of it: { usd_a_month = 50, email = \"ana@example.org\" }."
+  type        = object({ usd_a_month = number, email = string })
+  default     = null
+  validation {
+    condition     = var.budget == null ? true : try(var.budget.usd_a_month, 0) > 0 && strcontains(try(var.budget.email, ""), "@")
+    error_message = "budget needs a sum above 0 and a mail address; received ${jsonencode(var.budget)}."
+  }
+}
+
 variable "infer_model" {
   description = "Registered model whose champion infer draws with."
   type        = string

@@ -18,6 +18,8 @@ from atelier_infra.aws import LOGIN
 from atelier_infra.errors import AnswerError, Interrupted, ToolError
 from atelier_infra.processes import missing
 
+TAKEN = r"BucketAlreadyExists|BucketAlreadyOwnedByYou|AlreadyExists|already exists|already in use|is not unique|Duplicate"
+
 # What terraform or AWS says, and what to do about it. The first that matches counts.
 KNOWN = (
     (r"No valid credential sources|failed to refresh cached credentials|no EC2 IMDS role", LOGIN),
@@ -32,9 +34,9 @@ KNOWN = (
         "`aws secretsmanager restore-secret --secret-id …` and an import block",
     ),
     (
-        r"BucketAlreadyExists|BucketAlreadyOwnedByYou|AlreadyExists|already exists|already in use|is not unique|Duplicate",
-        "the name is taken: take another `name` in terraform.tfvars, or let Terraform adopt what is there by an import block "
-        '(README, "Moving from resources made by hand")',
+        TAKEN,
+        "the name is taken: take another `name` in terraform.tfvars. If it is yours, left by a run that was interrupted or made "
+        'by hand, let Terraform adopt it (README, "Moving from resources made by hand")',
     ),
     (
         r"state lock|Error acquiring the state",
@@ -163,7 +165,7 @@ class Terraform:
                     continue
                 resource = event.get("hook", {}).get("resource", {}).get("addr", "")
                 if event.get("type") == "diagnostic" and event["diagnostic"]["severity"] == "error":
-                    errors.append(": ".join(filter(None, (event["diagnostic"]["summary"], event["diagnostic"].get("detail")))))
+                    errors.append(_told(event["diagnostic"]))
                 elif event.get("type") == "apply_complete" and event["hook"]["action"] != "read":
                     done += 1
                     self._console.print(f"[green]✓[/] {event['hook']['action']:7} {resource}", highlight=False, markup=True)
@@ -177,6 +179,15 @@ def explained(what: str, said: str) -> str:
     said = "\n".join(f"    {line}" for line in said.splitlines() if line.strip())
     advice = next((advice for pattern, advice in KNOWN if re.search(pattern, said)), None)
     return f"{what} failed:\n{said}" + (f"\n{advice}" if advice else "")
+
+
+def _told(diagnostic: dict[str, Any]) -> str:
+    """One error, and how to adopt what stands in the way where its name is told."""
+    said = ": ".join(filter(None, (diagnostic["summary"], diagnostic.get("detail"))))
+    name = re.search(r"creating [^(]*\(([^)\s]+)\)", said)
+    if re.search(TAKEN, said) and name and diagnostic.get("address"):
+        said += f"\nto adopt it, if it is yours: terraform import '{diagnostic['address']}' {name[1]}"
+    return said
 
 
 def _flags(variables: Mapping[str, str]) -> list[str]:

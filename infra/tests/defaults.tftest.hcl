@@ -127,3 +127,15 @@ run "only_data_is_left" {
     error_message = "artifacts, secrets and images stay"
   }
 }
+
+run "a_budget_warns_before_and_after" {
+  command = plan
+  variables {
+    budget = { usd_a_month = 50, email = "ana@example.org" }
+  }
+
+  assert {
+    condition     = aws_budgets_budget.this[0].limit_amount == "50" && length(aws_budgets_budget.this[0].notification) == 2
+    error_message = "one mail by the forecast, one by what was spent"
+  }
+}

@@ -133,6 +133,14 @@ run "a_time_that_is_none" {
   expect_failures = [var.schedule]
 }
 
+run "a_budget_without_an_address" {
+  command = plan
+  variables {
+    budget = { usd_a_month = 50, email = "ana" }
+  }
+  expect_failures = [var.budget]
+}
+
 run "env_file_without_a_password" {
   command = plan
   variables {

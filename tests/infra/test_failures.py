@@ -64,8 +64,11 @@ def test_a_region_that_does_not_answer(monkeypatch, tmp_path):
     ("said", "advice"),
     [
         ("No valid credential sources found: no EC2 IMDS role found", "log in first"),
-        ("creating S3 Bucket (x): BucketAlreadyExists: The requested bucket name is not available", "take another `name`"),
-        ("RepositoryAlreadyExistsException: The repository with name 'atelier/tracking' already exists", "by an import block"),
+        ("creating S3 Bucket (x): BucketAlreadyExists: The requested bucket name is not available", "If it is yours"),
+        (
+            "RepositoryAlreadyExistsException: The repository with name 'atelier/tracking' already exists",
+            "let Terraform adopt it",
+        ),
         (
             "InvalidRequestException: a secret with this name is already scheduled for deletion",
             "restore-secret",
@@ -121,3 +124,10 @@ def test_an_error_ends_the_program_with_one_message(tmp_path):
     )
     assert (done.returncode, done.stdout, "Traceback" in done.stderr) == (1, "", False)
     assert done.stderr.startswith("error: ") and "run `python -m atelier_infra init`" in done.stderr
+
+
+def test_a_name_that_is_taken_comes_with_the_way_to_adopt_it():
+    said = "creating S3 Bucket (atelier-artifacts-1): BucketAlreadyOwnedByYou"
+    told = terraform._told({"summary": said, "detail": "", "address": 'aws_s3_bucket.this["artifacts"]'})
+    assert told.endswith("""terraform import 'aws_s3_bucket.this["artifacts"]' atelier-artifacts-1""")
+    assert terraform._told({"summary": "no such host", "address": "aws_vpc.this[0]"}) == "no such host"

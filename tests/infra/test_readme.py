@@ -71,10 +71,8 @@ def test_the_prices_in_the_text(items):
     price = {item.name.split(":")[0]: f"{item.a_month(costs.HOURS_A_MONTH):.2f}" for item in items}
     text = section("What it costs")
     assert f"A load balancer adds {price['load balancer']}" in text
-    assert (
-        f"registry-api adds {price['task atelier-registry-api']} for its task and {price['public address of atelier-registry-api']}"
-        in text
-    )
+    task, address = price["task atelier-registry-api"], price["public address of atelier-registry-api"]
+    assert f"registry-api adds {task} for its task and {address} for its address" in text
     assert f"{price['task atelier-infer']} and {price['public address of atelier-infer']}" in " ".join(text.split())
 
 
