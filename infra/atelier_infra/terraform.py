@@ -35,7 +35,7 @@ KNOWN = (
     ),
     (
         TAKEN,
-        "the name is taken: take another `name` in terraform.tfvars. If it is yours, left by a run that was interrupted or made "
+        "the name is taken: take another `name` in terraform.tfvars. If it is yours, left by an interrupted run or made "
         'by hand, let Terraform adopt it (README, "Moving from resources made by hand")',
     ),
     (

@@ -1,7 +1,9 @@
 """What goes wrong at AWS becomes one clear message."""
 
+import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from atelier_infra import terraform
@@ -131,3 +133,29 @@ def test_a_name_that_is_taken_comes_with_the_way_to_adopt_it():
     told = terraform._told({"summary": said, "detail": "", "address": 'aws_s3_bucket.this["artifacts"]'})
     assert told.endswith("""terraform import 'aws_s3_bucket.this["artifacts"]' atelier-artifacts-1""")
     assert terraform._told({"summary": "no such host", "address": "aws_vpc.this[0]"}) == "no such host"
+
+
+def test_tests_that_need_terraform_fail_without_it_and_say_where_to_get_it(tmp_path):
+    here = Path(__file__).parent
+    done = subprocess.run(
+        [
+            sys.executable,
+            "-m",
+            "pytest",
+            str(here / "test_plan.py"),
+            "-m",
+            "infra",
+            "-k",
+            "test_form",
+            "-p",
+            "no:cacheprovider",
+        ],
+        cwd=here.parents[1],
+        env={**os.environ, "PATH": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 1
+    assert "need terraform 1.11 or later: get it at https://developer.hashicorp.com/terraform/install" in done.stdout
+    assert "1 error" in done.stdout and "skipped" not in done.stdout
