@@ -1,4 +1,4 @@
-# A VPC without NAT gateways (about 38 USD a month each): tasks stand in public subnets with an address of their own and
+# A VPC without NAT gateways (about 33 USD a month each): tasks stand in public subnets with an address of their own and
 # closed security groups, the database in private subnets without any route to the internet.
 
 data "aws_availability_zones" "available" {

@@ -44,8 +44,9 @@ resource "aws_secretsmanager_secret_version" "database" {
   secret_string_wo_version = var.db_password_version
 }
 
-# Read back, so that the database gets what the secret holds and not what a later run would have made.
+# Read back, so that the database gets what the secret holds and not what a later run would have made. By the version's arn,
+# which is unknown until there is a version: a run that was interrupted may have left a secret without one.
 ephemeral "aws_secretsmanager_secret_version" "database" {
   count     = local.env_file ? 0 : 1
-  secret_id = aws_secretsmanager_secret_version.database[0].secret_id
+  secret_id = aws_secretsmanager_secret_version.database[0].arn
 }

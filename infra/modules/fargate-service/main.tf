@@ -59,7 +59,7 @@ resource "aws_ecs_task_definition" "this" {
 }
 
 resource "aws_ecs_service" "this" {
-  # checkov:skip=CKV_AWS_333: a public address costs 4 USD a month, a NAT gateway 38; the security group lets only named addresses in
+  # checkov:skip=CKV_AWS_333: a public address costs 4 USD a month, a NAT gateway 33; the security group lets only named addresses in
   name                               = var.service
   cluster                            = var.cluster_arn
   task_definition                    = aws_ecs_task_definition.this.arn
