@@ -61,7 +61,8 @@ def _run(parsed: Namespace, console: Console) -> None:
     if parsed.command in ("plan", "up"):
         raise_up(parsed, terraform, aws, changes, console)
         return
-    aws.account()
+    with console.status("asking AWS whose credentials these are"):
+        aws.account()
     stack = read_stack(terraform.outputs())
     if parsed.command == "destroy":
         question = (
@@ -101,13 +102,16 @@ def _on_a_stack(parsed: Namespace, stack: Stack, aws: Aws, changes: Changes, con
         switch.stop(stack.chosen(parsed.services), database=parsed.database, timeout_s=parsed.timeout_s)
     elif parsed.command == "url":
         service = stack.chosen([parsed.service])[parsed.service]
-        console.print(url(stack, service, aws), highlight=False, soft_wrap=True)
+        with console.status("asking ECS"):
+            address = url(stack, service, aws)
+        console.print(address, highlight=False, soft_wrap=True)
         if not service.name:
             Console(stderr=True).print(
                 "the login travels in clear text (no load_balancer), and the address changes at each start", highlight=False
             )
     elif parsed.command == "status":
-        report(stack, rollout, switch, console)
+        with console.status("asking ECS and RDS"):
+            report(stack, rollout, switch, console)
     elif parsed.command == "logs":
         for line in lines(stack.chosen([parsed.service])[parsed.service], aws, parsed.since, follow=parsed.follow):
             console.print(line, highlight=False, markup=False, soft_wrap=True)

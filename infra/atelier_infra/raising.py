@@ -12,7 +12,7 @@ from typing import Any
 from rich.console import Console
 from rich.prompt import Prompt
 
-from atelier_infra import costs, logins, tfvars
+from atelier_infra import costs, envfiles, logins, tfvars
 from atelier_infra.aws import Aws
 from atelier_infra.bring import bring
 from atelier_infra.changes import Changes
@@ -26,15 +26,19 @@ WORDS = {"create": "make", "update": "change", "delete": "remove", "read": "read
 
 def raise_up(parsed: Namespace, terraform: Terraform, aws: Aws, changes: Changes, console: Console) -> None:
     """Plans, shows the plan and its price, and for `up` applies it and brings the secrets."""
-    console.print(f"account {aws.account()}, region {aws.region}", highlight=False)
+    with console.status("asking AWS whose credentials these are"):
+        account = aws.account()
+    console.print(f"account {account}, region {aws.region}", highlight=False)
     folder = terraform.folder
     only_look = parsed.command == "plan" or changes.dry_run
+    env_file = tfvars.line(folder, "secrets", "") == "env-file"
     if not only_look:
-        made = logins.complete(
-            folder / "secrets", tfvars.services(folder), "admin", env_file=tfvars.line(folder, "secrets", "") == "env-file"
-        )
+        made = logins.complete(folder / "secrets", tfvars.services(folder), "admin", env_file=env_file)
         for each in made:
             console.print(f"[green]✓[/] login: {each} (secrets/logins)", highlight=False)
+    if env_file:
+        # a plan alone needs some password and writes none of it
+        terraform.give("db_password", envfiles.read(folder / "secrets" / "tracking.env").get("DB_PW", "made-by-up"))
     terraform.init()
     with TemporaryDirectory() as place:
         path = Path(place) / "plan"

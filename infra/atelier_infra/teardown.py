@@ -29,6 +29,8 @@ def destroy(terraform: Terraform, stack: Stack, aws: Aws, changes: Changes, cons
     unlocked = {"protect_data": "false", "final_snapshot": kept}
     _stop_services(stack, aws, changes)
     if data:
+        if not stack.database:
+            unlocked["data_only"] = "true"  # what is gone already is not made again for a moment
         _run(terraform, unlocked, "unlock the data", console, changes)
         _run(terraform, unlocked, "delete everything", console, changes, all_of_it=True)
         _delete_snapshots(stack, aws, changes)

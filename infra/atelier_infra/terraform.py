@@ -68,6 +68,10 @@ class Terraform:
             os.environ | {f"TF_VAR_{name}": value for name, value in secrets.items()} | {"TF_IN_AUTOMATION": "1"}
         )
 
+    def give(self, name: str, secret: str) -> None:
+        """Adds a variable that is no argument."""
+        self._environment[f"TF_VAR_{name}"] = secret
+
     def init(self) -> None:
         """Fetches the provider and opens the state."""
         with self._console.status("terraform init"):

@@ -71,7 +71,8 @@ class Environment:
             if each["mode"] != "managed" or change["actions"] == ["no-op"]:
                 continue
             before, after = change["before"] or {}, change["after"] or {}
-            found |= {(each["type"], name) for name in {*before, *after} if before.get(name) != after.get(name)}
+            known = {*before, *after} - {name for name, unknown in change["after_unknown"].items() if unknown}
+            found |= {(each["type"], name) for name in known if before.get(name) != after.get(name)}
             found |= {(each["type"], action) for action in change["actions"] if action != "update"}
         return found
 
@@ -333,7 +334,7 @@ def test_destroy_with_the_data_leaves_nothing(env):
         "databases": env.cloud.client("rds").describe_db_instances()["DBInstances"],
         "snapshots": env.cloud.client("rds").describe_db_snapshots(SnapshotType="manual")["DBSnapshots"],
         "images": env.cloud.client("ecr").describe_repositories()["repositories"],
-        "secrets": env.cloud.client("secretsmanager").list_secrets(IncludePlannedDeletion=True)["SecretList"],
+        "secrets": env.cloud.client("secretsmanager").list_secrets()["SecretList"],
         "task definitions": env.cloud.client("ecs").list_task_definitions(status="ACTIVE")["taskDefinitionArns"],
         "roles": [each["RoleName"] for each in env.cloud.client("iam").list_roles()["Roles"]],
         "networks": [each["VpcId"] for each in env.cloud.client("ec2").describe_vpcs()["Vpcs"] if not each["IsDefault"]],
