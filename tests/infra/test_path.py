@@ -234,7 +234,13 @@ class Docker:
             layers = [
                 {"mediaType": "application/vnd.docker.image.rootfs.diff.tar.gzip", "size": 1, "digest": f"sha256:{'0' * 64}"}
             ]
-            manifest = {"schemaVersion": 2, "config": {"digest": f"sha256:{tag:0>64}", "size": 1}, "layers": layers}
+            kind = "application/vnd.docker.distribution.manifest.v2+json"
+            manifest = {
+                "schemaVersion": 2,
+                "mediaType": kind,
+                "config": {"digest": f"sha256:{tag:0>64}", "size": 1},
+                "layers": layers,
+            }
             self.ecr.put_image(repositoryName=name, imageManifest=json.dumps(manifest), imageTag=tag)
         return ""
 
