@@ -48,7 +48,12 @@ def raise_up(parsed: Namespace, terraform: Terraform, aws: Aws, changes: Changes
             if kept:
                 console.print(f"the database goes on from snapshot {kept[-1]} (--empty-database begins anew)", highlight=False)
                 plan = terraform.plan(path, {"database_snapshot": kept[-1]})
-        if _replaces_database(plan):
+        if half_made := _half_made_database(plan):
+            console.print("the database was being made when an earlier run ended; it is kept", highlight=False)
+            if not only_look:
+                terraform.keep(half_made)
+                plan = terraform.plan(path, {})
+        elif _replaces_database(plan):
             raise AnswerError(
                 "this plan would delete the database and make an empty one; `terraform plan` in the folder shows why"
             )
@@ -114,6 +119,14 @@ def _database(plan: dict[str, Any]) -> list[str]:
 
 def _makes_database(plan: dict[str, Any]) -> bool:
     return _database(plan) == ["create"]
+
+
+def _half_made_database(plan: dict[str, Any]) -> str | None:
+    """Its address, where Terraform would replace it for no other reason than that its making was cut short."""
+    for each in plan.get("resource_changes", []):
+        if each["type"] == "aws_db_instance" and each.get("action_reason") == "replace_because_tainted":
+            return str(each["address"])
+    return None
 
 
 def _replaces_database(plan: dict[str, Any]) -> bool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, ValidationError
 
 from atelier_infra.errors import AnswerError, NotReadyError
 
@@ -90,11 +90,17 @@ def read_stack(outputs: dict[str, Any]) -> Stack:
     """Reads `terraform output -json`.
 
     Raises:
-        NotReadyError: nothing was made yet.
+        NotReadyError: nothing was made yet, or not everything.
     """
     if "cluster" not in outputs:
         raise NotReadyError("nothing is there yet; run `python -m atelier_infra up`")
-    return Stack.model_validate({name: each["value"] for name, each in outputs.items()} | _absent(outputs))
+    try:
+        return Stack.model_validate({name: each["value"] for name, each in outputs.items()} | _absent(outputs))
+    except ValidationError as error:
+        missing = ", ".join(str(each["loc"][0]) for each in error.errors())
+        raise NotReadyError(
+            f"`up` has not finished ({missing} not known yet); run `python -m atelier_infra up` again"
+        ) from error
 
 
 def _absent(outputs: dict[str, Any]) -> dict[str, None]:

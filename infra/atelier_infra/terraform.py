@@ -93,6 +93,12 @@ class Terraform:
         """Carries out a plan file."""
         self._stream(["apply", "-json", "-input=false", str(plan)], "applying")
 
+    def keep(self, address: str) -> None:
+        """Takes the mark off a resource that a run which was interrupted left half made, so that it is not replaced."""
+        done = self._call(["untaint", "-no-color", address])
+        if done.returncode:
+            raise ToolError(explained("terraform untaint", done.stderr.strip()))
+
     def outputs(self) -> dict[str, Any]:
         """Terraform's outputs; empty before the first apply."""
         with self._console.status("reading terraform's outputs"):

@@ -97,14 +97,15 @@ def test_an_apply_that_is_interrupted_keeps_what_it_made(env):
         seen, sent = [], False
         for line in process.stdout:
             seen.append(line)
-            if not sent and sum("✓ create" in each for each in seen) == 5:
+            # the database takes longest, so this is where people lose patience
+            if not sent and "✓ create" in line and "aws_vpc_endpoint" in line:
                 process.send_signal(signal.SIGINT)
                 sent = True
         process.wait(300)
     assert process.returncode == 130, "".join(seen)
     assert "run the same command again to go on" in "".join(seen)
-    assert len(json.loads(env.state())["resources"]) >= 5
-    assert "nothing is there yet" in env.run("status", code=1) or "outputs" in env.state()
+    assert len(json.loads(env.state())["resources"]) > 20
+    assert "run `python -m atelier_infra up`" in env.run("status", code=1)
 
 
 def test_up_goes_on_from_there_and_then_has_little_left_to_do(env):

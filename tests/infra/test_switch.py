@@ -8,6 +8,7 @@ from atelier_infra.address import url
 from atelier_infra.errors import AnswerError, AwsError, NotReadyError
 from atelier_infra.logs import lines, seconds
 from atelier_infra.report import report
+from atelier_infra.stack import read_stack
 
 from .stubs import ARN, REPOSITORY, Scene, service, stack
 
@@ -276,6 +277,16 @@ def test_a_length_of_time_that_is_none(text):
 def test_a_service_that_does_not_run_here(scene):
     with pytest.raises(AnswerError, match="infer: no such service here; there are tracking"):
         scene.stack.chosen(["infer"])
+
+
+def test_an_apply_that_has_not_finished():
+    outputs = {"cluster": {"value": "atelier"}, "name": {"value": "atelier"}, "region": {"value": "eu-central-1"}}
+    with pytest.raises(
+        NotReadyError, match=r"`up` has not finished \(services, artifact_bucket not known yet\); run .* up` again"
+    ):
+        read_stack(outputs)
+    with pytest.raises(NotReadyError, match="nothing is there yet"):
+        read_stack({})
 
 
 def test_only_the_data_is_left():
