@@ -8,13 +8,14 @@ locals {
   }
   scheduled = var.schedule == null ? toset([]) : local.running
   cron      = { for name, minute in { database_start = try(local.clock.start - 15, 0), start = try(local.clock.start, 0), stop = try(local.clock.stop, 0), database_stop = try(local.clock.stop + 5, 0) } : name => "${minute % 60} ${floor(minute / 60)}" }
+  # encoded at once: as one map of several shapes the numbers would turn into text
   calls = length(local.scheduled) == 0 ? {} : merge(
     {
-      database-start = { at = "cron(${local.cron.database_start} ? * ${var.schedule.days} *)", api = "rds:startDBInstance", input = { DbInstanceIdentifier = one(aws_db_instance.this[*].identifier) } }
-      database-stop  = { at = "cron(${local.cron.database_stop} * * ? *)", api = "rds:stopDBInstance", input = { DbInstanceIdentifier = one(aws_db_instance.this[*].identifier) } }
+      database-start = { at = "cron(${local.cron.database_start} ? * ${var.schedule.days} *)", api = "rds:startDBInstance", input = jsonencode({ DbInstanceIdentifier = one(aws_db_instance.this[*].identifier) }) }
+      database-stop  = { at = "cron(${local.cron.database_stop} * * ? *)", api = "rds:stopDBInstance", input = jsonencode({ DbInstanceIdentifier = one(aws_db_instance.this[*].identifier) }) }
     },
-    { for each in local.scheduled : "${each}-start" => { at = "cron(${local.cron.start} ? * ${var.schedule.days} *)", api = "ecs:updateService", input = { Cluster = aws_ecs_cluster.this.name, Service = module.service[each].service_name, DesiredCount = 1 } } },
-    { for each in local.scheduled : "${each}-stop" => { at = "cron(${local.cron.stop} * * ? *)", api = "ecs:updateService", input = { Cluster = aws_ecs_cluster.this.name, Service = module.service[each].service_name, DesiredCount = 0 } } },
+    { for each in local.scheduled : "${each}-start" => { at = "cron(${local.cron.start} ? * ${var.schedule.days} *)", api = "ecs:updateService", input = jsonencode({ Cluster = aws_ecs_cluster.this.name, Service = module.service[each].service_name, DesiredCount = 1 }) } },
+    { for each in local.scheduled : "${each}-stop" => { at = "cron(${local.cron.stop} * * ? *)", api = "ecs:updateService", input = jsonencode({ Cluster = aws_ecs_cluster.this.name, Service = module.service[each].service_name, DesiredCount = 0 }) } },
   )
 }
 
@@ -29,7 +30,7 @@ resource "aws_scheduler_schedule" "this" {
   target {
     arn      = "arn:${data.aws_partition.current.partition}:scheduler:::aws-sdk:${each.value.api}"
     role_arn = aws_iam_role.scheduler[0].arn
-    input    = jsonencode(each.value.input)
+    input    = each.value.input
     # a stop that comes late would hit somebody who started by hand
     retry_policy {
       maximum_retry_attempts       = 3

@@ -80,6 +80,10 @@ run "the_schedule_starts_the_database_first_and_stops_every_day" {
     error_message = "database 15 minutes before and 5 minutes after; stops on all days"
   }
   assert {
+    condition     = strcontains(aws_scheduler_schedule.this["tracking-stop"].target[0].input, "\"DesiredCount\":0")
+    error_message = "ECS takes a number of tasks, no text"
+  }
+  assert {
     condition     = alltrue([for each in aws_scheduler_schedule.this : each.schedule_expression_timezone == "Europe/Berlin"])
     error_message = "the times are those of the place"
   }
