@@ -8,10 +8,10 @@ BIN := $(VENV)/bin
 EXTRAS := tracking,trainer,registry-api,infer,infra,embedded,dev
 INSTALLED := $(VENV)/.installed
 CHECKOV := $(VENV)/checkov/bin/checkov
-SOURCES := contracts embedded services infra tests benchmarks
+SOURCES := contracts embedded services infra twin tests benchmarks scripts
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo serve test test-extras test-infra test-full fidelity lint fmt lock clean
+.PHONY: help install demo serve up down logs test test-integration test-browser test-extras test-twin test-infra test-full sizes fidelity lint fmt lock clean
 
 help:  ## print this
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -32,11 +32,32 @@ demo: $(INSTALLED)  ## teach the tiny base to sketch, promote the version, draw:
 serve: $(INSTALLED)  ## run the services on what the demo left, until Ctrl-C
 	@$(BIN)/python -m atelier_embedded serve
 
+up:  ## build what is missing, start the twin with Docker, wait until it is ready, say where it is
+	@docker compose up --build --detach
+	@docker compose up --detach --wait tracking registry-api infer # the job first-version may have ended: not an error
+	@docker compose run --rm --no-deps --quiet-pull secrets summary
+
+down:  ## stop the twin; what it knows is kept (docker compose down --volumes forgets it)
+	@docker compose --profile trainer down
+
+logs:  ## follow what the twin's services say
+	@docker compose logs --follow --tail 50
+
 test: $(INSTALLED)  ## run the tests; nothing but the install is needed
 	@$(BIN)/python -m pytest
 
+test-integration: $(INSTALLED)  ## try the tracking image, and registry-api on PostgreSQL, with servers in containers (minutes; needs Docker)
+	@$(BIN)/python -m pytest -m integration
+
+test-browser: $(INSTALLED)  ## drive the pages and MLflow's dashboard in Chromium (minutes; needs Docker and Chromium)
+	@$(BIN)/python -m pytest -m browser
+
 test-extras: $(INSTALLED)  ## install registry-api and infer by themselves and use them (minutes)
 	@$(BIN)/python -m pytest -m extras
+
+test-twin: $(INSTALLED)  ## test the images and the whole twin, in containers of their own (minutes; needs Docker)
+	@docker compose --profile trainer build --quiet
+	@$(BIN)/python -m pytest -m "twin or e2e"
 
 test-infra: $(INSTALLED) $(CHECKOV)  ## check the Terraform files, and deploy to a stand-in for AWS and back (minutes; needs terraform)
 	@$(BIN)/python -m pytest -m infra tests/infra
@@ -50,9 +71,12 @@ $(CHECKOV): infra/tests/checkov.txt
 	@$(VENV)/checkov/bin/pip install --quiet --requirement $<
 	@touch $@
 
+sizes: $(INSTALLED)  ## measure the images and how long they take to start; writes the table in README.md
+	@$(BIN)/python scripts/image_sizes.py --write README.md
+
 fidelity: $(INSTALLED)  ## judge by a recogniser what the tiny base draws, and what the demo's version draws (minutes)
-	@$(BIN)/python benchmarks/prompt_fidelity.py --base models/tiny-sd --min-one 0.8 --min-two 0.6
-	@$(BIN)/python benchmarks/prompt_fidelity.py --base models/tiny-sd --adapter demo/adapter --style sketch --min-one 0.7
+	@$(BIN)/python benchmarks/prompt_fidelity.py --base models/tiny-sd --min-one 0.8 --min-two 0.6 --max-sketches 0.05
+	@$(BIN)/python benchmarks/prompt_fidelity.py --base models/tiny-sd --adapter demo/adapter --style sketch --guidance 2 --min-one 0.7 --min-sketches 0.95
 
 lint: $(INSTALLED)  ## ruff, formatting, types
 	@$(BIN)/ruff check $(SOURCES)

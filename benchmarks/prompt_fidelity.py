@@ -179,6 +179,8 @@ def parsed(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--save", type=Path, help="write the drawn pictures, to be judged again with --pictures")
     parser.add_argument("--min-one", type=float, default=0.0, help="exit 1 below this share of hits with one thing")
     parser.add_argument("--min-two", type=float, default=0.0, help="exit 1 below this share of hits with two things")
+    parser.add_argument("--min-sketches", type=float, default=0.0, help="exit 1 if fewer are taken for sketches (a share)")
+    parser.add_argument("--max-sketches", type=float, default=1.0, help="exit 1 if more are taken for sketches (a share)")
     args = parser.parse_args(argv)
     if args.pictures and args.adapter:
         parser.error("--adapter takes part in drawing; with --pictures nothing is drawn: give one of them")
@@ -282,11 +284,16 @@ def main(argv: Sequence[str] | None = None) -> int:
             "sketch_share": sketch_share,
         }
         args.json.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
-    bounds = {"one": args.min_one, "two": args.min_two}
-    below = [word for word, bound in bounds.items() if figures.get(word, {"hit_share": 0.0})["hit_share"] < bound]
-    for word in below:
-        print(f"below the bound of {bounds[word]:.1%} for {things_in_words(word)}")
-    return 1 if below else 0
+    broken = [
+        f"below the bound of {bound:.1%} for {things_in_words(word)}"
+        for word, bound in (("one", args.min_one), ("two", args.min_two))
+        if figures.get(word, {"hit_share": 0.0})["hit_share"] < bound
+    ]
+    if not args.min_sketches <= sketch_share <= args.max_sketches:
+        broken.append(f"outside the bounds of {args.min_sketches:.1%} to {args.max_sketches:.1%} for what looks like a sketch")
+    for line in broken:
+        print(line)
+    return 1 if broken else 0
 
 
 if __name__ == "__main__":

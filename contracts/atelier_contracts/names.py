@@ -7,6 +7,7 @@ CHAMPION = "champion"
 TAG_KIND = "atelier.kind"  # KIND_ADAPTER or KIND_BUNDLE
 TAG_BUNDLE_DIGEST = "atelier.bundle_digest"
 TAG_SOURCE_DIGEST = "atelier.source_digest"
+TAG_RETIRED = "atelier.retired"  # id of the decision that took the version out of use
 KIND_ADAPTER, KIND_BUNDLE = "adapter", "bundle"
 
 # Files of an adapter, in the folder that the MLflow model keeps its weights in; and of a bundle.

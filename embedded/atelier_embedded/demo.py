@@ -46,7 +46,7 @@ PROMPTS = (
     "a yellow sun above a mountain",
     "a snowman in the snow",
 )
-SEED, STEPS, GUIDANCE = 11, 25, 3.0
+SEED, STEPS, GUIDANCE = 11, 25, 2.0  # above 2, colours of the base shine through the sketches
 REQUEST_TIMEOUT_S = 120.0
 
 

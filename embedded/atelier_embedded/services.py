@@ -129,7 +129,8 @@ def running(workspace: Workspace) -> Iterator[Services]:
             "/health",
         )
         tracking = services.url("tracking")
-        port = free_port("registry-api")
+        # each of the two is told where the other one is: one stages versions for the other's rules, and follows its events
+        port, infer_port = free_port("registry-api"), free_port("infer")
         services.start(
             "registry-api",
             [sys.executable, "-m", "atelier_registry"],
@@ -140,22 +141,24 @@ def running(workspace: Workspace) -> Iterator[Services]:
                 "ATELIER_REGISTRY_TRACKING_URI": tracking,
                 "ATELIER_REGISTRY_DATABASE_URL": f"sqlite:///{workspace.decisions}",
                 "ATELIER_REGISTRY_TOKEN_FILE": str(workspace.token_file),
+                "ATELIER_REGISTRY_INFER_URL": f"http://127.0.0.1:{infer_port}",
+                "ATELIER_REGISTRY_INFER_TOKEN": workspace.secret("promoter"),
             },
             workspace.log("registry-api"),
             "/readyz",
         )
-        port = free_port("infer")
         services.start(
             "infer",
             [sys.executable, "-m", "atelier_infer"],
-            port,
+            infer_port,
             environment
             | {
-                "ATELIER_INFER_PORT": str(port),
+                "ATELIER_INFER_PORT": str(infer_port),
                 "ATELIER_INFER_TRACKING_URI": tracking,
                 "ATELIER_INFER_MODEL": MODEL,
                 "ATELIER_INFER_TOKEN_FILE": str(workspace.token_file),
                 "ATELIER_INFER_REGISTRY_URL": services.url("registry-api"),
+                "ATELIER_INFER_REGISTRY_TOKEN": workspace.secret("reader"),
                 "ATELIER_INFER_CACHE_DIR": str(workspace.cache / "infer"),
             },
             workspace.log("infer"),

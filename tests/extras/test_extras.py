@@ -23,7 +23,7 @@ pytestmark = [pytest.mark.extras, pytest.mark.timeout(1200)]
 
 ROOT = Path(__file__).parents[2]
 MODEL, SECRET = "extras", "a token for this test"
-SOURCES = ("pyproject.toml", "README.md", "LICENSE", "contracts", "embedded", "services")
+SOURCES = ("pyproject.toml", "README.md", "LICENSE", "contracts", "embedded", "services", "twin")
 
 
 @pytest.fixture(scope="module")

@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from atelier_infer.settings import PREFIX, Settings, SettingsError, read_settings
+from atelier_infer.settings import PREFIX, Settings, SettingsError, events, read_settings
 from pydantic_core import PydanticUndefined
 
 FOLDER = Path(__file__).parents[2] / "services/infer"
@@ -116,3 +116,48 @@ def test_the_readme_has_every_file():
     named = re.findall(r"^\s*(\w+\.py)\b", tree[1], re.M)
     there = [path.name for path in (FOLDER / "atelier_infer").rglob("*.py") if path.name != "__init__.py"]
     assert sorted(named) == sorted(there)
+
+
+def test_events_need_an_address_and_one_token(environment, tmp_path):
+    file = tmp_path / "token"
+    file.write_text("the token\n")
+    assert events(read()) is None
+    environment.setenv(PREFIX + "REGISTRY_TOKEN", "the token")
+    with pytest.raises(SettingsError, match="REGISTRY_URL beside it"):
+        read()
+    environment.setenv(PREFIX + "REGISTRY_URL", "http://people")
+    assert events(read()) == ("http://people", "the token")
+    environment.setenv(PREFIX + "REGISTRY_TOKEN_FILE", str(file))
+    with pytest.raises(SettingsError, match="set one of"):
+        read()
+    environment.delenv(PREFIX + "REGISTRY_TOKEN")
+    environment.setenv(PREFIX + "EVENTS_URL", "http://registry-api:8001/")
+    assert events(read()) == ("http://registry-api:8001", "the token")
+    file.write_text("")
+    with pytest.raises(SettingsError, match="the file is empty"):
+        read()
+    environment.delenv(PREFIX + "REGISTRY_TOKEN_FILE")
+    with pytest.raises(SettingsError, match="EVENTS_URL: needs"):
+        read()
+
+
+def test_the_password_may_come_from_a_file(environment, tmp_path):
+    import os
+
+    from atelier_infer.settings import hand_over_login
+
+    file = tmp_path / "password"
+    file.write_text("from a file\n")
+    environment.setenv(PREFIX + "TRACKING_PASSWORD_FILE", str(file))
+    with pytest.raises(SettingsError, match="MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD: set both"):
+        read()
+    environment.setenv("MLFLOW_TRACKING_USERNAME", "ada")
+    settings = read()
+    environment.setenv("MLFLOW_TRACKING_PASSWORD", "")
+    hand_over_login(settings)
+    assert os.environ["MLFLOW_TRACKING_PASSWORD"] == "from a file"
+    with pytest.raises(SettingsError, match="set both"):
+        read()
+    file.write_text("\n")
+    with pytest.raises(SettingsError, match="TRACKING_PASSWORD_FILE: must hold the secret; the file is empty"):
+        read()

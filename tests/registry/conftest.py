@@ -14,13 +14,19 @@ from atelier_contracts.access import TokenFile
 from atelier_contracts.manifests import AdapterManifest, Evidence
 from atelier_contracts.names import ADAPTER_FILE, ADAPTER_FOLDER, EVIDENCE_FILE
 from atelier_registry.app import create_app
-from atelier_registry.decisions import DecisionLog
+from atelier_registry.feed import Feed
+from atelier_registry.ledger import Ledger
+from atelier_registry.locks import open_locks
 from atelier_registry.mlflow_registry import MlflowRegistry, limit_waiting
-from atelier_registry.tables import create_tables, open_database
+from atelier_registry.policy import Policy
+from atelier_registry.schema import migrate
+from atelier_registry.tables import open_database
 from fastapi.testclient import TestClient
 
 from ..servers import MlflowServer
 from .fake_registry import FakeRegistry
+from .fake_stager import FakeStager
+from .postgres import postgres_running
 
 TOKENS = {"rita": "reader", "tom": "trainer", "pia": "promoter", "ada": "admin"}
 
@@ -63,7 +69,7 @@ class RealWorld:
 
         self.registry = MlflowRegistry(server.uri)
         self.client = MlflowClient(server.uri)
-        self._database = server.database
+        self._database, self._run = server.database, None
         self._experiment = self.client.create_experiment(f"e-{uuid.uuid4().hex}")
 
     def add_model(self, name, description=""):
@@ -91,11 +97,34 @@ class RealWorld:
         )
         return int(version.version)
 
+    def add_bare_version(self, name):
+        """A version without files, all of the same run: one question instead of a dozen, for tests that need very many."""
+        if self._run is None:
+            self._run = self.client.create_run(self._experiment).info.run_id
+        made = self.client.create_model_version(
+            name, f"runs:/{self._run}/model", self._run, tags={"atelier.kind": "adapter"}, await_creation_for=0
+        )
+        return int(made.version)
+
     def keep_files_elsewhere(self, name, number, place="/etc"):
         self._write("UPDATE model_versions SET storage_location = ? WHERE name = ? AND version = ?", place, name, number)
 
     def point(self, name, alias, number):
         self.client.set_registered_model_alias(name, alias, str(number))
+
+    def unpoint(self, name, alias):
+        self.client.delete_registered_model_alias(name, alias)
+
+    def add_picture(self, name, number, key, step, png):
+        import io
+
+        from PIL import Image
+
+        run = self.client.get_model_version(name, str(number)).run_id
+        self.client.log_image(run, Image.open(io.BytesIO(png)), key=key, step=step, synchronous=True)
+
+    def add_point(self, name, number, metric, step, value):
+        self.client.log_metric(self.client.get_model_version(name, str(number)).run_id, metric, value, step=step)
 
     def make_pending(self, name, number):
         self._write("UPDATE model_versions SET status = ? WHERE name = ? AND version = ?", "PENDING_REGISTRATION", name, number)
@@ -150,22 +179,41 @@ def token_file(tmp_path):
     return file
 
 
-@pytest.fixture
-def database_url(tmp_path):
+@pytest.fixture(scope="session")
+def postgres():
+    with postgres_running() as server:
+        yield server
+
+
+@pytest.fixture(params=["sqlite", pytest.param("postgresql", marks=pytest.mark.integration)])
+def database_url(request, tmp_path):
+    """Every test with decisions runs on both; the ones on PostgreSQL where they are asked for."""
+    if request.param == "postgresql":
+        return request.getfixturevalue("postgres").database()
     return f"sqlite:///{tmp_path / 'decisions.db'}"
 
 
 @pytest.fixture
 def engine(database_url):
     engine = open_database(database_url)
-    create_tables(engine)
+    migrate(engine)
     yield engine
     engine.dispose()
 
 
 @pytest.fixture
-def decisions(engine):
-    return DecisionLog(engine)
+def ledger(engine):
+    return Ledger(engine)
+
+
+@pytest.fixture
+def locks(engine):
+    return open_locks(engine, 60)
+
+
+@pytest.fixture
+def stager():
+    return FakeStager()
 
 
 class Api:
@@ -177,29 +225,36 @@ class Api:
     def as_(self, id):
         return Api(self.client, id)
 
-    def get(self, path, **params):
-        return self.client.get(path, params=params or None, headers=self._headers)
+    def get(self, path, headers=None, **params):
+        return self.client.get(path, params=params or None, headers=self._headers | (headers or {}))
 
-    def post(self, path, body):
-        return self.client.post(path, json=body, headers=self._headers)
+    def post(self, path, body, headers=None):
+        return self.client.post(path, json=body, headers=self._headers | (headers or {}))
 
-    def promote(self, name, number, reason="better", **more):
-        return self.post(f"/models/{name}/versions/{number}/promote", {"reason": reason, **more})
+    def promote(self, name, number, reason="better", headers=None, **more):
+        return self.post(f"/models/{name}/versions/{number}/promote", {"reason": reason, **more}, headers)
 
-    def roll_back(self, name, reason="worse", **more):
-        return self.post(f"/models/{name}/rollback", {"reason": reason, **more})
+    def roll_back(self, name, reason="worse", headers=None, **more):
+        return self.post(f"/models/{name}/rollback", {"reason": reason, **more}, headers)
 
     def history(self, name, **params):
         return self.get(f"/models/{name}/history", **params).json()["decisions"]
 
+    def moves(self, name, **params):
+        """Where the alias went, newest first."""
+        return [decision["to_version"] for decision in self.history(name, outcome="done", **params)]
+
 
 @pytest.fixture
-def start(decisions, token_file):
+def start(ledger, locks, stager, token_file):
     """Starts the app with the given registry, as a new process would: what was left pending is looked at."""
     clients = []
 
-    def starting(registry, decisions=decisions):
-        app = create_app(registry=registry, decisions=decisions, tokens=TokenFile(token_file))
+    def starting(registry, ledger=ledger, policy=None, outside_poll_s=3600.0):
+        app = create_app(
+            registry=registry, ledger=ledger, locks=locks, feed=Feed(ledger), tokens=TokenFile(token_file),
+            policy=policy or Policy(), stager=stager, outside_poll_s=outside_poll_s,
+        )  # fmt: skip
         client = TestClient(app, raise_server_exceptions=False)
         clients.append(client)
         client.__enter__()

@@ -9,7 +9,7 @@ from itertools import count
 from threading import Lock
 
 from atelier_registry.errors import InvalidArgumentError, TrackingUnavailableError, UnreadableFileError
-from atelier_registry.registry import READY, Model, Page, Run, Version
+from atelier_registry.registry import FILES, READY, Model, Page, Picture, Point, Run, Version
 
 
 class FakeRegistry:
@@ -20,6 +20,8 @@ class FakeRegistry:
         self._versions: dict[tuple[str, int], Version] = {}
         self._runs: dict[str, Run] = {}
         self._files: dict[tuple[str, int], dict[str, str] | UnreadableFileError] = {}
+        self._pictures: dict[str, dict[Picture, bytes]] = {}
+        self._points: dict[tuple[str, str], list[Point]] = {}
         self._lock = Lock()
         self._serial = count(1)
         self.down = False
@@ -54,12 +56,38 @@ class FakeRegistry:
         self._called("run")
         return self._runs.get(run_id)
 
-    def files(self, name: str, number: int) -> dict[str, str]:
+    def runs(self, run_ids):
+        self._called("runs")
+        return {run_id: self._runs[run_id] for run_id in run_ids if run_id in self._runs}
+
+    def curve(self, run_id, metric):
+        self._called("curve")
+        return self._points.get((run_id, metric), [])
+
+    def pictures(self, run_id):
+        self._called("pictures")
+        return sorted(self._pictures.get(run_id, {}), key=lambda picture: (picture.key, picture.step))
+
+    def picture(self, run_id, path):
+        self._called("picture")
+        return next((png for picture, png in self._pictures.get(run_id, {}).items() if picture.path == path), None)
+
+    def set_tag(self, name, number, key, value):
+        self.before_alias()
+        self._called("set_tag")
+        if (name, number) not in self._versions:
+            return False
+        version = self._versions[name, number]
+        self._versions[name, number] = replace(version, tags={**version.tags, key: value})
+        self.after_alias()
+        return True
+
+    def files(self, name: str, number: int, wanted=FILES) -> dict[str, str]:
         self._called("files")
         found = self._files.get((name, number), {})
         if isinstance(found, UnreadableFileError):
             raise found
-        return found
+        return {file: text for file, text in found.items() if file in wanted}
 
     def set_alias(self, name: str, alias: str, number: int) -> bool:
         self.before_alias()
@@ -102,6 +130,18 @@ class FakeRegistry:
         """Moves an alias as somebody with an MLflow client would."""
         with self._lock:
             self._point(name, alias, number)
+
+    def unpoint(self, name: str, alias: str) -> None:
+        model = self._models[name]
+        self._models[name] = replace(model, aliases={k: v for k, v in model.aliases.items() if k != alias})
+
+    def add_picture(self, name, number, key, step, png):
+        run = self._versions[name, number].run_id
+        path = f"images/{key}%step%{step}%timestamp%1%{len(self._pictures)}.png"
+        self._pictures.setdefault(run, {})[Picture(path, key, step)] = png
+
+    def add_point(self, name, number, metric, step, value):
+        self._points.setdefault((self._versions[name, number].run_id, metric), []).append(Point(step, value))
 
     def make_pending(self, name: str, number: int) -> None:
         self._versions[name, number] = replace(self._versions[name, number], status="PENDING_REGISTRATION")

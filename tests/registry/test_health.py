@@ -22,7 +22,7 @@ def impatient(monkeypatch):
 
 
 @pytest.mark.parametrize("part", ["tracking", "database"])
-def test_what_is_missing_is_told_by_the_log_once(start, fake, decisions, monkeypatch, caplog, impatient, part):
+def test_what_is_missing_is_told_by_the_log_once(start, fake, ledger, monkeypatch, caplog, impatient, part):
     caplog.set_level(logging.INFO, "atelier_registry.health")
     broken = set()
 
@@ -30,7 +30,7 @@ def test_what_is_missing_is_told_by_the_log_once(start, fake, decisions, monkeyp
         if "database" in broken:
             raise DatabaseUnavailableError
 
-    monkeypatch.setattr(decisions, "ping", ping)
+    monkeypatch.setattr(ledger, "ping", ping)
     api = start(fake)
     for missing in ([], [part], []):
         broken.clear()

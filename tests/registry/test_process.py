@@ -13,7 +13,7 @@ import httpx
 import pytest
 
 from ..servers import end, free_port, wait_for
-from .conftest import Api
+from .conftest import FILES, Api
 
 
 @pytest.fixture
@@ -57,12 +57,16 @@ def silent_server():
 def test_a_promotion_from_end_to_end(serve, real_world, mlflow_server, name):
     real_world.add_model(name)
     for _ in range(2):
-        real_world.add_version(name, tags={"atelier.kind": "adapter"})
+        real_world.add_version(name, tags={"atelier.kind": "adapter"}, files=FILES)
     api, process, log = serve(mlflow_server.uri)
     assert api.client.get("/readyz").json() == {"status": "ready"}
     assert api.promote(name, 1).status_code == 200
     assert api.promote(name, 2).json()["from_version"] == 1
-    assert api.roll_back(name).json()["to_version"] == 1
+    refused = api.roll_back(name)
+    assert refused.status_code == 409
+    assert "set ATELIER_REGISTRY_INFER_URL" in refused.json()["detail"]
+    back = api.as_("ada").roll_back(name, force=True).json()
+    assert (back["to_version"], back["forced"]) == (1, True)
     assert dict(real_world.registry.model(name).aliases) == {"champion": 1}
     assert api.as_("rita").promote(name, 2).status_code == 403
     process.send_signal(signal.SIGTERM)

@@ -72,7 +72,7 @@ def test_only_adapters_become_champion(start, world, name, tags, told):
     assert answer.status_code == 409
     assert told in answer.json()["detail"]
     assert dict(world.registry.model(name).aliases) == {}
-    assert api.history(name) == []
+    assert [decision["outcome"] for decision in api.history(name)] == ["refused"]
     assert api.promote(name, 1, alias="base").status_code == 200
 
 
@@ -95,17 +95,17 @@ def test_reserved_aliases_are_refused(api, adapters, alias):
     assert alias in answer.json()["detail"]
 
 
-def test_a_version_deleted_at_the_last_moment(api, fake, adapters, decisions):
+def test_a_version_deleted_at_the_last_moment(api, fake, adapters, ledger):
     fake.before_alias = lambda: fake.delete_version(adapters, 2)
     answer = api.promote(adapters, 2)
     assert answer.status_code == 404
     assert "has no version 2" in answer.json()["detail"]
-    assert decisions.pending() == []
-    assert api.history(adapters) == []
+    assert ledger.pending() == []
+    assert api.moves(adapters) == []
     assert dict(fake.model(adapters).aliases) == {}
 
 
-def test_an_alias_that_mlflow_refuses_at_the_last_moment(api, fake, adapters, decisions):
+def test_an_alias_that_mlflow_refuses_at_the_last_moment(api, fake, adapters, ledger):
     from atelier_registry.errors import InvalidArgumentError
 
     def refuse():
@@ -115,5 +115,5 @@ def test_an_alias_that_mlflow_refuses_at_the_last_moment(api, fake, adapters, de
     answer = api.promote(adapters, 2)
     assert answer.status_code == 422
     assert "not today" in answer.json()["detail"]
-    assert decisions.pending() == []
-    assert api.history(adapters) == []
+    assert ledger.pending() == []
+    assert api.moves(adapters) == []

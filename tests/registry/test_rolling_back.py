@@ -3,7 +3,7 @@
 from itertools import pairwise
 
 import pytest
-from atelier_contracts.promotion import Decision
+from atelier_registry.ledger import Move
 from atelier_registry.stack import previous, stacked
 from hypothesis import given
 from hypothesis import strategies as st
@@ -37,7 +37,7 @@ def test_twice_goes_further_back(start, world, name):
     assert end.status_code == 409
     assert "no version is known that 'champion'" in end.json()["detail"]
     assert champion(world.registry, name) == 1
-    assert [decision["to_version"] for decision in api.history(name)] == [1, 2, 3, 2, 1]
+    assert api.moves(name) == [1, 2, 3, 2, 1]
 
 
 def test_a_promotion_after_a_roll_back_starts_a_new_branch(api, fake, adapters):
@@ -133,10 +133,7 @@ def test_an_unknown_model(api):
 
 
 def move(action, from_version, to_version):
-    return Decision(
-        id=1, at="2026-01-01T00:00:00Z", actor="a", action=action, model="m", alias="x",
-        from_version=from_version, to_version=to_version, reason="r",
-    )  # fmt: skip
+    return Move(1, "2026-01-01T00:00:00.000000Z", action, "m", "x", from_version, to_version)
 
 
 @pytest.mark.parametrize(

@@ -90,8 +90,11 @@ def test_the_learning_rate_warms_up_and_ends_at_zero():
 
 def test_the_command_trains_goes_on_where_it_stopped_and_leaves_a_folder_that_draws(tmp_path):
     state, out = tmp_path / "state", tmp_path / "tiny"
+    vocabularies = []
     for steps in (1, 2):
         assert main(COMMAND.format(out=out, state=state, steps=steps).split()) == 0
+        vocabularies.append((out / "tokenizer" / "tokenizer.json").read_bytes())
+    assert vocabularies[0] == vocabularies[1]
     assert load_state(state / "unet.pt") == 2
     pipeline = StableDiffusionPipeline.from_pretrained(out, dtype=torch.float32)
     pipeline.set_progress_bar_config(disable=True)

@@ -11,10 +11,12 @@ ROOT = Path(__file__).parents[2]
 PACKAGES = {
     "atelier_contracts": ROOT / "contracts",
     "atelier_embedded": ROOT / "embedded",
+    "atelier_twin": ROOT / "twin",
     "atelier_trainer": ROOT / "services/trainer",
     "atelier_registry": ROOT / "services/registry-api",
     "atelier_infer": ROOT / "services/infer",
     "atelier_infra": ROOT / "infra",
+    "atelier_tracking": ROOT / "services/tracking",
 }
 OURS = set(PACKAGES)
 TRAINER_ONLY = {"torch", "diffusers", "transformers", "peft", "accelerate", "ray", "datasets", "onnx", "onnxscript"}
@@ -66,6 +68,11 @@ def test_contracts_need_pydantic_and_the_standard_library_alone() -> None:
         if name not in allowed
     ]
     assert not found
+
+
+def test_the_jobs_of_the_twin_need_the_standard_library_alone() -> None:
+    allowed = set(sys.stdlib_module_names) | {"atelier_twin"}
+    assert [name for file in sources("atelier_twin") for _, name in imported(file) if name not in allowed] == []
 
 
 def test_the_walk_notices_a_forbidden_import(tmp_path: Path) -> None:

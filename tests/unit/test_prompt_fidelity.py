@@ -144,9 +144,19 @@ def test_sheet_frames_hits_green_and_misses_red() -> None:
     assert red > 100 > whole[30, whole.shape[1] // 2 + 5, 1]
 
 
-@pytest.mark.parametrize(("bound", "status"), [("0.5", 0), ("0.6", 1)])
+@pytest.mark.parametrize(
+    ("flag", "bound", "status"),
+    [
+        ("--min-one", "0.5", 0),
+        ("--min-one", "0.6", 1),
+        ("--min-sketches", "0.25", 0),
+        ("--min-sketches", "0.3", 1),
+        ("--max-sketches", "0.25", 0),
+        ("--max-sketches", "0.2", 1),
+    ],
+)
 def test_command_judges_pictures_and_keeps_to_the_bounds(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, bound: str, status: int
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, flag: str, bound: str, status: int
 ) -> None:
     write_pictures(tmp_path, [(_picture(), f"a {kind}", frozenset({kind})) for kind in ("cat", "cat", "sun", "sun")])
     shares = {f"{word}_{key}": 1.0 for word in ("one", "two") for key in ("hit", "exact", "false_positive")}
@@ -166,7 +176,7 @@ def test_command_judges_pictures_and_keeps_to_the_bounds(
     monkeypatch.setattr(fidelity, "train_recogniser", lambda *_: Cats())
     monkeypatch.setattr(fidelity, "train_style_recogniser", lambda *_: Cats())
     out = tmp_path / "figures.json"
-    argv = ["--pictures", str(tmp_path), "--json", str(out), "--sheet", str(tmp_path / "sheet.png"), "--min-one", bound]
+    argv = ["--pictures", str(tmp_path), "--json", str(out), "--sheet", str(tmp_path / "sheet.png"), flag, bound]
     assert fidelity.main(argv) == status
     report = json.loads(out.read_text())
     assert report["hits"]["one"] == {
@@ -179,7 +189,7 @@ def test_command_judges_pictures_and_keeps_to_the_bounds(
     assert report["kinds"]["sun"] == {"asked": 2, "found": 0}
     assert report["sketch_share"] == 0.25
     assert report["machine"]["cores"] >= 1
-    assert f"--min-one {bound}" in report["command"]
+    assert f"{flag} {bound}" in report["command"]
 
 
 @pytest.mark.parametrize(

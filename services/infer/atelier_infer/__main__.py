@@ -15,7 +15,7 @@ from fastapi import FastAPI
 from atelier_infer.app import create_app
 from atelier_infer.engine import Engine
 from atelier_infer.requestlog import JsonLines
-from atelier_infer.settings import Settings, SettingsError, read_settings
+from atelier_infer.settings import Settings, SettingsError, hand_over_login, read_settings
 
 MLFLOW_ENVIRONMENT = {
     # by default a request is tried for four minutes, which no caller of ours waits for; staging tries again by itself
@@ -59,6 +59,7 @@ def main() -> int:
     except SettingsError as error:
         sys.stderr.write(f"atelier_infer cannot start:\n{error}\n")
         return 2
+    hand_over_login(settings)
     for name, value in MLFLOW_ENVIRONMENT.items():
         os.environ.setdefault(name, value)
     handler = logging.StreamHandler()

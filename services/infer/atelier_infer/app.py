@@ -13,13 +13,15 @@ from atelier_infer.adapter import Adapter
 from atelier_infer.bundle import Bundle, open_bundle
 from atelier_infer.drawing import probe
 from atelier_infer.engine import Engine
+from atelier_infer.following import Following
 from atelier_infer.gate import Gate
 from atelier_infer.loader import Loader
 from atelier_infer.problems import add_handlers
 from atelier_infer.requestlog import RequestLog
 from atelier_infer.routes import make_router
-from atelier_infer.settings import Settings
+from atelier_infer.settings import Settings, events
 from atelier_infer.shelf import Shelf
+from atelier_infer.staging import make_staging_router
 from atelier_infer.store import Store
 from atelier_infer.versions import Versions
 
@@ -52,12 +54,20 @@ def create_app(*, engine: Engine, store: Store, tokens: TokenFile, settings: Set
         registry_url=settings.registry_url,
     )
 
+    following = None
+    if source := events(settings):
+        following = Following(url=source[0], token=source[1], model=settings.model, moved=versions.look_again)
+
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         shelf.tidy()
         engine.start()
         versions.start()
+        if following:
+            following.start()
         yield
+        if following:
+            following.stop()
         versions.stop()
         engine.stop()
 
@@ -69,6 +79,7 @@ def create_app(*, engine: Engine, store: Store, tokens: TokenFile, settings: Set
         redoc_url=None,
     )
     app.include_router(make_router(engine=engine, versions=versions, loader=loader, settings=settings))
+    app.include_router(make_staging_router(engine=engine, loader=loader, settings=settings))
     add_handlers(app)
     app.add_middleware(Gate, tokens=tokens)
     app.add_middleware(RequestLog)  # added last, so outermost

@@ -3,9 +3,11 @@
 InferError
 ├── CallerError              the sender of the request can mend it
 │   ├── LoginError           no token, or one that the token file does not know
+│   ├── RoleError            the token's role may not do this
 │   ├── BodySizeError        a body larger than any legal request
 │   ├── PictureSizeError     width or height breaks a rule of the bundle or of the settings
 │   ├── StepsError           more steps than the base was trained with
+│   ├── UnknownModelError    a model was named that this service does not serve
 │   ├── UnknownVersionError  no such version of the served model
 │   ├── UnknownAliasError    no such alias of the served model
 │   └── NoChampionError      nothing was promoted yet
@@ -42,6 +44,10 @@ class LoginError(CallerError):
     """Raised when a request carries no token, or one that the token file does not know."""
 
 
+class RoleError(CallerError):
+    """Raised when a token's role may not do what was asked."""
+
+
 class BodySizeError(CallerError):
     """Raised when a body is larger than any legal request."""
 
@@ -52,6 +58,10 @@ class PictureSizeError(CallerError):
 
 class StepsError(CallerError):
     """Raised when more steps are asked for than the base was trained with."""
+
+
+class UnknownModelError(CallerError):
+    """Raised when a model is named that this service does not serve."""
 
 
 class UnknownVersionError(CallerError):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from http import HTTPMethod
 
-from atelier_contracts.access import TokenFile
+from atelier_contracts.access import Token, TokenFile
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -19,7 +19,10 @@ MAX_BODY_BYTES = 64 * 1024
 
 
 class Gate:
-    """Lets in who bears a token of the token file, with a body of a sane size. Every known role may read and draw."""
+    """Lets in who bears a token of the token file, with a body of a sane size. Every known role may read and draw.
+
+    The token is left in `request.state.token` for a route that asks for more.
+    """
 
     def __init__(self, app: ASGIApp, *, tokens: TokenFile) -> None:
         self._app, self._tokens = app, tokens
@@ -30,7 +33,8 @@ class Gate:
             await self._app(scope, receive, send)
             return
         try:
-            scope["state"]["log"]["token_id"] = self._token_id(Headers(scope=scope).get("authorization", ""))
+            token = self._token(Headers(scope=scope).get("authorization", ""))
+            scope["state"]["token"], scope["state"]["log"]["token_id"] = token, token.id
             if scope["method"] == HTTPMethod.POST:
                 receive = await _whole_body(receive)
         except InferError as error:
@@ -38,14 +42,14 @@ class Gate:
             return
         await self._app(scope, receive, send)
 
-    def _token_id(self, authorization: str) -> str:
+    def _token(self, authorization: str) -> Token:
         scheme, _, secret = authorization.partition(" ")
         if scheme.lower() != "bearer" or not secret.strip():
             raise LoginError("a token is required; send the header `Authorization: Bearer <token>`")
         token = self._tokens.find(secret.strip())
         if token is None:
             raise LoginError("the token is not known; ask for one that is in the service's token file")
-        return token.id
+        return token
 
 
 async def _whole_body(receive: Receive) -> Receive:

@@ -19,9 +19,11 @@ MEDIA_TYPE = "application/problem+json"
 
 STATUS: dict[type[errors.InferError], HTTPStatus] = {
     errors.LoginError: HTTPStatus.UNAUTHORIZED,
+    errors.RoleError: HTTPStatus.FORBIDDEN,
     errors.BodySizeError: HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
     errors.PictureSizeError: HTTPStatus.UNPROCESSABLE_ENTITY,
     errors.StepsError: HTTPStatus.UNPROCESSABLE_ENTITY,
+    errors.UnknownModelError: HTTPStatus.NOT_FOUND,
     errors.UnknownVersionError: HTTPStatus.NOT_FOUND,
     errors.UnknownAliasError: HTTPStatus.NOT_FOUND,
     errors.NoChampionError: HTTPStatus.CONFLICT,
@@ -44,6 +46,7 @@ DOCUMENTED: dict[int | str, dict[str, Any]] = {
     status.value: {"description": text, "content": {MEDIA_TYPE: {"schema": Problem.model_json_schema()}}}
     for status, text in {
         HTTPStatus.UNAUTHORIZED: "No token, or an unknown one",
+        HTTPStatus.FORBIDDEN: "The token's role may not do this",
         HTTPStatus.NOT_FOUND: "No such version or alias; the detail names those that exist",
         HTTPStatus.CONFLICT: "No champion yet, or the version does not fit its bundle",
         HTTPStatus.REQUEST_ENTITY_TOO_LARGE: "A body larger than any legal request",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from typing import Any
 
 from atelier_contracts.generate import Drawn, GenerateRequest
@@ -13,17 +12,15 @@ from starlette.concurrency import run_in_threadpool
 
 from atelier_infer import picture
 from atelier_infer.answers import LoadedAdapter, LoadedBundle, Models, Served, Status
-from atelier_infer.drawing import Drawing, Pixels
-from atelier_infer.engine import Engine, Job
+from atelier_infer.drawing import Drawing
+from atelier_infer.engine import Engine
 from atelier_infer.loader import Loader
 from atelier_infer.plan import make_plan
 from atelier_infer.problems import DOCUMENTED
 from atelier_infer.requestlog import CLIENT_GONE
 from atelier_infer.settings import Settings
 from atelier_infer.versions import Versions
-
-HANG_UP_POLL_S = 0.1
-"""How often a waiting request looks whether its sender is still there."""
+from atelier_infer.waiting import pixels_of
 
 PNG: dict[int | str, dict[str, Any]] = {
     200: {"description": "The picture; its text chunk and headers say how it was drawn", "content": {"image/png": {}}}
@@ -104,26 +101,10 @@ def make_router(*, engine: Engine, versions: Versions, loader: Loader, settings:
                 scheduler=plan.scheduler,
             )
             request.state.log.update(drawn.model_dump(exclude={"prompt", "negative_prompt"}))
-            pixels = await _pixels(engine.submit(Drawing(version.bundle, version.adapter, plan)), request)
+            pixels = await pixels_of(engine.submit(Drawing(version.bundle, version.adapter, plan)), request)
             if pixels is None:
                 return Response(status_code=CLIENT_GONE)
             body = await run_in_threadpool(picture.png_bytes, pixels, drawn)
         return Response(body, media_type="image/png", headers=picture.headers(drawn, warnings))
 
     return router
-
-
-async def _pixels(job: Job, request: Request) -> Pixels | None:
-    """Waits for the pixels; None when the request's sender hung up, in which case the job ends at its next step."""
-    waiter = asyncio.wrap_future(job.future)
-    try:
-        while not waiter.done():
-            await asyncio.wait({waiter}, timeout=HANG_UP_POLL_S)
-            if not waiter.done() and await request.is_disconnected():
-                return None
-        if job.started_at is not None:
-            request.state.log["queued_s"] = round(job.started_at - job.queued_at, 3)
-        return waiter.result()
-    finally:
-        job.cancel()
-        waiter.cancel()

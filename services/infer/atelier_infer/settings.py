@@ -9,11 +9,12 @@ from typing import Literal
 from urllib.parse import urlsplit
 
 from atelier_contracts.access import TokenFileError, parse_tokens
-from pydantic import Field, ValidationError, field_validator
+from pydantic import Field, SecretStr, ValidationError, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 PREFIX = "ATELIER_INFER_"
 LOGIN = ("MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD")
+PASSWORD_FILE = PREFIX + "TRACKING_PASSWORD_FILE"
 
 
 class SettingsError(ValueError):
@@ -28,10 +29,14 @@ class Settings(BaseSettings):
     host: str = "127.0.0.1"
     port: int = Field(8002, ge=0, le=65535)
     tracking_uri: str
+    tracking_password_file: Path | None = None
     model: str = Field(min_length=1, pattern=r'^[^/:"]+$')
     token_file: Path
     cache_dir: Path
     registry_url: str | None = None
+    events_url: str | None = None
+    registry_token: SecretStr | None = None
+    registry_token_file: Path | None = None
     scheduler: Literal["ddim", "euler", "dpmpp_2m_karras"] = "ddim"
     alias_poll_s: float = Field(1.0, gt=0, le=3600)
     queue_limit: int = Field(16, ge=0)
@@ -40,7 +45,7 @@ class Settings(BaseSettings):
     intra_op_threads: int = Field(0, ge=0)
     drain_timeout_s: float = Field(30.0, ge=0)
 
-    @field_validator("tracking_uri", "registry_url")
+    @field_validator("tracking_uri", "registry_url", "events_url")
     @classmethod
     def _web_address(cls, value: str | None) -> str | None:
         if value is None:
@@ -51,6 +56,16 @@ class Settings(BaseSettings):
         if parts.username or parts.password:
             raise ValueError(f"must not hold a login; set {' and '.join(LOGIN)} instead")
         return value.rstrip("/")
+
+    @field_validator("registry_token_file", "tracking_password_file")
+    @classmethod
+    def _readable_secret(cls, path: Path | None) -> Path | None:
+        try:
+            if path is not None and not path.read_text().strip():
+                raise ValueError("must hold the secret; the file is empty")
+        except (OSError, UnicodeDecodeError) as error:
+            raise ValueError(f"must be a readable text file: {error}") from error
+        return path
 
     @field_validator("token_file")
     @classmethod
@@ -75,6 +90,21 @@ class Settings(BaseSettings):
         return path.resolve()
 
 
+def events(settings: Settings) -> tuple[str, str] | None:
+    """Address and token to hear of moved aliases with; none where no token was given."""
+    url = settings.events_url or settings.registry_url
+    token = settings.registry_token.get_secret_value() if settings.registry_token else None
+    if settings.registry_token_file is not None:
+        token = settings.registry_token_file.read_text().strip()
+    return (url, token) if url and token else None
+
+
+def hand_over_login(settings: Settings) -> None:
+    """Gives MLflow's client the password where it looks for one."""
+    if settings.tracking_password_file is not None:
+        os.environ[LOGIN[1]] = settings.tracking_password_file.read_text().strip()
+
+
 def read_settings(environment: Mapping[str, str]) -> Settings:
     """Reads the process's environment.
 
@@ -90,8 +120,10 @@ def read_settings(environment: Mapping[str, str]) -> Settings:
         for name in sorted(environment)
         if name.upper().startswith(PREFIX) and name.upper().removeprefix(PREFIX).lower() not in Settings.model_fields
     ]
-    if len(given := [name for name in LOGIN if environment.get(name)]) == 1:
-        problems.append(f"{LOGIN[0]} and {LOGIN[1]}: set both or none; received only {given[0]}")
+    given = [name for name in (*LOGIN, PASSWORD_FILE) if environment.get(name)]
+    if given and (LOGIN[0] not in given or len(given) != 2):
+        told = f"set both, the second by itself or by {PASSWORD_FILE}, or none; received {', '.join(given)}"
+        problems.append(f"{LOGIN[0]} and {LOGIN[1]}: {told}")
     settings = None
     try:
         settings = Settings()  # type: ignore[call-arg]  # the required fields come from the environment
@@ -102,6 +134,13 @@ def read_settings(environment: Mapping[str, str]) -> Settings:
             hidden = item["type"] == "missing" or "@" in str(item["input"])
             received = "" if hidden else f"; received {item['input']!r}"
             problems.append(f"{name}: {item['msg'].removeprefix('Value error, ')}{received}")
+    if settings:
+        given = [name for name in ("registry_token", "registry_token_file") if getattr(settings, name)]
+        if len(given) > 1 or (given and not (settings.events_url or settings.registry_url)):
+            told = f"set one of {PREFIX}REGISTRY_TOKEN and {PREFIX}REGISTRY_TOKEN_FILE, and {PREFIX}REGISTRY_URL beside it"
+            problems.append(f"{PREFIX}REGISTRY_TOKEN: {told}")
+        if settings.events_url and not given:
+            problems.append(f"{PREFIX}EVENTS_URL: needs {PREFIX}REGISTRY_TOKEN or {PREFIX}REGISTRY_TOKEN_FILE beside it")
     if problems or settings is None:
         raise SettingsError("\n".join(problems))
     return settings

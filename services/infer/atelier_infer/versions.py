@@ -70,6 +70,10 @@ class Versions:
         self._stopping = True
         self._wake.set()
 
+    def look_again(self) -> None:
+        """Makes the thread look at the aliases now; returns at once."""
+        self._wake.set()
+
     @property
     def answered(self) -> bool:
         """Whether tracking answered and every alias was tried once."""

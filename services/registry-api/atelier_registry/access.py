@@ -11,13 +11,14 @@ from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from atelier_registry import page
 from atelier_registry.errors import AccessError, RoleTooLowError, TokenMissingError, TokenUnknownError
 from atelier_registry.problems import answer
 
-OPEN_PATHS = frozenset({"/healthz", "/readyz"})
-"""Answered without a login, and without details."""
+OPEN_PATHS = frozenset({"/", "/healthz", "/readyz"})
+"""Answered without a login, and without details; so are the page's own files."""
 
-_scheme = HTTPBearer(auto_error=False, description="a token whose hash is in the token file")
+SCHEME = HTTPBearer(auto_error=False, description="a token whose hash is in the token file")
 
 
 class BearerAccess:
@@ -28,7 +29,7 @@ class BearerAccess:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answers 401, or leaves the token in `request.state.token` and passes on."""
-        if scope["type"] == "http" and scope["path"] not in OPEN_PATHS:
+        if scope["type"] == "http" and not is_open(scope["path"]):
             try:
                 token = self._find(Headers(scope=scope).get("authorization", ""))
             except AccessError as error:
@@ -46,10 +47,15 @@ class BearerAccess:
         return token
 
 
+def is_open(path: str) -> bool:
+    """Whether a path is answered without a login."""
+    return path in OPEN_PATHS or path.startswith(page.PATH)
+
+
 def needs(role: Role) -> Callable[..., Coroutine[Any, Any, Token]]:
     """A dependency that gives the caller's token, or raises `RoleTooLowError` where its role is below `role`."""
 
-    async def caller(request: Request, _: Annotated[HTTPAuthorizationCredentials | None, Security(_scheme)]) -> Token:
+    async def caller(request: Request, _: Annotated[HTTPAuthorizationCredentials | None, Security(SCHEME)]) -> Token:
         token: Token = request.state.token
         if token.role < role:
             raise RoleTooLowError(token, role)

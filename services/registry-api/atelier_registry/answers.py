@@ -3,11 +3,24 @@
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Literal
+from typing import Annotated, Literal
 
 from atelier_contracts.manifests import Evidence
 from atelier_contracts.promotion import Decision
+from atelier_contracts.stage import MAX_PICTURES, Staged, StagePicture
 from pydantic import BaseModel, ConfigDict, Field
+
+
+class RunFacts(BaseModel):
+    """The run that made a version."""
+
+    model_config = ConfigDict(ser_json_inf_nan="strings")
+
+    id: str
+    name: str
+    status: str
+    params: dict[str, str]
+    metrics: dict[str, float] = Field(description="last values; one that is not a number is the string NaN")
 
 
 class VersionSummary(BaseModel):
@@ -22,6 +35,7 @@ class VersionSummary(BaseModel):
     aliases: list[str]
     tags: dict[str, str]
     run_id: str | None
+    run: RunFacts | None = Field(default=None, description="in a list only where runs=true asked for it")
 
 
 class ModelSummary(BaseModel):
@@ -54,23 +68,11 @@ class DecisionPage(BaseModel):
     next_before_id: int | None = Field(description="send it as before_id for the next page; null on the last")
 
 
-class RunFacts(BaseModel):
-    """The run that made a version."""
-
-    model_config = ConfigDict(ser_json_inf_nan="strings")
-
-    id: str
-    name: str
-    status: str
-    params: dict[str, str]
-    metrics: dict[str, float] = Field(description="last values; one that is not a number is the string NaN")
-
-
 class Lineage(BaseModel):
     """Where a version comes from, as its adapter.json says, or else its tags and its run's. Null: not recorded."""
 
     run_id: str | None = None
-    bundle_digest: str | None = Field(None, description="of the base bundle that the adapter belongs to")
+    bundle_digest: str | None = Field(default=None, description="of the base bundle that the adapter belongs to")
     dataset_digest: str | None = None
     git_revision: str | None = None
     weights_sha256: str | None = None
@@ -79,10 +81,90 @@ class Lineage(BaseModel):
 class VersionDetail(VersionSummary):
     """`GET /models/{name}/versions/{version}`."""
 
-    run: RunFacts | None
     lineage: Lineage
     evidence: Evidence | None = Field(description="what was measured before the version was registered; null without the file")
     problems: list[str] = Field(description="what is wrong with the version's own records, empty for a good one")
+
+
+class AliasState(BaseModel):
+    """`GET /models/{name}/aliases/{alias}`."""
+
+    model: str
+    alias: str
+    version: int
+    since: datetime | None = Field(description="null: moved by other hands a moment ago, and no decision tells of it yet")
+    decision: int | None
+
+
+class Pair(BaseModel):
+    """A parameter or a metric of two versions; null where a version lacks it, text where a metric is not finite."""
+
+    left: float | str | None
+    right: float | str | None
+    difference: float | None = Field(default=None, description="right - left, where both are finite numbers")
+
+
+class Comparison(BaseModel):
+    """`GET /models/{name}/compare`."""
+
+    left: VersionDetail
+    right: VersionDetail
+    params: dict[str, Pair] = Field(description="those that differ")
+    metrics: dict[str, Pair]
+    losses_comparable: bool = Field(description="both were measured on the same validation data")
+
+
+class PictureInfo(BaseModel):
+    """A picture that the training logged."""
+
+    key: str
+    step: int
+    path: str = Field(description="address of the PNG, below this service's own")
+
+
+class Pictures(BaseModel):
+    """`GET /models/{name}/versions/{version}/pictures`."""
+
+    pictures: list[PictureInfo]
+
+
+class CurvePoint(BaseModel):
+    """A metric at a step."""
+
+    model_config = ConfigDict(ser_json_inf_nan="strings")
+
+    step: int
+    value: float
+
+
+class Curve(BaseModel):
+    """`GET /models/{name}/versions/{version}/curves/{metric}`."""
+
+    metric: str
+    points: list[CurvePoint]
+
+
+class DrawRequest(BaseModel):
+    """`POST /models/{name}/draw`: the same pictures by several versions."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    versions: list[Annotated[int, Field(ge=1)]] = Field(min_length=1, max_length=4)
+    pictures: list[StagePicture] = Field(min_length=1, max_length=MAX_PICTURES)
+
+
+class Drawn(BaseModel):
+    """What each version drew, or why it did not."""
+
+    version: int
+    staged: Staged | None
+    problem: str | None
+
+
+class Drawings(BaseModel):
+    """The answer to `POST /models/{name}/draw`."""
+
+    drawn: list[Drawn]
 
 
 class Status(BaseModel):

@@ -7,53 +7,99 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 from atelier_contracts.access import TokenFile
+from atelier_contracts.generate import Problem
+from atelier_contracts.promotion import RefusedProblem
 from fastapi import FastAPI, Response
 from starlette.concurrency import run_in_threadpool
 
-from atelier_registry import problems
+from atelier_registry import page, problems
 from atelier_registry.access import BearerAccess
 from atelier_registry.answers import Status
+from atelier_registry.approvals import Approvals
 from atelier_registry.catalogue_routes import catalogue_router
-from atelier_registry.decisions import DecisionLog
 from atelier_registry.errors import UnavailableError
+from atelier_registry.etags import ETags
+from atelier_registry.event_routes import event_router
+from atelier_registry.feed import Feed
 from atelier_registry.health import Readiness
+from atelier_registry.judging import Judge
+from atelier_registry.ledger import Ledger
+from atelier_registry.locks import AliasLocks
 from atelier_registry.logs import RequestLog
+from atelier_registry.moving import Mover
+from atelier_registry.picture_routes import picture_router
+from atelier_registry.policy import Policy
 from atelier_registry.promotion_routes import promotion_router
 from atelier_registry.promotions import Promotions
 from atelier_registry.registry import ModelRegistry
+from atelier_registry.retiring import Retiring
+from atelier_registry.stager import Stager
+from atelier_registry.watching import Watch
 
 log = logging.getLogger(__name__)
 
 
-def create_app(*, registry: ModelRegistry, decisions: DecisionLog, tokens: TokenFile) -> FastAPI:
+def create_app(
+    *,
+    registry: ModelRegistry,
+    ledger: Ledger,
+    locks: AliasLocks,
+    feed: Feed,
+    tokens: TokenFile,
+    policy: Policy,
+    stager: Stager,
+    outside_poll_s: float,
+) -> FastAPI:
     """The whole service, ready for an ASGI server.
 
     Args:
         registry: where models, versions and aliases are.
-        decisions: where decisions are kept.
+        ledger: where decisions and events are kept.
+        locks: one decision at a time on each alias.
+        feed: tells events to listeners; its streams end when it is told to end.
         tokens: who may come in.
+        policy: the rules.
+        stager: who loads versions without serving them.
+        outside_poll_s: how often MLflow is looked at for aliases that others moved.
     """
-    promotions = Promotions(registry, decisions)
-    readiness = Readiness({"database": decisions.ping, "tracking": registry.ping})
+    mover = Mover(registry, ledger, locks, feed.nudge)
+    judge = Judge(registry, policy, stager)
+    watch = Watch(registry, ledger, mover, outside_poll_s)
+    readiness = Readiness({"database": ledger.ping, "tracking": registry.ping})
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         try:
-            await run_in_threadpool(promotions.reconcile)
+            await run_in_threadpool(mover.reconcile)
         except UnavailableError as error:
             log.warning("pending decisions wait for the next decision on their alias: %s", error)
+        await feed.start()
+        watch.start()
         yield
+        watch.stop()
+        await feed.stop()
 
     app = FastAPI(
         title="Atelier registry-api",
-        summary="Lists, inspects, promotes and rolls back versions of models, and keeps every decision.",
+        summary="Lists, inspects, compares, promotes, rolls back and retires versions of models, and keeps every decision.",
         version="1",
         docs_url=None,  # its page would load scripts from elsewhere, and could not send a token
         redoc_url=None,
         lifespan=lifespan,
     )
     app.include_router(catalogue_router(registry))
-    app.include_router(promotion_router(promotions, registry, decisions))
+    app.include_router(picture_router(registry, stager))
+    app.include_router(
+        promotion_router(
+            registry,
+            ledger,
+            Promotions(registry, ledger, mover, judge),
+            Approvals(registry, ledger, mover, judge),
+            Retiring(registry, ledger, mover),
+        )
+    )
+    app.include_router(event_router(feed))
+    app.include_router(page.router())
 
     @app.get("/healthz", tags=["health"])
     async def healthz() -> Status:
@@ -68,6 +114,8 @@ def create_app(*, registry: ModelRegistry, decisions: DecisionLog, tokens: Token
         return Status(status="ready" if ready else "unavailable")
 
     problems.install(app)
+    problems.describe(app, Problem, RefusedProblem)
+    app.add_middleware(ETags)
     app.add_middleware(BearerAccess, tokens=tokens)
     app.add_middleware(RequestLog)  # the last one added is the outermost
     return app

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from math import isfinite
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from atelier_contracts.manifests import AdapterManifest, Evidence
 from atelier_contracts.names import ADAPTER_FILE, EVIDENCE_FILE, KIND_ADAPTER, KIND_BUNDLE, TAG_BUNDLE_DIGEST
 from pydantic import BaseModel, ValidationError
 
-from atelier_registry.answers import Lineage, ModelSummary, RunFacts, VersionDetail, VersionSummary
+from atelier_registry.answers import Comparison, Lineage, ModelSummary, Pair, RunFacts, VersionDetail, VersionSummary
 from atelier_registry.errors import UnknownModelError, UnknownVersionError, UnreadableFileError
 from atelier_registry.registry import Model, ModelRegistry, Run, Version
 
@@ -17,6 +17,7 @@ M = TypeVar("M", bound=BaseModel)
 
 _SHOWN = 20  # names or numbers in a message
 _COUNTED = 1000  # versions looked at to say how many more there are
+_WILD = {"nan": "NaN", "inf": "Infinity", "-inf": "-Infinity"}  # JSON has no such numbers
 _GIT_COMMIT = "mlflow.source.git.commit"  # MLflow's own tag on a run
 
 
@@ -60,7 +61,7 @@ def summarize_model(model: Model) -> ModelSummary:
     )
 
 
-def summarize_version(version: Version, model: Model) -> VersionSummary:
+def summarize_version(version: Version, model: Model, run: Run | None = None) -> VersionSummary:
     """A version in a list."""
     return VersionSummary(
         model=version.model,
@@ -72,6 +73,7 @@ def summarize_version(version: Version, model: Model) -> VersionSummary:
         aliases=model.aliases_of(version.number),
         tags=dict(version.tags),
         run_id=version.run_id,
+        run=_facts(run) if run else None,
     )
 
 
@@ -93,14 +95,47 @@ def inspect(registry: ModelRegistry, name: str, number: int) -> VersionDetail:
             problems.append(f"{ADAPTER_FILE} is missing")
     except UnreadableFileError as error:
         problems.append(str(error))
-    manifest = _parsed(AdapterManifest, ADAPTER_FILE, files, problems)
+    manifest = parsed(AdapterManifest, ADAPTER_FILE, files, problems)
     return VersionDetail(
-        **summarize_version(version, model).model_dump(),
-        run=_facts(run) if run else None,
+        **summarize_version(version, model, run).model_dump(),
         lineage=_lineage(version, run, manifest, problems),
-        evidence=_parsed(Evidence, EVIDENCE_FILE, files, problems),
+        evidence=parsed(Evidence, EVIDENCE_FILE, files, problems),
         problems=problems,
     )
+
+
+def compare(registry: ModelRegistry, name: str, left: int, right: int) -> Comparison:
+    """Two versions, and where they differ.
+
+    Raises:
+        UnknownModelError: there is no such model.
+        UnknownVersionError: one of the versions does not exist.
+    """
+    one, other = inspect(registry, name, left), inspect(registry, name, right)
+    facts = [each.run or RunFacts(id="", name="", status="", params={}, metrics={}) for each in (one, other)]
+    params = {key: _pair(facts[0].params.get(key), facts[1].params.get(key)) for key in _keys(*(each.params for each in facts))}
+    metrics = {
+        key: _pair(facts[0].metrics.get(key), facts[1].metrics.get(key)) for key in _keys(*(each.metrics for each in facts))
+    }
+    return Comparison(
+        left=one,
+        right=other,
+        params={key: pair for key, pair in params.items() if pair.left != pair.right},
+        metrics=metrics,
+        losses_comparable=bool(
+            one.evidence and other.evidence and one.evidence.validation_digest == other.evidence.validation_digest
+        ),
+    )
+
+
+def _keys(one: dict[str, Any], other: dict[str, Any]) -> list[str]:
+    return sorted(one.keys() | other.keys())
+
+
+def _pair(left: float | str | None, right: float | str | None) -> Pair:
+    left, right = (_WILD.get(str(each), each) if isinstance(each, float) else each for each in (left, right))
+    both = isinstance(left, float) and isinstance(right, float)
+    return Pair(left=left, right=right, difference=right - left if both else None)  # type: ignore[operator]
 
 
 def _facts(run: Run) -> RunFacts:
@@ -122,7 +157,7 @@ def _lineage(version: Version, run: Run | None, manifest: AdapterManifest | None
     )
 
 
-def _parsed(kind: type[M], file: str, files: dict[str, str], problems: list[str]) -> M | None:
+def parsed(kind: type[M], file: str, files: dict[str, str], problems: list[str]) -> M | None:
     """The file's content; None where it is absent, and where it is wrong, which is added to `problems`."""
     if file not in files:
         return None

@@ -9,7 +9,7 @@ from fastapi import APIRouter, Depends, Path, Query
 
 from atelier_registry import catalogue, examples
 from atelier_registry.access import needs
-from atelier_registry.answers import ModelPage, ModelSummary, VersionDetail, VersionPage
+from atelier_registry.answers import Comparison, ModelPage, ModelSummary, VersionDetail, VersionPage
 from atelier_registry.problems import documented
 from atelier_registry.registry import ModelRegistry
 
@@ -38,16 +38,31 @@ def catalogue_router(registry: ModelRegistry) -> APIRouter:
         "/{name}/versions",
         responses=documented(404) | examples.of({"versions": [examples.VERSION], "next_page_token": None}),
     )
-    def list_versions(name: Name, limit: Limit = 20, page_token: PageToken = None) -> VersionPage:
+    def list_versions(
+        name: Name,
+        limit: Limit = 20,
+        page_token: PageToken = None,
+        runs: Annotated[bool, Query(description="with each version's parameters and metrics, in one more question")] = False,
+    ) -> VersionPage:
         """Versions of a model, newest first."""
         model = catalogue.find_model(registry, name)
         page = registry.versions(model.name, limit, page_token)
-        versions = [catalogue.summarize_version(version, model) for version in page.items]
+        found = registry.runs([version.run_id for version in page.items if version.run_id]) if runs else {}
+        versions = [catalogue.summarize_version(version, model, found.get(version.run_id or "")) for version in page.items]
         return VersionPage(versions=versions, next_page_token=page.next_token)
 
     @router.get("/{name}/versions/{version}", responses=documented(404) | examples.of(examples.DETAIL))
     def inspect_version(name: Name, version: Number) -> VersionDetail:
         """One version, with its run's parameters and metrics, where it comes from, and what was measured on it."""
         return catalogue.inspect(registry, name, version)
+
+    @router.get("/{name}/compare", responses=documented(404) | examples.of(examples.COMPARISON))
+    def compare(
+        name: Name,
+        left: Annotated[int, Query(ge=1, description="a version", examples=[3])],
+        right: Annotated[int, Query(ge=1, description="another version", examples=[4])],
+    ) -> Comparison:
+        """Two versions side by side: the parameters that differ, and every metric."""
+        return catalogue.compare(registry, name, left, right)
 
     return router

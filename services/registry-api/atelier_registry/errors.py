@@ -4,19 +4,33 @@ RegistryApiError
 ├── AccessError
 │   ├── TokenMissingError         no bearer token came with the request
 │   ├── TokenUnknownError         a token came that is not in the token file
-│   └── RoleTooLowError           the token is known, and its role may not do this
+│   ├── RoleTooLowError           the token is known, and its role may not do this
+│   └── SelfApprovalError         who proposed a decision may not approve it
 ├── NotFoundError
 │   ├── UnknownModelError         MLflow has no registered model of this name
-│   └── UnknownVersionError       the model exists, this version of it does not
+│   ├── UnknownVersionError       the model exists, this version of it does not
+│   ├── UnknownAliasError         the model exists, this alias of it does not
+│   ├── UnknownDecisionError      no decision has this id
+│   └── UnknownPictureError       the version's run has no such picture or metric
 ├── RefusedError
 │   ├── InvalidArgumentError      a value in the request can never be accepted, whatever the state of the registry
-│   ├── NotPromotableError        the version exists, and the rules do not let this alias point at it
+│   ├── PolicyRefusedError        the policy's rules do not let this be; kept as a decision
 │   ├── NoEarlierVersionError     no earlier version is known for this alias, or it is gone
+│   ├── NotProposedError          the decision does not wait for an approval, or what it was about has changed
+│   ├── AliasedError              an alias points at the version that was to be retired
+│   ├── PreconditionError         the alias is not as If-Match or If-None-Match say
+│   ├── KeyReusedError            the idempotency key was used for another request
 │   └── UnreadableFileError       a version's files are kept where this service does not read, or are too large
-└── UnavailableError
-    ├── TrackingUnavailableError  MLflow did not answer, or answered with something that is not an answer
-    ├── DatabaseUnavailableError  the decisions cannot be read or written
-    └── AliasBusyError            other decisions on the same alias took too long
+├── StageError
+│   ├── StageRefusedError         infer loaded the version, and it failed a check
+│   └── StageUnavailableError     infer does not answer, or none is set up
+├── UnavailableError
+│   ├── TrackingUnavailableError  MLflow did not answer, or answered with something that is not an answer
+│   ├── DatabaseUnavailableError  the decisions cannot be read or written
+│   └── AliasBusyError            other decisions on the same alias took too long
+└── StartError
+    ├── PolicyError               the policy file is not legal; the message lists every problem
+    └── SchemaError               the database's tables cannot be brought to what this release needs
 """
 
 from __future__ import annotations
@@ -24,6 +38,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from atelier_contracts.access import Role, Token
+from atelier_contracts.promotion import Decision
 
 
 class RegistryApiError(Exception):
@@ -54,6 +69,13 @@ class RoleTooLowError(AccessError):
     def __init__(self, token: Token, needed: Role) -> None:
         enough = " or ".join(role.name for role in Role if role >= needed)
         super().__init__(f"{token.id} holds the role {token.role.name}; this needs {enough}")
+
+
+class SelfApprovalError(AccessError):
+    """Who proposed a decision may not approve it."""
+
+    def __init__(self, actor: str, decision: int) -> None:
+        super().__init__(f"decision {decision} was proposed by {actor}, and needs the approval of somebody else")
 
 
 class NotFoundError(RegistryApiError):
@@ -89,6 +111,25 @@ class UnknownVersionError(NotFoundError):
         super().__init__(f"{name} has no version {number}; " + (f"versions are: {listed}" if known else "it has none yet"))
 
 
+class UnknownAliasError(NotFoundError):
+    """The model exists, this alias of it does not."""
+
+    def __init__(self, name: str, alias: str, known: Sequence[str]) -> None:
+        listed = ", ".join(sorted(known)[:20])
+        super().__init__(f"{name} has no alias {alias!r}; " + (f"aliases are: {listed}" if known else "it has none yet"))
+
+
+class UnknownDecisionError(NotFoundError):
+    """No decision has this id."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(f"no decision has the id {number}; GET /models/{{name}}/history lists them")
+
+
+class UnknownPictureError(NotFoundError):
+    """The version's run has no such picture or metric."""
+
+
 class RefusedError(RegistryApiError):
     """Understood, and not done. Nothing was changed."""
 
@@ -97,16 +138,72 @@ class InvalidArgumentError(RefusedError):
     """A value in the request can never be accepted, whatever the state of the registry."""
 
 
-class NotPromotableError(RefusedError):
-    """The version exists, and the rules do not let this alias point at it."""
+class PolicyRefusedError(RefusedError):
+    """The policy's rules do not let this be. It is kept as a decision, with what every rule saw."""
+
+    def __init__(self, decision: Decision) -> None:
+        failed = [verdict for verdict in decision.verdicts if not verdict.passed]
+        told = "; ".join(f"{verdict.rule}: {verdict.reason}" for verdict in failed)
+        help_ = "" if any(verdict.binding for verdict in failed) else "; an admin may use force"
+        super().__init__(
+            f"version {decision.to_version} of {decision.model} may not become {decision.alias!r}: {told} "
+            f"(kept as decision {decision.id}{help_})"
+        )
+        self.decision = decision
 
 
 class NoEarlierVersionError(RefusedError):
     """No earlier version is known for this alias, or it is gone."""
 
 
+class NotProposedError(RefusedError):
+    """The decision does not wait for an approval, or what it was about has changed since."""
+
+
+class AliasedError(RefusedError):
+    """An alias points at the version that was to be retired."""
+
+    def __init__(self, name: str, number: int, aliases: Sequence[str]) -> None:
+        super().__init__(
+            f"version {number} of {name} is {', '.join(sorted(aliases))}, and what an alias points at cannot be retired: "
+            "promote another version, or roll back, first"
+        )
+
+
+class PreconditionError(RefusedError):
+    """The alias is not as If-Match or If-None-Match say."""
+
+    def __init__(self, sent: str, present: str | None) -> None:
+        super().__init__(
+            f"the alias must be as the request's precondition says; received {sent}, "
+            f"its ETag is {present or 'none: it does not exist'}: read it again, and decide anew"
+        )
+
+
+class KeyReusedError(RefusedError):
+    """The idempotency key was used for another request."""
+
+    def __init__(self, decision: int) -> None:
+        super().__init__(
+            f"an Idempotency-Key stands for one request; this one was used for another, which became decision {decision}: "
+            "send a new key"
+        )
+
+
 class UnreadableFileError(RefusedError):
     """A version's files are kept where this service does not read, or are too large. Shown beside the version's other facts."""
+
+
+class StageError(RegistryApiError):
+    """A version could not be shown to load. `str()` is the reason."""
+
+
+class StageRefusedError(StageError):
+    """Infer tried the version, and it failed a check."""
+
+
+class StageUnavailableError(StageError):
+    """Infer does not answer, or none is set up."""
 
 
 class UnavailableError(RegistryApiError):
@@ -130,8 +227,20 @@ class DatabaseUnavailableError(UnavailableError):
 class AliasBusyError(UnavailableError):
     """Other decisions on the same alias took too long, and this one was not begun."""
 
-    def __init__(self, model: str, alias: str, waited_s: float) -> None:
+    def __init__(self, model: str, alias: str | None, waited_s: float) -> None:
         super().__init__(
-            f"other decisions on {alias!r} of {model!r} are under way and did not end within {waited_s:g} s; "
+            f"other decisions on {alias or 'versions'!r} of {model!r} are under way and did not end within {waited_s:g} s; "
             "nothing was changed: look at the history, then send the request again"
         )
+
+
+class StartError(RegistryApiError):
+    """The service cannot start; never sent over HTTP."""
+
+
+class PolicyError(StartError):
+    """The policy file is not legal; the message lists every problem."""
+
+
+class SchemaError(StartError):
+    """The database's tables cannot be brought to what this release needs."""

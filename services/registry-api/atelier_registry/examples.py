@@ -14,6 +14,7 @@ ROLL_BACK: dict[str, Example] = {
     "previous": {"summary": "to the version before", "value": {"reason": "hands came out wrong"}},
     "named": {"summary": "to a named version", "value": {"reason": "hands came out wrong", "version": 3}},
 }
+REASON: dict[str, Example] = {"reason": {"summary": "why", "value": {"reason": "looked at by the class"}}}
 DECISION: dict[str, Any] = {
     "id": 12,
     "at": "2026-03-01T09:30:00Z",
@@ -24,6 +25,26 @@ DECISION: dict[str, Any] = {
     "from_version": 3,
     "to_version": 4,
     "reason": "lowest validation loss",
+    "outcome": "done",
+    "done_at": "2026-03-01T09:30:00.180000Z",
+    "forced": False,
+    "approved_by": None,
+    "verdicts": [
+        {
+            "rule": "onnx_error",
+            "passed": True,
+            "reason": "ONNX is 1.4e-06 from torch, at most 0.001 is allowed",
+            "numbers": {"onnx_max_error": 1.4e-06, "at_most": 0.001},
+            "binding": False,
+        }
+    ],
+}
+ALIAS: dict[str, Any] = {
+    "model": "pencil",
+    "alias": "champion",
+    "version": 4,
+    "since": "2026-03-01T09:30:00.180000Z",
+    "decision": 12,
 }
 VERSION: dict[str, Any] = {
     "model": "pencil",
@@ -35,6 +56,7 @@ VERSION: dict[str, Any] = {
     "aliases": ["champion"],
     "tags": {"atelier.kind": "adapter"},
     "run_id": "7f0c9d2a4b5e4f6d8a1b2c3d4e5f6071",
+    "run": None,
 }
 MODEL: dict[str, Any] = {
     "name": "pencil",
@@ -67,6 +89,30 @@ DETAIL: dict[str, Any] = VERSION | {
         "validation_images": 24,
     },
     "problems": [],
+}
+PICTURES: dict[str, Any] = {
+    "pictures": [
+        {
+            "key": "validation",
+            "step": 480,
+            "path": "/models/pencil/versions/4/picture?path=images%2Fvalidation%25step%25480%25timestamp%251%250a.png",
+        }
+    ]
+}
+CURVE: dict[str, Any] = {"metric": "ema_loss", "points": [{"step": 1, "value": 0.31}, {"step": 480, "value": 0.14}]}
+DRAW: dict[str, Example] = {
+    "two": {
+        "summary": "candidate and champion",
+        "value": {"versions": [3, 4], "pictures": [{"prompt": "a cat", "seed": 7, "steps": 8}]},
+    }
+}
+DRAWINGS: dict[str, Any] = {"drawn": [{"version": 3, "staged": None, "problem": "infer does not answer (ConnectionError)"}]}
+COMPARISON: dict[str, Any] = {
+    "left": DETAIL,
+    "right": DETAIL | {"version": 5, "aliases": []},
+    "params": {"rank": {"left": "8", "right": "16", "difference": None}},
+    "metrics": {"validation_loss": {"left": 0.1312, "right": 0.1275, "difference": -0.0037}},
+    "losses_comparable": True,
 }
 
 

@@ -4,20 +4,21 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Sequence
 from datetime import UTC, datetime
 from pathlib import Path, PurePosixPath
 from tempfile import TemporaryDirectory
 from typing import Any, TypeVar
 
 import mlflow.artifacts
-from atelier_contracts.names import ADAPTER_FILE, ADAPTER_FOLDER, EVIDENCE_FILE
+from atelier_contracts.names import ADAPTER_FOLDER
+from mlflow.entities import ViewType
 from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 from requests.exceptions import RequestException
 
 from atelier_registry.errors import InvalidArgumentError, TrackingUnavailableError, UnreadableFileError
-from atelier_registry.registry import Model, Page, Run, Version
+from atelier_registry.registry import FILES, Model, Page, Picture, Point, Run, Version
 
 T = TypeVar("T")
 
@@ -25,6 +26,10 @@ _ABSENT = "RESOURCE_DOES_NOT_EXIST"
 _INVALID = "INVALID_PARAMETER_VALUE"
 _PROXIED = "mlflow-artifacts:/"
 _MAX_FILE_BYTES = 1 << 20
+_MAX_PICTURE_BYTES = 16 << 20
+_IMAGE = re.compile(
+    r"images/(?P<key>[^/%+]+)(?P<by>[%+])step(?P=by)(?P<step>\d+)(?P=by)timestamp(?P=by)\d+(?P=by)[0-9a-f-]+\.png"
+)
 _MAX_VERSION = 2**31 - 1  # MLflow keeps version numbers in a 32-bit column, and fails on larger ones
 
 
@@ -51,6 +56,7 @@ class MlflowRegistry:
     def __init__(self, tracking_uri: str) -> None:
         self._uri = tracking_uri
         self._client = MlflowClient(tracking_uri=tracking_uri, registry_uri=tracking_uri)
+        self._known_experiments: list[str] = []  # a search for runs must name them all
 
     def ping(self) -> None:
         """See `ModelRegistry`."""
@@ -91,10 +97,70 @@ class MlflowRegistry:
         found = _ask(lambda: self._client.get_run(run_id))
         if found is None:
             return None
-        info, data = found.info, found.data
-        return Run(info.run_id, info.run_name or "", info.status, dict(data.params), dict(data.metrics), dict(data.tags))
+        return _run(found)
 
-    def files(self, name: str, number: int) -> dict[str, str]:
+    def runs(self, run_ids: Sequence[str]) -> dict[str, Run]:
+        """See `ModelRegistry`. One call, and now and then one more to learn of new experiments."""
+        ids = sorted({run_id for run_id in run_ids if re.fullmatch(r"[0-9a-f]{32}", run_id)})
+        if not ids:
+            return {}
+        experiments = self._experiments(fresh=False)
+        listed = ", ".join(f"'{run_id}'" for run_id in ids)
+        for last in (False, True):
+            page = _ask(
+                lambda: self._client.search_runs(
+                    experiments,  # noqa: B023
+                    f"attributes.run_id IN ({listed})",
+                    run_view_type=ViewType.ALL,
+                    max_results=len(ids),
+                )
+            )
+            found = {run.info.run_id: _run(run) for run in page or []}
+            if last or len(found) == len(ids):
+                break
+            experiments = self._experiments(fresh=True)
+        return found
+
+    def curve(self, run_id: str, metric: str) -> list[Point]:
+        """See `ModelRegistry`. One call."""
+        points = _ask(lambda: self._client.get_metric_history(run_id, metric)) or []
+        return [Point(int(point.step), float(point.value)) for point in points]
+
+    def pictures(self, run_id: str) -> list[Picture]:
+        """See `ModelRegistry`. One call; MLflow's `log_image` writes key, step and time into the file's name."""
+        found = _ask(lambda: self._client.list_artifacts(run_id, "images")) or []
+        told = (match for info in found if (match := _IMAGE.fullmatch(info.path)))
+        pictures = [Picture(match[0], match["key"].replace("~", "/"), int(match["step"])) for match in told]
+        return sorted(pictures, key=lambda picture: (picture.key, picture.step))
+
+    def picture(self, run_id: str, path: str) -> bytes | None:
+        """See `ModelRegistry`. Only what the tracking server itself hands out is read."""
+        found = _ask(lambda: self._client.get_run(run_id))
+        if found is None or not _IMAGE.fullmatch(path):
+            return None
+        root = found.info.artifact_uri
+        if not root.startswith(_PROXIED) or root.startswith(_PROXIED + "/"):
+            raise UnreadableFileError(f"its run's files are not kept by the tracking server, and are not read from {root!r}")
+        with TemporaryDirectory() as folder:
+            file = _ask(lambda: mlflow.artifacts.download_artifacts(f"{root}/{path}", dst_path=folder, tracking_uri=self._uri))
+            if file is None or Path(file).stat().st_size > _MAX_PICTURE_BYTES:
+                return None
+            content = Path(file).read_bytes()
+        return content if content.startswith(b"\x89PNG") else None
+
+    def _experiments(self, *, fresh: bool) -> list[str]:
+        if fresh or not self._known_experiments:
+            found: list[str] = []
+            token = None
+            while True:
+                page = _ask(lambda: self._client.search_experiments(ViewType.ALL, max_results=1000, page_token=token))
+                found += [experiment.experiment_id for experiment in page or []]
+                if page is None or not (token := page.token):
+                    break
+            self._known_experiments = found
+        return self._known_experiments
+
+    def files(self, name: str, number: int, wanted: Collection[str] = FILES) -> dict[str, str]:
         """See `ModelRegistry`. Only files that the tracking server itself hands out are read.
 
         A version's location is whatever its author registered: a path would be read from this machine's disk, and another
@@ -108,7 +174,7 @@ class MlflowRegistry:
         found = _ask(lambda: mlflow.artifacts.list_artifacts(f"{root}/{ADAPTER_FOLDER}", tracking_uri=self._uri))
         texts = {}
         for info in found or []:
-            if (file := PurePosixPath(info.path).name) not in (ADAPTER_FILE, EVIDENCE_FILE) or info.is_dir:
+            if (file := PurePosixPath(info.path).name) not in wanted or info.is_dir:
                 continue
             if (info.file_size or 0) > _MAX_FILE_BYTES:
                 raise UnreadableFileError(f"{file} has {info.file_size} bytes; at most {_MAX_FILE_BYTES} are read")
@@ -122,6 +188,15 @@ class MlflowRegistry:
 
         def set_it() -> bool:
             self._client.set_registered_model_alias(name, alias, str(number))
+            return True
+
+        return number <= _MAX_VERSION and bool(_ask(set_it))
+
+    def set_tag(self, name: str, number: int, key: str, value: str) -> bool:
+        """See `ModelRegistry`."""
+
+        def set_it() -> bool:
+            self._client.set_model_version_tag(name, str(number), key, value)
             return True
 
         return number <= _MAX_VERSION and bool(_ask(set_it))
@@ -170,6 +245,11 @@ def _model(found: Any) -> Model:
     latest = max(map(_version, found.latest_versions or []), key=lambda version: version.number, default=None)
     aliases = {alias: int(number) for alias, number in found.aliases.items()}
     return Model(found.name, found.description or "", aliases, latest)
+
+
+def _run(found: Any) -> Run:
+    info, data = found.info, found.data
+    return Run(info.run_id, info.run_name or "", info.status, dict(data.params), dict(data.metrics), dict(data.tags))
 
 
 def _version(found: Any) -> Version:

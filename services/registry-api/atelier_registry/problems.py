@@ -8,15 +8,18 @@ from http import HTTPStatus
 from typing import Any
 
 from atelier_contracts.generate import Problem
+from atelier_contracts.promotion import RefusedProblem
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
+from pydantic import BaseModel
 from starlette.exceptions import HTTPException
 
 from atelier_registry import errors
 
 log = logging.getLogger(__name__)
 
+MEDIA_TYPE = "application/problem+json"
 RETRY_AFTER_S = 5
 
 _LOGIN = {"WWW-Authenticate": 'Bearer realm="atelier"'}
@@ -27,12 +30,22 @@ STATUS: dict[type[errors.RegistryApiError], tuple[int, dict[str, str]]] = {
     errors.TokenMissingError: (401, _LOGIN),
     errors.TokenUnknownError: (401, _LOGIN_AGAIN),
     errors.RoleTooLowError: (403, {}),
+    errors.SelfApprovalError: (403, {}),
     errors.UnknownModelError: (404, {}),
     errors.UnknownVersionError: (404, {}),
+    errors.UnknownAliasError: (404, {}),
+    errors.UnknownDecisionError: (404, {}),
+    errors.UnknownPictureError: (404, {}),
     errors.InvalidArgumentError: (422, {}),
-    errors.NotPromotableError: (409, {}),
+    errors.PolicyRefusedError: (409, {}),
     errors.NoEarlierVersionError: (409, {}),
+    errors.NotProposedError: (409, {}),
+    errors.AliasedError: (409, {}),
+    errors.PreconditionError: (412, {}),
+    errors.KeyReusedError: (422, {}),
     errors.UnreadableFileError: (409, {}),
+    errors.StageRefusedError: (409, {}),
+    errors.StageUnavailableError: (503, _LATER),
     errors.TrackingUnavailableError: (503, _LATER),
     errors.DatabaseUnavailableError: (503, _LATER),
     errors.AliasBusyError: (503, _LATER),
@@ -45,6 +58,12 @@ def answer(error: errors.RegistryApiError) -> JSONResponse:
     status, headers = STATUS[type(error)]
     if isinstance(error, errors.UnavailableError):
         log.warning("%s: %s", type(error).__name__, str(error.__cause__ or error)[:500])
+    if isinstance(error, errors.PolicyRefusedError):
+        decision = error.decision
+        refused = RefusedProblem(
+            title=HTTPStatus(status).phrase, status=status, detail=str(error), decision=decision.id, verdicts=decision.verdicts
+        )
+        return JSONResponse(refused.model_dump(), status, headers, media_type=MEDIA_TYPE)
     return _document(status, str(error), headers)
 
 
@@ -68,17 +87,41 @@ def install(app: FastAPI) -> None:
         return _document(500, "an error of this service, not of the request; the log of registry-api has the details")
 
 
+def describe(app: FastAPI, *models: type[BaseModel]) -> None:
+    """Adds the problem documents to the schemas that `documented` refers to."""
+    made = app.openapi
+
+    def with_problems() -> dict[str, Any]:
+        if app.openapi_schema is None:
+            schemas = made().setdefault("components", {}).setdefault("schemas", {})
+            for model in models:
+                found = model.model_json_schema(ref_template="#/components/schemas/{model}")
+                schemas.update(found.pop("$defs", {}))
+                schemas[model.__name__] = found
+        return made()
+
+    app.openapi = with_problems  # type: ignore[method-assign]
+
+
 def documented(*statuses: int) -> dict[int | str, dict[str, Any]]:
     """The `responses` of an endpoint in OpenAPI: problem documents of these statuses, and those that every endpoint has."""
-    schema = {"application/problem+json": {"schema": Problem.model_json_schema()}}
+    refused = {"anyOf": [_reference("Problem"), _reference("RefusedProblem")]}
     return {
-        status: {"description": HTTPStatus(status).phrase, "content": schema} for status in sorted({401, 422, 503, *statuses})
+        status: {
+            "description": HTTPStatus(status).phrase,
+            "content": {MEDIA_TYPE: {"schema": refused if status == 409 else _reference("Problem")}},
+        }
+        for status in sorted({401, 422, 503, *statuses})
     }
+
+
+def _reference(name: str) -> dict[str, str]:
+    return {"$ref": f"#/components/schemas/{name}"}
 
 
 def _document(status: int, detail: str, headers: dict[str, str] | None = None) -> JSONResponse:
     problem = Problem(title=HTTPStatus(status).phrase, status=status, detail=detail)
-    return JSONResponse(problem.model_dump(), status, headers, media_type="application/problem+json")
+    return JSONResponse(problem.model_dump(), status, headers, media_type=MEDIA_TYPE)
 
 
 def _readable(found: Sequence[Any]) -> str:

@@ -1,117 +1,163 @@
-"""Moves aliases: every decision is written down before the alias moves, and nothing half done stays visible."""
+"""Promotions and roll backs: the rules are asked, the decision is kept, the alias moves."""
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Iterator
-from contextlib import contextmanager
-from threading import Lock
-from weakref import WeakValueDictionary
+from collections.abc import Callable
+from datetime import UTC, datetime
 
-from atelier_contracts.promotion import Decision, PromoteRequest, RollbackRequest
+from atelier_contracts.access import Role
+from atelier_contracts.promotion import Action, Decision, PromoteRequest, RollbackRequest, Verdict
 
 from atelier_registry import rules
-from atelier_registry.catalogue import find_model, find_version, unknown_version
-from atelier_registry.decisions import Action, DecisionLog
-from atelier_registry.errors import AliasBusyError, InvalidArgumentError, NoEarlierVersionError
+from atelier_registry.asking import Asker, alias_etag, fingerprint
+from atelier_registry.catalogue import find_model
+from atelier_registry.errors import KeyReusedError, NoEarlierVersionError, PolicyRefusedError
+from atelier_registry.judging import Judge, Judged
+from atelier_registry.ledger import Facts, Kind, Ledger
+from atelier_registry.moving import Mover
 from atelier_registry.registry import Model, ModelRegistry
 from atelier_registry.stack import previous, stacked
 
-log = logging.getLogger(__name__)
+APPROVAL = Verdict(rule="approval", passed=True, reason="somebody else than the proposer must approve before the alias moves")
 
 
 class Promotions:
-    """Decides on aliases, one decision at a time for each alias of a model.
-
-    One process at a time may decide: two would not see each other's locks.
+    """Decides on aliases.
 
     Args:
-        registry: where the aliases are.
-        decisions: where the decisions are kept.
-        wait_s: how long a decision waits for the others on its alias.
+        registry: where versions and aliases are.
+        ledger: where decisions are kept.
+        mover: sets aliases.
+        judge: asks the rules.
     """
 
-    def __init__(self, registry: ModelRegistry, decisions: DecisionLog, wait_s: float = 10.0) -> None:
-        self._registry, self._decisions, self._wait_s = registry, decisions, wait_s
-        self._guard = Lock()
-        self._locks: WeakValueDictionary[tuple[str, str], Lock] = WeakValueDictionary()
+    def __init__(self, registry: ModelRegistry, ledger: Ledger, mover: Mover, judge: Judge) -> None:
+        self._registry, self._ledger, self._mover, self._judge = registry, ledger, mover, judge
 
-    def promote(self, actor: str, name: str, number: int, request: PromoteRequest) -> Decision:
+    def verdict(self, actor: str, name: str, number: int, request: PromoteRequest) -> Decision:
+        """What a promotion would come to. Nothing is changed or kept.
+
+        Raises:
+            NotFoundError: the model or the version does not exist.
+            UnavailableError: MLflow does not answer.
+        """
+        rules.check_alias(request.alias)
+        model = find_model(self._registry, name)
+        judged = self._judge.promotion(model, number, request.alias)
+        needs_approval = self._judge.policy(name, request.alias).approval
+        return _preview(actor, "promote", model, number, request, judged, [APPROVAL] * needs_approval)
+
+    def promote(self, asker: Asker, name: str, number: int, request: PromoteRequest) -> Decision:
         """Points an alias at a version. What is already so stays so, and is answered with the decision that made it so.
 
         Raises:
             NotFoundError: the model or the version does not exist.
-            RefusedError: the rules do not allow it.
+            RefusedError: the rules do not allow it, the conditions do not hold, or the key was used for something else.
             UnavailableError: MLflow or the database does not answer, or other decisions take too long.
         """
-        rules.check_alias(request.alias)
-        with self._alone(name, request.alias):
-            model = find_model(self._registry, name)
-            self._settle(model.name, request.alias, model)
-            return self._move("promote", actor, model, number, request)
+        self._check(asker, request)
+        if request.dry_run:
+            return self.verdict(asker.id, name, number, request)
 
-    def roll_back(self, actor: str, name: str, request: RollbackRequest) -> Decision:
+        def judge(model: Model) -> tuple[int, Judged]:
+            return number, self._judge.promotion(model, number, request.alias)
+
+        return self._decided("promote", asker, name, request, judge, fingerprint("promote", name, number, request.model_dump()))
+
+    def roll_back(self, asker: Asker, name: str, request: RollbackRequest) -> Decision:
         """Points an alias at the version before the present one, or at a named one. See `stack.py` for what is before what.
 
         Raises:
             NoEarlierVersionError: no version was named, and there is none before, or it was deleted.
             NotFoundError: the model, or the version that was named, does not exist.
-            RefusedError: the rules do not allow it.
+            RefusedError: the target does not load, the conditions do not hold, or the key was used for something else.
             UnavailableError: MLflow or the database does not answer, or other decisions take too long.
         """
-        rules.check_alias(request.alias)
-        with self._alone(name, request.alias):
-            model = find_model(self._registry, name)
-            self._settle(model.name, request.alias, model)
+        self._check(asker, request)
+
+        def judge(model: Model) -> tuple[int, Judged]:
             number = request.version if request.version is not None else self._before(model, request.alias)
-            return self._move("rollback", actor, model, number, request)
+            return number, self._judge.roll_back(model, number, request.alias)
 
-    def reconcile(self) -> None:
-        """Finds out what became of decisions that an earlier process left pending.
+        if request.dry_run:
+            model = find_model(self._registry, name)
+            number, judged = judge(model)
+            return _preview(asker.id, "rollback", model, number, request, judged, [])
+        return self._decided("rollback", asker, name, request, judge, fingerprint("rollback", name, request.model_dump()))
 
-        Raises:
-            UnavailableError: MLflow or the database does not answer; the next decision on each alias tries again.
-        """
-        for name, alias in sorted({(decision.model, decision.alias) for decision in self._decisions.pending()}):
-            with self._alone(name, alias):
-                self._settle(name, alias, self._registry.model(name))
+    def _check(self, asker: Asker, request: PromoteRequest) -> None:
+        rules.check_alias(request.alias)
+        if request.force:
+            asker.check_role(Role.admin)
 
-    def _move(self, action: Action, actor: str, model: Model, number: int, request: PromoteRequest) -> Decision:
-        present = model.aliases.get(request.alias)
-        last = self._decisions.last(model.name, request.alias)
-        if present == number and last is not None and last.to_version == number:
-            return last
-        rules.check_version(find_version(self._registry, model.name, number), request.alias)
-        decision = self._decisions.begin(
-            actor=actor,
-            action=action,
-            model=model.name,
-            alias=request.alias,
-            from_version=present,
-            to_version=number,
-            reason=request.reason,
-        )
-        if present != number:
-            self._point(decision)
-        self._decisions.finish(decision.id)
-        return decision
+    def _decided(
+        self,
+        action: Action,
+        asker: Asker,
+        name: str,
+        request: PromoteRequest,
+        judge: Callable[[Model], tuple[int, Judged]],
+        asked: str,
+    ) -> Decision:
+        if (earlier := self._earlier(asker, asked)) is not None:
+            return earlier
+        # before the lock, because infer may draw for a while, and a roll back must not wait for that
+        number, judged = judge(find_model(self._registry, name))
+        with self._mover.alone(name, request.alias) as model:
+            if (earlier := self._earlier(asker, asked)) is not None:
+                return earlier
+            present = model.aliases.get(request.alias)
+            last = self._ledger.last_move(name, request.alias)
+            asker.check_alias(alias_etag(last, present))
+            if not judged.still_holds(model):
+                number, judged = judge(model)
+            if present == number and last is not None and last.action != "outside":
+                return self._ledger.decision(last.decision)
+            facts = Facts(
+                actor=asker.id,
+                action=action,
+                model=name,
+                alias=request.alias,
+                from_version=present,
+                to_version=number,
+                reason=request.reason,
+                forced=request.force,
+                key=asker.key,
+                details={"request": asked, "verdicts": [verdict.model_dump() for verdict in judged.verdicts]},
+            )
+            return self._kept(
+                facts, judged, needs_approval=action == "promote" and self._judge.policy(name, request.alias).approval
+            )
 
-    def _point(self, decision: Decision) -> None:
-        """Sets the alias. Where MLflow gives no answer the alias may have moved all the same: the decision stays pending."""
-        try:
-            moved = self._registry.set_alias(decision.model, decision.alias, decision.to_version)
-        except InvalidArgumentError:
-            self._decisions.fail(decision.id)
-            raise
-        if not moved:
-            self._decisions.fail(decision.id)
-            raise unknown_version(self._registry, decision.model, decision.to_version)
+    def _kept(self, facts: Facts, judged: Judged, *, needs_approval: bool) -> Decision:
+        if not judged.allowed and not (facts.forced and judged.forceable):
+            raise PolicyRefusedError(self._ledger.open("refused", facts))
+        kind: Kind = "proposed" if needs_approval and not facts.forced else "begun"
+        if kind == "proposed":
+            for waiting in self._ledger.page(facts.model, facts.alias, outcome="proposed", limit=100):
+                if (waiting.actor, waiting.to_version, waiting.from_version) == (
+                    facts.actor, facts.to_version, facts.from_version
+                ):  # fmt: skip
+                    return waiting
+            return self._ledger.open(kind, facts)
+        return self._mover.move(self._ledger.open(kind, facts), facts.actor)
+
+    def _earlier(self, asker: Asker, asked: str) -> Decision | None:
+        """What this key did before. What failed half-way did nothing, and is tried again."""
+        found = self._ledger.by_key(asker.id, asker.key) if asker.key else None
+        if found is None or found.outcome in ("failed", "pending"):
+            return None
+        if self._ledger.fingerprint(found.id) != asked:
+            raise KeyReusedError(found.id)
+        if found.outcome == "refused":
+            raise PolicyRefusedError(found)
+        return found
 
     def _before(self, model: Model, alias: str) -> int:
         present = model.aliases.get(alias)
         if present is None:
             raise NoEarlierVersionError(f"{model.name} has no alias {alias!r}, so nothing to roll back; promote a version")
-        number = previous(stacked(self._decisions.moves(model.name, alias)), present)
+        number = previous(stacked(self._ledger.moves(model.name, alias)), present)
         if number is None:
             raise NoEarlierVersionError(
                 f"no version is known that {alias!r} of {model.name} pointed to before version {present}; name one in `version`"
@@ -123,29 +169,20 @@ class Promotions:
             )
         return number
 
-    def _settle(self, name: str, alias: str, model: Model | None) -> None:
-        """Ends the pending decisions on an alias by looking where it points: nobody else is at work on it now."""
-        present = model.aliases.get(alias) if model else None
-        for decision in self._decisions.pending_on(name, alias):
-            if decision.to_version == present:
-                self._decisions.finish(decision.id)
-            else:
-                self._decisions.fail(decision.id)
-            log.warning(
-                "decision %d on %s was left pending at version %d; it points at %s",
-                decision.id,
-                alias,
-                decision.to_version,
-                present,
-            )
 
-    @contextmanager
-    def _alone(self, name: str, alias: str) -> Iterator[None]:
-        with self._guard:
-            lock = self._locks.setdefault((name, alias), Lock())
-        if not lock.acquire(timeout=self._wait_s):
-            raise AliasBusyError(name, alias, self._wait_s)
-        try:
-            yield
-        finally:
-            lock.release()
+def _preview(
+    actor: str, action: Action, model: Model, number: int, request: PromoteRequest, judged: Judged, more: list[Verdict]
+) -> Decision:
+    return Decision(
+        id=0,
+        at=datetime.now(UTC),
+        actor=actor,
+        action=action,
+        model=model.name,
+        alias=request.alias,
+        from_version=model.aliases.get(request.alias),
+        to_version=number,
+        reason=request.reason,
+        outcome="dry_run",
+        verdicts=[*judged.verdicts, *more],
+    )

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Generic, Protocol, TypeVar
 
-from atelier_contracts.names import TAG_KIND
+from atelier_contracts.names import ADAPTER_FILE, EVIDENCE_FILE, TAG_KIND
 
 T = TypeVar("T")
+
+FILES = (ADAPTER_FILE, EVIDENCE_FILE)
+"""What is read of a version beside MLflow's own facts."""
 
 READY = "READY"
 """MLflow's status of a version whose files are complete."""
@@ -60,6 +63,23 @@ class Run:
 
 
 @dataclass(frozen=True)
+class Point:
+    """A metric at a step."""
+
+    step: int
+    value: float
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A picture that a run logged."""
+
+    path: str
+    key: str
+    step: int
+
+
+@dataclass(frozen=True)
 class Page(Generic[T]):
     """A part of a list; `next_token` fetches the next part, None after the last."""
 
@@ -95,8 +115,20 @@ class ModelRegistry(Protocol):
     def run(self, run_id: str) -> Run | None:
         """One run with its parameters and the last value of each metric."""
 
-    def files(self, name: str, number: int) -> dict[str, str]:
-        """The text of those of `adapter.json` and `evidence.json` that the version holds beside its weights.
+    def runs(self, run_ids: Sequence[str]) -> Mapping[str, Run]:
+        """Several runs by id in one question; those that do not exist are missing."""
+
+    def curve(self, run_id: str, metric: str) -> Sequence[Point]:
+        """The course of one metric of a run, thinned out by the registry where it is long; empty for an unknown one."""
+
+    def pictures(self, run_id: str) -> Sequence[Picture]:
+        """The pictures that a run logged, by key and step."""
+
+    def picture(self, run_id: str, path: str) -> bytes | None:
+        """A PNG that `pictures` told of; None where it is gone."""
+
+    def files(self, name: str, number: int, wanted: Collection[str] = FILES) -> dict[str, str]:
+        """The text of those files that the version holds beside its weights.
 
         Raises:
             UnreadableFileError: they are kept where only other credentials reach, or are larger than a manifest can be.
@@ -104,3 +136,6 @@ class ModelRegistry(Protocol):
 
     def set_alias(self, name: str, alias: str, number: int) -> bool:
         """Points the alias at the version. False where the model or the version does not exist, and nothing was changed."""
+
+    def set_tag(self, name: str, number: int, key: str, value: str) -> bool:
+        """Tags a version. False where the model or the version does not exist."""

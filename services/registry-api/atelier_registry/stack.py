@@ -1,22 +1,21 @@
 """Which version a roll back goes to: a stack of versions, replayed from the decisions on one alias.
 
 A promotion puts its version on top. A roll back takes versions off until its own is on top, so that rolling back twice goes
-further back. A version that the alias was moved to by other hands is known from the next decision's `from_version`, and is put
-on the stack as if it had been promoted.
+further back. A version that the alias was moved to by other hands is put on the stack as if it had been promoted.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 
-from atelier_contracts.promotion import Decision
+from atelier_registry.ledger import Move
 
 
-def stacked(moves: Iterable[Decision]) -> list[int]:
+def stacked(moves: Iterable[Move]) -> list[int]:
     """Versions that an alias can go back to, the last one on top; no two neighbours are equal.
 
     Args:
-        moves: the decisions on one alias that were carried out, oldest first.
+        moves: where one alias went, oldest first.
     """
     stack: list[int] = []
     for move in moves:
@@ -25,7 +24,7 @@ def stacked(moves: Iterable[Decision]) -> list[int]:
         if move.action == "rollback" and move.to_version in stack:
             while stack[-1] != move.to_version:
                 stack.pop()
-        else:
+        elif move.to_version is not None:  # None: somebody deleted the alias
             _put(stack, move.to_version)
     return stack
 

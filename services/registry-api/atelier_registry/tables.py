@@ -1,46 +1,93 @@
-"""The tables of this service, and how its database is opened."""
+"""The tables of this service, and how its database is opened. `migrations/` makes them."""
 
 from __future__ import annotations
 
 from typing import Any
 
-from sqlalchemy import Column, DateTime, Engine, Index, Integer, MetaData, String, Table, Text, create_engine, event
+from sqlalchemy import (
+    BigInteger,
+    Boolean,
+    Column,
+    Engine,
+    Index,
+    Integer,
+    MetaData,
+    String,
+    Table,
+    Text,
+    create_engine,
+    event,
+    make_url,
+)
+
+SCHEMA = "atelier_registry"
+"""Where the tables are on PostgreSQL: MLflow's own, and its version table, stay in `public`."""
 
 metadata = MetaData()
 
-PENDING, DONE, FAILED = "pending", "done", "failed"
-"""States of a decision: written down before the alias moves; the alias moved; the alias did not move."""
-
-decisions = Table(
-    "decisions",
+entries = Table(
+    "entries",
     metadata,
-    Column("id", Integer, primary_key=True),
-    Column("at", DateTime(timezone=True), nullable=False),  # UTC
+    Column("id", BigInteger, primary_key=True, autoincrement=False),  # 1, 2, 3, … without gaps
+    Column("decision", BigInteger, nullable=False),  # id of the entry that the decision began with
+    Column("kind", String(16), nullable=False),
+    Column("at", String(27), nullable=False),  # UTC with microseconds and Z, so that text order is time order
     Column("actor", String(255), nullable=False),  # id of the token, never the token
     Column("action", String(16), nullable=False),
     Column("model", String(256), nullable=False),
-    Column("alias", String(63), nullable=False),
+    Column("alias", String(256), nullable=True),
     Column("from_version", Integer, nullable=True),
-    Column("to_version", Integer, nullable=False),
+    Column("to_version", Integer, nullable=True),
     Column("reason", Text, nullable=False),
-    Column("state", String(16), nullable=False),
-    Index("decisions_of_an_alias", "model", "alias", "id"),
-    sqlite_autoincrement=True,  # an id is never given twice
+    Column("forced", Boolean, nullable=False),
+    Column("key", String(64), nullable=True),  # sha256 of the idempotency key
+    Column("details", Text, nullable=False),  # JSON: verdicts with the numbers that they saw
+    Column("previous_hash", String(64), nullable=False),
+    Column("hash", String(64), nullable=False),
+    Index("entries_of_a_decision", "decision"),
+    Index("entries_of_an_alias", "model", "alias", "id"),
+    Index("entries_of_a_key", "actor", "key"),
 )
+"""Append-only: triggers refuse UPDATE and DELETE, and each row's hash covers the row before."""
+
+events = Table(
+    "events",
+    metadata,
+    Column("id", BigInteger, primary_key=True, autoincrement=False),
+    Column("at", String(27), nullable=False),
+    Column("model", String(256), nullable=False),
+    Column("alias", String(256), nullable=False),
+    Column("from_version", Integer, nullable=True),
+    Column("to_version", Integer, nullable=True),
+    Column("decision", BigInteger, nullable=False),
+)
+"""The outbox: written in the transaction that ends a decision, so that an event is never lost nor told too early."""
 
 
 def open_database(url: str) -> Engine:
-    """An engine for a SQLite file: readers do not wait for a writer, and a decision is on the disk when it is answered."""
-    engine = create_engine(url, connect_args={"timeout": 5})
+    """An engine whose `begin()` reads, and whose option `immediate` makes SQLite take its write lock at once.
 
-    @event.listens_for(engine, "connect")
-    def prepare(connection: Any, _: Any) -> None:
-        connection.execute("PRAGMA journal_mode=WAL")
-        connection.execute("PRAGMA synchronous=FULL")
+    On SQLite readers do not wait for a writer, and what was answered is on the disk. On PostgreSQL the tables are in `SCHEMA`.
+    """
+    if make_url(url).get_backend_name() == "sqlite":
+        engine = create_engine(url, connect_args={"timeout": 30})
+        event.listen(engine, "connect", _prepare_sqlite)
+        event.listen(engine, "begin", _begin_sqlite)
+        return engine
+    return create_engine(
+        make_url(url).set(drivername="postgresql+psycopg2"),  # the one that is installed, whatever SQLAlchemy's default
+        pool_pre_ping=True,
+        pool_timeout=10,
+        connect_args={"connect_timeout": 5, "options": f"-csearch_path={SCHEMA} -cstatement_timeout=15000"},
+    )
 
-    return engine
+
+def _prepare_sqlite(connection: Any, _: Any) -> None:
+    connection.isolation_level = None  # the driver would begin late and without the write lock
+    connection.execute("PRAGMA journal_mode=WAL")
+    connection.execute("PRAGMA synchronous=FULL")
 
 
-def create_tables(engine: Engine) -> None:
-    """Creates what is missing; existing tables are left alone."""
-    metadata.create_all(engine)
+def _begin_sqlite(connection: Any) -> None:
+    immediate = connection.get_execution_options().get("immediate")
+    connection.exec_driver_sql("BEGIN IMMEDIATE" if immediate else "BEGIN")

@@ -88,10 +88,13 @@ def build_scheduler() -> DDIMScheduler:
 
 
 def build_tokenizer(captions: Iterable[str], folder: Path) -> CLIPTokenizer:
-    """Learns a byte-pair vocabulary in CLIP's format from the captions and writes it to `folder`.
+    """Learns a byte-pair vocabulary in CLIP's format from the captions and writes it to `folder`, or reads it from there.
 
-    Every word of the captions becomes one token; any other text still encodes, byte by byte.
+    Every word of the captions becomes one token; any other text still encodes, byte by byte. The numbers of tokens differ from
+    one learning to the next (single letters come in no order), so a training that goes on must go on with its own.
     """
+    if (folder / "tokenizer.json").exists():
+        return CLIPTokenizer.from_pretrained(folder)
     bpe = Tokenizer(models.BPE(unk_token=END, end_of_word_suffix="</w>", continuing_subword_prefix=""))
     bpe.normalizer = normalizers.Sequence([normalizers.NFC(), normalizers.Lowercase()])
     bpe.pre_tokenizer = pre_tokenizers.Sequence([pre_tokenizers.Whitespace(), pre_tokenizers.ByteLevel(add_prefix_space=False)])

@@ -1,0 +1,196 @@
+"""How soon after a promotion does the new version draw, and does any request suffer from the switch?
+
+    promote 1, 2, 1, 2, … ──> registry-api ──event──> infer ──> first picture that names the new version
+
+MLflow, registry-api and infer run as processes on 127.0.0.1, as in `make demo`; two adapters with different weights are made
+for the tiny base that lies in this repository. While the champion goes back and forth a client draws without a pause: every
+answer must be a picture, and each version must always give the same bytes, so that a mixed or failed answer is found.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import os
+import shlex
+import signal
+import statistics
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import httpx
+from atelier_embedded.services import Services, running
+from atelier_embedded.workspace import MODEL, Workspace
+from fidelity_report import machine
+
+ROOT = Path(__file__).parents[1]
+SEED = 7
+
+
+class Loop:
+    """A client that draws without a pause, and notes what it got."""
+
+    def __init__(self, url: str, login: dict[str, str], body: dict[str, Any]) -> None:
+        self._url, self._login, self._body = url, login, body
+        self.versions: dict[str, set[str]] = {}
+        self.failed: list[str] = []
+        self.seconds: list[float] = []
+        self.order: list[str] = []
+        self._stopping = threading.Event()
+        self._thread = threading.Thread(target=self._run)
+
+    @contextmanager
+    def running(self) -> Iterator[None]:
+        """Draws while the block runs."""
+        self._thread.start()
+        try:
+            yield
+        finally:
+            self._stopping.set()
+            self._thread.join()
+
+    def _run(self) -> None:
+        with httpx.Client(headers=self._login, timeout=60) as client:
+            while not self._stopping.is_set():
+                begun = time.perf_counter()
+                answer = client.post(self._url, json=self._body)
+                self.seconds.append(time.perf_counter() - begun)
+                if answer.status_code != 200:
+                    self.failed.append(f"{answer.status_code}: {answer.text[:200]}")
+                    continue
+                version = answer.headers["X-Atelier-Version"]
+                self.order.append(version)
+                self.versions.setdefault(version, set()).add(hashlib.sha256(answer.content).hexdigest())
+
+
+def train(services: Services, workspace: Workspace, seed: int) -> int:
+    """Registers a version of a few steps; returns its number."""
+    flags = {
+        "pretrained_model_name_or_path": ROOT / "models/tiny-sd",
+        "train_data_dir": workspace.pictures,
+        "cache_dir": workspace.cache / "encoded",
+        "output_dir": workspace.root / f"adapter-{seed}",
+        "experiments_name": MODEL,
+        "tracking_uri": services.url("tracking"),
+        "register": MODEL,
+        "result_file": workspace.trained_file,
+        "rank": 16,
+        "learning_rate": 2e-3,
+        "train_batch_size": 4,
+        "max_train_steps": 4,
+        "validation_samples": 4,
+        "seed": seed,
+    }
+    command = [sys.executable, "-m", "atelier_trainer", "train", *(f"--{name}={value}" for name, value in flags.items())]
+    services.run(command, workspace.environment(), None, "the training")
+    return int(json.loads(workspace.trained_file.read_text())["version"])
+
+
+def measure(services: Services, workspace: Workspace, versions: list[int], count: int, size: int, steps: int) -> dict[str, Any]:
+    """Promotes the versions in turn, and times the first picture of each, first alone and then beside the loop."""
+    promoter, reader = ({"Authorization": f"Bearer {workspace.secret(role)}"} for role in ("promoter", "reader"))
+    generate = f"{services.url('infer')}/generate"
+    body = {"prompt": "a cat", "seed": SEED, "width": size, "height": size}
+    first_picture, first_step, deciding = [], [], []
+    with httpx.Client(timeout=60) as client:
+
+        def promote(version: int) -> float:
+            url = f"{services.url('registry-api')}/models/{MODEL}/versions/{version}/promote"
+            begun = time.perf_counter()
+            client.post(url, json={"reason": "measured"}, headers=promoter).raise_for_status()
+            deciding.append(time.perf_counter() - begun)
+            return begun
+
+        def drawn(wanted: int, **more: Any) -> None:
+            while True:
+                answer = client.post(generate, json=body | more, headers=reader)
+                if answer.status_code == 200 and answer.headers["X-Atelier-Version"] == str(wanted):
+                    return
+
+        for version in versions:  # both are in infer's memory or cache from now on, as any version is after its first day
+            promote(version)
+            drawn(version, steps=1)
+        deciding.clear()
+        for number in range(count):
+            version = versions[number % len(versions)]
+            begun = promote(version)
+            drawn(version, steps=steps)
+            first_picture.append(time.perf_counter() - begun)
+        for number in range(count):
+            version = versions[number % len(versions)]
+            begun = promote(version)
+            drawn(version, steps=1)
+            first_step.append(time.perf_counter() - begun)
+        loop = Loop(generate, reader, body | {"steps": steps})
+        with loop.running():
+            for number in range(count):
+                version = versions[number % len(versions)]
+                promote(version)
+                drawn(version, steps=1)
+                time.sleep(0.2)
+    return {
+        "promotions": 3 * count,
+        "size_px": size,
+        "steps": steps,
+        "first_picture_s": summary(first_picture),
+        "first_picture_of_one_step_s": summary(first_step),
+        "decision_s": summary(deciding),
+        "loop": {
+            "pictures": len(loop.order),
+            "failed": loop.failed,
+            "switches_seen": sum(one != other for one, other in zip(loop.order, loop.order[1:], strict=False)),
+            "different_pictures_by_version": {version: len(found) for version, found in sorted(loop.versions.items())},
+            "picture_s": summary(loop.seconds),
+        },
+    }
+
+
+def summary(values: list[float]) -> dict[str, float]:
+    """Median, 95th percentile and the worst, in seconds."""
+    ordered = sorted(values)
+    return {
+        "p50": round(statistics.median(ordered), 3),
+        "p95": round(ordered[min(len(ordered) - 1, int(len(ordered) * 0.95))], 3),
+        "max": round(ordered[-1], 3),
+    }
+
+
+def main() -> int:
+    """Measures, prints JSON; 1 where an answer failed or was mixed, or p95 is above the limit given."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--count", type=int, default=20, help="promotions in each of three rounds (%(default)s)")
+    parser.add_argument("--size", type=int, default=128, help="px (%(default)s)")
+    parser.add_argument("--steps", type=int, default=4, help="steps of a picture (%(default)s)")
+    parser.add_argument("--max-p95-s", type=float, help="status 1 where the first picture's p95 is above this")
+    parser.add_argument("--json", type=Path, help="also write the figures here")
+    options = parser.parse_args()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that the services end, too
+    with tempfile.TemporaryDirectory() as folder:
+        workspace = Workspace(Path(folder) / "workspace")
+        workspace.prepare()
+        subprocess.run(
+            [sys.executable, "-m", "atelier_trainer", "dataset", str(workspace.pictures), "--style", "sketch", "--count", "16"],
+            check=True,
+        )
+        with running(workspace) as services:
+            versions = [train(services, workspace, seed) for seed in (1, 2)]
+            found = measure(services, workspace, versions, options.count, options.size, options.steps)
+    print(json.dumps(found, indent=2))
+    if options.json:
+        told = {"machine": machine(), "load": os.getloadavg(), "command": shlex.join(sys.argv)}
+        options.json.write_text(json.dumps(found | told, indent=2) + "\n")
+    mixed = any(count != 1 for count in found["loop"]["different_pictures_by_version"].values())
+    slow = options.max_p95_s is not None and found["first_picture_s"]["p95"] > options.max_p95_s
+    return int(bool(found["loop"]["failed"]) or mixed or slow)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,49 @@
+"""`POST /stage` of infer: load a version as serving would, and show what it draws, without serving it."""
+
+from __future__ import annotations
+
+from pydantic import Base64Bytes, BaseModel, ConfigDict, Field
+
+MAX_PICTURES = 8
+
+
+class StagePicture(BaseModel):
+    """One picture to draw with the staged version: the same fields give the same picture."""
+
+    model_config = ConfigDict(extra="forbid", allow_inf_nan=False, frozen=True)
+
+    prompt: str = Field(min_length=1, max_length=2000)
+    seed: int = Field(default=0, ge=0, lt=2**32)
+    steps: int = Field(default=8, ge=1, le=150)
+    size: int | None = Field(default=None, ge=1, description="px, width and height; the base's native size when absent")
+    guidance_scale: float = Field(default=5.0, ge=0.0, le=30.0)
+
+
+class StageRequest(BaseModel):
+    """Which version, and what to draw with it. Without pictures it is loaded, checked and run for one step."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    model: str | None = Field(default=None, min_length=1, max_length=255, description="refused where another model is served")
+    version: int = Field(ge=1)
+    pictures: list[StagePicture] = Field(default_factory=list, max_length=MAX_PICTURES)
+
+
+class StagedPicture(BaseModel):
+    """A picture as it was asked for, and its PNG."""
+
+    asked: StagePicture
+    seconds: float = Field(description="waiting included")
+    png: Base64Bytes
+
+
+class Staged(BaseModel):
+    """The version loads, its digests agree, and one step is finite."""
+
+    model: str
+    version: int
+    adapter_digest: str
+    bundle_digest: str
+    load_seconds: float = Field(description="near 0 where the version was in memory")
+    step_seconds: float = Field(description="one step at native size, waiting included")
+    pictures: list[StagedPicture]

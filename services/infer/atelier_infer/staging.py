@@ -1,0 +1,90 @@
+"""`POST /stage`: what a version draws before it is promoted. What is served stays as it is."""
+
+from __future__ import annotations
+
+import time
+from functools import partial
+
+from atelier_contracts.access import Role
+from atelier_contracts.generate import Drawn, GenerateRequest
+from atelier_contracts.stage import Staged, StagedPicture, StagePicture, StageRequest
+from fastapi import APIRouter, Depends, Request, Response
+from fastapi.security import HTTPBearer
+from starlette.concurrency import run_in_threadpool
+
+from atelier_infer import picture
+from atelier_infer.adapter import Adapter
+from atelier_infer.drawing import Drawing, probe
+from atelier_infer.engine import Engine
+from atelier_infer.errors import RoleError, UnknownModelError
+from atelier_infer.loader import Loader, Version
+from atelier_infer.plan import make_plan
+from atelier_infer.problems import DOCUMENTED
+from atelier_infer.requestlog import CLIENT_GONE
+from atelier_infer.settings import Settings
+from atelier_infer.waiting import pixels_of
+
+NEEDED = Role.promoter
+"""A version that was not promoted is shown to those who may promote it."""
+
+
+def make_staging_router(*, engine: Engine, loader: Loader, settings: Settings) -> APIRouter:
+    """The route, over the parts given."""
+    router = APIRouter(dependencies=[Depends(HTTPBearer(auto_error=False))])  # for the OpenAPI document; the gate has looked
+
+    @router.post("/stage", response_model=Staged, responses=DOCUMENTED)
+    async def stage(wish: StageRequest, request: Request) -> Staged | Response:
+        """Loads and checks a version exactly as serving would, runs one step, and draws the pictures asked for."""
+        token = request.state.token
+        if token.role < NEEDED:
+            raise RoleError(f"staging needs the role {NEEDED.name} or higher; {token.id} has {token.role.name}")
+        if wish.model not in (None, settings.model):
+            raise UnknownModelError(f"this service draws with {settings.model!r}; received {wish.model!r}: ask its own infer")
+        with engine.admit():
+            begun = time.monotonic()
+            version = await run_in_threadpool(loader.load, wish.version)
+            assert version.adapter is not None  # the loader's versions have one
+            loaded = time.monotonic()
+            await run_in_threadpool(engine.errand, partial(probe, version.bundle, version.adapter))
+            stepped = time.monotonic()
+            drawn = []
+            for asked in wish.pictures:
+                if (one := await _draw(asked, version, version.adapter, request)) is None:
+                    return Response(status_code=CLIENT_GONE)
+                drawn.append(one)
+        return Staged(
+            model=settings.model,
+            version=wish.version,
+            adapter_digest=version.adapter.digest,
+            bundle_digest=version.bundle.digest,
+            load_seconds=round(loaded - begun, 4),
+            step_seconds=round(stepped - loaded, 4),
+            pictures=drawn,
+        )
+
+    async def _draw(asked: StagePicture, version: Version, adapter: Adapter, request: Request) -> StagedPicture | None:
+        begun = time.monotonic()
+        body = GenerateRequest.model_validate(asked.model_dump(exclude={"size"}) | {"width": asked.size, "height": asked.size})
+        plan, _ = make_plan(body, version.bundle, scheduler=settings.scheduler, max_side_px=settings.max_side_px)
+        pixels = await pixels_of(engine.submit(Drawing(version.bundle, adapter, plan)), request)
+        if pixels is None:
+            return None
+        facts = Drawn(
+            model=settings.model,
+            version=version.label,
+            adapter_digest=adapter.digest,
+            bundle_digest=version.bundle.digest,
+            prompt=asked.prompt,
+            negative_prompt="",
+            steps=plan.steps,
+            guidance_scale=plan.guidance_scale,
+            seed=plan.seed,
+            width=plan.width,
+            height=plan.height,
+            scheduler=plan.scheduler,
+        )
+        png = await run_in_threadpool(picture.png_bytes, pixels, facts)
+        # Base64Bytes decodes what it is constructed with, so raw bytes go around its validation
+        return StagedPicture.model_construct(asked=asked, seconds=round(time.monotonic() - begun, 4), png=png)
+
+    return router

@@ -1,0 +1,83 @@
+"""Proposals: a second person approves or rejects what a first one asked for."""
+
+from __future__ import annotations
+
+from atelier_contracts.promotion import Decision
+
+from atelier_registry.asking import Asker
+from atelier_registry.catalogue import find_model
+from atelier_registry.errors import NotProposedError, PolicyRefusedError, SelfApprovalError, UnknownDecisionError
+from atelier_registry.judging import Judge
+from atelier_registry.ledger import Ledger
+from atelier_registry.moving import Mover
+from atelier_registry.registry import ModelRegistry
+
+
+class Approvals:
+    """Decides on proposals. The rules are asked anew: what held when it was proposed may not hold any more."""
+
+    def __init__(self, registry: ModelRegistry, ledger: Ledger, mover: Mover, judge: Judge) -> None:
+        self._registry, self._ledger, self._mover, self._judge = registry, ledger, mover, judge
+
+    def find(self, number: int) -> Decision:
+        """A decision.
+
+        Raises:
+            UnknownDecisionError: there is none with this id.
+        """
+        found = self._ledger.find(number)
+        if found is None:
+            raise UnknownDecisionError(number)
+        return found
+
+    def approve(self, asker: Asker, number: int, reason: str) -> Decision:
+        """Carries out a proposal. Approving again what one approved is answered with the decision.
+
+        Raises:
+            UnknownDecisionError: there is no such decision.
+            NotProposedError: it does not wait for an approval, or the alias moved since it was proposed.
+            SelfApprovalError: the proposer asks.
+            PolicyRefusedError: the rules do not hold any more; this ends the proposal.
+            UnavailableError: MLflow or the database does not answer, or other decisions take too long.
+        """
+        proposal = self.find(number)
+        if proposal.approved_by == asker.id and proposal.outcome == "done":
+            return proposal
+        alias, version = self._open(proposal)
+        if proposal.actor == asker.id:
+            raise SelfApprovalError(asker.id, number)
+        judged = self._judge.promotion(find_model(self._registry, proposal.model), version, alias)
+        with self._mover.alone(proposal.model, alias) as model:
+            self._open(self.find(number))
+            present = model.aliases.get(alias)
+            if present != proposal.from_version:
+                raise NotProposedError(
+                    f"decision {number} was proposed to replace version {proposal.from_version}, and {alias!r} points at "
+                    f"{present} now: propose it again, so that it is compared with that"
+                )
+            if not judged.still_holds(model):
+                judged = self._judge.promotion(model, version, alias)
+            details = {"verdicts": [verdict.model_dump() for verdict in judged.verdicts]}
+            if not judged.allowed:
+                raise PolicyRefusedError(self._ledger.close(proposal, "refused", asker.id, reason, details))
+            return self._mover.move(self._ledger.close(proposal, "begun", asker.id, reason, details), asker.id)
+
+    def reject(self, asker: Asker, number: int, reason: str) -> Decision:
+        """Ends a proposal without carrying it out; the proposer may do so too.
+
+        Raises:
+            UnknownDecisionError: there is no such decision.
+            NotProposedError: it does not wait for an approval.
+            UnavailableError: MLflow or the database does not answer, or other decisions take too long.
+        """
+        proposal = self.find(number)
+        alias, _ = self._open(proposal)
+        with self._mover.alone(proposal.model, alias):
+            self._open(self.find(number))
+            return self._ledger.close(proposal, "rejected", asker.id, reason)
+
+    @staticmethod
+    def _open(proposal: Decision) -> tuple[str, int]:
+        if proposal.outcome != "proposed" or proposal.alias is None or proposal.to_version is None:
+            raise NotProposedError(f"decision {proposal.id} is {proposal.outcome}, and does not wait for an approval")
+        return proposal.alias, proposal.to_version

@@ -1,0 +1,46 @@
+"""An ETag on every resource, and 304 for who has it already. Where a route sets its own, that one stays."""
+
+from __future__ import annotations
+
+import hashlib
+
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+
+class ETags:
+    """ASGI middleware over whole JSON answers to GET; streams, pictures and errors pass through."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Holds the start of an answer back until its body is known."""
+        if scope["type"] != "http" or scope["method"] != "GET":
+            await self._app(scope, receive, send)
+            return
+        start: Message | None = None
+
+        async def tagged(message: Message) -> None:
+            nonlocal start
+            if message["type"] == "http.response.start":
+                kind = Headers(raw=message["headers"]).get("content-type", "")
+                if message["status"] != 200 or not kind.startswith("application/json"):
+                    await send(message)
+                    return
+                start = message
+                return
+            if start is not None:
+                head, start = start, None
+                headers = MutableHeaders(raw=head["headers"])
+                body = message.get("body", b"")
+                etag = headers.setdefault("ETag", f'"{hashlib.sha256(body).hexdigest()[:32]}"')
+                headers["Cache-Control"] = "private, no-cache"
+                sent = [part.strip().removeprefix("W/") for part in Headers(scope=scope).get("if-none-match", "").split(",")]
+                if etag in sent or "*" in sent:
+                    del headers["content-length"]
+                    head["status"], message = 304, {"type": "http.response.body", "body": b""}
+                await send(head)
+            await send(message)
+
+        await self._app(scope, receive, tagged)

@@ -1,0 +1,48 @@
+"""Taking a version out of use: a tag in MLflow that the rules read, and a decision."""
+
+from __future__ import annotations
+
+from atelier_contracts.names import TAG_RETIRED
+from atelier_contracts.promotion import Decision
+
+from atelier_registry.asking import Asker, fingerprint
+from atelier_registry.catalogue import find_version, unknown_version
+from atelier_registry.errors import AliasedError, KeyReusedError
+from atelier_registry.ledger import Facts, Ledger
+from atelier_registry.moving import Mover
+from atelier_registry.registry import ModelRegistry
+
+
+class Retiring:
+    """Retires versions that no alias points at."""
+
+    def __init__(self, registry: ModelRegistry, ledger: Ledger, mover: Mover) -> None:
+        self._registry, self._ledger, self._mover = registry, ledger, mover
+
+    def retire(self, asker: Asker, name: str, number: int, reason: str) -> Decision:
+        """Retires a version; one that is retired already stays so, and is answered with the decision that did it.
+
+        Raises:
+            NotFoundError: the model or the version does not exist.
+            AliasedError: an alias points at it.
+            KeyReusedError: the key was used for something else.
+            UnavailableError: MLflow or the database does not answer, or other decisions take too long.
+        """
+        asked = fingerprint("retire", name, number, reason)
+        with self._mover.all_alone(name) as model:
+            version = find_version(self._registry, name, number)
+            if asker.key and (earlier := self._ledger.by_key(asker.id, asker.key)) and earlier.outcome == "done":
+                if self._ledger.fingerprint(earlier.id) != asked:
+                    raise KeyReusedError(earlier.id)
+                return earlier
+            if aliases := model.aliases_of(number):
+                raise AliasedError(name, number, aliases)
+            tagged = version.tags.get(TAG_RETIRED, "")
+            if tagged.isdecimal() and (before := self._ledger.find(int(tagged))) and before.action == "retire":
+                return before
+            facts = Facts(asker.id, "retire", name, None, None, number, reason, key=asker.key, details={"request": asked})
+            decision = self._ledger.open("begun", facts)
+            if not self._registry.set_tag(name, number, TAG_RETIRED, str(decision.id)):
+                self._ledger.close(decision, "failed", asker.id, "the version was deleted")
+                raise unknown_version(self._registry, name, number)
+            return self._ledger.close(decision, "done", asker.id, "")

@@ -1,0 +1,82 @@
+"""Runs the service: reads the settings, builds the parts, serves until told to stop."""
+
+from __future__ import annotations
+
+import sys
+from types import FrameType
+
+import uvicorn
+from atelier_contracts.access import TokenFile
+
+from atelier_registry.app import create_app
+from atelier_registry.errors import RegistryApiError
+from atelier_registry.feed import Feed
+from atelier_registry.ledger import Ledger
+from atelier_registry.locks import open_locks
+from atelier_registry.logs import configure_logging
+from atelier_registry.mlflow_registry import MlflowRegistry, limit_waiting
+from atelier_registry.policy import BUILT_IN, read_policy
+from atelier_registry.schema import migrate
+from atelier_registry.settings import Settings, SettingsError, hand_over_login, read_settings
+from atelier_registry.stager import HttpStager, NoStager, Stager
+from atelier_registry.tables import open_database
+
+
+class Server(uvicorn.Server):
+    """Ends the event streams the moment the signal comes: an open stream would otherwise use up the drain time."""
+
+    def __init__(self, config: uvicorn.Config, feed: Feed) -> None:
+        super().__init__(config)
+        self._feed = feed
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """Called by uvicorn for SIGTERM and SIGINT."""
+        self._feed.end()
+        super().handle_exit(sig, frame)
+
+
+def serve() -> int:
+    """Serves until told to stop; 2 where a setting, the policy or the database's schema is wrong."""
+    try:
+        settings = read_settings()
+    except SettingsError as error:
+        sys.stderr.write(f"{error}\n")
+        return 2
+    hand_over_login(settings)
+    configure_logging()
+    limit_waiting(settings.tracking_timeout_s)
+    engine = open_database(settings.database())
+    try:
+        migrate(engine)
+        policy = read_policy(settings.policy_file or BUILT_IN)
+    except RegistryApiError as error:
+        sys.stderr.write(f"registry-api cannot start: {error}\n")
+        return 2
+    ledger = Ledger(engine)
+    feed = Feed(ledger)
+    app = create_app(
+        registry=MlflowRegistry(settings.tracking_uri),
+        ledger=ledger,
+        locks=open_locks(engine, settings.lock_wait_s),
+        feed=feed,
+        tokens=TokenFile(settings.token_file),
+        policy=policy,
+        stager=_stager(settings),
+        outside_poll_s=settings.outside_poll_s,
+    )
+    config = uvicorn.Config(
+        app,
+        host=settings.host,
+        port=settings.port,
+        log_config=None,  # ours is in place
+        access_log=False,
+        timeout_graceful_shutdown=settings.drain_timeout_s,
+    )
+    Server(config, feed).run()
+    return 0
+
+
+def _stager(settings: Settings) -> Stager:
+    if settings.infer_url and (token := settings.token_for_infer()):
+        return HttpStager(settings.infer_url, token, settings.stage_timeout_s)
+    return NoStager()

@@ -1,0 +1,69 @@
+"""Looks at MLflow's aliases now and then: what was moved in its dashboard becomes a decision, and an event."""
+
+from __future__ import annotations
+
+import logging
+import threading
+
+from atelier_registry.errors import RegistryApiError
+from atelier_registry.ledger import Ledger
+from atelier_registry.moving import Mover
+from atelier_registry.registry import ModelRegistry
+
+log = logging.getLogger(__name__)
+
+_PAGE = 100
+
+
+class Watch:
+    """A thread that compares every alias with its last decision; one question to MLflow for each hundred models.
+
+    Args:
+        registry: where the aliases are.
+        ledger: where decisions are kept.
+        mover: keeps what was found.
+        every_s: how often.
+    """
+
+    def __init__(self, registry: ModelRegistry, ledger: Ledger, mover: Mover, every_s: float) -> None:
+        self._registry, self._ledger, self._mover, self._every_s = registry, ledger, mover, every_s
+        self._stopping, self._told = threading.Event(), False
+        self._thread = threading.Thread(target=self._follow, name="watch", daemon=True)
+
+    def start(self) -> None:
+        """Starts the thread."""
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Ends it after the look that is under way."""
+        self._stopping.set()
+
+    def look(self) -> None:
+        """One look at everything.
+
+        Raises:
+            RegistryApiError: MLflow or the database does not answer.
+        """
+        found: dict[tuple[str, str], int] = {}
+        token: str | None = None
+        while True:
+            page = self._registry.models(_PAGE, token)
+            found |= {(model.name, alias): number for model in page.items for alias, number in model.aliases.items()}
+            if not (token := page.next_token):
+                break
+        known = {place: move.to_version for place, move in self._ledger.aliases().items() if move.to_version is not None}
+        for name, alias in sorted(place for place in found.keys() | known.keys() if found.get(place) != known.get(place)):
+            self._mover.look(name, alias)
+
+    def _follow(self) -> None:
+        # a decision looks at its own alias by itself, so the first look can wait like every other
+        while not self._stopping.wait(self._every_s):
+            try:
+                self.look()
+                self._told = False
+            except RegistryApiError as error:
+                if not self._told:
+                    log.warning("looking for moves by other hands failed: %s", error)
+                self._told = True
+            except Exception:
+                log.exception("looking for moves by other hands failed")

@@ -1,0 +1,69 @@
+"""`python -m atelier_tracking`: checks the settings, writes nginx's files, then becomes the supervisor."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+from pathlib import Path
+
+from atelier_tracking.backend import mlflow_environment
+from atelier_tracking.errors import ServerError, SettingsError
+from atelier_tracking.lines import say
+from atelier_tracking.proxy import write_files
+from atelier_tracking.settings import FROM_FILES, NAMES, read_settings
+
+RUN_DIR = Path("/tmp/tracking")  # noqa: S108 (made for this user alone; the one place that a read-only container has to make writable)
+KEPT = ("AWS_REGION", "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY")
+"""Read by MLflow too; everything else that is a setting of ours ends here."""
+
+
+def empty(folder: Path) -> None:
+    """Makes the folder, for this user alone, and removes what an earlier start left in it.
+
+    Raises:
+        ServerError: it cannot be made or written.
+    """
+    try:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        for entry in folder.iterdir():
+            shutil.rmtree(entry) if entry.is_dir() and not entry.is_symlink() else entry.unlink()
+        (folder / ".probe").touch()
+        (folder / ".probe").unlink()
+    except OSError as error:
+        raise ServerError(
+            f"{folder} must be a folder that user id {os.getuid()} can write: {error}; with a read-only root file system "
+            f"mount a tmpfs at /tmp and a volume at the spool folder"
+        ) from error
+
+
+def main() -> int:
+    """Becomes the supervisor; returns 2 when the settings are not legal, 3 when this machine does not let it start."""
+    try:
+        settings = read_settings(os.environ)
+    except SettingsError as error:
+        sys.stderr.write(f"tracking cannot start:\n{error}\n")
+        return 2
+    try:
+        empty(RUN_DIR)
+        empty(settings.spool_dir)
+        write_files(settings, RUN_DIR)
+    except ServerError as error:
+        sys.stderr.write(f"tracking cannot start:\n{error}\n")
+        return 3
+    roles = settings.roles or {}
+    say(
+        "starting",
+        users={login.user: roles.get(login.user, "admin") for login in settings.logins},
+        registry_user=settings.registry_user,
+        public_url=settings.public_url,
+        tls=settings.tls_certificate_file is not None,
+    )
+    ours = {name for name in NAMES if name not in KEPT} | {f"{name}_FILE" for name in FROM_FILES}
+    environment = {name: value for name, value in os.environ.items() if name not in ours} | mlflow_environment(settings)
+    arguments = [str(RUN_DIR), str(settings.spool_dir), str(settings.drain_timeout_s)]
+    return os.execve(sys.executable, [sys.executable, "-m", "atelier_tracking.supervisor", *arguments], environment)  # noqa: S606
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,227 @@
+"""The loop on the twin, through HTTP alone: trained, promoted, drawn, rolled back; restarted, killed; kept, made anew."""
+
+from __future__ import annotations
+
+import io
+import json
+import re
+
+import httpx
+import localstack_client.session
+import pytest
+from atelier_contracts.names import HEADER_VERSION
+from PIL import Image
+
+from ..containers import until
+from .chaos import Artifacts, Metrics, Pictures, Promotions, Worker, content
+
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(3000)]
+
+MODEL = "sketch"
+LASTING = ("postgres", "localstack", "tracking", "registry-api", "infer")
+
+
+def drawn_by(infer, **wish: object) -> str:
+    """The version that drew a picture, once infer serves one."""
+
+    def draw() -> str | None:
+        answer = infer.post("/generate", json={"prompt": "a red car", "seed": 1, "steps": 4, **wish})
+        assert answer.status_code == 200, answer.text
+        picture = Image.open(io.BytesIO(answer.content))
+        assert picture.size == (128, 128) and len(picture.getcolors(1 << 20) or [0] * 99) > 50
+        return answer.headers[HEADER_VERSION]
+
+    return until("a picture", draw)
+
+
+def bucket(twin):
+    host = twin.url("S3_PORT").removeprefix("http://")
+    session = localstack_client.session.Session(aws_access_key_id="a", aws_secret_access_key="b", localstack_host=host)
+    return session.client("s3")
+
+
+def test_everything_is_ready_without_a_champion(twin):
+    states = twin.states()
+    assert {name: states[name]["Health"] for name in LASTING} == dict.fromkeys(LASTING, "healthy")
+    assert states["secrets"]["ExitCode"] == 0
+    with twin.api("INFER_PORT", "reader") as infer:
+        answer = infer.post("/generate", json={"prompt": "a cat"})
+    assert answer.status_code == 409
+    assert f"{twin.url('REGISTRY_API_PORT')}/models/{MODEL}/versions/" in answer.json()["detail"]
+
+
+def test_the_first_version_is_trained_and_promoted(twin):
+    def ended() -> bool:
+        state = twin.states()["first-version"]
+        return state["State"] == "exited" and (state["ExitCode"] == 0 or pytest.fail(twin.compose("logs", "first-version")))
+
+    until("the job first-version to end", ended, patience_s=1400, pause_s=2)
+    with twin.api("REGISTRY_API_PORT", "reader") as registry, twin.api("INFER_PORT", "reader") as infer:
+        [decision] = registry.get(f"/models/{MODEL}/history").json()["decisions"]
+        assert (decision["actor"], decision["to_version"]) == ("first-version", 1)
+        assert drawn_by(infer) == "1"
+    log = twin.logs()
+    assert "Traceback" not in log
+    assert "is champion: infer draws with it" in log
+
+
+def test_train_register_promote_generate_roll_back(twin):
+    flags = {"max_train_steps": 4, "train_batch_size": 4, "validation_samples": 8, "learning_rate": 1e-3}
+    flags |= {"pretrained_model_name_or_path": "models/tiny-sd", "train_data_dir": "pictures", "register": MODEL}
+    run = ("run", "--rm", "-T", "trainer")
+    twin.compose(*run, "dataset", "pictures", "--count=32", "--seed=3")
+    twin.compose(*run, "train", "--result_file=result.json", *(f"--{name}={value}" for name, value in flags.items()))
+    trained = json.loads(twin.compose("run", "--rm", "-T", "--no-deps", "--entrypoint", "cat", "trainer", "result.json"))
+    assert trained["version"] == 2
+    with twin.tracking() as mlflow:
+        run_told = mlflow.get("/api/2.0/mlflow/runs/get", params={"run_id": trained["run_id"]}).json()["run"]
+    assert run_told["info"]["status"] == "FINISHED"
+    assert run_told["info"]["artifact_uri"].startswith("mlflow-artifacts:")
+    with twin.api("REGISTRY_API_PORT", "promoter") as registry, twin.api("INFER_PORT", "reader") as infer:
+        assert registry.post(f"/models/{MODEL}/versions/2/promote", json={"reason": "trained by hand"}).status_code == 200
+        until("the second version to draw", lambda: drawn_by(infer) == "2")
+        assert registry.post(f"/models/{MODEL}/rollback", json={"reason": "the first was calmer"}).json()["to_version"] == 1
+        until("the first version to draw again", lambda: drawn_by(infer) == "1")
+        assert drawn_by(infer, version=2) == "2"
+
+
+def test_the_registry_and_infer_ask_each_other(twin):
+    asked = {"versions": [1, 2], "pictures": [{"prompt": "a red car", "seed": 1, "steps": 2, "size": 128}]}
+    with twin.api("REGISTRY_API_PORT", "reader") as registry:
+        drawn = registry.post(f"/models/{MODEL}/draw", json=asked).json()["drawn"]
+    assert [(each["version"], each["problem"]) for each in drawn] == [(1, None), (2, None)]
+    assert "following events of registry-api" in twin.compose("logs", "infer")
+
+
+def test_every_decision_is_kept_in_a_chain(twin):
+    asked = ("exec", "-T", "registry-api", "python", "-m", "atelier_registry", "verify")
+    assert re.search(r"[1-9] entries, none changed or missing", twin.compose(*asked))
+
+
+def test_a_person_gets_a_token_of_her_own(twin):
+    job = ("run", "--rm", "-T", "tokens")
+    token = twin.compose(*job, "issue", "ana", "promoter").split()[-1]
+    with httpx.Client(base_url=twin.url("REGISTRY_API_PORT"), headers={"Authorization": f"Bearer {token}"}) as registry:
+        body = {"reason": "ana likes the second one"}
+        assert registry.post(f"/models/{MODEL}/versions/2/promote", json=body, timeout=120).json()["actor"] == "ana"
+        assert "ana" in twin.compose(*job, "list")
+        twin.compose(*job, "revoke", "ana")
+        assert registry.get("/models").status_code == 401
+    with twin.api("INFER_PORT", "reader") as infer:
+        until("the second version to draw", lambda: drawn_by(infer) == "2")
+
+
+def test_artifacts_are_in_the_bucket(twin):
+    pages = bucket(twin).get_paginator("list_objects_v2").paginate(Bucket="atelier")
+    keys = [item["Key"] for page in pages for item in page.get("Contents", [])]
+    assert len([key for key in keys if key.endswith("pytorch_lora_weights.safetensors")]) == 2
+    assert len([key for key in keys if key.endswith("bundle.json")]) == 1, "the base is stored once"
+
+
+def test_the_champion_cannot_be_moved_around_the_rules(twin):
+    alias = {"name": MODEL, "alias": "champion", "version": "2"}
+    for user in ("trainer", "admin"):
+        with twin.tracking(user) as mlflow:
+            assert mlflow.post("/api/2.0/mlflow/registered-models/alias", json=alias).status_code == 403
+
+
+@pytest.fixture(scope="module")
+def workers(twin) -> list[Worker]:
+    mlflow = twin.tracking()
+    experiment = mlflow.post("/api/2.0/mlflow/experiments/create", json={"name": "while killed"}).json()["experiment_id"]
+    run = mlflow.post("/api/2.0/mlflow/runs/create", json={"experiment_id": experiment, "start_time": 1}).json()["run"]["info"]
+    folder = run["artifact_uri"].removeprefix("mlflow-artifacts:/")
+    return [
+        Metrics(mlflow, run["run_id"]),
+        Artifacts(twin.tracking(), folder),
+        Promotions(twin.api("REGISTRY_API_PORT", "promoter"), MODEL, (1, 2)),
+        Pictures(twin.api("INFER_PORT", "reader")),
+    ]
+
+
+def test_nothing_acknowledged_is_lost_when_containers_are_restarted_and_killed(twin, workers):
+    pictures = workers[-1]
+    for worker in workers:
+        worker.start()
+
+    def go_on() -> None:
+        before = [len(worker.acknowledged) for worker in workers]
+        until(
+            "every kind of work to go on by itself",
+            lambda: all(len(worker.acknowledged) >= count + 3 for worker, count in zip(workers, before, strict=True)),
+        )
+
+    go_on()
+    for service in LASTING:
+        failed = len(pictures.failures)
+        twin.compose("restart", "--timeout", "20", service)
+        go_on()
+        twin.kill(service)
+        go_on()
+        if service != "infer":
+            assert pictures.failures[failed:] == [], f"pictures depend on {service}"
+    for worker in workers:
+        worker.stopping.set()
+        worker.join(120)
+    assert all(state["State"] == "running" for name, state in twin.states().items() if name in LASTING)
+    check_what_was_acknowledged(twin, workers)
+    assert set(pictures.acknowledged) == {"1", "2"}
+
+
+def check_what_was_acknowledged(twin, workers) -> None:
+    metrics, artifacts, promotions, _ = workers
+    with twin.tracking() as mlflow:
+        asked = {"run_id": metrics.run_id, "metric_key": "loss", "max_results": 25000}
+        history = mlflow.get("/api/2.0/mlflow/metrics/get-history", params=asked).json()["metrics"]
+        logged = {row["step"]: row["value"] for row in history}
+        assert {step: step / 8 for step in metrics.acknowledged}.items() <= logged.items()
+        for number in artifacts.acknowledged:
+            assert mlflow.get(artifacts.address(number)).content == content(number), f"file {number}"
+    with twin.api("REGISTRY_API_PORT", "reader") as registry:
+        page = registry.get(f"/models/{MODEL}/history", params={"limit": 200}).json()["decisions"]
+        known = {decision["id"] for decision in page}
+        assert {number for number in promotions.acknowledged if number >= min(known)} <= known
+        assert registry.get(f"/models/{MODEL}").json()["aliases"]["champion"] == page[0]["to_version"]
+
+
+def secret_texts(twin) -> list[str]:
+    told = twin.secrets()
+    return [*told["logins"].values(), *told["tokens"].values(), *told["database"].values(), told["s3_secret_access_key"]]
+
+
+def test_no_secret_is_told_anywhere(twin):
+    processes = "".join(twin.compose("top", service) for service in LASTING)
+    containers = twin.compose("ps", "--all", "--format", "json") + twin.compose("config")
+    told = twin.logs() + processes + containers
+    assert len(told) > 10_000
+    assert [secret for secret in secret_texts(twin) if secret in told] == []
+
+
+def test_a_container_reads_its_own_secrets_alone(twin):
+    asked = {"infer": "tracking/db_password", "registry-api": "first-version/token", "tracking": "postgres/postgres_password"}
+    for service, other in asked.items():
+        refused = twin.compose("exec", "-T", service, "sh", "-c", f"cat /secrets/secrets.json /secrets/{other} || true")
+        assert refused == ""
+        assert twin.compose("exec", "-T", service, "sh", "-c", f"ls /secrets/{service}").split()
+
+
+def test_everything_is_kept_when_the_twin_is_stopped_and_started(twin, workers):
+    before = twin.secrets()
+    twin.compose("--profile", "trainer", "down", "--timeout", "20")
+    twin.up()
+    assert twin.secrets() == before
+    check_what_was_acknowledged(twin, workers)
+    with twin.api("INFER_PORT", "reader") as infer:
+        drawn_by(infer)
+    until("first-version to see the champion", lambda: "nothing to do" in twin.compose("logs", "first-version"))
+
+
+def test_a_twin_made_anew_has_other_secrets(twin):
+    before = secret_texts(twin)
+    old = twin.api("INFER_PORT", "reader")
+    twin.remove()
+    twin.settings["FIRST_VERSION"] = "off"
+    twin.up()
+    assert not set(before) & set(secret_texts(twin))
+    assert old.post("/generate", json={"prompt": "a cat"}).status_code == 401
+    until("the job to say that it is off", lambda: "FIRST_VERSION=off" in twin.compose("logs", "first-version"))

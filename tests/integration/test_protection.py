@@ -1,0 +1,189 @@
+"""What a registered version needs cannot be moved, changed or deleted but by the registry's user, whichever way it is tried."""
+
+from __future__ import annotations
+
+import secrets
+from dataclasses import dataclass
+
+import pytest
+
+from .containers import Server
+
+
+@dataclass(frozen=True)
+class Registered:
+    """A run with a plain folder and a logged model, each registered as a version."""
+
+    experiment: str
+    run: str
+    logged: str
+    name: str
+
+    @property
+    def files(self) -> str:
+        return f"{self.experiment}/{self.run}/artifacts/model"
+
+    @property
+    def logged_files(self) -> str:
+        return f"{self.experiment}/models/{self.logged}/artifacts"
+
+
+@pytest.fixture(scope="module")
+def champion(guarded: Server) -> Registered:
+    mark = secrets.token_hex(4)
+    experiment = guarded.call("theo", "POST", "experiments/create", {"name": f"e-{mark}"})["experiment_id"]
+    run = guarded.call("theo", "POST", "runs/create", {"experiment_id": experiment})["run"]["info"]["run_id"]
+    model = {"experiment_id": experiment, "name": "adapter", "source_run_id": run}
+    logged = guarded.call("theo", "POST", "logged-models", model)["model"]["info"]["model_id"]
+    made = Registered(experiment, run, logged, f"sketch-{mark}")
+    for path in (f"{made.files}/weights.bin", f"{made.logged_files}/weights.bin"):
+        assert guarded.put("theo", path, b"the champion's weights") == 200
+    guarded.call("theo", "POST", "registered-models/create", {"name": made.name})
+    root = "mlflow-artifacts:/" + made.files
+    guarded.call("theo", "POST", "model-versions/create", {"name": made.name, "source": root, "run_id": run})
+    of_model = {"name": made.name, "source": f"models:/{logged}", "model_id": logged, "run_id": run}
+    guarded.call("theo", "POST", "model-versions/create", of_model)
+    guarded.call("registry", "POST", "registered-models/alias", {"name": made.name, "alias": "champion", "version": "2"})
+    return made
+
+
+def unharmed(server: Server, champion: Registered) -> None:
+    for path in (f"{champion.files}/weights.bin", f"{champion.logged_files}/weights.bin"):
+        answer = server.ask("GET", f"/api/2.0/mlflow-artifacts/artifacts/{path}", "rita")
+        assert (answer.status, answer.body) == (200, b"the champion's weights")
+    found = server.call("rita", "GET", f"registered-models/alias?name={champion.name}&alias=champion")
+    assert found["model_version"]["version"] == "2"
+    where = server.call("rita", "GET", f"model-versions/get-download-uri?name={champion.name}&version=2")
+    assert where["artifact_uri"].endswith(champion.logged_files)
+    assert server.call("rita", "GET", f"logged-models/{champion.logged}")["model"]["info"]["status"] != "LOGGED_MODEL_DELETED"
+
+
+@pytest.mark.parametrize("user", ["ada", "theo", "pia"])
+@pytest.mark.parametrize("api", ["api", "ajax-api"])
+def test_files_of_a_version_are_frozen(guarded: Server, champion: Registered, user: str, api: str):
+    base = f"/{api}/2.0/mlflow-artifacts/artifacts"
+    e, r, m = champion.experiment, champion.run, champion.logged
+    tries = [
+        ("PUT", f"{base}/{folder}/{name}")
+        for folder in (champion.files, champion.logged_files)
+        for name in ("weights.bin", "new.bin")
+    ]
+    tries += [("PUT", f"{base}/{champion.files}"), ("PUT", f"{base}/{champion.logged_files}/deep/er/x")]
+    deletes = [
+        e,
+        f"{e}/{r}",
+        f"{e}/{r}/artifacts",
+        f"{e}/{r}/artifacts/m",
+        champion.files,
+        f"{champion.files}/weights.bin",
+        f"{e}/models",
+    ]
+    deletes += [f"{e}/models/{m}", f"{e}/models/{m}/artifacts", champion.logged_files + "/weights.bin", "x", f"{e}/x"]
+    tries += [("DELETE", f"{base}/{path}") for path in deletes]
+    tries += [("DELETE", f"/{api}/2.0/mlflow/logged-models/{m}")]
+    upload = f"/{api}/2.0/mlflow/upload-artifact?run_uuid={r}&path="
+    if api == "ajax-api":
+        tries += [("POST", upload + name) for name in ("model/weights.bin", "model%2Fweights.bin", "x/../model/weights.bin")]
+        tries += [
+            ("POST", f"{upload}a.txt&path=model/weights.bin"),
+            ("POST", f"{upload}model/weights.bin&run%5Fuuid={'b' * 32}"),
+        ]
+    odd = [
+        "%6dodel",
+        "%256dodel",
+        "%25256dodel",
+        "./model",
+        "x/../model",
+        "/model",
+        "model%2f.",
+        "model/.",
+        "%2e/model",
+        "model%5c..%5cmodel",
+    ]
+    tries += [("PUT", f"{base}/{e}/{r}/artifacts/{part}/weights.bin") for part in odd]
+    answers = {(method, path): guarded.ask(method, path, user, b"evil").status for method, path in tries}
+    assert {ask: status for ask, status in answers.items() if status not in (400, 403)} == {}
+    unharmed(guarded, champion)
+
+
+def test_names_and_versions_are_frozen(guarded: Server, champion: Registered):
+    name = champion.name
+    tries = [
+        ("POST", "registered-models/rename", {"name": name, "new_name": "gone"}),
+        ("DELETE", "registered-models/delete", {"name": name}),
+        ("DELETE", "model-versions/delete", {"name": name, "version": "2"}),
+        ("POST", "registered-models/alias", {"name": name, "alias": "champion", "version": "1"}),
+        ("DELETE", "registered-models/alias", {"name": name, "alias": "champion"}),
+        (
+            "POST",
+            "model-versions/transition-stage",
+            {"name": name, "version": "2", "stage": "Archived", "archive_existing_versions": True},
+        ),
+        ("POST", "registered-models/set-tag", {"name": name, "key": "mlflow.prompt.is_prompt", "value": "true"}),
+        ("POST", "model-versions/set-tag", {"name": name, "version": "2", "key": "kind", "value": "other"}),
+    ]
+    for user in ("ada", "pia", "theo"):
+        for method, route, body in tries:
+            answer = guarded.ask(method, f"/api/2.0/mlflow/{route}", user, body)
+            assert (answer.status, answer.json["error_code"]) == (403, "PERMISSION_DENIED"), (user, route)
+    unharmed(guarded, champion)
+
+
+def test_a_copied_version_freezes_the_files_too(guarded: Server, champion: Registered):
+    copy = f"copy-{secrets.token_hex(4)}"
+    guarded.call("theo", "POST", "registered-models/create", {"name": copy})
+    guarded.call("theo", "POST", "model-versions/create", {"name": copy, "source": f"models:/{champion.name}/1"})
+    guarded.call("registry", "DELETE", "model-versions/delete", {"name": champion.name, "version": "1"})
+    assert guarded.put("theo", f"{champion.files}/weights.bin", b"evil") == 403
+    root = "mlflow-artifacts:/" + champion.files
+    guarded.call("theo", "POST", "model-versions/create", {"name": champion.name, "source": root, "run_id": champion.run})
+
+
+def test_deleting_the_run_and_the_experiment_harms_nothing(guarded: Server, champion: Registered):
+    guarded.call("theo", "POST", "runs/delete", {"run_id": champion.run})
+    guarded.call("theo", "POST", "experiments/delete", {"experiment_id": champion.experiment})
+    unharmed(guarded, champion)
+    assert guarded.put("theo", f"{champion.files}/weights.bin", b"evil") == 403
+    guarded.call("theo", "POST", "experiments/restore", {"experiment_id": champion.experiment})
+
+
+def test_a_version_in_the_bucket_itself_is_frozen_too(guarded: Server, champion: Registered):
+    name, folder = f"direct-{secrets.token_hex(4)}", f"direct/{secrets.token_hex(4)}"
+    guarded.call("theo", "POST", "registered-models/create", {"name": name})
+    guarded.call("theo", "POST", "model-versions/create", {"name": name, "source": f"s3://artifacts/{folder}"})
+    for path in (f"{folder}/weights.bin", f"{folder}/{champion.run}/weights.bin", f"{folder}/tr-{'e' * 32}/x"):
+        assert guarded.put("theo", path, b"evil") == 403, path
+    assert guarded.put("theo", f"{champion.experiment}/traces/tr-{'e' * 32}/artifacts/attachment") == 200
+
+
+def test_what_no_version_needs_stays_open(guarded: Server, champion: Registered):
+    e, r = champion.experiment, champion.run
+    for path in (f"{e}/{r}/artifacts/samples/1.png", f"{e}/{r}/artifacts/model2/weights.bin", f"{e}/{r}/artifacts/models.txt"):
+        assert guarded.put("theo", path) == 200, path
+    model = {"experiment_id": e, "name": "next", "source_run_id": r}
+    logged = guarded.call("theo", "POST", "logged-models", model)["model"]["info"]["model_id"]
+    assert guarded.put("theo", f"{e}/models/{logged}/artifacts/weights.bin") == 200
+    assert guarded.ask("DELETE", f"/api/2.0/mlflow/logged-models/{logged}", "theo").status == 200
+    answer = guarded.ask("POST", f"/ajax-api/2.0/mlflow/upload-artifact?run_uuid={r}&path=notes/a.txt", "theo", b"note")
+    assert answer.status == 200, answer.body
+    assert guarded.ask("DELETE", f"/api/2.0/mlflow-artifacts/artifacts/{e}/{r}/artifacts/samples", "theo").status == 200
+
+
+def test_the_registry_may_do_all_of_it(guarded: Server, champion: Registered):
+    assert guarded.put("registry", f"{champion.files}/extra.bin") == 200
+    guarded.call(
+        "registry", "POST", "model-versions/set-tag", {"name": champion.name, "version": "2", "key": "a", "value": "b"}
+    )
+    name = f"gone-{secrets.token_hex(4)}"
+    guarded.call("theo", "POST", "registered-models/create", {"name": name})
+    guarded.call("registry", "POST", "registered-models/rename", {"name": name, "new_name": name + "-2"})
+    guarded.call("registry", "DELETE", "registered-models/delete", {"name": name + "-2"})
+
+
+def test_without_a_registry_user_everything_is_open(walked: Server):
+    name = f"open-{secrets.token_hex(4)}"
+    walked.call("ada", "POST", "registered-models/create", {"name": name})
+    walked.call("ada", "POST", "model-versions/create", {"name": name, "source": "s3://artifacts/elsewhere/model"})
+    walked.call("ada", "POST", "registered-models/alias", {"name": name, "alias": "champion", "version": "1"})
+    assert walked.call("ada", "GET", f"registered-models/alias?name={name}&alias=champion")["model_version"]["version"] == "1"
+    walked.call("ada", "DELETE", "registered-models/delete", {"name": name})

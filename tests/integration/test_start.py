@@ -1,0 +1,158 @@
+"""How the container starts, or refuses to, and what can be seen of its secrets."""
+
+from __future__ import annotations
+
+import json
+import ssl
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from .conftest import PASSWORDS, apr1
+from .containers import IMAGE, ROOT, Neighbours, Server, docker, port_of, tracking
+
+AWKWARD = "$HOME $$ @:/#%25'\"\\ ;&?= ä€漢 {x} ``"
+
+
+def test_an_empty_environment_is_refused_with_everything_at_once(image: str):
+    said = docker("run", "--rm", image, check=False)
+    assert "Traceback" not in said
+    for name in ("DB_NAME", "DB_USER", "DB_PW", "DB_PORT", "DB_ENDPOINT", "AWS_BUCKET_NAME", "AWS_REGION", "HTPASSWD"):
+        assert f"{name}" in said
+    ended = subprocess.run(["docker", "run", "--rm", "-e", "DB_PW=secret-pw", image], capture_output=True, text=True)
+    assert ended.returncode == 2
+    assert "secret-pw" not in ended.stdout + ended.stderr
+
+
+@pytest.fixture(scope="module")
+def awkward(around: Neighbours, tmp_path_factory: pytest.TempPathFactory):
+    """An awkward password, a bcrypt hash with doubled dollars, several users in one line, no new privileges."""
+    quoted = AWKWARD.replace("'", "''")
+    around.sql(f'CREATE ROLE "odd user" LOGIN PASSWORD \'{quoted}\';\nCREATE DATABASE "odd/name" OWNER "odd user";')
+    bcrypt = "$2b$05$CCCCCCCCCCCCCCCCCCCCC.E5YPO9kmyuRGyh0XouQYb4YMJKvyOeW"  # of U*U, a published test vector
+    htpasswd = f"ada:{apr1(PASSWORDS['ada'])}\\nbea:{bcrypt}".replace("$", "$$")
+    env = around.settings(DB_PW=AWKWARD, DB_USER="odd user", DB_NAME="odd/name", HTPASSWD=htpasswd)
+    folder = tmp_path_factory.mktemp("awkward")
+    options = ["--network", around.network, "--security-opt", "no-new-privileges", "--cap-drop", "ALL"]
+    with tracking(env, folder, *options, logins=PASSWORDS | {"bea": "U*U"}) as server:
+        yield server
+
+
+def test_any_character_is_legal_in_the_database_password(awkward: Server):
+    assert awkward.call("ada", "GET", "experiments/get?experiment_id=0")["experiment"]["name"] == "Default"
+
+
+def test_every_hash_logs_in(awkward: Server):
+    assert awkward.ask("GET", "/version", "ada").status == 200
+    assert awkward.ask("GET", "/version", "bea").status == 200
+    assert awkward.ask("GET", "/version", "bea:wrong").status == 401
+    assert awkward.ask("GET", "/version", "eve:U*U").status == 401
+
+
+LOOK = """
+import pathlib
+for entry in pathlib.Path("/proc").glob("[0-9]*"):
+    try:
+        print((entry / "cmdline").read_text().replace(chr(0), " "), (entry / "status").read_text().split("Uid:")[1].split()[0])
+    except OSError:
+        pass
+for file in pathlib.Path("/tmp/tracking").rglob("*"):
+    if file.is_file():
+        text = file.read_bytes().decode(errors="replace") if "logins" in str(file) else ""
+        print(file, oct(file.stat().st_mode & 0o777), text)
+"""
+
+
+def test_no_secret_is_in_arguments_logs_or_cache(awkward: Server):
+    awkward.ask("GET", "/version", "ada")
+    seen = awkward.inside("python3", "-", stdin=LOOK)
+    assert "nginx: master" in seen and "atelier_tracking.serve" in seen
+    assert "/tmp/tracking/htpasswd 0o600" in seen and "/tmp/tracking/nginx.conf 0o600" in seen
+    assert "KEY: " in seen, "the login cache is empty, so nothing was shown"
+    quoted = "%24HOME%20"
+    basic = awkward.headers("ada")["Authorization"].removeprefix("Basic ")
+    for secret in (AWKWARD, quoted, AWKWARD[:12], "apr1", "$2b$", basic, "ada's"):
+        assert secret not in seen.replace("/tmp/tracking", ""), secret
+        assert secret not in awkward.log(), secret
+    uids = {line.rpartition(" ")[2] for line in seen.splitlines() if "nginx:" in line or "atelier_tracking" in line}
+    assert uids == {"10001"}
+
+
+def test_nothing_else_than_this_service_is_in_the_image(walked: Server):
+    packages = json.loads(
+        walked.inside(
+            "python3",
+            "-c",
+            "import importlib.metadata as m, json; print(json.dumps([d.name.lower() for d in m.distributions()]))",
+        )
+    )
+    assert not {"scipy", "scikit-learn", "matplotlib", "pyarrow", "torch", "pip", "setuptools", "docker", "gunicorn"} & set(
+        packages
+    )
+    assert walked.inside("ls", "/opt/atelier").split() == ["atelier_tracking"]
+
+
+def test_compose_and_the_docker_command_read_the_same_env_file(tmp_path: Path):
+    from atelier_tracking.logins import parse_logins
+
+    hashed = apr1("secret")
+    (tmp_path / "doubled.env").write_text("HTPASSWD=ada:" + hashed.replace("$", "$$") + "\n")
+    (tmp_path / "raw.env").write_text(f"HTPASSWD=ada:{hashed}\n")
+    read = {}
+    for kind in ("doubled", "raw"):
+        (tmp_path / "compose.yaml").write_text(f"services:\n  t:\n    image: x\n    env_file: {kind}.env\n")
+        # --no-interpolate would leave the escapes; a container gets what `config` shows with its own escaping undone
+        shown = docker("compose", "-f", str(tmp_path / "compose.yaml"), "config", "--format", "json")
+        read[kind] = json.loads(shown)["services"]["t"]["environment"]["HTPASSWD"].replace("$$", "$")
+    assert parse_logins(read["doubled"])[0].hash == hashed
+    assert parse_logins((tmp_path / "doubled.env").read_text().partition("=")[2])[0].hash == hashed
+    assert parse_logins(f"ada:{hashed}")[0].hash == hashed
+    with pytest.raises(Exception, match=r"write every \$ of the hash as \$\$"):
+        parse_logins(read["raw"])
+
+
+def test_tls_and_a_public_address(around: Neighbours, tmp_path: Path):
+    pair = ["-keyout", str(tmp_path / "key.pem"), "-out", str(tmp_path / "certificate.pem")]
+    subprocess.run(
+        ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", "/CN=sketch.example", *pair],
+        check=True,
+        capture_output=True,
+    )
+    for name in ("key.pem", "certificate.pem"):
+        (tmp_path / name).chmod(0o644)
+    tmp_path.chmod(0o755)
+    env = around.settings(HTPASSWD=f"ada:{apr1(PASSWORDS['ada'])}", PUBLIC_URL="https://sketch.example")
+    env |= {
+        "TLS_CERTIFICATE_FILE": "/given/certificate.pem",
+        "TLS_KEY_FILE": "/given/key.pem",
+        "HTTP_PORT": "8080",
+        "HTTPS_PORT": "8443",
+    }
+    options = ["--network", around.network, "--volume", f"{tmp_path}:/given:ro", "-p", "127.0.0.1::8443", "--cap-drop", "ALL"]
+    options += ["--sysctl", "net.ipv4.ip_unprivileged_port_start=1024", "--security-opt", "no-new-privileges"]
+    with tracking(env, tmp_path, *options, logins=PASSWORDS, port=8080) as server:
+        answer = server.ask("GET", "/version?x=1", "ada")
+        assert (answer.status, answer.headers["Location"]) == (308, "https://sketch.example/version?x=1")
+        assert secure_status(server, "https://sketch.example") == 200
+        assert secure_status(server, None) == 200
+        assert secure_status(server, f"https://127.0.0.1:{port_of(server.name, 8443)}") == 403
+        assert secure_status(server, "http://sketch.example") == 403
+
+
+def secure_status(server: Server, origin: str | None) -> int:
+    import http.client
+
+    context = ssl.create_default_context()
+    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+    connection = http.client.HTTPSConnection("127.0.0.1", port_of(server.name, 8443), timeout=60, context=context)
+    headers = server.headers("ada") | ({"Origin": origin} if origin else {}) | {"Content-Type": "application/json"}
+    connection.request("POST", "/ajax-api/2.0/mlflow/experiments/search", b'{"max_results": 1}', headers)
+    status = connection.getresponse().status
+    connection.close()
+    return status
+
+
+def test_the_dockerfile_is_small():
+    assert len((ROOT / "services/tracking/Dockerfile").read_text().splitlines()) <= 30
+    assert IMAGE

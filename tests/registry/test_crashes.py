@@ -1,0 +1,137 @@
+"""The process is killed at every step of a decision, in turn; the next start leaves nothing half done."""
+
+import itertools
+import os
+import signal
+import sys
+import traceback
+
+import pytest
+from atelier_contracts.access import Role, Token
+from atelier_contracts.names import TAG_RETIRED
+from atelier_contracts.promotion import PromoteRequest, RollbackRequest
+from atelier_registry import chain
+from atelier_registry.asking import Asker
+from atelier_registry.judging import Judge
+from atelier_registry.ledger import Ledger
+from atelier_registry.locks import open_locks
+from atelier_registry.mlflow_registry import MlflowRegistry
+from atelier_registry.moving import Mover
+from atelier_registry.policy import Policy
+from atelier_registry.promotions import Promotions
+from atelier_registry.retiring import Retiring
+from atelier_registry.tables import open_database
+from sqlalchemy import event
+
+from .fake_stager import FakeStager
+
+KIND = {"atelier.kind": "adapter"}
+PIA = Asker(Token("pia", Role.promoter, ""))
+
+
+class Countdown:
+    """Kills this process at the given step; steps are counted before and after every write."""
+
+    def __init__(self, left):
+        self.left = left
+
+    def step(self, *_):
+        if self.left == 0:
+            os.kill(os.getpid(), signal.SIGKILL)
+        self.left -= 1
+
+
+def parts(tracking_uri, database_url, countdown=None):
+    """What one process of the service has. With a countdown it may die around each commit and each write to MLflow."""
+    registry, engine = MlflowRegistry(tracking_uri), open_database(database_url)
+    if countdown:
+        event.listen(engine, "commit", countdown.step)  # called before the database commits …
+        for name in ("set_alias", "set_tag"):
+            setattr(registry, name, around(getattr(registry, name), countdown))
+    ledger = Ledger(engine)
+    if countdown:
+        for name in ("open", "close"):
+            setattr(ledger, name, around(getattr(ledger, name), countdown))  # … and after it
+    mover = Mover(registry, ledger, open_locks(engine, 30), lambda: None)
+    judge = Judge(registry, Policy(), FakeStager())
+    return ledger, mover, Promotions(registry, ledger, mover, judge), Retiring(registry, ledger, mover), registry
+
+
+def around(call, countdown):
+    def counted(*args):
+        countdown.step()
+        result = call(*args)
+        countdown.step()
+        return result
+
+    return counted
+
+
+def dies(act):
+    """Runs it in a process of its own; whether that was killed."""
+    child = os.fork()
+    if child == 0:
+        try:
+            act()
+            os._exit(0)
+        except BaseException:  # noqa: BLE001  a child of fork must not return into the tests
+            traceback.print_exc(file=sys.__stderr__)
+            os._exit(1)
+    _, status = os.waitpid(child, 0)
+    assert os.WIFSIGNALED(status) or os.WEXITSTATUS(status) == 0
+    return os.WIFSIGNALED(status)
+
+
+DECISIONS = {
+    "promote": lambda promotions, retiring, asker, name: promotions.promote(asker, name, 2, PromoteRequest(reason="second")),
+    "rollback": lambda promotions, retiring, asker, name: promotions.roll_back(asker, name, RollbackRequest(reason="back")),
+    "retire": lambda promotions, retiring, asker, name: retiring.retire(asker, name, 3, "never again"),
+}
+
+
+@pytest.mark.parametrize("action", DECISIONS)
+def test_killed_at_every_step(action, real_world, mlflow_server, database_url, engine, name):
+    killed, outcomes = 0, set()
+    for left in itertools.count():
+        model = real_world.add_model(f"{name}-{left}")
+        for _ in range(3):
+            real_world.add_bare_version(model)
+        asker = Asker(PIA.token, key=f"{left:064}")
+        ledger, mover, promotions, _, registry = parts(mlflow_server.uri, database_url)
+        before = 1
+        promotions.promote(PIA, model, 1, PromoteRequest(reason="first"))
+        if action == "rollback":
+            before = 2
+            promotions.promote(PIA, model, 2, PromoteRequest(reason="second"))
+
+        def act(model=model, left=left, asker=asker):
+            _, _, promotions, retiring, _ = parts(mlflow_server.uri, database_url, Countdown(left))
+            DECISIONS[action](promotions, retiring, asker, model)
+
+        if not dies(act):
+            break
+        killed += 1
+        mover.reconcile()  # the next start
+        assert ledger.pending() == []
+        now = registry.model(model).aliases["champion"]
+        assert now in (before, 3 - before)
+        assert ledger.last_move(model, "champion").to_version == now
+        assert [row["to_version"] for row in ledger.events(0, 1000) if row["model"] == model][-1] == now
+        assert [decision for decision in ledger.page(model, limit=50) if decision.action == "outside"] == []
+        latest = ledger.page(model, limit=1)[0]
+        if action == "retire":
+            retired = registry.version(model, 3).tags.get(TAG_RETIRED)
+            assert (retired == str(latest.id)) == (latest.action == "retire" and latest.outcome == "done")
+        outcomes.add((latest.action, latest.outcome))
+        chain.verify(ledger.rows())
+        # the same request again, with its key, does it once and no more
+        _, _, promotions, retiring, _ = parts(mlflow_server.uri, database_url)
+        done = DECISIONS[action](promotions, retiring, asker, model)
+        assert done.outcome == "done"
+        assert done.action == action
+        assert registry.model(model).aliases["champion"] == (1 if action != "promote" else 2)
+        carried_out = [each for each in ledger.page(model, outcome="done", limit=50) if each.action == action]
+        assert [each for each in carried_out if each.reason != "first"] == [done]
+    assert killed >= 6  # around: begun, MLflow, done
+    assert (action, "done") in outcomes
+    assert (action, "failed") in outcomes

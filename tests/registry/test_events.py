@@ -1,0 +1,141 @@
+"""`GET /events`: told once the alias moved, in order, again from any cursor, by every process."""
+
+import json
+import socket
+import threading
+import time
+from contextlib import ExitStack, contextmanager
+
+import httpx
+import pytest
+import uvicorn
+from atelier_contracts.access import TokenFile
+from atelier_contracts.events import AliasMoved
+from atelier_registry.app import create_app
+from atelier_registry.feed import Feed
+from atelier_registry.ledger import Ledger
+from atelier_registry.policy import Policy
+
+from .conftest import Api
+
+
+@contextmanager
+def served(fake, engine, locks, token_file, stager):
+    """The service on a port, because a stream that does not end needs a real server."""
+    ledger = Ledger(engine)
+    feed = Feed(ledger)
+    app = create_app(
+        registry=fake, ledger=ledger, locks=locks, feed=feed, tokens=TokenFile(token_file), policy=Policy(), stager=stager,
+        outside_poll_s=0.1,
+    )  # fmt: skip
+    server = uvicorn.Server(uvicorn.Config(app, host="127.0.0.1", port=0, log_config=None, timeout_graceful_shutdown=5))
+    thread = threading.Thread(target=server.run)
+    thread.start()
+    try:
+        while not server.started:
+            assert thread.is_alive()
+            time.sleep(0.01)
+        with httpx.Client(base_url=f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}", timeout=60) as client:
+            yield Api(client)
+    finally:
+        feed.end()
+        server.should_exit = True
+        thread.join()
+
+
+@pytest.fixture
+def api(fake, engine, locks, token_file, stager):
+    with served(fake, engine, locks, token_file, stager) as api:
+        yield api
+
+
+@contextmanager
+def listening(api, **params):
+    """An iterator over events as they come."""
+    with api.client.stream("GET", "/events", params=params, headers=api.as_("rita")._headers) as answer:
+        assert answer.status_code == 200
+        assert answer.headers["content-type"].startswith("text/event-stream")
+        lines = answer.iter_lines()
+        assert next(lines).startswith(": after ")
+        yield (AliasMoved.model_validate(json.loads(line[6:])) for line in lines if line.startswith("data: "))
+
+
+def told(api, **params):
+    """Events that are there already."""
+    answer = api.get("/events", follow="false", **params)
+    return [json.loads(line[6:])["to_version"] for line in answer.text.splitlines() if line.startswith("data: ")]
+
+
+def test_an_event_follows_its_decision(api, adapters):
+    with listening(api) as events:
+        decision = api.promote(adapters, 1).json()
+        event = next(events)
+        assert (event.model, event.alias, event.from_version, event.to_version) == (adapters, "champion", None, 1)
+        assert event.decision == decision["id"]
+        api.promote(adapters, 2)
+        assert (next(events).to_version, event.id) == (2, 1)
+
+
+def test_a_move_by_other_hands_is_told_too(api, fake, adapters):
+    with listening(api) as events:
+        fake.point(adapters, "champion", 3)
+        assert next(events).to_version == 3
+
+
+def test_every_process_tells_what_another_did(fake, engine, locks, token_file, stager, api, adapters):
+    with served(fake, engine, locks, token_file, stager) as other, listening(other) as events:
+        api.promote(adapters, 1)
+        assert next(events).to_version == 1
+
+
+def test_from_any_cursor(api, adapters):
+    for number in (1, 2, 3):
+        api.promote(adapters, number)
+    api.roll_back(adapters)
+    assert told(api, after=0) == [1, 2, 3, 2]
+    assert told(api, after=2) == [3, 2]
+    assert told(api, after=99) == []
+    assert told(api) == []
+    again = api.get("/events", follow="false", headers={"Last-Event-ID": "3"})
+    assert again.text.count("data: ") == 1
+    assert "id: 4\nevent: alias\ndata: {" in again.text
+
+
+def test_more_than_a_page(start, fake, ledger, adapters):
+    api = start(fake)
+    from atelier_registry.ledger import Facts
+
+    for number in range(250):
+        ledger.open("outside", Facts("outside", "outside", adapters, "champion", None, number, "r"))
+    assert told(api, after=0) == list(range(250))
+
+
+def test_refusals_are_not_told(api, fake, adapters):
+    fake.make_pending(adapters, 1)
+    assert api.promote(adapters, 1).status_code == 409
+    assert told(api, after=0) == []
+
+
+def test_the_streams_end_with_the_service(fake, engine, locks, token_file, stager):
+    with httpx.Client(timeout=60) as client, ExitStack() as stack:
+        with served(fake, engine, locks, token_file, stager) as api:
+            client.base_url = api.client.base_url
+            events = stack.enter_context(listening(Api(client)))
+        assert next(events, None) is None  # ended, not cut
+
+
+@pytest.mark.parametrize(("name", "value"), [("after", "-1"), ("after", str(2**63)), ("after", "x")])
+def test_cursors_that_cannot_be(api, name, value):
+    assert api.get("/events", **{name: value}).status_code == 422
+    assert api.get("/events", headers={"Last-Event-ID": value}).status_code == 422
+    assert api.client.get("/events").status_code == 401
+
+
+def test_listeners_that_hang_up_leave_nothing_behind(api, adapters):
+    port = api.client.base_url.port
+    for _ in range(20):
+        with socket.create_connection(("127.0.0.1", port)) as connection:
+            connection.sendall(b"GET /events HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer rita-secret\r\n\r\n")
+            connection.recv(100)
+    assert api.promote(adapters, 1).status_code == 200
+    assert told(api, after=0) == [1]

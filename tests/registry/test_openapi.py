@@ -1,0 +1,64 @@
+"""The OpenAPI document is true: schemathesis makes requests from it, and every answer must be as it says, and none a 5xx."""
+
+import re
+import subprocess
+import sys
+import threading
+import time
+
+import pytest
+import uvicorn
+from atelier_contracts.access import TokenFile
+from atelier_registry.app import create_app
+from atelier_registry.feed import Feed
+from atelier_registry.policy import Policy
+
+from .conftest import FILES
+from .fake_stager import png
+
+
+@pytest.fixture
+def url(real_world, ledger, locks, token_file, stager):
+    """The service on a real MLflow server, with something in it."""
+    real_world.add_model(name := "examined")
+    for _ in range(2):
+        real_world.add_version(name, tags={"atelier.kind": "adapter"}, files=FILES, metrics={"loss": 0.5})
+    real_world.add_picture(name, 1, "validation", 1, png(9))
+    feed = Feed(ledger)
+    app = create_app(
+        registry=real_world.registry, ledger=ledger, locks=locks, feed=feed, tokens=TokenFile(token_file),
+        policy=Policy.model_validate({"default": {"champion": {"output_finite": True}, "shown": {"approval": True}}}),
+        stager=stager, outside_poll_s=3600,
+    )  # fmt: skip
+    server = uvicorn.Server(
+        uvicorn.Config(app, host="127.0.0.1", port=0, log_config=None, access_log=False, timeout_graceful_shutdown=5)
+    )
+    thread = threading.Thread(target=server.run)
+    thread.start()
+    while not server.started:
+        assert thread.is_alive()
+        time.sleep(0.01)
+    yield f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}"
+    feed.end()
+    server.should_exit = True
+    thread.join()
+
+
+@pytest.mark.timeout(900)
+def test_every_answer_is_as_the_document_says(url, tmp_path):
+    """Streams that do not end are left out: `GET /events` has tests of its own."""
+    ended = subprocess.run(
+        [
+            sys.executable, "-m", "schemathesis.cli", "run", f"{url}/openapi.json",
+            "--header", "Authorization: Bearer ada-secret",
+            "--max-examples", "4", "--exclude-path", "/events", "--seed", "7", "--no-color", "--request-timeout", "60",
+            "--checks", "not_a_server_error,status_code_conformance,content_type_conformance,response_schema_conformance",
+            "--phases", "examples,coverage,fuzzing", "--suppress-health-check", "all", "--generation-database", "none",
+        ],
+        capture_output=True, text=True, cwd=tmp_path, timeout=880, check=False,
+    )  # fmt: skip
+    assert ended.returncode == 0, ended.stdout[-6000:] + ended.stderr[-2000:]
+    counted = re.search(r"(\d+) generated, (\d+) passed", ended.stdout)
+    assert counted, ended.stdout[-3000:]
+    assert counted[1] == counted[2]
+    assert int(counted[1]) > 300

@@ -1,0 +1,73 @@
+"""The stager against a real infer: what it draws, what it refuses, and an infer that is not there."""
+
+import hashlib
+
+import pytest
+from atelier_contracts.access import TokenFile
+from atelier_contracts.stage import StagePicture
+from atelier_infer.app import create_app
+from atelier_infer.engine import Engine
+from atelier_infer.settings import Settings
+from atelier_registry.errors import StageRefusedError, StageUnavailableError
+from atelier_registry.stager import HttpStager, NoStager, distance
+
+from ..infer.conftest import running
+from ..infer.fake_store import FakeStore
+from ..infer.tiny_bundle import adapter_tensors, build_adapter, build_bundle
+from ..servers import free_port
+
+PICTURES = [StagePicture(prompt="a cat", seed=7, steps=2), StagePicture(prompt="a dog", seed=8, steps=1, size=64)]
+
+
+@pytest.fixture(scope="module")
+def infer(tmp_path_factory):
+    """An infer with two good versions and a broken one; gives its address."""
+    folder = tmp_path_factory.mktemp("infer")
+    store = FakeStore()
+    manifest = build_bundle(folder / "bundle")
+    store.publish_bundle(folder / "bundle", manifest.digest())
+    for seed in (1, 2):
+        build_adapter(folder / f"adapter {seed}", manifest.digest(), adapter_tensors(seed=seed))
+        store.publish_adapter(folder / f"adapter {seed}")
+    build_adapter(folder / "broken", manifest.digest(), adapter_tensors(seed=3), weights_sha256="0" * 64)
+    store.publish_adapter(folder / "broken")
+    tokens = folder / "tokens"
+    lines = (f"{id} {id} {hashlib.sha256(id.encode()).hexdigest()}\n" for id in ("promoter", "reader"))
+    tokens.write_text("".join(lines))
+    settings = Settings(
+        tracking_uri="http://127.0.0.1:1", model=store.model, token_file=tokens, cache_dir=folder / "cache", intra_op_threads=1
+    )
+    engine = Engine(queue_limit=0, drain_timeout_s=5)
+    app = create_app(engine=engine, store=store, tokens=TokenFile(tokens), settings=settings)
+    with running(app, engine) as url:
+        yield url, engine
+
+
+def test_it_draws(infer):
+    stager = HttpStager(infer[0], "promoter", 120)
+    one, other = (stager.stage("sketches", number, PICTURES) for number in (1, 2))
+    assert [picture.asked for picture in one.pictures] == PICTURES
+    assert 0 < distance(one.pictures[0].png, other.pictures[0].png) < 1
+    assert distance(one.pictures[0].png, stager.stage("sketches", 1, PICTURES).pictures[0].png) == 0
+    assert stager.stage("sketches", 2).pictures == []
+
+
+def test_what_cannot_be_served_is_refused_with_the_reason(infer):
+    stager = HttpStager(infer[0], "promoter", 120)
+    for model, number, told in (("sketches", 3, "0" * 64), ("sketches", 9, "no version 9"), ("photos", 1, "'photos'")):
+        with pytest.raises(StageRefusedError, match=told):
+            stager.stage(model, number)
+    with pytest.raises(StageRefusedError, match="multiple of"):
+        stager.stage("sketches", 1, [StagePicture(prompt="a cat", size=33)])
+
+
+def test_an_infer_that_cannot_be_asked(infer):
+    for token in ("reader", "nobody"):
+        with pytest.raises(StageUnavailableError, match="own token"):
+            HttpStager(infer[0], token, 120).stage("sketches", 1)
+    with pytest.raises(StageUnavailableError, match="does not answer"):
+        HttpStager(f"http://127.0.0.1:{free_port()}", "promoter", 5).stage("sketches", 1)
+    with pytest.raises(StageUnavailableError, match="set ATELIER_REGISTRY_INFER_URL"):
+        NoStager().stage("sketches", 1)
+    with infer[1].admit(), pytest.raises(StageUnavailableError, match="at most 0 requests may wait"):
+        HttpStager(infer[0], "promoter", 120).stage("sketches", 1)

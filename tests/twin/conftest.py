@@ -1,0 +1,10 @@
+"""These tests start containers."""
+
+import pytest
+
+from ..containers import need_engine
+
+
+@pytest.fixture(scope="session", autouse=True)
+def engine() -> None:
+    need_engine()

@@ -1,0 +1,187 @@
+"""The twin's S3 answers a write when it is on the disk: nothing acknowledged is lost to SIGKILL, and nothing is half there."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import os
+import random
+import threading
+import time
+from collections.abc import Iterator
+
+import boto3
+import pytest
+from boto3.s3.transfer import TransferConfig
+from botocore.config import Config
+from botocore.exceptions import BotoCoreError, ClientError
+
+from ..containers import Project, docker, until
+
+pytestmark = [pytest.mark.twin, pytest.mark.timeout(900)]
+
+BUCKET = "atelier"
+PARTS = TransferConfig(multipart_threshold=5 << 20, multipart_chunksize=5 << 20, max_concurrency=2)
+
+
+@pytest.fixture(scope="module")
+def project() -> Iterator[Project]:
+    project = Project("atelier-kept-s3")
+    project.remove()
+    project.compose("up", "--detach", "--wait", "--no-deps", "localstack")
+    yield project
+    project.remove()
+
+
+@pytest.fixture(scope="module")
+def s3(project):
+    return boto3.client(
+        "s3",
+        endpoint_url=project.url("S3_PORT"),
+        aws_access_key_id="anybody",
+        aws_secret_access_key="anything",
+        region_name="us-east-1",
+        config=Config(retries={"max_attempts": 0}, connect_timeout=5, read_timeout=60),
+    )
+
+
+def kill(project, s3) -> None:
+    project.kill("localstack")
+    until("the bucket after SIGKILL", lambda: s3.head_bucket(Bucket=BUCKET))
+
+
+def everything(s3) -> dict[str, tuple[object, ...]]:
+    pages = s3.get_paginator("list_objects_v2").paginate(Bucket=BUCKET)
+    told = {}
+    for listed in (item for page in pages for item in page.get("Contents", [])):
+        got = s3.get_object(Bucket=BUCKET, Key=listed["Key"])
+        digest = hashlib.sha256(got["Body"].read()).hexdigest()
+        told[listed["Key"]] = (digest, got["ETag"], got["ContentType"], got["Metadata"], got["LastModified"], listed["Size"])
+    return told
+
+
+def test_what_was_answered_is_there_after_a_kill(project, s3):
+    body = os.urandom(17_000_000)
+    s3.put_object(Bucket=BUCKET, Key="a b/é.txt", Body=b"hello", Metadata={"made-by": "a test"}, ContentType="text/plain")
+    for text in (b"one", b"two and more"):
+        s3.put_object(Bucket=BUCKET, Key="overwritten", Body=text)
+    s3.upload_fileobj(io.BytesIO(body), BUCKET, "parts", Config=PARTS)
+    s3.copy_object(Bucket=BUCKET, Key="copy", CopySource={"Bucket": BUCKET, "Key": "parts"})
+    described = {"Metadata": {"n": "1"}, "MetadataDirective": "REPLACE"}
+    s3.copy_object(Bucket=BUCKET, Key="copy", CopySource={"Bucket": BUCKET, "Key": "copy"}, **described)
+    for number in range(6):
+        s3.put_object(Bucket=BUCKET, Key=f"many/{number}", Body=b"x" * number)
+    s3.delete_object(Bucket=BUCKET, Key="many/0")
+    s3.delete_objects(Bucket=BUCKET, Delete={"Objects": [{"Key": "many/1"}, {"Key": "many/2"}]})
+    before = everything(s3)
+    assert sorted(before) == ["a b/é.txt", "copy", "many/3", "many/4", "many/5", "overwritten", "parts"]
+    kill(project, s3)
+    assert everything(s3) == before
+    assert before["copy"][3] == {"n": "1"}
+    ranged = s3.get_object(Bucket=BUCKET, Key="parts", Range="bytes=5242870-5242890")["Body"].read()
+    assert ranged == body[5242870:5242891]
+    assert s3.get_object(Bucket=BUCKET, Key="parts", PartNumber=2)["ContentLength"] == 5 << 20
+
+
+def test_a_bucket_made_and_a_bucket_deleted(project, s3):
+    for name in ("stays", "goes"):
+        s3.create_bucket(Bucket=name)
+    s3.delete_bucket(Bucket="goes")
+    kill(project, s3)
+    assert {bucket["Name"] for bucket in s3.list_buckets()["Buckets"]} == {BUCKET, "stays"}
+
+
+class Writer(threading.Thread):
+    """Uploads, overwrites and deletes until told to stop, and remembers what was acknowledged and what was under way."""
+
+    def __init__(self, s3, name: str, parts: bool) -> None:
+        super().__init__(name=name, daemon=True)
+        self.s3, self.parts, self.random = s3, parts, random.Random(name)
+        self.acknowledged: dict[str, str | None] = {}
+        self.under_way: dict[str, set[str | None]] = {}
+        self.stopping = threading.Event()
+
+    def run(self) -> None:
+        while not self.stopping.is_set():
+            key = f"{self.name}/{self.random.randrange(4)}"
+            size = self.random.randrange(11_000_000, 16_000_000) if self.parts else self.random.randrange(2_000_000)
+            body = None if self.random.random() < 0.2 else self.random.randbytes(size)
+            digest = None if body is None else hashlib.sha256(body).hexdigest()
+            self.under_way.setdefault(key, set()).add(digest)
+            try:
+                if body is None:
+                    self.s3.delete_object(Bucket=BUCKET, Key=key)
+                elif self.parts:
+                    self.s3.upload_fileobj(io.BytesIO(body), BUCKET, key, Config=PARTS)
+                else:
+                    self.s3.put_object(Bucket=BUCKET, Key=key, Body=body)
+            except (BotoCoreError, ClientError):
+                time.sleep(0.3)
+                continue
+            self.acknowledged[key], self.under_way[key] = digest, set()
+
+
+def test_kills_in_the_middle_of_uploads(project, s3):
+    writers = [Writer(s3, "whole", parts=False), Writer(s3, "parts", parts=True)]
+    pause = random.Random(5)
+    for writer in writers:
+        writer.start()
+    for _ in range(3):
+        time.sleep(pause.uniform(1.0, 4.0))
+        kill(project, s3)
+    for writer in writers:
+        writer.stopping.set()
+        writer.join(120)
+        assert len(writer.acknowledged) == 4, "too few writes went through to say anything"
+    kill(project, s3)
+    told = {key: facts[0] for key, facts in everything(s3).items()}
+    for writer in writers:
+        for key, digest in writer.acknowledged.items():
+            assert told.get(key) in {digest, *writer.under_way[key]}, (
+                f"{key} is neither what was acknowledged nor what came after"
+            )
+    folder = f"/var/lib/localstack/kept-s3/{BUCKET}"
+    bodies = project.compose("exec", "-T", "localstack", "ls", f"{folder}/bodies").split()
+    assert len(bodies) == len(told), "bytes of objects that nobody can name were left behind"
+
+
+def test_what_would_be_forgotten_is_refused(s3):
+    versions = {"Status": "Enabled"}
+    for ask in (
+        lambda: s3.put_bucket_versioning(Bucket=BUCKET, VersioningConfiguration=versions),
+        lambda: s3.put_object_tagging(Bucket=BUCKET, Key="copy", Tagging={"TagSet": [{"Key": "a", "Value": "b"}]}),
+        lambda: s3.put_object(Bucket=BUCKET, Key="tagged", Body=b"", Tagging="a=b"),
+        lambda: s3.put_bucket_policy(Bucket=BUCKET, Policy="{}"),
+    ):
+        with pytest.raises(ClientError, match="not kept over a restart") as refused:
+            ask()
+        assert refused.value.response["ResponseMetadata"]["HTTPStatusCode"] == 501
+
+
+def test_objects_larger_than_the_memory_of_the_container(project, s3):
+    piece, count = os.urandom(1 << 20), 1100  # MiB; the container may use 1024
+
+    class Pieces(io.RawIOBase):
+        """As if it were a file; one is not needed."""
+
+        sent = 0
+
+        def readable(self) -> bool:
+            return True
+
+        def read(self, size: int = -1) -> bytes:
+            take = max(0, min(size // len(piece), count - self.sent))
+            self.sent += take
+            return piece * take
+
+    s3.upload_fileobj(Pieces(), BUCKET, "large", Config=TransferConfig(multipart_chunksize=16 << 20, max_concurrency=2))
+    digest, expected = hashlib.sha256(), hashlib.sha256()
+    for _ in range(count):
+        expected.update(piece)
+    for chunk in s3.get_object(Bucket=BUCKET, Key="large")["Body"].iter_chunks(1 << 20):
+        digest.update(chunk)
+    assert digest.digest() == expected.digest()
+    container = project.compose("ps", "--quiet", "localstack").strip()
+    facts = docker("inspect", "--format", "{{.State.OOMKilled}} {{.HostConfig.Memory}}", container).stdout.split()
+    assert facts == ["false", str(1 << 30)]
+    s3.delete_object(Bucket=BUCKET, Key="large")

@@ -1,0 +1,72 @@
+"""The table of routes against what MLflow itself routes, and the roles against it."""
+
+from __future__ import annotations
+
+import re
+from itertools import pairwise
+
+import pytest
+from atelier_tracking.roles import LOWEST, PROTECTED, ROLES, allowed
+from atelier_tracking.routes import classify, map_entries, read_routes
+
+KINDS = {*LOWEST, "closed"}
+
+
+def test_every_class_is_known_and_no_route_stands_twice():
+    routes = read_routes()
+    assert {route.kind for route in routes} == KINDS
+    assert len({(route.method, route.path) for route in routes}) == len(routes)
+    assert set(PROTECTED) <= set(LOWEST)
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "kind"),
+    [
+        ("GET", "/", "read"),
+        ("HEAD", "/version", "read"),
+        ("OPTIONS", "/no/such", "read"),
+        ("POST", "/api/2.0/mlflow/runs/create", "write"),
+        ("GET", "/api/2.0/mlflow/runs/create", "closed"),
+        ("POST", "/API/2.0/mlflow/runs/create", "closed"),
+        ("POST", "/api/2.0/mlflow/runs/create/", "closed"),
+        ("GET", "/api/3.0/mlflow/datasets/search", "read"),
+        ("DELETE", "/api/3.0/mlflow/datasets/search", "write"),
+        ("GET", "/api/3.0/mlflow/gateway/secrets/list", "admin"),
+        ("GET", "/api/3.0/mlflow/gateway/endpoints/list", "read"),
+        ("PUT", "/ajax-api/2.0/mlflow-artifacts/artifacts/0/x/artifacts/a b/c", "artifact"),
+        ("DELETE", "/api/2.0/mlflow/logged-models/m-1", "model"),
+        ("DELETE", "/api/2.0/mlflow/logged-models/m-1/tags/x", "write"),
+        ("POST", "/api/2.0/mlflow/registered-models/alias", "curate"),
+        ("GET", "/api/2.0/mlflow/registered-models/alias", "read"),
+        ("POST", "/api/2.0/mlflow/tomorrow", "closed"),
+    ],
+)
+def test_classes(method, path, kind):
+    assert classify(method, path, read_routes()) == kind
+
+
+def test_roles_grow():
+    pairs = set(allowed())
+    for lower, higher in pairwise(ROLES):
+        assert {kind for role, kind in pairs if role == lower} < {kind for role, kind in pairs if role == higher}
+    assert {kind for role, kind in pairs if role == "reader"} == {"read"}
+    assert "closed" not in {kind for _, kind in pairs}
+
+
+def test_the_map_holds_nothing_that_nginx_would_read_as_its_own():
+    lines = map_entries(read_routes()).splitlines()
+    assert len(lines) == len(read_routes()) + 1
+    assert all(re.fullmatch(r'\s*"~\^[^"$;{}]+\$?" [a-z]+;', line) for line in lines)
+
+
+def test_the_routes_of_the_installed_mlflow_are_listed():
+    from mlflow.server import handlers
+
+    routes = read_routes()
+    known = {(method, path) for path, _, methods in handlers.get_endpoints() for method in methods}
+    sample = {(method, re.sub(r"<[^>]+>", "x", path)) for method, path in known}
+    listed = {
+        (method, path) for method, path in sample if any(r.method == method and re.search(r.pattern, path) for r in routes)
+    }
+    assert len(sample) > 300
+    assert sorted(sample - listed) == []

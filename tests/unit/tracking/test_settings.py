@@ -1,0 +1,137 @@
+"""The container's environment: complete and legal, or refused with every problem at once."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from urllib.parse import unquote
+
+import pytest
+from atelier_tracking.backend import database_uri, mlflow_environment
+from atelier_tracking.errors import SettingsError
+from atelier_tracking.settings import FROM_FILES, NAMES, Settings, read_settings
+from hypothesis import given
+from hypothesis import strategies as st
+from sqlalchemy import make_url
+
+HASH = "$apr1$abcdefgh$0123456789012345678901"
+WALKED = {
+    "DB_NAME": "mlflow",
+    "DB_USER": "mlflow",
+    "DB_PW": "pw",
+    "DB_PORT": "5432",
+    "DB_ENDPOINT": "db.example",
+    "AWS_BUCKET_NAME": "artifacts",
+    "AWS_ACCESS_KEY_ID": "key",
+    "AWS_SECRET_ACCESS_KEY": "secret",
+    "AWS_REGION": "eu-central-1",
+    "HTPASSWD": f"ada:{HASH}",
+}
+
+
+def problems(**changes: str) -> str:
+    with pytest.raises(SettingsError) as refused:
+        read_settings(WALKED | changes)
+    return str(refused.value)
+
+
+def test_the_walk_throughs_variables_are_enough():
+    settings = read_settings(WALKED)
+    assert [login.user for login in settings.logins] == ["ada"]
+    assert settings.roles is None and settings.registry_user is None
+    assert mlflow_environment(settings)["MLFLOW_ARTIFACTS_DESTINATION"] == "s3://artifacts"
+
+
+def test_nothing_at_all_lists_every_required_name():
+    with pytest.raises(SettingsError) as refused:
+        read_settings({})
+    missing = {line.split(":")[0].split(" ")[0] for line in str(refused.value).splitlines()}
+    assert missing == {"DB_NAME", "DB_USER", "DB_PW", "DB_PORT", "DB_ENDPOINT", "AWS_BUCKET_NAME", "AWS_REGION", "HTPASSWD"}
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"DB_PORT": "0"}, "DB_PORT: .*received '0'"),
+        ({"DB_PORT": "fifty"}, "DB_PORT: .*received 'fifty'"),
+        ({"DB_ENDPOINT": "db.example:5432"}, "DB_ENDPOINT: .*received 'db.example:5432'"),
+        ({"DB_PW": "two\nlines"}, "DB_PW: must be printable characters in one line$"),
+        ({"DB_TLS_MODE": "on"}, "DB_TLS_MODE: .*received 'on'"),
+        ({"DB_TLS_MODE": "verify-full"}, "DB_TLS_CA_FILE: must name"),
+        ({"AWS_BUCKET_NAME": "s3://x"}, "AWS_BUCKET_NAME: .*received 's3://x'"),
+        ({"AWS_ACCESS_KEY_ID": ""}, "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY: set both or none; received only AWS_SECRET"),
+        ({"S3_ENDPOINT_URL": "s3:4566"}, "S3_ENDPOINT_URL: must be an http"),
+        ({"S3_ENDPOINT_URL": "http://me:pw@s3"}, "S3_ENDPOINT_URL: must not hold a login$"),
+        ({"S3_ENDPOINT_URL": "http://a", "S3_PUBLIC_ENDPOINT_URL": "http://b"}, "must be the same address"),
+        ({"PUBLIC_URL": "https://a/b"}, "PUBLIC_URL: must be scheme://name .*received 'https://a/b'"),
+        ({"TRUSTED_PROXIES": "10.0.0.0/8 lb.example"}, "TRUSTED_PROXIES: .*received 'lb.example'"),
+        ({"TLS_KEY_FILE": __file__}, "TLS_CERTIFICATE_FILE and TLS_KEY_FILE: set both or none"),
+        ({"HTPASSWD_FILE": "/nowhere"}, "HTPASSWD and HTPASSWD_FILE: set one of them"),
+        ({"HTPASSWD": "", "HTPASSWD_FILE": "/nowhere"}, "HTPASSWD_FILE: must be a text file .*received /nowhere"),
+        ({"ROLES": "ada king"}, "ROLES, line 1: .*received 'ada king'"),
+        ({"ROLES": "eve reader"}, "ROLES, line 1: user eve is not in HTPASSWD"),
+        ({"ROLES": "# none"}, "ROLES: user ada of HTPASSWD has no role"),
+        ({"REGISTRY_USER": "eve"}, "REGISTRY_USER: must be a user of HTPASSWD; received eve; known are ada"),
+        ({"ROLES": "ada trainer", "REGISTRY_USER": "ada"}, "REGISTRY_USER: ada must be a promoter or admin"),
+    ],
+)
+def test_a_problem_names_rule_and_value(changes, words):
+    said = problems(**changes)
+    assert re.search(words, said, re.M)
+    assert len(said.splitlines()) == 1
+
+
+def test_problems_come_all_at_once_and_show_no_secret():
+    said = problems(DB_PORT="x", AWS_REGION="Mars", DB_PW="hid\tden", HTPASSWD="ada:hidden", ROLES="x", PUBLIC_URL="nope")
+    assert {line.split(":")[0].split(",")[0] for line in said.splitlines()} == {
+        "DB_PORT",
+        "AWS_REGION",
+        "DB_PW",
+        "HTPASSWD",
+        "PUBLIC_URL",
+    }
+    assert "hid" not in said
+
+
+def test_secrets_come_from_files(tmp_path: Path):
+    values = {name: WALKED[name] for name in FROM_FILES if name in WALKED} | {"ROLES": "ada admin\n"}
+    environment = {name: value for name, value in WALKED.items() if name not in values}
+    for name, value in values.items():
+        (tmp_path / name).write_text(value + "\n")
+        environment[f"{name}_FILE"] = str(tmp_path / name)
+    settings = read_settings(environment)
+    assert settings.db_pw.get_secret_value() == "pw"
+    assert settings.roles == {"ada": "admin"}
+    assert "'pw'" not in repr(settings)
+
+
+@given(st.text(st.characters(exclude_categories=("C", "Z")) | st.just(" "), min_size=1))
+def test_every_password_survives_the_address(password: str):
+    settings = read_settings(WALKED | {"DB_PW": password})
+    url = make_url(database_uri(settings))
+    assert (url.password, url.host, url.port, url.database) == (password, "db.example", 5432, "mlflow")
+    assert unquote(database_uri(settings).split(":", 2)[2].rpartition("@")[0]) == password
+
+
+@pytest.mark.parametrize(
+    ("given_url", "origin"),
+    [
+        ("https://Sketch.example:443/", "https://sketch.example"),
+        ("http://a:8080", "http://a:8080"),
+        ("http://[2001:DB8::1]", "http://[2001:db8::1]"),
+    ],
+)
+def test_the_public_address_is_what_a_browser_sends(given_url, origin):
+    assert read_settings(WALKED | {"PUBLIC_URL": given_url}).public_url == origin
+
+
+def test_the_readme_has_a_row_for_every_setting():
+    readme = (Path(__file__).parents[3] / "services/tracking/README.md").read_text()
+    rows = dict(re.findall(r"^\| `([A-Z0-9_]+)`[^|]*\| ([^|]+) \|", readme, re.M))
+    assert set(rows) == set(NAMES)
+    for name, default in rows.items():
+        field = Settings.model_fields["logins" if name == "HTPASSWD" else name.lower()]
+        optional = "none" if field.default in (None, ()) else f"`{field.default}`"
+        said = "required" if field.is_required() else optional
+        assert default.strip() == said, name
+    assert {name for name in FROM_FILES if f"`{name}_FILE`" in readme} == set(FROM_FILES)

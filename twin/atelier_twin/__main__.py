@@ -1,0 +1,40 @@
+"""`python -m atelier_twin secrets|login|summary|first-version`: what compose.yaml runs once and lets end."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+
+from atelier_twin import first_version, login
+from atelier_twin.errors import TwinError
+from atelier_twin.layout import Places, lay_out
+from atelier_twin.secrets import read_or_make
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Runs one job and returns its exit code: 0 done, 1 failed."""
+    parser = argparse.ArgumentParser(prog="python -m atelier_twin", description=__doc__)
+    parser.add_argument("job", choices=("secrets", "login", "summary", "first-version"))
+    job = parser.parse_args(arguments).job
+    say = sys.stdout.write
+    try:
+        if job == "first-version":
+            first_version.run(first_version.Plan.read(os.environ), say)
+            return 0
+        places = Places()
+        made, fresh = read_or_make(places.secrets / "secrets.json", os.environ)
+        if job == "secrets":
+            lay_out(made, places)
+            say(f"{'made fresh secrets' if fresh else 'the secrets of the first start are in place'}; {login.HOW}\n")
+        else:
+            addresses = login.Addresses.read(os.environ)
+            say(login.full(made, addresses) if job == "login" else login.summary(addresses))
+    except TwinError as error:
+        sys.stderr.write(f"{error}\n")
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

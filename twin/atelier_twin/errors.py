@@ -1,0 +1,23 @@
+"""How a job of the twin can end early.
+
+TwinError
+├── SecretsError      the secrets cannot be read or written
+├── StepFailed        a command of the trainer ended with an error
+└── RequestRefused    a service answered with an error, or not at all
+"""
+
+
+class TwinError(Exception):
+    """Ends the job with one line and exit code 1."""
+
+
+class SecretsError(TwinError):
+    """The secrets cannot be read or written."""
+
+
+class StepFailed(TwinError):
+    """A command of the trainer ended with an error."""
+
+
+class RequestRefused(TwinError):
+    """A service answered with an error, or not at all."""
