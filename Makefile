@@ -11,7 +11,7 @@ CHECKOV := $(VENV)/checkov/bin/checkov
 SOURCES := contracts embedded services infra twin tests benchmarks scripts
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo serve up down logs test test-integration test-browser test-extras test-twin test-infra test-full sizes fidelity lint fmt lock clean
+.PHONY: help install demo serve up down logs test test-full test-integration test-browser test-extras test-twin test-infra sizes fidelity lint fmt lock clean
 
 help:  ## print this
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -46,6 +46,9 @@ logs:  ## follow what the twin's services say
 test: $(INSTALLED)  ## run the tests; nothing but the install is needed
 	@$(BIN)/python -m pytest
 
+test-full: $(INSTALLED)  ## run the longer tests as well (many minutes; needs terraform and Docker)
+	@$(BIN)/python -m pytest -m full
+
 test-integration: $(INSTALLED)  ## try the tracking image, and registry-api on PostgreSQL, with servers in containers (minutes; needs Docker)
 	@$(BIN)/python -m pytest -m integration
 
@@ -61,9 +64,6 @@ test-twin: $(INSTALLED)  ## test the images and the whole twin, in containers of
 
 test-infra: $(INSTALLED) $(CHECKOV)  ## check the Terraform files, and deploy to a stand-in for AWS and back (minutes; needs terraform)
 	@$(BIN)/python -m pytest -m infra tests/infra
-
-test-full: $(INSTALLED) $(CHECKOV)  ## the same by the less usual ways: given VPC, load balancer, schedule, all services (many minutes)
-	@$(BIN)/python -m pytest -m "infra or infra_full" tests/infra
 
 # checkov pins other versions of boto3, so it has an environment of its own
 $(CHECKOV): infra/tests/checkov.txt

@@ -15,17 +15,17 @@ resource "aws_cloudwatch_log_group" "service" {
   retention_in_days = var.log_days
 }
 
-# registry-api and infer find tracking by name: without a balancer its address changes at each start.
+# Services find each other by name, http://<service>.<name>.internal: without a balancer addresses change at each start.
 resource "aws_service_discovery_private_dns_namespace" "this" {
-  count       = local.live && length(local.uses_tracking) > 0 ? 1 : 0
+  count       = local.live && length(local.asked) > 0 ? 1 : 0
   name        = "${var.name}.internal"
   description = "Names of ${var.name}'s services inside the VPC"
   vpc         = local.network.vpc_id
 }
 
-resource "aws_service_discovery_service" "tracking" {
-  count = length(aws_service_discovery_private_dns_namespace.this)
-  name  = "tracking"
+resource "aws_service_discovery_service" "asked" {
+  for_each = local.live ? local.asked : []
+  name     = each.key
   dns_config {
     namespace_id   = aws_service_discovery_private_dns_namespace.this[0].id
     routing_policy = "MULTIVALUE"

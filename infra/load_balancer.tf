@@ -89,7 +89,7 @@ resource "aws_lb_listener" "http" {
 resource "aws_acm_certificate" "this" {
   count                     = local.own_zone && length(local.balanced) > 0 ? 1 : 0
   domain_name               = var.load_balancer.domain
-  subject_alternative_names = [for each in local.uses_tracking : local.names[each]]
+  subject_alternative_names = [for each in setsubtract(var.services, ["tracking"]) : local.names[each]]
   validation_method         = "DNS"
   lifecycle { create_before_destroy = true }
 }

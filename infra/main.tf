@@ -9,7 +9,12 @@ locals {
   # DB_PW is the only secret that Terraform sets, and never holds.
   ports         = { tracking = 80, registry-api = 8001, infer = 8002 }
   uses_database = setintersection(var.services, ["tracking", "registry-api"])
-  uses_tracking = setsubtract(var.services, ["tracking"])
+  # Who asks whom: registry-api lets infer load and draw versions, infer hears from registry-api that an alias moved.
+  asks = {
+    for pair in [["registry-api", "tracking"], ["infer", "tracking"], ["registry-api", "infer"], ["infer", "registry-api"]] :
+    join(" asks ", pair) => { from = pair[0], to = pair[1] } if length(setsubtract(pair, var.services)) == 0
+  }
+  asked         = toset([for each in values(local.asks) : each.to])
   database_name = "mlflow"
   database_user = "atelier"
 

@@ -6,10 +6,11 @@ locals {
   # the mode counts too: after a change of it the database takes the password of the other place
   database_password_version = var.db_password_version * 2 + (local.env_file ? 1 : 0)
   # what a service's secret or env file holds
+  login_names = ["MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD", "ATELIER_TOKENS"]
   secret_names = {
     tracking     = concat(["HTPASSWD", "ROLES"], local.env_file ? ["DB_PW"] : [])
-    registry-api = ["MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD", "ATELIER_TOKENS"]
-    infer        = ["MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD", "ATELIER_TOKENS"]
+    registry-api = concat(local.login_names, contains(var.services, "infer") ? ["ATELIER_REGISTRY_INFER_TOKEN"] : [], local.env_file ? ["PGPASSWORD"] : [])
+    infer        = concat(local.login_names, contains(var.services, "registry-api") ? ["ATELIER_INFER_REGISTRY_TOKEN"] : [])
   }
 }
 

@@ -1,5 +1,5 @@
-# Who may talk to whom: the addresses of allowed_cidrs to the balancer, or to the tasks where there is none; registry-api and
-# infer to tracking; tracking and registry-api to the database. Everything else is closed, also inside the VPC.
+# Who may talk to whom: the addresses of allowed_cidrs to the balancer, or to the tasks where there is none; services to
+# each other where local.asks says so; tracking and registry-api to the database. Everything else is closed, also inside the VPC.
 
 resource "aws_security_group" "service" {
   # checkov:skip=CKV2_AWS_5: attached to the services in the fargate-service module
@@ -61,25 +61,24 @@ resource "aws_vpc_security_group_egress_rule" "to_aws" {
   to_port           = 443
 }
 
-resource "aws_vpc_security_group_ingress_rule" "tracking_from_services" {
-  # checkov:skip=CKV_AWS_260: from two security groups only; the check takes a missing CIDR for an open one
-  for_each                     = local.uses_tracking
-  security_group_id            = aws_security_group.service["tracking"].id
-  description                  = "MLflow for ${each.key}"
-  referenced_security_group_id = aws_security_group.service[each.key].id
+resource "aws_vpc_security_group_ingress_rule" "from_service" {
+  for_each                     = local.asks
+  security_group_id            = aws_security_group.service[each.value.to].id
+  description                  = "HTTP from ${each.value.from}"
+  referenced_security_group_id = aws_security_group.service[each.value.from].id
   ip_protocol                  = "tcp"
-  from_port                    = local.ports.tracking
-  to_port                      = local.ports.tracking
+  from_port                    = local.ports[each.value.to]
+  to_port                      = local.ports[each.value.to]
 }
 
-resource "aws_vpc_security_group_egress_rule" "to_tracking" {
-  for_each                     = local.uses_tracking
-  security_group_id            = aws_security_group.service[each.key].id
-  description                  = "MLflow"
-  referenced_security_group_id = aws_security_group.service["tracking"].id
+resource "aws_vpc_security_group_egress_rule" "to_service" {
+  for_each                     = local.asks
+  security_group_id            = aws_security_group.service[each.value.from].id
+  description                  = "HTTP to ${each.value.to}"
+  referenced_security_group_id = aws_security_group.service[each.value.to].id
   ip_protocol                  = "tcp"
-  from_port                    = local.ports.tracking
-  to_port                      = local.ports.tracking
+  from_port                    = local.ports[each.value.to]
+  to_port                      = local.ports[each.value.to]
 }
 
 # Without a balancer: the allowed addresses reach each service's own port, in clear text.

@@ -1,7 +1,8 @@
 locals {
   tracking_uri = "http://tracking.${var.name}.internal"
+  database     = { password = one(aws_secretsmanager_secret.database[*].arn), host = one(aws_db_instance.this[*].address) }
   tokens_file  = "/tmp/tokens"
-  # ECS hands secrets over as variables only, the APIs read their tokens from a file.
+  # ECS hands secrets over as variables only, the APIs read who may come in from a file. README, "Where secrets are".
   start_with_tokens = "umask 077 && printf '%b\\n' \"$ATELIER_TOKENS\" > ${local.tokens_file} && unset ATELIER_TOKENS && exec python -m"
 
   definitions = {
@@ -11,7 +12,7 @@ locals {
           DB_NAME         = local.database_name
           DB_USER         = local.database_user
           DB_PORT         = "5432"
-          DB_ENDPOINT     = one(aws_db_instance.this[*].address)
+          DB_ENDPOINT     = local.database.host
           DB_TLS_MODE     = "require"
           AWS_BUCKET_NAME = aws_s3_bucket.this["artifacts"].id
           AWS_REGION      = var.region
@@ -20,29 +21,39 @@ locals {
         var.load_balancer == null ? {} : { PUBLIC_URL = "https://${var.load_balancer.domain}", TRUSTED_PROXIES = local.network.cidr },
         contains(var.services, "registry-api") ? { REGISTRY_USER = "registry-api" } : {},
       )
-      from_database = local.env_file ? {} : { DB_PW = one(aws_secretsmanager_secret.database[*].arn) }
+      from_database = local.env_file ? {} : { DB_PW = local.database.password }
       module        = null
       task_policy   = { json = data.aws_iam_policy_document.artifacts.json }
       stop_s        = 120 # uploads under way finish
     }
     registry-api = {
-      environment = {
-        ATELIER_REGISTRY_TRACKING_URI = local.tracking_uri
-        ATELIER_REGISTRY_DATABASE_URL = "sqlite:////var/lib/atelier/decisions.db"
-        ATELIER_REGISTRY_TOKEN_FILE   = local.tokens_file
-      }
-      from_database = {}
+      environment = merge(
+        {
+          ATELIER_REGISTRY_TRACKING_URI = local.tracking_uri
+          ATELIER_REGISTRY_DATABASE_URL = "postgresql://${local.database_user}@${local.database.host == null ? "" : local.database.host}:5432/${local.database_name}?sslmode=require"
+          ATELIER_REGISTRY_TOKEN_FILE   = local.tokens_file
+          MLFLOW_DISABLE_TELEMETRY      = "true"
+        },
+        contains(var.services, "infer") ? { ATELIER_REGISTRY_INFER_URL = "http://infer.${var.name}.internal:${local.ports.infer}" } : {},
+      )
+      from_database = local.env_file ? {} : { PGPASSWORD = local.database.password } # read by PostgreSQL's client library
       module        = "atelier_registry"
       task_policy   = null
       stop_s        = 40
     }
     infer = {
-      environment = {
-        ATELIER_INFER_TRACKING_URI = local.tracking_uri
-        ATELIER_INFER_MODEL        = var.infer_model
-        ATELIER_INFER_TOKEN_FILE   = local.tokens_file
-        ATELIER_INFER_CACHE_DIR    = "/var/cache/atelier"
-      }
+      environment = merge(
+        {
+          ATELIER_INFER_TRACKING_URI = local.tracking_uri
+          ATELIER_INFER_MODEL        = var.infer_model
+          ATELIER_INFER_TOKEN_FILE   = local.tokens_file
+          ATELIER_INFER_CACHE_DIR    = "/var/cache/atelier"
+          MLFLOW_DISABLE_TELEMETRY   = "true"
+        },
+        contains(var.services, "registry-api") ? { ATELIER_INFER_EVENTS_URL = "http://registry-api.${var.name}.internal:${local.ports.registry-api}" } : {},
+        # shown to people, so only where the address lasts
+        contains(var.services, "registry-api") && var.load_balancer != null ? { ATELIER_INFER_REGISTRY_URL = "https://${local.names.registry-api}" } : {},
+      )
       from_database = {}
       module        = "atelier_infer"
       task_policy   = null
@@ -87,7 +98,6 @@ module "service" {
   start_command     = local.definitions[each.key].module == null ? null : "${local.start_with_tokens} ${local.definitions[each.key].module}"
   task_policy       = local.definitions[each.key].task_policy
   stop_s            = local.definitions[each.key].stop_s
-  only_one          = each.key == "registry-api" # decisions wait for each other within the process
   secrets = merge(
     local.definitions[each.key].from_database,
     local.env_file ? {} : { for secret in local.secret_names[each.key] : secret => "${aws_secretsmanager_secret.service[each.key].arn}:${secret}::" },
@@ -95,5 +105,5 @@ module "service" {
   secret_arns = local.env_file ? [] : [for secret in concat([each.key], length(local.definitions[each.key].from_database) > 0 ? ["database"] : []) : local.secret_arns[secret]]
   env_file    = local.env_file ? { bucket_arn = local.bucket_arns.config, key = "${each.key}.env" } : null
   balancer    = var.load_balancer == null ? null : { target_group_arn = aws_lb_listener_rule.service[each.key].action[0].target_group_arn }
-  discovery   = each.key == "tracking" && length(local.uses_tracking) > 0 ? { arn = one(aws_service_discovery_service.tracking[*].arn) } : null
+  discovery   = contains(local.asked, each.key) ? { arn = aws_service_discovery_service.asked[each.key].arn } : null
 }

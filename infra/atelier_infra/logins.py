@@ -18,11 +18,17 @@ from atelier_infra import envfiles
 ROLES = {"trainer": "trainer", "registry-api": "promoter", "infer": "reader"}
 """Logins of programs, and what each may do in tracking."""
 
+ASKS = {
+    "registry-api": ("infer", "ATELIER_REGISTRY_INFER_TOKEN", "promoter"),
+    "infer": ("registry-api", "ATELIER_INFER_REGISTRY_TOKEN", "reader"),
+}
+"""What the APIs want of each other: who asks whom, the variable with its token, and the role that it needs there."""
+
 COST = 10  # about 50 ms to check, once a minute and user: tracking remembers
 
 
 def complete(folder: Path, services: list[str], user: str, *, env_file: bool) -> list[str]:
-    """Adds what is missing and changes nothing that is there.
+    """Adds what is missing and changes nothing that is there, except for what services say to each other.
 
     Args:
         folder: of the secrets.
@@ -34,6 +40,7 @@ def complete(folder: Path, services: list[str], user: str, *, env_file: bool) ->
         What was added, in words.
     """
     tracking = envfiles.read(folder / "tracking.env")
+    apis = {name: envfiles.read(folder / f"{name}.env") for name in services if name != "tracking"}
     logins, roles = _lines(tracking, "HTPASSWD"), _lines(tracking, "ROLES")
     memo: list[str] = []
 
@@ -53,26 +60,47 @@ def complete(folder: Path, services: list[str], user: str, *, env_file: bool) ->
     roles += [f"{name} admin" for name in known if name not in with_role]
     if "trainer" not in known:
         add("trainer", ROLES["trainer"])
-    token = ""
-    for service in services:
-        if service == "tracking":
-            continue
-        path = folder / f"{service}.env"
-        values = envfiles.read(path)
+    for service, values in apis.items():
         if "MLFLOW_TRACKING_PASSWORD" not in values:
             logins[:] = [line for line in logins if not line.startswith(f"{service}:")]
             roles[:] = [line for line in roles if line.split()[:1] != [service]]
             values |= {"MLFLOW_TRACKING_USERNAME": service, "MLFLOW_TRACKING_PASSWORD": add(service, ROLES[service])}
         if "ATELIER_TOKENS" not in values:
             token = secrets.token_urlsafe(24)
-            values["ATELIER_TOKENS"] = f"{user} admin {hashlib.sha256(token.encode()).hexdigest()}"
+            values["ATELIER_TOKENS"] = _line(user, "admin", token)
             memo.append(f"{service} admin {user} {token}")
-        envfiles.write(path, values)
+    memo += _acquaint(apis)
     if env_file and "DB_PW" not in tracking:
         tracking["DB_PW"] = secrets.token_urlsafe(30)
+    if env_file and "registry-api" in apis:
+        apis["registry-api"]["PGPASSWORD"] = tracking["DB_PW"]  # one user of the database, whose password may be changed
+    for service, values in apis.items():
+        envfiles.write(folder / f"{service}.env", values)
     envfiles.write(folder / "tracking.env", tracking | {"HTPASSWD": r"\n".join(logins), "ROLES": r"\n".join(roles)})
     _remember(folder / "logins", memo)
     return [" ".join(line.split()[:3]) for line in memo]
+
+
+def _acquaint(apis: dict[str, dict[str, str]]) -> list[str]:
+    """Gives each API a token for the other where both run; without the other a token would stop its start."""
+    memo = []
+    for asking, (asked, variable, role) in ASKS.items():
+        lines = []
+        if {asking, asked} <= apis.keys():
+            if not apis[asking].get(variable):
+                apis[asking][variable] = secrets.token_urlsafe(24)
+                memo.append(f"{asked} {role} {asking} {apis[asking][variable]}")
+            lines = [_line(asking, role, apis[asking][variable])]
+        elif asking in apis:
+            apis[asking].pop(variable, None)
+        if asked in apis:
+            others = [line for line in _lines(apis[asked], "ATELIER_TOKENS") if line.split()[:1] != [asking]]
+            apis[asked]["ATELIER_TOKENS"] = r"\n".join([*others, *lines])
+    return memo
+
+
+def _line(name: str, role: str, token: str) -> str:
+    return f"{name} {role} {hashlib.sha256(token.encode()).hexdigest()}"
 
 
 def _lines(values: dict[str, str], name: str) -> list[str]:

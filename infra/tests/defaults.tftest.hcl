@@ -13,7 +13,7 @@ run "only_what_is_needed" {
     error_message = "a VPC with two public and two private subnets is made"
   }
   assert {
-    condition     = length(aws_lb.this) == 0 && length(aws_scheduler_schedule.this) == 0 && length(aws_service_discovery_private_dns_namespace.this) == 0
+    condition     = length(aws_lb.this) == 0 && length(aws_scheduler_schedule.this) == 0 && length(aws_service_discovery_private_dns_namespace.this) == 0 && length(aws_service_discovery_service.asked) == 0
     error_message = "balancer, schedule and DNS zone cost money and are made only when asked for"
   }
   assert {

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import ipaddress
 import json
+import re
 from collections.abc import Callable, Iterator
 from typing import Any
 
 Plan = dict[str, Any]
 Resource = tuple[str, dict[str, Any]]
-SECRET_NAMES = ("PW", "PASSWORD", "SECRET", "HTPASSWD", "TOKENS", "ACCESS_KEY")
+SECRET_NAMES = re.compile(r"PW|PASSWORD|SECRET|TOKENS?$|ACCESS_KEY")
 
 
 def resources(plan: Plan, kind: str) -> list[Resource]:
@@ -178,7 +179,7 @@ def no_secret_is_written_down(plan: Plan) -> list[str]:
         f"{service}: {name} in clear text"
         for service, each in services.items()
         for name in each["environment"]
-        if any(word in name for word in SECRET_NAMES)
+        if SECRET_NAMES.search(name)
     ]
     for kind, name in (
         ("aws_db_instance", "password"),

@@ -50,6 +50,42 @@ def test_a_service_that_is_added_gets_a_login_and_a_token(tmp_path):
     assert (token.id, token.role, token.sha256) == ("ana", Role.admin, hashlib.sha256(clear.encode()).hexdigest())
 
 
+def token_lines(values):
+    return {each.id: each for each in parse_tokens(values["ATELIER_TOKENS"].replace(r"\n", "\n"))}
+
+
+def test_the_apis_know_each_other_where_both_run(tmp_path):
+    logins.complete(tmp_path, ["tracking", "infer"], "ana", env_file=False)
+    assert "ATELIER_INFER_REGISTRY_TOKEN" not in envfiles.read(tmp_path / "infer.env")
+    for _ in range(2):
+        logins.complete(tmp_path, ["tracking", "infer", "registry-api"], "ana", env_file=False)
+        infer, registry = envfiles.read(tmp_path / "infer.env"), envfiles.read(tmp_path / "registry-api.env")
+        asks_infer, asks_registry = token_lines(infer)["registry-api"], token_lines(registry)["infer"]
+        assert (asks_infer.role, asks_registry.role) == (Role.promoter, Role.reader)
+        assert asks_infer.sha256 == hashlib.sha256(registry["ATELIER_REGISTRY_INFER_TOKEN"].encode()).hexdigest()
+        assert asks_registry.sha256 == hashlib.sha256(infer["ATELIER_INFER_REGISTRY_TOKEN"].encode()).hexdigest()
+        assert set(token_lines(infer)) == {"ana", "registry-api"}
+
+
+def test_the_token_for_a_service_that_goes_away_goes_with_it(tmp_path):
+    logins.complete(tmp_path, ["tracking", "infer", "registry-api"], "ana", env_file=True)
+    logins.complete(tmp_path, ["tracking", "registry-api"], "ana", env_file=True)
+    registry = envfiles.read(tmp_path / "registry-api.env")
+    assert "ATELIER_REGISTRY_INFER_TOKEN" not in registry
+    assert set(token_lines(registry)) == {"ana"}
+
+
+def test_registry_api_has_the_databases_password_in_its_env_file(tmp_path):
+    logins.complete(tmp_path, ["tracking", "registry-api"], "ana", env_file=False)
+    assert "PGPASSWORD" not in envfiles.read(tmp_path / "registry-api.env")
+    logins.complete(tmp_path, ["tracking", "registry-api"], "ana", env_file=True)
+    tracking = envfiles.read(tmp_path / "tracking.env")
+    assert envfiles.read(tmp_path / "registry-api.env")["PGPASSWORD"] == tracking["DB_PW"] != ""
+    envfiles.write(tmp_path / "tracking.env", tracking | {"DB_PW": "another"})
+    logins.complete(tmp_path, ["tracking", "registry-api"], "ana", env_file=True)
+    assert envfiles.read(tmp_path / "registry-api.env")["PGPASSWORD"] == "another"
+
+
 def test_an_env_file_from_elsewhere_is_kept_and_completed(tmp_path):
     (tmp_path / "tracking.env").write_text("DB_NAME=mlflow\nDB_PW=a=b c'\nHTPASSWD=joe:$apr1$abcdefgh$0123456789012345678901\n")
     logins.complete(tmp_path, ["tracking"], "ana", env_file=True)

@@ -65,6 +65,7 @@ def plans(initialised: Path, moto: str, tmp_path_factory: pytest.TempPathFactory
     made = {}
     for name, variables in {
         "default": {},
+        "infer alone": {"services": ["tracking", "infer"]},
         "everything": EVERYTHING,
         "everything, env file": EVERYTHING | {"secrets": "env-file", "db_password": PASSWORD},
         "mutated": EVERYTHING | {"secrets": "env-file", "db_password": PASSWORD},
@@ -104,6 +105,28 @@ def test_the_password_is_in_no_plan(plans):
     assert PASSWORD.encode() not in (folder / "plan").read_bytes()
 
 
+def test_an_api_without_the_other_is_told_nothing_of_it(plans):
+    services = plans["infer alone"][0]["output_changes"]["services"]["after"]
+    assert {name for each in ("environment", "secret_names") for name in services["infer"][each] if "REGISTRY" in name} == set()
+    assert {address.split('"')[1] for address, _ in resources(plans["infer alone"][0], "aws_service_discovery_service")} == {
+        "tracking"
+    }
+
+
+def test_services_reach_those_that_they_ask_and_no_others(plans):
+    asked = {
+        address.split('"')[1]: values["from_port"]
+        for address, values in resources(plans["everything"][0], "aws_vpc_security_group_ingress_rule")
+        if ".from_service" in address
+    }
+    assert asked == {
+        "registry-api asks tracking": 80,
+        "infer asks tracking": 80,
+        "registry-api asks infer": 8002,
+        "infer asks registry-api": 8001,
+    }
+
+
 @pytest.mark.parametrize("service", ["tracking", "registry-api", "infer"])
 @pytest.mark.parametrize("plan", ["everything", "everything, env file"])
 def test_a_task_gets_what_its_service_reads_and_nothing_else(plans, plan, service):
@@ -123,14 +146,21 @@ def variables_of(service: str) -> tuple[set[str], set[str]]:
         fields = tracking.Settings.model_fields
         required = {"HTPASSWD" if name == "logins" else name.upper() for name, field in fields.items() if field.is_required()}
         return set(tracking.NAMES), required
+    # the login is read by MLflow's client, and the tokens by the line that starts the task
+    needed = {"MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD", "ATELIER_TOKENS", "MLFLOW_DISABLE_TELEMETRY"}
     if service == "registry-api":
         from atelier_registry.settings import PREFIX, Settings
+
+        needed |= {"PGPASSWORD"}  # read by PostgreSQL's client library
+        needed |= {f"{PREFIX}INFER_URL", f"{PREFIX}INFER_TOKEN"}
     else:
         from atelier_infer.settings import PREFIX, Settings
+
+        needed |= {f"{PREFIX}EVENTS_URL", f"{PREFIX}REGISTRY_URL", f"{PREFIX}REGISTRY_TOKEN"}
     names = {PREFIX + name.upper(): field.is_required() for name, field in Settings.model_fields.items()}
-    # the login is read by MLflow's client, and the tokens by the line that starts the task
-    beside = {"MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD", "ATELIER_TOKENS"}
-    return set(names) | beside, {name for name, required in names.items() if required} | beside
+    return set(names) | {each for each in needed if not each.startswith(PREFIX)}, needed | {
+        name for name, required in names.items() if required
+    }
 
 
 def test_the_database_answers_only_security_groups_of_services(plans):

@@ -9,7 +9,7 @@ import pytest
 from .cloud import Cloud, Folder
 from .test_path import FORGOTTEN, Environment
 
-pytestmark = [pytest.mark.infra_full, pytest.mark.timeout(1800)]
+pytestmark = [pytest.mark.full, pytest.mark.timeout(1800)]
 
 # What moto does not keep of a service behind a balancer, however often it is told.
 NEVER_KEPT = {("aws_ecs_service", "health_check_grace_period_seconds")}

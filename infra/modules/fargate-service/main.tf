@@ -68,8 +68,8 @@ resource "aws_ecs_service" "this" {
   platform_version                   = "LATEST"
   enable_execute_command             = false
   propagate_tags                     = "SERVICE"
-  deployment_minimum_healthy_percent = var.only_one ? 0 : 100
-  deployment_maximum_percent         = var.only_one ? 100 : 200
+  deployment_minimum_healthy_percent = 100
+  deployment_maximum_percent         = 200
   health_check_grace_period_seconds  = var.balancer != null ? 180 : null
 
   deployment_circuit_breaker {

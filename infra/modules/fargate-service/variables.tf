@@ -114,11 +114,6 @@ variable "stop_s" {
   type        = number
 }
 
-variable "only_one" {
-  description = "Stop the old task before the new one starts, for services that must not run twice."
-  type        = bool
-}
-
 # Objects, not bare ARNs: whether one is given has to be known before its ARN is.
 
 variable "balancer" {
