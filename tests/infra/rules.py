@@ -10,7 +10,7 @@ from typing import Any
 
 Plan = dict[str, Any]
 Resource = tuple[str, dict[str, Any]]
-SECRET_NAMES = re.compile(r"PW|PASSWORD|SECRET|TOKENS?$|ACCESS_KEY")
+SECRET_NAMES = re.compile(r"PW|PASSW(OR)?D|SECRET|TOKENS?$|ACCESS_KEY")
 
 
 def resources(plan: Plan, kind: str) -> list[Resource]:
