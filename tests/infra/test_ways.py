@@ -31,6 +31,11 @@ def nothing_left(cloud: Cloud, folder: Folder) -> None:
     assert cloud.client("s3").list_buckets()["Buckets"] == []
 
 
+def settings_of(cloud: Cloud, service: str) -> dict[str, str]:
+    found = cloud.client("ecs").describe_task_definition(taskDefinition=f"atelier-{service}")["taskDefinition"]
+    return {each["name"]: each["value"] for each in found["containerDefinitions"][0]["environment"]}
+
+
 def test_a_vpc_that_exists_is_used_and_left_alone(folder: Folder, cloud: Cloud) -> None:
     ec2 = cloud.client("ec2")
     vpc = ec2.create_vpc(CidrBlock="172.30.0.0/16")["Vpc"]["VpcId"]
@@ -99,11 +104,16 @@ def test_all_services_behind_a_balancer_by_the_clock(folder: Folder, cloud: Clou
         "DesiredCount": 0,
     }
 
-    container = cloud.client("ecs").describe_task_definition(taskDefinition="atelier-tracking")["taskDefinition"][
-        "containerDefinitions"
-    ][0]
-    settings = {each["name"]: each["value"] for each in container["environment"]}
-    assert (settings["PUBLIC_URL"], settings["REGISTRY_USER"]) == ("https://draw.example.org", "registry-api")
+    tracking, registry, infer = (settings_of(cloud, each) for each in ("tracking", "registry-api", "infer"))
+    assert (tracking["PUBLIC_URL"], tracking["REGISTRY_USER"]) == ("https://draw.example.org", "registry-api")
+    assert registry["ATELIER_REGISTRY_DATABASE_URL"] == (
+        f"postgresql://atelier@{tracking['DB_ENDPOINT']}:5432/{tracking['DB_NAME']}?sslmode=require"
+    )
+    assert registry["ATELIER_REGISTRY_INFER_URL"] == "http://infer.atelier.internal:8002"
+    assert infer["ATELIER_INFER_EVENTS_URL"] == "http://registry-api.atelier.internal:8001"
+    assert infer["ATELIER_INFER_REGISTRY_URL"] == "https://registry-api.draw.example.org"
+    names = cloud.client("servicediscovery").list_services()["Services"]
+    assert {each["Name"] for each in names} == {"tracking", "registry-api", "infer"}
     assert environment.run("url", "infer").strip() == "https://infer.draw.example.org"
     assert "infer" in environment.run("status")
     environment.run("destroy", "--data", "--yes")
