@@ -107,6 +107,7 @@ class Tasks:
     def remove(self) -> None:
         docker("rm", "--force", "--volumes", *(self.name(each) for each in (*SERVICES, "database")), check=False)
         docker("network", "rm", self.network, check=False)
+        docker("image", "rm", *(f"atelier-tasks/{each}" for each in SERVICES), check=False)
 
 
 @pytest.fixture(scope="module")
