@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import logging
 import os
-import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +13,7 @@ import mlflow
 import numpy as np
 import pytest
 from PIL import Image
-from playwright.sync_api import Browser, BrowserContext, Page, expect, sync_playwright
+from playwright.sync_api import Browser, BrowserContext, Page, expect
 
 from ..containers import Project, docker, need_engine
 
@@ -76,17 +75,10 @@ def log_a_run(address: str, folder: Path) -> str:
 
 
 @pytest.fixture(scope="session")
-def chromium(tracking) -> Iterator[Browser]:
-    found = shutil.which("chromium") or shutil.which("google-chrome")
-    if found is None:
-        pytest.fail("these tests need Chromium: the command `chromium` is missing (Debian: apt-get install chromium)")
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(
-            executable_path=found,
-            args=[f"--host-resolver-rules=MAP {NAME} {tracking.address}", "--no-sandbox", "--disable-dev-shm-usage"],
-        )
-        yield browser
-        browser.close()
+def chromium(tracking, launch_chromium) -> Iterator[Browser]:
+    browser = launch_chromium(f"--host-resolver-rules=MAP {NAME} {tracking.address}")
+    yield browser
+    browser.close()
 
 
 @pytest.fixture(params=["name", "address"])

@@ -52,6 +52,7 @@ class _Handler(BaseHTTPRequestHandler):
 
     def do_GET(self):
         server = self.server
+        sent, server.cut = len(server.events), False  # before anybody can know that the stream is there
         server.asked.append((self.path, self.headers["Authorization"]))
         self.send_response(server.status)
         self.send_header("Content-Type", "text/event-stream")
@@ -59,7 +60,6 @@ class _Handler(BaseHTTPRequestHandler):
         if server.status != 200:
             return
         self.wfile.write(b": hello\n\n")
-        sent, server.cut = len(server.events), False
         while not server.cut:
             with server.changed:
                 server.changed.wait_for(lambda sent=sent: server.cut or len(server.events) > sent, 20)

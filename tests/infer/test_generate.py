@@ -251,7 +251,7 @@ def test_models_shows_what_is_loaded(service, adapter, bundle):
 def test_openapi_documents_every_answer(service):
     document = service.client.get("/openapi.json").json()
     answers = document["paths"]["/generate"]["post"]["responses"]
-    assert set(answers) == {"200", "401", "404", "409", "413", "422", "429", "500", "502", "503"}
+    assert set(answers) == {"200", "401", "403", "404", "409", "413", "422", "429", "500", "502", "503"}
     assert list(answers["200"]["content"]) == ["image/png"]
     assert document["paths"]["/generate"]["post"]["security"] == [{"HTTPBearer": []}]
     assert all(list(answers[status]["content"]) == ["application/problem+json"] for status in answers if status != "200")

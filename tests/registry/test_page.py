@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import shutil
 import threading
 import time
 
@@ -43,18 +42,11 @@ def test_nothing_is_loaded_from_elsewhere_or_written_as_markup():
         assert not re.search(r"innerHTML|outerHTML|insertAdjacentHTML|document\.write|\beval\(|localStorage", text), file
 
 
-@pytest.fixture(scope="session")
-def chromium():
-    """Fails, and does not pass over, where Chromium is missing: who asks for these tests is told."""
-    from playwright.sync_api import sync_playwright
-
-    path = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-    if path is None:
-        pytest.fail("these tests need Chromium: install the package `chromium`")
-    with sync_playwright() as playwright:
-        started = playwright.chromium.launch(executable_path=path, args=["--no-sandbox", "--disable-gpu"], timeout=120_000)
-        yield started
-        started.close()
+@pytest.fixture(scope="module")
+def chromium(launch_chromium):
+    started = launch_chromium()
+    yield started
+    started.close()
 
 
 @pytest.fixture

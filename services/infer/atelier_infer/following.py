@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import suppress
 
 import requests
 from atelier_contracts.events import ALIAS_EVENT, AliasMoved
@@ -38,7 +37,6 @@ class Following:
         self._cursor: int | None = None
         self._retry_s, self._told = FIRST_RETRY_S, False
         self._stopping = threading.Event()
-        self._response: requests.Response | None = None
         self._thread = threading.Thread(target=self._follow, name="events", daemon=True)
 
     def start(self) -> None:
@@ -46,11 +44,11 @@ class Following:
         self._thread.start()
 
     def stop(self) -> None:
-        """Ends it, without waiting for the next event."""
+        """Calls nothing from now on.
+
+        The thread ends with the stream's next line, or with the process: closing the stream would wait for that line, too.
+        """
         self._stopping.set()
-        if response := self._response:
-            with suppress(Exception):  # closing under a reader's hands may raise anything; nobody reads any more
-                response.close()
 
     def _follow(self) -> None:
         while not self._stopping.is_set():
@@ -73,7 +71,6 @@ class Following:
         with requests.get(
             self._url, params=after, headers=headers, stream=True, timeout=(CONNECT_S, SILENCE_S), allow_redirects=False
         ) as response:
-            self._response = response
             response.raise_for_status()
             if not response.headers.get("content-type", "").startswith("text/event-stream"):
                 raise ValueError(f"expected text/event-stream; received {response.headers.get('content-type')}")
@@ -82,6 +79,8 @@ class Following:
             self._moved()  # whatever happened while nobody listened
             # a chunk of 1 byte would otherwise wait for 512 of them
             for name, data in parse_events(response.iter_lines(chunk_size=1, decode_unicode=False)):
+                if self._stopping.is_set():
+                    return
                 self._heard(name, data)
 
     def _heard(self, name: str, data: str) -> None:

@@ -71,9 +71,12 @@ class MlflowRegistry:
         return Page([_model(item) for item in page], page.token or None) if page is not None else Page([])
 
     def model(self, name: str) -> Model | None:
-        """See `ModelRegistry`. One call."""
-        found = _ask(lambda: self._client.get_registered_model(name))
-        return _model(found) if found is not None else None
+        """See `ModelRegistry`. One call: a search, since MLflow loads every version of a model that is asked for by its name."""
+        if {"'", '"'} <= set(name) or set(":/") & set(name):  # cannot be searched for, or be a name: MLflow says so
+            found = _ask(lambda: self._client.get_registered_model(name))
+            return _model(found) if found is not None else None
+        page = _ask(lambda: self._client.search_registered_models(f"name = {_quoted(name)}", max_results=1))
+        return next((_model(item) for item in page or [] if item.name == name), None)
 
     def versions(self, name: str, limit: int, page_token: str | None) -> Page[Version]:
         """See `ModelRegistry`. One call, however many versions."""
