@@ -5,12 +5,13 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 TORCH_INDEX ?=
 VENV := .venv
 BIN := $(VENV)/bin
-EXTRAS := tracking,trainer,registry-api,infer,embedded,dev
+EXTRAS := tracking,trainer,registry-api,infer,infra,embedded,dev
 INSTALLED := $(VENV)/.installed
-SOURCES := contracts embedded services twin tests benchmarks scripts
+CHECKOV := $(VENV)/checkov/bin/checkov
+SOURCES := contracts embedded services infra twin tests benchmarks scripts
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo serve up down logs test test-full test-integration test-browser test-extras test-twin sizes fidelity lint fmt lock clean
+.PHONY: help install demo serve up down logs test test-full test-integration test-browser test-extras test-twin test-infra sizes fidelity lint fmt lock clean
 
 help:  ## print this
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -45,7 +46,7 @@ logs:  ## follow what the twin's services say
 test: $(INSTALLED)  ## run the tests; nothing but the install is needed
 	@$(BIN)/python -m pytest
 
-test-full: $(INSTALLED)  ## run the long matrices, and what runs at full size (hours)
+test-full: $(INSTALLED)  ## run the long matrices, and what runs at full size (hours; needs terraform and Docker)
 	@$(BIN)/python -m pytest -m full
 
 test-integration: $(INSTALLED)  ## try the tracking image, and registry-api on PostgreSQL, with servers in containers (minutes; needs Docker)
@@ -60,6 +61,15 @@ test-extras: $(INSTALLED)  ## install registry-api and infer by themselves and u
 test-twin: $(INSTALLED)  ## test the images and the whole twin, in containers of their own (minutes; needs Docker)
 	@docker compose --profile trainer build --quiet
 	@$(BIN)/python -m pytest -m "twin or e2e"
+
+test-infra: $(INSTALLED) $(CHECKOV)  ## check the Terraform files, and deploy to a stand-in for AWS and back (minutes; needs terraform)
+	@$(BIN)/python -m pytest -m infra tests/infra
+
+# checkov pins other versions of boto3, so it has an environment of its own
+$(CHECKOV): infra/tests/checkov.txt
+	@$(PYTHON) -m venv $(VENV)/checkov
+	@$(VENV)/checkov/bin/pip install --quiet --requirement $<
+	@touch $@
 
 sizes: $(INSTALLED)  ## measure the images and how long they take to start; writes the table in README.md
 	@$(BIN)/python scripts/image_sizes.py --write README.md

@@ -15,6 +15,7 @@ PACKAGES = {
     "atelier_trainer": ROOT / "services/trainer",
     "atelier_registry": ROOT / "services/registry-api",
     "atelier_infer": ROOT / "services/infer",
+    "atelier_infra": ROOT / "infra",
     "atelier_tracking": ROOT / "services/tracking",
 }
 OURS = set(PACKAGES)

@@ -51,7 +51,7 @@ def test_every_dependency_is_pinned_and_no_index_is_named():
     assert all(re.fullmatch(r"[\w.\-]+==[\w.\-]+", line) for line in lines)
     pinned = {re.sub(r"[-_.]+", "-", line.split("==")[0]).lower() for line in lines}
     extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
-    not_installed = ("infra", "trainer-gpu", "trainer-wandb")  # no test runs with them
+    not_installed = ("trainer-gpu", "trainer-wandb")  # no test runs with them
     wanted = {
         re.match(r"[\w.\-]+", item)[0].lower() for name, items in extras.items() if name not in not_installed for item in items
     }

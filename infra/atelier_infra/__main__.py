@@ -1,0 +1,121 @@
+"""`python -m atelier_infra COMMAND`: builds the parts, and turns errors into one message and an exit code."""
+
+from __future__ import annotations
+
+import signal
+import sys
+from argparse import Namespace
+from pathlib import Path
+
+from rich.console import Console
+
+from atelier_infra import envfiles, options, tfvars
+from atelier_infra.address import url
+from atelier_infra.aws import Aws
+from atelier_infra.begin import begin
+from atelier_infra.changes import Changes
+from atelier_infra.errors import InfraError, Interrupted, NotReadyError
+from atelier_infra.images import exists, push, revision
+from atelier_infra.logs import lines
+from atelier_infra.processes import Processes
+from atelier_infra.raising import confirmed, raise_up
+from atelier_infra.report import report
+from atelier_infra.rollout import Rollout
+from atelier_infra.stack import Stack, read_stack
+from atelier_infra.switch import Switch
+from atelier_infra.teardown import destroy
+from atelier_infra.terraform import Terraform
+from atelier_infra.waiting import Waiting
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Runs one command and returns its exit code: 0 done, 1 failed, 2 not understood, 130 interrupted."""
+    parsed = options.parser().parse_args(arguments)
+    console = Console()
+    try:
+        _run(parsed, console)
+    except Interrupted as error:
+        console.print(f"{error}", highlight=False, soft_wrap=True, markup=False)
+        return 130
+    except InfraError as error:
+        Console(stderr=True).print(f"error: {error}", highlight=False, soft_wrap=True, markup=False)
+        return 1
+    except KeyboardInterrupt:
+        console.print("\nstopped; what AWS was told to do goes on, `status` shows it")
+        return 130
+    return 0
+
+
+def _run(parsed: Namespace, console: Console) -> None:
+    for each in (signal.SIGINT, signal.SIGTERM):  # a shell's background job starts with Ctrl-C ignored
+        signal.signal(each, signal.default_int_handler)
+    folder: Path = parsed.folder.resolve()
+    if parsed.command == "init":
+        aws = Aws(parsed.region)
+        begin(folder, parsed, aws, Changes(console, parsed.region, parsed.dry_run), console)
+        return
+    region = tfvars.line(folder, "region")
+    aws, changes = Aws(region), Changes(console, region, parsed.dry_run)
+    password = envfiles.read(folder / "secrets" / "tracking.env").get("DB_PW")
+    terraform = Terraform(folder, console, {"db_password": password} if password else {})
+    if parsed.command in ("plan", "up"):
+        raise_up(parsed, terraform, aws, changes, console)
+        return
+    with console.status("asking AWS whose credentials these are"):
+        aws.account()
+    stack = read_stack(terraform.outputs())
+    if parsed.command == "destroy":
+        question = (
+            "Delete EVERYTHING, artifacts and database included?"
+            if parsed.data
+            else f"Take {stack.name} away and keep its data?"
+        )
+        if parsed.dry_run or parsed.yes or confirmed(question, console, expected=stack.name if parsed.data else None):
+            terraform.init()
+            destroy(terraform, stack, aws, changes, console, data=parsed.data)
+        return
+    _on_a_stack(parsed, stack, aws, changes, console, folder.parent)
+
+
+def _on_a_stack(parsed: Namespace, stack: Stack, aws: Aws, changes: Changes, console: Console, root: Path) -> None:
+    waiting = Waiting(console, stack.region)
+    rollout = Rollout(stack, aws, changes, waiting)
+    switch = Switch(stack, aws, changes, waiting, rollout, console)
+    runner = Processes(console, root)
+    if parsed.command in ("push", "deploy"):
+        tag = revision(runner, root, parsed.tag)
+        services = stack.chosen(parsed.services)
+        if parsed.command == "push":
+            push(services, tag, root, aws, runner, console, dry_run=parsed.dry_run)
+            return
+        for name, service in services.items():
+            if not exists(aws, service, tag):
+                raise NotReadyError(f"{service.repository} holds no image {tag}; run `python -m atelier_infra push {name}`")
+        for service in services.values():
+            rollout.deploy(service, tag, parsed.timeout_s)
+    elif parsed.command == "start":
+        services = stack.chosen(parsed.services)
+        switch.start(services, parsed.timeout_s)
+        for name, service in services.items() if not parsed.dry_run else ():
+            console.print(f"{name}: {url(stack, service, aws)}", highlight=False, soft_wrap=True)
+    elif parsed.command == "stop":
+        switch.stop(stack.chosen(parsed.services), database=parsed.database, timeout_s=parsed.timeout_s)
+    elif parsed.command == "url":
+        service = stack.chosen([parsed.service])[parsed.service]
+        with console.status("asking ECS"):
+            address = url(stack, service, aws)
+        console.print(address, highlight=False, soft_wrap=True)
+        if not service.name:
+            Console(stderr=True).print(
+                "the login travels in clear text (no load_balancer), and the address changes at each start", highlight=False
+            )
+    elif parsed.command == "status":
+        with console.status("asking ECS and RDS"):
+            report(stack, rollout, switch, console)
+    elif parsed.command == "logs":
+        for line in lines(stack.chosen([parsed.service])[parsed.service], aws, parsed.since, follow=parsed.follow):
+            console.print(line, highlight=False, markup=False, soft_wrap=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

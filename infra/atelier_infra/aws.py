@@ -1,0 +1,98 @@
+"""The connection to AWS, and the one place where botocore's errors become ours."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import boto3
+from botocore.config import Config
+from botocore.exceptions import (
+    BotoCoreError,
+    ClientError,
+    EndpointConnectionError,
+    NoCredentialsError,
+    NoRegionError,
+    PartialCredentialsError,
+    ProfileNotFound,
+    SSOError,
+    TokenRetrievalError,
+)
+
+from atelier_infra.errors import AwsError
+
+LOGIN = "log in first: `aws sso login`, or set AWS_PROFILE, or AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
+
+EXPIRED = ("ExpiredToken", "ExpiredTokenException", "RequestExpired")
+UNKNOWN = ("InvalidClientTokenId", "UnrecognizedClientException", "AuthFailure", "SignatureDoesNotMatch", "InvalidAccessKeyId")
+DENIED = ("AccessDenied", "AccessDeniedException", "UnauthorizedOperation", "UnauthorizedAccess")
+
+
+class Aws:
+    """Clients of one account and region, made when they are asked for."""
+
+    def __init__(self, region: str | None) -> None:
+        self.region = region
+        self._session: boto3.Session | None = None
+        self._clients: dict[str, Any] = {}
+
+    def client(self, service: str) -> Any:  # boto3's clients are made at run time and have no type
+        """The client of one AWS service."""
+        if service not in self._clients:
+            with translated(self.region):
+                self._session = self._session or boto3.Session(region_name=self.region)
+                self._clients[service] = self._session.client(
+                    service, config=Config(retries={"mode": "standard", "max_attempts": 4})
+                )
+        return self._clients[service]
+
+    def account(self) -> str:
+        """The account that the credentials belong to; the cheapest question that proves them.
+
+        Raises:
+            AwsError: there are no credentials, or AWS does not take them.
+        """
+        with translated(self.region):
+            return str(self.client("sts").get_caller_identity()["Account"])
+
+
+@contextmanager
+def translated(region: str | None) -> Iterator[None]:
+    """Turns what botocore raises into `AwsError`."""
+    try:
+        yield
+    except ClientError as error:
+        raise AwsError(_refused(error, region)) from error
+    except ProfileNotFound as error:
+        raise AwsError(
+            f"AWS_PROFILE must name a profile of ~/.aws/config: {error}; `aws configure list-profiles` lists them"
+        ) from error
+    except (NoCredentialsError, PartialCredentialsError) as error:
+        raise AwsError(f"no complete AWS credentials were found ({error}); {LOGIN}") from error
+    except (SSOError, TokenRetrievalError) as error:
+        raise AwsError(f"the AWS session has ended ({error}); {LOGIN}") from error
+    except NoRegionError as error:
+        raise AwsError("no AWS region is set; run `python -m atelier_infra init`, or set AWS_REGION") from error
+    except EndpointConnectionError as error:
+        raise AwsError(
+            f"AWS does not answer in region {region}: {error}; check the region in terraform.tfvars and the network"
+        ) from error
+    except BotoCoreError as error:
+        raise AwsError(f"AWS could not be asked: {error}") from error
+
+
+def _refused(error: ClientError, region: str | None) -> str:
+    code = error.response.get("Error", {}).get("Code", "")
+    said = error.response.get("Error", {}).get("Message", "") or str(error)
+    call = error.operation_name
+    if code in EXPIRED:
+        return f"the AWS session has expired ({call}: {said}); {LOGIN}"
+    if code in UNKNOWN:
+        return (
+            f"AWS does not know these credentials in region {region} ({call}: {said}); "
+            f"is the region enabled for the account? If so, {LOGIN}"
+        )
+    if code in DENIED:
+        return f"these credentials may not call {call}: {said}; ask for the permission, or use another profile by AWS_PROFILE"
+    return f"AWS refused {call} in region {region}: {said} ({code})"

@@ -1,0 +1,133 @@
+"""`plan` and `up`: what Terraform would change, what it costs, and then doing it."""
+
+from __future__ import annotations
+
+import sys
+from argparse import Namespace
+from collections import Counter
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+from rich.console import Console
+from rich.prompt import Prompt
+
+from atelier_infra import costs, envfiles, logins, tfvars
+from atelier_infra.aws import Aws
+from atelier_infra.bring import bring
+from atelier_infra.changes import Changes
+from atelier_infra.errors import AnswerError
+from atelier_infra.stack import read_stack
+from atelier_infra.teardown import snapshots
+from atelier_infra.terraform import Terraform
+
+WORDS = {"create": "make", "update": "change", "delete": "remove", "read": "read"}
+
+
+def raise_up(parsed: Namespace, terraform: Terraform, aws: Aws, changes: Changes, console: Console) -> None:
+    """Plans, shows the plan and its price, and for `up` applies it and brings the secrets."""
+    with console.status("asking AWS whose credentials these are"):
+        account = aws.account()
+    console.print(f"account {account}, region {aws.region}", highlight=False)
+    folder = terraform.folder
+    only_look = parsed.command == "plan" or changes.dry_run
+    env_file = tfvars.line(folder, "secrets", "") == "env-file"
+    if not only_look:
+        made = logins.complete(folder / "secrets", tfvars.services(folder), "admin", env_file=env_file)
+        for each in made:
+            console.print(f"[green]✓[/] login: {each} (secrets/logins)", highlight=False)
+    if env_file:
+        # a plan alone needs some password and writes none of it
+        terraform.give("db_password", envfiles.read(folder / "secrets" / "tracking.env").get("DB_PW", "made-by-up"))
+    terraform.init()
+    with TemporaryDirectory() as place:
+        path = Path(place) / "plan"
+        plan = terraform.plan(path, {})
+        if _makes_database(plan) and not getattr(parsed, "empty_database", False):
+            kept = snapshots(str(tfvars.line(folder, "name", "atelier")), aws)
+            if kept:
+                console.print(f"the database goes on from snapshot {kept[-1]} (--empty-database begins anew)", highlight=False)
+                plan = terraform.plan(path, {"database_snapshot": kept[-1]})
+        if half_made := _half_made_database(plan):
+            console.print("the database was being made when an earlier run ended; it is kept", highlight=False)
+            if not only_look:
+                terraform.keep(half_made)
+                plan = terraform.plan(path, {})
+        elif _replaces_database(plan):
+            raise AnswerError(
+                "this plan would delete the database and make an empty one; `terraform plan` in the folder shows why"
+            )
+        _summary(plan, console)
+        costs.show(plan, costs.read_prices(), console)
+        if only_look:
+            return
+        if _actions(plan) and not (parsed.yes or confirmed("Do it?", console)):
+            return
+        terraform.apply(path)
+    stack = read_stack(terraform.outputs())
+    bring(stack, folder / "secrets", aws, changes)
+    if stack.balancer and not any("route53" in each["type"] for each in plan.get("resource_changes", [])):
+        for service in stack.services.values():
+            console.print(f"DNS record needed: {service.name} CNAME {stack.balancer}", highlight=False, soft_wrap=True)
+    console.print("next: python -m atelier_infra push, deploy, start")
+
+
+def confirmed(question: str, console: Console, expected: str | None = None) -> bool:
+    """Asks.
+
+    Args:
+        question: with a yes or no as its answer.
+        console: to ask on.
+        expected: word to type instead of yes, where a slip of the finger would be too dear.
+
+    Raises:
+        AnswerError: nobody is there to answer.
+    """
+    if not sys.stdin.isatty():
+        raise AnswerError(f"{question} There is no terminal to answer on; say --yes if you mean it")
+    word = expected or "yes"
+    answer = Prompt.ask(f"{question} Type {word}", console=console, default="no")
+    if answer != word:
+        console.print("nothing was changed")
+    return answer == word
+
+
+def _actions(plan: dict[str, Any]) -> Counter[str]:
+    return Counter(
+        action
+        for each in plan.get("resource_changes", [])
+        for action in each["change"]["actions"]
+        if each["mode"] == "managed" and action != "no-op"
+    )
+
+
+def _summary(plan: dict[str, Any], console: Console) -> None:
+    actions = _actions(plan)
+    for each in plan.get("resource_changes", []):
+        done = [action for action in each["change"]["actions"] if action not in ("no-op", "read")]
+        if done and done != ["create"]:
+            console.print(
+                f"  {' and '.join(WORDS[action] for action in done)} {each['address']}", highlight=False, markup=False
+            )
+    console.print(", ".join(f"{WORDS[action]} {count}" for action, count in sorted(actions.items())) or "nothing to change")
+
+
+def _database(plan: dict[str, Any]) -> list[str]:
+    found = [each for each in plan.get("resource_changes", []) if each["type"] == "aws_db_instance"]
+    return [action for each in found for action in each["change"]["actions"]]
+
+
+def _makes_database(plan: dict[str, Any]) -> bool:
+    return _database(plan) == ["create"]
+
+
+def _half_made_database(plan: dict[str, Any]) -> str | None:
+    """Its address, where Terraform would replace it for no other reason than that its making was cut short."""
+    for each in plan.get("resource_changes", []):
+        if each["type"] == "aws_db_instance" and each.get("action_reason") == "replace_because_tainted":
+            return str(each["address"])
+    return None
+
+
+def _replaces_database(plan: dict[str, Any]) -> bool:
+    return {"create", "delete"} <= set(_database(plan))

@@ -1,0 +1,21 @@
+# Optional: a mail when the month's bill of the whole account is about to pass a sum, and when it has.
+
+resource "aws_budgets_budget" "this" {
+  count        = var.budget == null ? 0 : 1
+  name         = var.name
+  budget_type  = "COST"
+  time_unit    = "MONTHLY"
+  limit_amount = tostring(var.budget.usd_a_month)
+  limit_unit   = "USD"
+
+  dynamic "notification" {
+    for_each = { FORECASTED = 100, ACTUAL = 80 }
+    content {
+      notification_type          = notification.key
+      threshold                  = notification.value
+      threshold_type             = "PERCENTAGE"
+      comparison_operator        = "GREATER_THAN"
+      subscriber_email_addresses = [var.budget.email]
+    }
+  }
+}

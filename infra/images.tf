@@ -1,0 +1,29 @@
+resource "aws_ecr_repository" "service" {
+  # checkov:skip=CKV_AWS_136: ECR encrypts with AES-256; a key of our own costs 1 USD a month
+  for_each             = var.services
+  name                 = "${var.name}/${each.key}"
+  image_tag_mutability = "IMMUTABLE" # a tag is a git revision: it means one image for ever
+  force_delete         = !var.protect_data
+  image_scanning_configuration { scan_on_push = true }
+}
+
+resource "aws_ecr_lifecycle_policy" "service" {
+  for_each   = var.services
+  repository = aws_ecr_repository.service[each.key].name
+  policy = jsonencode({
+    rules = [
+      {
+        rulePriority = 1
+        description  = "layers that no tag names any more"
+        selection    = { tagStatus = "untagged", countType = "sinceImagePushed", countUnit = "days", countNumber = 7 }
+        action       = { type = "expire" }
+      },
+      {
+        rulePriority = 2
+        description  = "keep what the last rollouts may go back to"
+        selection    = { tagStatus = "any", countType = "imageCountMoreThan", countNumber = 20 }
+        action       = { type = "expire" }
+      },
+    ]
+  })
+}

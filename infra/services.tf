@@ -1,0 +1,109 @@
+locals {
+  tracking_uri = "http://tracking.${var.name}.internal"
+  database     = { password = one(aws_secretsmanager_secret.database[*].arn), host = one(aws_db_instance.this[*].address) }
+  tokens_file  = "/tmp/tokens"
+  # ECS hands secrets over as variables only, the APIs read who may come in from a file. README, "Where secrets are".
+  start_with_tokens = "umask 077 && printf '%b\\n' \"$ATELIER_TOKENS\" > ${local.tokens_file} && unset ATELIER_TOKENS && exec python -m"
+
+  definitions = {
+    tracking = {
+      environment = merge(
+        {
+          DB_NAME         = local.database_name
+          DB_USER         = local.database_user
+          DB_PORT         = "5432"
+          DB_ENDPOINT     = local.database.host
+          DB_TLS_MODE     = "require"
+          AWS_BUCKET_NAME = aws_s3_bucket.this["artifacts"].id
+          AWS_REGION      = var.region
+          DRAIN_TIMEOUT_S = "110"
+        },
+        var.load_balancer == null ? {} : { PUBLIC_URL = "https://${var.load_balancer.domain}", TRUSTED_PROXIES = local.network.cidr },
+        contains(var.services, "registry-api") ? { REGISTRY_USER = "registry-api" } : {},
+      )
+      from_database = local.env_file ? {} : { DB_PW = local.database.password }
+      module        = null
+      task_policy   = { json = data.aws_iam_policy_document.artifacts.json }
+      stop_s        = 120 # uploads under way finish
+    }
+    registry-api = {
+      environment = merge(
+        {
+          ATELIER_REGISTRY_TRACKING_URI = local.tracking_uri
+          ATELIER_REGISTRY_DATABASE_URL = "postgresql://${local.database_user}@${local.database.host == null ? "" : local.database.host}:5432/${local.database_name}?sslmode=require"
+          ATELIER_REGISTRY_TOKEN_FILE   = local.tokens_file
+          MLFLOW_DISABLE_TELEMETRY      = "true"
+        },
+        contains(var.services, "infer") ? { ATELIER_REGISTRY_INFER_URL = "http://infer.${var.name}.internal:${local.ports.infer}" } : {},
+      )
+      from_database = local.env_file ? {} : { PGPASSWORD = local.database.password } # read by PostgreSQL's client library
+      module        = "atelier_registry"
+      task_policy   = null
+      stop_s        = 40
+    }
+    infer = {
+      environment = merge(
+        {
+          ATELIER_INFER_TRACKING_URI = local.tracking_uri
+          ATELIER_INFER_MODEL        = var.infer_model
+          ATELIER_INFER_TOKEN_FILE   = local.tokens_file
+          ATELIER_INFER_CACHE_DIR    = "/var/cache/atelier"
+          MLFLOW_DISABLE_TELEMETRY   = "true"
+        },
+        contains(var.services, "registry-api") ? { ATELIER_INFER_EVENTS_URL = "http://registry-api.${var.name}.internal:${local.ports.registry-api}" } : {},
+        # shown to people, so only where the address lasts
+        contains(var.services, "registry-api") && var.load_balancer != null ? { ATELIER_INFER_REGISTRY_URL = "https://${local.names.registry-api}" } : {},
+      )
+      from_database = {}
+      module        = "atelier_infer"
+      task_policy   = null
+      stop_s        = 40
+    }
+  }
+}
+
+# Exactly what MLflow's artifact proxy does in its bucket.
+data "aws_iam_policy_document" "artifacts" {
+  statement {
+    sid       = "ListArtifacts"
+    actions   = ["s3:ListBucket", "s3:GetBucketLocation", "s3:ListBucketMultipartUploads"]
+    resources = [local.bucket_arns.artifacts]
+  }
+  statement {
+    sid       = "ReadAndWriteArtifacts"
+    actions   = ["s3:GetObject", "s3:PutObject", "s3:DeleteObject", "s3:AbortMultipartUpload", "s3:ListMultipartUploadParts"]
+    resources = ["${local.bucket_arns.artifacts}/*"]
+  }
+}
+
+module "service" {
+  source   = "./modules/fargate-service"
+  for_each = local.running
+
+  name              = var.name
+  service           = each.key
+  region            = var.region
+  partition         = data.aws_partition.current.partition
+  account           = local.account
+  cluster_arn       = aws_ecs_cluster.this.arn
+  repository_arn    = local.repository_arns[each.key]
+  repository_url    = aws_ecr_repository.service[each.key].repository_url
+  log_group_name    = aws_cloudwatch_log_group.service[each.key].name
+  log_group_arn     = local.log_group_arns[each.key]
+  port              = local.ports[each.key]
+  size              = local.sizes[each.key]
+  subnet_ids        = local.network.public
+  security_group_id = aws_security_group.service[each.key].id
+  environment       = local.definitions[each.key].environment
+  start_command     = local.definitions[each.key].module == null ? null : "${local.start_with_tokens} ${local.definitions[each.key].module}"
+  task_policy       = local.definitions[each.key].task_policy
+  stop_s            = local.definitions[each.key].stop_s
+  secrets = merge(
+    local.definitions[each.key].from_database,
+    local.env_file ? {} : { for secret in local.secret_names[each.key] : secret => "${aws_secretsmanager_secret.service[each.key].arn}:${secret}::" },
+  )
+  secret_arns = local.env_file ? [] : [for secret in concat([each.key], length(local.definitions[each.key].from_database) > 0 ? ["database"] : []) : local.secret_arns[secret]]
+  env_file    = local.env_file ? { bucket_arn = local.bucket_arns.config, key = "${each.key}.env" } : null
+  balancer    = var.load_balancer == null ? null : { target_group_arn = aws_lb_listener_rule.service[each.key].action[0].target_group_arn }
+  discovery   = contains(local.asked, each.key) ? { arn = aws_service_discovery_service.asked[each.key].arn } : null
+}

@@ -1,0 +1,213 @@
+variable "name" {
+  description = "Prefix of everything that is made; two environments in one account need two names."
+  type        = string
+  default     = "atelier"
+  validation {
+    condition     = can(regex("^[a-z][a-z0-9-]{1,17}[a-z0-9]$", var.name))
+    error_message = "name must be 3 to 19 characters, lower-case letters, digits and hyphens, starting with a letter, not ending with a hyphen; received \"${var.name}\"."
+  }
+}
+
+variable "region" {
+  description = "AWS region, such as eu-central-1."
+  type        = string
+  validation {
+    condition     = can(regex("^[a-z]{2}(-[a-z]+)+-[0-9]$", var.region))
+    error_message = "region must be a region's code, such as eu-central-1; received \"${var.region}\"."
+  }
+}
+
+variable "tags" {
+  description = "Tags on everything, beside project, environment and managed-by."
+  type        = map(string)
+  default     = {}
+}
+
+variable "services" {
+  description = "Which services run on AWS."
+  type        = set(string)
+  default     = ["tracking"]
+  validation {
+    condition     = contains(var.services, "tracking") && length(setsubtract(var.services, ["tracking", "registry-api", "infer"])) == 0
+    error_message = "services must hold tracking and may hold registry-api and infer; received ${jsonencode(var.services)}."
+  }
+}
+
+variable "sizes" {
+  description = "CPU units and memory of a service's task where they differ from sizes.json."
+  type        = map(object({ cpu = number, memory_mib = number }))
+  default     = {}
+}
+
+variable "secrets" {
+  description = "Where tasks read secrets: secrets-manager, or env-file (a file in S3, as in the walk-through)."
+  type        = string
+  default     = "secrets-manager"
+  validation {
+    condition     = contains(["secrets-manager", "env-file"], var.secrets)
+    error_message = "secrets must be secrets-manager or env-file; received \"${var.secrets}\"."
+  }
+}
+
+variable "allowed_cidrs" {
+  description = "IPv4 addresses that may open the services, such as [\"203.0.113.7/32\"]."
+  type        = list(string)
+  validation {
+    condition     = length(var.allowed_cidrs) > 0 && alltrue([for each in var.allowed_cidrs : can(cidrhost(each, 0)) && !strcontains(each, ":")])
+    error_message = "allowed_cidrs must list IPv4 ranges such as 203.0.113.7/32; received ${jsonencode(var.allowed_cidrs)}."
+  }
+}
+
+variable "network" {
+  description = "A VPC that exists; null makes one. Public subnets need a route to the internet; private ones hold the database."
+  type = object({
+    vpc_id             = string
+    public_subnet_ids  = list(string)
+    private_subnet_ids = list(string)
+  })
+  default = null
+  validation {
+    condition     = var.network == null ? true : length(var.network.private_subnet_ids) >= 2 && length(var.network.public_subnet_ids) >= 1
+    error_message = "network needs at least two private subnets in different zones (a rule of RDS) and one public subnet; received ${jsonencode(var.network)}."
+  }
+}
+
+variable "vpc_cidr" {
+  description = "Addresses of the VPC that is made; a /16 to /22."
+  type        = string
+  default     = "10.20.0.0/16"
+  validation {
+    condition     = can(cidrsubnet(var.vpc_cidr, 4, 0)) && try(tonumber(split("/", var.vpc_cidr)[1]), 0) >= 16 && try(tonumber(split("/", var.vpc_cidr)[1]), 99) <= 22
+    error_message = "vpc_cidr must be an IPv4 range between /16 and /22; received \"${var.vpc_cidr}\"."
+  }
+}
+
+variable "database" {
+  description = "The PostgreSQL instance."
+  type = object({
+    instance_class  = optional(string, "db.t4g.micro")
+    storage_gib     = optional(number, 20)
+    max_storage_gib = optional(number, 100)
+    backup_days     = optional(number, 7)
+    multi_az        = optional(bool, false)
+  })
+  default  = {}
+  nullable = false
+  validation {
+    condition     = var.database.backup_days >= 1 && var.database.backup_days <= 35
+    error_message = "database.backup_days must be between 1 and 35; received ${var.database.backup_days}."
+  }
+  validation {
+    condition     = var.database.storage_gib >= 20 && var.database.max_storage_gib > var.database.storage_gib
+    error_message = "database.storage_gib must be at least 20 (gp3) and max_storage_gib larger; received ${var.database.storage_gib} and ${var.database.max_storage_gib}."
+  }
+}
+
+variable "database_snapshot" {
+  description = "Begin from this snapshot instead of empty; read only when the instance is made."
+  type        = string
+  default     = null
+}
+
+variable "unlock_database" {
+  description = "True lets the database be deleted, after a last snapshot. The command's destroy sets it for a moment."
+  type        = bool
+  default     = false
+}
+
+variable "db_password" {
+  description = "The database's password where secrets = \"env-file\"; the command reads it from the env file. In no state and no plan."
+  type        = string
+  default     = null
+  sensitive   = true
+  ephemeral   = true
+}
+
+variable "db_password_version" {
+  description = "Raise it to give the database a new password."
+  type        = number
+  default     = 1
+}
+
+variable "load_balancer" {
+  description = "A fixed name with TLS. zone_id (Route 53): certificate and DNS records are made; otherwise certificate_arn is needed and the name is yours to point at the balancer."
+  type = object({
+    domain          = string
+    zone_id         = optional(string)
+    certificate_arn = optional(string)
+  })
+  default = null
+  validation {
+    condition     = var.load_balancer == null ? true : (var.load_balancer.zone_id != null) != (var.load_balancer.certificate_arn != null)
+    error_message = "load_balancer needs exactly one of zone_id and certificate_arn; received ${jsonencode(var.load_balancer)}."
+  }
+  validation {
+    condition     = var.load_balancer == null || var.network == null ? true : length(var.network.public_subnet_ids) >= 2
+    error_message = "a load balancer needs two public subnets in different zones; received ${jsonencode(var.network)}."
+  }
+}
+
+variable "schedule" {
+  description = "Start and stop by the clock, such as { start = \"08:00\", stop = \"19:00\", days = \"MON-FRI\", timezone = \"Europe/Berlin\" }. The database starts 15 minutes before the services and stops 5 minutes after them; stopping happens every day."
+  type = object({
+    start    = string
+    stop     = string
+    days     = optional(string, "MON-FRI")
+    timezone = optional(string, "UTC")
+  })
+  default = null
+  validation {
+    condition     = var.schedule == null ? true : can(regex("^(0[0-9]|1[0-9]|2[0-3]):[0-5][0-9]$", var.schedule.start)) && try(tonumber(replace(var.schedule.start, ":", "")), -1) >= 15
+    error_message = "schedule.start must be a time from 00:15 to 23:59, since the database starts 15 minutes earlier; received ${jsonencode(var.schedule)}."
+  }
+  validation {
+    condition     = var.schedule == null ? true : can(regex("^(0[0-9]|1[0-9]|2[0-3]):[0-5][0-9]$", var.schedule.stop)) && try(tonumber(replace(var.schedule.stop, ":", "")), 9999) <= 2354
+    error_message = "schedule.stop must be a time from 00:00 to 23:54, since the database stops 5 minutes later; received ${jsonencode(var.schedule)}."
+  }
+}
+
+variable "budget" {
+  description = "A mail when the account's month is forecast to pass a sum, and at four fifths of it: { usd_a_month = 50, email = \"ana@example.org\" }."
+  type        = object({ usd_a_month = number, email = string })
+  default     = null
+  validation {
+    condition     = var.budget == null ? true : try(var.budget.usd_a_month, 0) > 0 && strcontains(try(var.budget.email, ""), "@")
+    error_message = "budget needs a sum above 0 and a mail address; received ${jsonencode(var.budget)}."
+  }
+}
+
+variable "infer_model" {
+  description = "Registered model whose champion infer draws with."
+  type        = string
+  default     = "sketch"
+}
+
+variable "log_days" {
+  description = "Days that logs are kept."
+  type        = number
+  default     = 30
+}
+
+variable "old_version_days" {
+  description = "Days that overwritten and deleted artifacts are kept."
+  type        = number
+  default     = 30
+}
+
+variable "data_only" {
+  description = "True takes away what costs money by the hour and keeps the artifacts, a snapshot of the database, the secrets and the images. The command's destroy sets it."
+  type        = bool
+  default     = false
+}
+
+variable "protect_data" {
+  description = "False lets the database, its backups and full buckets be deleted. The command's destroy sets it, after asking."
+  type        = bool
+  default     = true
+}
+
+variable "final_snapshot" {
+  description = "Ending of the name of the snapshot that is taken when the database is deleted; the command's destroy sets it to the time."
+  type        = string
+  default     = "last"
+}

@@ -1,0 +1,115 @@
+"""Terraform's files in a folder of their own, and an AWS of moto in a process of its own."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from .cloud import Cloud, Folder
+
+ROOT = Path(__file__).parents[2]
+INFRA = ROOT / "infra"
+
+
+@pytest.fixture(autouse=True)
+def no_real_account(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> None:
+    """No test may find the credentials or settings of whoever runs it."""
+    nowhere = tmp_path_factory.getbasetemp() / "no-such-file"
+    for name in [name for name in os.environ if name.startswith(("AWS_", "TF_"))]:
+        if name != "AWS_CA_BUNDLE":
+            monkeypatch.delenv(name)
+    monkeypatch.setenv("AWS_CONFIG_FILE", str(nowhere))
+    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(nowhere))
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+
+
+@pytest.fixture(scope="session")
+def terraform_installed() -> None:
+    """Fails, and never skips, where terraform is missing."""
+    if not shutil.which("terraform"):
+        pytest.fail(
+            "these tests were asked for and need terraform 1.11 or later: "
+            "get it at https://developer.hashicorp.com/terraform/install",
+            pytrace=False,
+        )
+
+
+@pytest.fixture(scope="session")
+def checkov() -> Path:
+    """checkov, which pins other versions of boto3 and so has a virtual environment of its own; `make test-infra` makes it."""
+    program = Path(sys.prefix) / "checkov" / "bin" / "checkov"
+    if not program.exists():
+        pytest.fail(f"these tests were asked for and need {program}: run `make test-infra`", pytrace=False)
+    return program
+
+
+@pytest.fixture(scope="session")
+def moto(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """Address of a moto that lives as long as the tests."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    log = tmp_path_factory.mktemp("moto") / "log"
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("AWS_")}
+    with log.open("w") as file:
+        process = subprocess.Popen(
+            [sys.executable, str(Path(__file__).with_name("moto_server.py")), str(port)],
+            stdout=file,
+            stderr=subprocess.STDOUT,
+            env=environment | {"MOTO_ACM_VALIDATION_WAIT": "1"},
+        )
+        address = f"http://127.0.0.1:{port}"
+        try:
+            _wait_for(address, process, log)
+            yield address
+        finally:
+            process.terminate()
+            process.wait(30)
+
+
+def _wait_for(address: str, process: subprocess.Popen[bytes], log: Path) -> None:
+    for _ in range(240):
+        try:
+            urllib.request.urlopen(f"{address}/moto-api/data.json", timeout=5).close()
+            return
+        except OSError:
+            if process.poll() is not None:
+                break
+            time.sleep(0.5)
+    pytest.fail(f"moto did not start:\n{log.read_text()[-2000:]}", pytrace=False)
+
+
+@pytest.fixture(scope="session")
+def initialised(terraform_installed: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A copy of Terraform's files with the provider in place; other copies are made of it."""
+    folder = tmp_path_factory.mktemp("terraform") / "infra"
+    copied = shutil.ignore_patterns("atelier_infra", ".terraform*", "terraform.tfstate*", "*.tfvars", "secrets", "backend.tf")
+    shutil.copytree(INFRA, folder, ignore=copied)
+    Folder(folder, "http://127.0.0.1:9").terraform("init", "-input=false", "-backend=false")
+    return folder
+
+
+@pytest.fixture
+def folder(initialised: Path, moto: str, tmp_path: Path) -> Folder:
+    """A fresh copy of Terraform's files, ready to plan against moto."""
+    place = tmp_path / "infra"
+    shutil.copytree(initialised, place, symlinks=True)
+    return Folder(place, moto)
+
+
+@pytest.fixture
+def cloud(moto: str) -> Iterator[Cloud]:
+    """moto with nothing in it, before and after."""
+    one = Cloud(moto)
+    one.reset()
+    yield one
+    one.reset()

@@ -1,0 +1,95 @@
+"""AWS that answers what a test says, and nothing else: botocore's own Stubber checks each call against the service's model."""
+
+from __future__ import annotations
+
+import io
+from typing import Any
+
+import boto3
+from atelier_infra.aws import Aws
+from atelier_infra.changes import Changes
+from atelier_infra.rollout import Rollout
+from atelier_infra.stack import Service, Stack
+from atelier_infra.switch import Switch
+from atelier_infra.waiting import Waiting
+from botocore.stub import Stubber
+from rich.console import Console
+
+REGION = "eu-central-1"
+REPOSITORY = "123456789012.dkr.ecr.eu-central-1.amazonaws.com/atelier/tracking"
+ARN = "arn:aws:ecs:eu-central-1:123456789012:task-definition/atelier-tracking:"
+
+
+def service(name="tracking", port=80, **changed: Any) -> Service:
+    values = {
+        "running": True,
+        "service": name,
+        "template_arn": f"{ARN}1",
+        "repository": REPOSITORY.replace("tracking", name),
+        "log_group": f"/atelier/{name}",
+        "port": port,
+        "name": None,
+        "secret": f"atelier/{name}",
+        "secret_names": [],
+        "environment": [],
+        "from_manager": [],
+    }
+    return Service(**values | changed)
+
+
+def stack(*services: Service, **changed: Any) -> Stack:
+    values = {
+        "name": "atelier",
+        "region": REGION,
+        "cluster": "atelier",
+        "services": {each.service: each for each in services or (service(),)},
+        "database": "atelier",
+        "artifact_bucket": "atelier-artifacts",
+        "config_bucket": None,
+        "balancer": None,
+        "schedule": None,
+    }
+    return Stack(**values | changed)
+
+
+class Scene:
+    """Everything that a command works with, on stubbed clients and a clock that costs no time."""
+
+    def __init__(self, monkeypatch: Any, of: Stack | None = None, *, dry_run: bool = False) -> None:
+        for name, value in {"AWS_ACCESS_KEY_ID": "test", "AWS_SECRET_ACCESS_KEY": "test", "AWS_ENDPOINT_URL": ""}.items():
+            monkeypatch.setenv(name, value)
+        monkeypatch.delenv("AWS_ENDPOINT_URL")
+        self.aws, self.stubs = Aws(REGION), {}
+        self.printed = io.StringIO()
+        self.console = Console(file=self.printed, width=200)
+        self.seconds = 0.0
+        self.stack = of or stack()
+        self.changes = Changes(self.console, REGION, dry_run)
+        self.waiting = Waiting(self.console, REGION, sleep=self._sleep, now=lambda: self.seconds)
+
+    def _sleep(self, seconds: float) -> None:
+        self.seconds += seconds
+
+    def stub(self, name: str) -> Stubber:
+        if name not in self.stubs:
+            client = boto3.client(name, region_name=REGION)
+            self.stubs[name] = Stubber(client)
+            self.stubs[name].activate()
+            self.aws._clients[name] = client
+        return self.stubs[name]
+
+    @property
+    def text(self) -> str:
+        return self.printed.getvalue()
+
+    def rollout(self) -> Rollout:
+        self.stub("ecs")
+        return Rollout(self.stack, self.aws, self.changes, self.waiting)
+
+    def switch(self) -> Switch:
+        self.stub("rds")
+        return Switch(self.stack, self.aws, self.changes, self.waiting, self.rollout(), self.console)
+
+    def all_said(self) -> None:
+        for each in self.stubs.values():
+            each.assert_no_pending_responses()

@@ -1,0 +1,152 @@
+"""`init`: what is asked, refused and written."""
+
+import io
+import sys
+
+import pytest
+from atelier_infra import __main__ as command
+from atelier_infra import tfvars
+from atelier_infra.errors import AnswerError
+
+RIGHT = ["--region", "eu-central-1", "--allow", "203.0.113.7", "--user", "ana"]
+
+
+@pytest.fixture
+def folder(tmp_path):
+    (tmp_path / "main.tf").write_text("")
+    return tmp_path
+
+
+@pytest.fixture
+def init(folder, capsys, monkeypatch):
+    monkeypatch.setattr(sys, "stdin", io.StringIO())
+    monkeypatch.setenv("COLUMNS", "200")
+
+    def run(*flags):
+        code = command.main(["--folder", str(folder), "init", *flags])
+        printed = capsys.readouterr()
+        return code, printed.out, printed.err
+
+    return run
+
+
+def test_it_writes_what_terraform_reads_and_prints_no_password(init, folder):
+    code, out, _ = init(*RIGHT)
+    assert code == 0
+    assert (folder / "terraform.tfvars").read_text().splitlines()[1:] == [
+        'name = "atelier"',
+        'region = "eu-central-1"',
+        'services = ["tracking"]',
+        'secrets = "secrets-manager"',
+        'allowed_cidrs = ["203.0.113.7/32"]',
+    ]
+    for line in (folder / "secrets" / "logins").read_text().splitlines()[1:]:
+        assert line.split()[3] not in out
+
+
+def test_everything_that_is_missing_is_told_at_once(init, folder):
+    code, _, err = init()
+    assert code == 1
+    assert "init needs --region, --allow, --user, since there is no terminal" in err
+    assert not (folder / "terraform.tfvars").exists()
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--region", "eu-centrall-1"], "--region must be an AWS region, such as eu-central-1"),
+        (
+            ["--allow", "203.0.113.7/8"],
+            "--allow must be an IPv4 address or range, such as 203.0.113.7/32; received '203.0.113.7/8'",
+        ),
+        (["--allow", "everybody"], "received 'everybody'"),
+        (["--user", "a:b"], "--user must be letters, digits"),
+        (["--user", "infer"], "no service's name; received 'infer'"),
+        (["--name", "My_Stack"], "--name must be 3 to 19 lower-case letters"),
+        (["--start", "08:00"], "--start and --stop: give both or none; received 08:00"),
+        (["--domain", "draw.example.org"], "--domain needs exactly one of --zone-id and --certificate-arn"),
+        (["--zone-id", "Z1"], "and they need --domain"),
+        (
+            ["--vpc", "vpc-1", "--public-subnet", "subnet-1"],
+            "--vpc needs at least one --public-subnet and two --private-subnet",
+        ),
+        (["--private-subnet", "subnet-1"], "and they need --vpc"),
+    ],
+)
+def test_a_wrong_answer_is_refused_with_the_rule_and_the_value(init, folder, flags, message):
+    code, _, err = init(*RIGHT, *flags)
+    assert code == 1
+    assert message in err
+    assert not (folder / "terraform.tfvars").exists()
+    assert not (folder / "secrets").exists()
+
+
+def test_an_environment_that_is_set_up_is_not_overwritten(init, folder):
+    init(*RIGHT)
+    kept = (folder / "secrets" / "tracking.env").read_text()
+    code, _, err = init(*RIGHT, "--name", "other")
+    assert (code, "exists; edit it, or write it anew with --replace" in err) == (1, True)
+    assert init(*RIGHT, "--name", "other", "--replace")[0] == 0
+    assert tfvars.line(folder, "name") == "other"
+    assert (folder / "secrets" / "tracking.env").read_text() == kept
+
+
+def test_a_dry_run_writes_nothing(init, folder):
+    code, out, _ = init(*RIGHT, "--dry-run")
+    assert (code, 'region = "eu-central-1"' in out) == (0, True)
+    assert [file.name for file in folder.iterdir()] == ["main.tf"]
+
+
+def test_an_open_door_without_tls_is_named(init):
+    assert "passwords will cross the internet in clear text" in init(*RIGHT, "--allow", "0.0.0.0/0")[1]
+
+
+def test_terraforms_own_signs_are_escaped():
+    answers = {
+        "name": "a",
+        "region": "r",
+        "service": [],
+        "secrets": "env-file",
+        "allow": ["${x}"],
+        "vpc": None,
+        "domain": None,
+        "start": None,
+    }
+    written = tfvars.text(type("Answers", (), answers)())
+    assert 'allowed_cidrs = ["$${x}"]' in written
+
+
+def test_commands_before_init_say_so(folder, capsys):
+    assert command.main(["--folder", str(folder), "plan"]) == 1
+    assert "run `python -m atelier_infra init`" in capsys.readouterr().err
+
+
+def test_a_folder_without_terraform_files_is_refused(tmp_path, capsys):
+    (tmp_path / "terraform.tfvars").write_text('region = "eu-central-1"\n')
+    assert command.main(["--folder", str(tmp_path), "plan"]) == 1
+    assert "--folder must be the folder with Atelier's main.tf" in capsys.readouterr().err
+
+
+def test_services_of_the_file(folder, init):
+    init(*RIGHT, "--service", "infer", "--service", "registry-api")
+    assert tfvars.services(folder) == ["tracking", "infer", "registry-api"]
+    (folder / "terraform.tfvars").unlink()
+    with pytest.raises(AnswerError, match="is not there yet"):
+        tfvars.line(folder, "region")
+
+
+COMMANDS = ("init", "plan", "up", "push", "deploy", "start", "stop", "url", "status", "logs", "destroy")
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_command_has_help_and_a_dry_run(name, capsys):
+    with pytest.raises(SystemExit) as ended:
+        command.main([name, "--help"])
+    assert (ended.value.code, "--dry-run" in capsys.readouterr().out) == (0, True)
+
+
+def test_a_command_that_is_none_is_answered_with_those_that_are(capsys):
+    with pytest.raises(SystemExit) as ended:
+        command.main(["launch"])
+    listed = capsys.readouterr().err
+    assert (ended.value.code, [name for name in COMMANDS if name not in listed]) == (2, [])

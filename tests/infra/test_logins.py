@@ -1,0 +1,103 @@
+"""Logins and env files: what tracking and the APIs read, made once and kept."""
+
+import hashlib
+import stat
+
+import bcrypt
+import pytest
+from atelier_contracts.access import Role, parse_tokens
+from atelier_infra import envfiles, logins
+from atelier_infra.errors import AnswerError
+
+
+def memo(folder):
+    return [line.split() for line in (folder / "logins").read_text().splitlines() if not line.startswith("#")]
+
+
+def test_a_new_environment_has_two_logins_that_match_their_hashes(tmp_path):
+    assert logins.complete(tmp_path, ["tracking"], "ana", env_file=False) == ["tracking admin ana", "tracking trainer trainer"]
+    values = envfiles.read(tmp_path / "tracking.env")
+    hashes = dict(line.split(":") for line in values["HTPASSWD"].split(r"\n"))
+    for _, _, name, password in memo(tmp_path):
+        assert bcrypt.checkpw(password.encode(), hashes[name].encode())
+        assert password not in (tmp_path / "tracking.env").read_text()
+    assert values["ROLES"] == r"ana admin\ntrainer trainer"
+    assert "DB_PW" not in values
+
+
+def test_everything_is_the_owners_alone(tmp_path):
+    logins.complete(tmp_path / "secrets", ["tracking", "infer"], "ana", env_file=True)
+    assert stat.S_IMODE((tmp_path / "secrets").stat().st_mode) == 0o700
+    assert {stat.S_IMODE(file.stat().st_mode) for file in (tmp_path / "secrets").iterdir()} == {0o600}
+
+
+def test_a_second_time_changes_nothing(tmp_path):
+    logins.complete(tmp_path, ["tracking", "infer"], "ana", env_file=True)
+    before = {file.name: file.read_text() for file in tmp_path.iterdir()}
+    assert logins.complete(tmp_path, ["tracking", "infer"], "somebody-else", env_file=True) == []
+    assert {file.name: file.read_text() for file in tmp_path.iterdir()} == before
+
+
+def test_a_service_that_is_added_gets_a_login_and_a_token(tmp_path):
+    logins.complete(tmp_path, ["tracking"], "ana", env_file=False)
+    logins.complete(tmp_path, ["tracking", "registry-api"], "ana", env_file=False)
+    tracking, registry = envfiles.read(tmp_path / "tracking.env"), envfiles.read(tmp_path / "registry-api.env")
+    hashes = dict(line.split(":") for line in tracking["HTPASSWD"].split(r"\n"))
+    assert bcrypt.checkpw(registry["MLFLOW_TRACKING_PASSWORD"].encode(), hashes[registry["MLFLOW_TRACKING_USERNAME"]].encode())
+    assert "registry-api promoter" in tracking["ROLES"].split(r"\n")
+    [token] = parse_tokens(registry["ATELIER_TOKENS"].replace(r"\n", "\n"))
+    [clear] = [words[3] for words in memo(tmp_path) if words[0] == "registry-api"]
+    assert (token.id, token.role, token.sha256) == ("ana", Role.admin, hashlib.sha256(clear.encode()).hexdigest())
+
+
+def token_lines(values):
+    return {each.id: each for each in parse_tokens(values["ATELIER_TOKENS"].replace(r"\n", "\n"))}
+
+
+def test_the_apis_know_each_other_where_both_run(tmp_path):
+    logins.complete(tmp_path, ["tracking", "infer"], "ana", env_file=False)
+    assert "ATELIER_INFER_REGISTRY_TOKEN" not in envfiles.read(tmp_path / "infer.env")
+    for _ in range(2):
+        logins.complete(tmp_path, ["tracking", "infer", "registry-api"], "ana", env_file=False)
+        infer, registry = envfiles.read(tmp_path / "infer.env"), envfiles.read(tmp_path / "registry-api.env")
+        asks_infer, asks_registry = token_lines(infer)["registry-api"], token_lines(registry)["infer"]
+        assert (asks_infer.role, asks_registry.role) == (Role.promoter, Role.reader)
+        assert asks_infer.sha256 == hashlib.sha256(registry["ATELIER_REGISTRY_INFER_TOKEN"].encode()).hexdigest()
+        assert asks_registry.sha256 == hashlib.sha256(infer["ATELIER_INFER_REGISTRY_TOKEN"].encode()).hexdigest()
+        assert set(token_lines(infer)) == {"ana", "registry-api"}
+
+
+def test_the_token_for_a_service_that_goes_away_goes_with_it(tmp_path):
+    logins.complete(tmp_path, ["tracking", "infer", "registry-api"], "ana", env_file=True)
+    logins.complete(tmp_path, ["tracking", "registry-api"], "ana", env_file=True)
+    registry = envfiles.read(tmp_path / "registry-api.env")
+    assert "ATELIER_REGISTRY_INFER_TOKEN" not in registry
+    assert set(token_lines(registry)) == {"ana"}
+
+
+def test_registry_api_has_the_databases_password_in_its_env_file(tmp_path):
+    logins.complete(tmp_path, ["tracking", "registry-api"], "ana", env_file=False)
+    assert "PGPASSWORD" not in envfiles.read(tmp_path / "registry-api.env")
+    logins.complete(tmp_path, ["tracking", "registry-api"], "ana", env_file=True)
+    tracking = envfiles.read(tmp_path / "tracking.env")
+    assert envfiles.read(tmp_path / "registry-api.env")["PGPASSWORD"] == tracking["DB_PW"] != ""
+    envfiles.write(tmp_path / "tracking.env", tracking | {"DB_PW": "another"})
+    logins.complete(tmp_path, ["tracking", "registry-api"], "ana", env_file=True)
+    assert envfiles.read(tmp_path / "registry-api.env")["PGPASSWORD"] == "another"
+
+
+def test_an_env_file_from_elsewhere_is_kept_and_completed(tmp_path):
+    (tmp_path / "tracking.env").write_text("DB_NAME=mlflow\nDB_PW=a=b c'\nHTPASSWD=joe:$apr1$abcdefgh$0123456789012345678901\n")
+    logins.complete(tmp_path, ["tracking"], "ana", env_file=True)
+    values = envfiles.read(tmp_path / "tracking.env")
+    assert (values["DB_NAME"], values["DB_PW"]) == ("mlflow", "a=b c'")
+    assert values["HTPASSWD"].startswith(r"joe:$apr1$abcdefgh$0123456789012345678901\ntrainer:$2b$10$")
+    assert values["ROLES"] == r"joe admin\ntrainer trainer"
+
+
+@pytest.mark.parametrize("line", ["HTPASSWD", "9LIVES=1", "A B=secret"])
+def test_a_line_that_is_no_assignment_is_refused_without_its_value(tmp_path, line):
+    (tmp_path / "tracking.env").write_text(f"# mine\nA=1\n{line}\n")
+    with pytest.raises(AnswerError, match=r"tracking.env, line 3: must be NAME=value") as caught:
+        envfiles.read(tmp_path / "tracking.env")
+    assert "secret" not in str(caught.value)

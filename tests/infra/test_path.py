@@ -1,0 +1,350 @@
+"""From nothing to a login page and back, on moto: one environment through its whole life, in the order of the file."""
+
+from __future__ import annotations
+
+import io
+import json
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from atelier_infra import envfiles, images
+from atelier_infra.aws import Aws
+from atelier_infra.stack import read_stack
+from rich.console import Console
+
+from .cloud import REGION, Cloud, Folder, environment
+from .rules import as_list
+
+pytestmark = [pytest.mark.infra, pytest.mark.timeout(1500)]
+
+# What moto does not keep of a first apply: the description of rules that name a group, and an attribute that it does not know.
+FORGOTTEN = {
+    ("aws_vpc_security_group_ingress_rule", "description"),
+    ("aws_vpc_security_group_egress_rule", "description"),
+    ("aws_ecs_service", "availability_zone_rebalancing"),
+}
+
+
+class Environment:
+    """One environment and the command that is used on it."""
+
+    def __init__(self, folder: Folder, cloud: Cloud) -> None:
+        self.folder, self.cloud = folder, cloud
+
+    def popen(self, *arguments: str) -> subprocess.Popen[str]:
+        return subprocess.Popen(
+            [sys.executable, "-m", "atelier_infra", "--folder", str(self.folder.path), *arguments],
+            env=environment(self.folder.endpoint) | {"PYTHONUNBUFFERED": "1"},
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+
+    def run(self, *arguments: str, code: int = 0) -> str:
+        with self.popen(*arguments) as process:
+            out, _ = process.communicate(timeout=900)
+        assert process.returncode == code, f"{arguments}: {process.returncode}\n{out[-4000:]}"
+        return out
+
+    def state(self) -> str:
+        return (self.folder.path / "terraform.tfstate").read_text()
+
+    def edit(self, old: str, new: str) -> None:
+        self.folder.change("terraform.tfvars", old, new)
+
+    def differences(self) -> set[tuple[str, str]]:
+        """Resource type and attribute of all that another apply would change."""
+        self.folder.terraform("plan", "-input=false", "-out=again", **self.password())
+        plan = json.loads(self.folder.terraform("show", "-json", "again").stdout)
+        found = set()
+        for each in plan["resource_changes"]:
+            change = each["change"]
+            if each["mode"] != "managed" or change["actions"] == ["no-op"]:
+                continue
+            before, after = change["before"] or {}, change["after"] or {}
+            known = {*before, *after} - {name for name, unknown in change["after_unknown"].items() if unknown}
+            found |= {(each["type"], name) for name in known if before.get(name) != after.get(name)}
+            found |= {(each["type"], action) for action in change["actions"] if action != "update"}
+        return found
+
+    def password(self) -> dict[str, str]:
+        found = envfiles.read(self.folder.path / "secrets" / "tracking.env").get("DB_PW")
+        return {"db_password": found} if found else {}
+
+
+@pytest.fixture(scope="module")
+def env(initialised: Path, moto: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Environment]:
+    folder = Folder(tmp_path_factory.mktemp("path") / "infra", moto)
+    shutil.copytree(initialised, folder.path, symlinks=True)
+    cloud = Cloud(moto)
+    cloud.reset()
+    yield Environment(folder, cloud)
+    cloud.reset()
+
+
+def test_an_apply_that_is_interrupted_keeps_what_it_made(env):
+    env.run("init", "--region", REGION, "--allow", "203.0.113.7", "--user", "ana")
+    with env.popen("up", "--yes") as process:
+        seen, sent = [], False
+        for line in process.stdout:
+            seen.append(line)
+            # the database takes longest, so this is where people lose patience
+            if not sent and "✓ create" in line and "aws_vpc_endpoint" in line:
+                process.send_signal(signal.SIGINT)
+                sent = True
+        process.wait(300)
+    assert process.returncode == 130, "".join(seen)
+    assert "run the same command again to go on" in "".join(seen)
+    assert len(json.loads(env.state())["resources"]) > 20
+    assert "run `python -m atelier_infra up`" in env.run("status", code=1)
+
+
+def test_up_goes_on_from_there_and_then_has_little_left_to_do(env):
+    adopt_what_the_interruption_lost(env)
+    out = env.run("plan")
+    assert "always on" in out and "database db.t4g.micro" in out
+    assert env.differences() <= FORGOTTEN
+
+
+def adopt_what_the_interruption_lost(env: Environment) -> None:
+    """What AWS was making at that moment is there and not in the state: does what the message says."""
+    for _ in range(10):
+        with env.popen("up", "--yes") as process:
+            out, _ = process.communicate(timeout=900)
+        if process.returncode == 0:
+            return
+        advice = re.findall(r"terraform import '(\S+)' (\S+)", out)
+        assert "the name is taken" in out and advice, out[-3000:]
+        for address, name in advice:
+            env.folder.terraform("import", "-input=false", address, name)
+
+
+def test_a_second_up_leaves_nothing_to_do(env):
+    assert "write the logins" not in env.run("up", "--yes")
+    assert env.differences() == set()
+
+
+def test_no_secret_is_in_the_state(env):
+    manager = env.cloud.client("secretsmanager")
+    password = manager.get_secret_value(SecretId="atelier/database")["SecretString"]
+    logins = json.loads(manager.get_secret_value(SecretId="atelier/tracking")["SecretString"])
+    assert len(password) == 40 and password.isalnum()
+    assert logins == {name: envfiles.read(env.folder.path / "secrets" / "tracking.env")[name] for name in ("HTPASSWD", "ROLES")}
+    for state in (env.folder.path / name for name in ("terraform.tfstate", "terraform.tfstate.backup")):
+        assert password not in state.read_text()
+        assert not any(line.split()[3] in state.read_text() for line in memo(env))
+        assert logins["HTPASSWD"][:20] not in state.read_text()
+
+
+def memo(env: Environment) -> list[str]:
+    return (env.folder.path / "secrets" / "logins").read_text().splitlines()[1:]
+
+
+def test_the_database_is_private_and_reached_by_tracking_alone(env):
+    [database] = env.cloud.client("rds").describe_db_instances()["DBInstances"]
+    assert (database["PubliclyAccessible"], database["StorageEncrypted"], database["DeletionProtection"]) == (False, True, True)
+    ec2 = env.cloud.client("ec2")
+    groups = {each["GroupName"].rsplit("-", 1)[0]: each for each in ec2.describe_security_groups()["SecurityGroups"]}
+    [way] = groups["atelier-database"]["IpPermissions"]
+    assert (way["FromPort"], way["ToPort"], way["IpRanges"], way["Ipv6Ranges"]) == (5432, 5432, [], [])
+    assert [each["GroupId"] for each in way["UserIdGroupPairs"]] == [groups["atelier-tracking"]["GroupId"]]
+    [door] = groups["atelier-tracking"]["IpPermissions"]
+    assert (door["FromPort"], door["ToPort"], [each["CidrIp"] for each in door["IpRanges"]]) == (80, 80, ["203.0.113.7/32"])
+    routes = ec2.describe_route_tables(Filters=[{"Name": "association.main", "Values": ["true"]}])["RouteTables"]
+    private = {each["SubnetId"] for each in ec2.describe_subnets()["Subnets"] if "private" in str(each.get("Tags"))}
+    assert private == {each["SubnetIdentifier"] for each in database["DBSubnetGroup"]["Subnets"]}
+    assert not any(
+        route.get("GatewayId", "").startswith("igw")
+        for table in routes
+        if table["VpcId"] == database["DBSubnetGroup"]["VpcId"]
+        for route in table["Routes"]
+    )
+
+
+def test_the_bucket_is_closed(env):
+    s3 = env.cloud.client("s3")
+    bucket = f"atelier-artifacts-123456789012-{REGION}"
+    assert [each["Name"] for each in s3.list_buckets()["Buckets"]] == [bucket]
+    assert set(s3.get_public_access_block(Bucket=bucket)["PublicAccessBlockConfiguration"].values()) == {True}
+    assert s3.get_bucket_versioning(Bucket=bucket)["Status"] == "Enabled"
+    [denied] = json.loads(s3.get_bucket_policy(Bucket=bucket)["Policy"])["Statement"]
+    assert (denied["Effect"], denied["Condition"]) == ("Deny", {"Bool": {"aws:SecureTransport": "false"}})
+    assert s3.get_bucket_encryption(Bucket=bucket)["ServerSideEncryptionConfiguration"]["Rules"]
+
+
+def container(env: Environment, arn: str = "atelier-tracking") -> dict[str, Any]:
+    [found] = env.cloud.client("ecs").describe_task_definition(taskDefinition=arn)["taskDefinition"]["containerDefinitions"]
+    return found
+
+
+def test_the_task_gets_settings_in_clear_text_and_secrets_by_reference(env):
+    found, stack = container(env), read_stack(json.loads(env.folder.terraform("output", "-json").stdout))
+    tracking = stack.services["tracking"]
+    assert sorted(each["name"] for each in found["environment"]) == tracking.environment
+    assert (
+        {each["name"] for each in found["secrets"]}
+        == {*tracking.secret_names, *tracking.from_manager}
+        == {"DB_PW", "HTPASSWD", "ROLES"}
+    )
+    manager = env.cloud.client("secretsmanager")
+    arns = {each["Name"]: each["ARN"] for each in manager.list_secrets()["SecretList"]}
+    assert {each["name"]: each["valueFrom"] for each in found["secrets"]} == {
+        "DB_PW": arns["atelier/database"],
+        "HTPASSWD": f"{arns['atelier/tracking']}:HTPASSWD::",
+        "ROLES": f"{arns['atelier/tracking']}:ROLES::",
+    }
+    values = {each["name"]: each["value"] for each in found["environment"]}
+    [database] = env.cloud.client("rds").describe_db_instances()["DBInstances"]
+    assert (values["DB_ENDPOINT"], values["DB_TLS_MODE"]) == (database["Endpoint"]["Address"], "require")
+    assert "NET_BIND_SERVICE" not in found["linuxParameters"]["capabilities"]["drop"]
+
+
+def test_the_roles_are_the_ones_of_the_plan(env):
+    iam = env.cloud.client("iam")
+    for role, names in {"atelier-tracking-execution": ["image-log-secrets"], "atelier-tracking-task": ["own-data"]}.items():
+        assert iam.list_role_policies(RoleName=role)["PolicyNames"] == names
+        assert iam.list_attached_role_policies(RoleName=role)["AttachedPolicies"] == []
+
+
+def test_nothing_starts_before_an_image_is_there(env):
+    assert "tracking has no image yet" in env.run("start", code=1)
+    assert "holds no image r1; run `python -m atelier_infra push tracking`" in env.run("deploy", "--tag", "r1", code=1)
+    assert "no task of it runs" in env.run("url", code=1)
+
+
+class Docker:
+    """Stands in for the docker program alone: keeps what it was told, and a push leaves the tag in moto's ECR."""
+
+    def __init__(self, cloud: Cloud) -> None:
+        self.calls: list[tuple[list[str], str | None]] = []
+        self.ecr = cloud.client("ecr")
+
+    def run(self, arguments: list[str], *, said: str, stdin: str | None = None) -> str:
+        self.calls.append((arguments, stdin))
+        if arguments[1] == "push":
+            name, _, tag = arguments[2].partition("/")[2].rpartition(":")
+            layers = [
+                {"mediaType": "application/vnd.docker.image.rootfs.diff.tar.gzip", "size": 1, "digest": f"sha256:{'0' * 64}"}
+            ]
+            kind = "application/vnd.docker.distribution.manifest.v2+json"
+            manifest = {
+                "schemaVersion": 2,
+                "mediaType": kind,
+                "config": {"digest": f"sha256:{tag:0>64}", "size": 1},
+                "layers": layers,
+            }
+            self.ecr.put_image(repositoryName=name, imageManifest=json.dumps(manifest), imageTag=tag)
+        return ""
+
+
+def test_push_deploy_start(env, monkeypatch):
+    for name, value in environment(env.folder.endpoint).items():
+        if name.startswith("AWS_"):
+            monkeypatch.setenv(name, value)
+    docker, root = Docker(env.cloud), Path(__file__).parents[2]
+    stack = read_stack(json.loads(env.folder.terraform("output", "-json").stdout))
+    for tag in ("r1", "r2"):
+        images.push(stack.services, tag, root, Aws(REGION), docker, Console(file=io.StringIO()), dry_run=False)
+    assert [arguments[1] for arguments, _ in docker.calls] == ["build", "login", "push"] * 2
+    assert Path(docker.calls[0][0][5]).parent == root / "services" / "tracking"
+    assert docker.calls[1][1] and docker.calls[1][1] not in str([arguments for arguments, _ in docker.calls])
+
+    assert "tracking is stopped; `python -m atelier_infra start` runs r1" in env.run("deploy", "--tag", "r1")
+    out = env.run("start")
+    assert "tracking is healthy" in out and "tracking: http://" in out
+    assert env.run("url").startswith("http://")
+    assert "tracking is healthy" in env.run("deploy", "--tag", "r2")
+    template, running = container(env, "atelier-tracking:1"), container(env, "atelier-tracking:3")
+    assert running["image"] == f"{stack.services['tracking'].repository}:r2"
+    assert {**running, "image": ""} == {**template, "image": ""}
+
+
+def test_terraform_and_the_command_do_not_undo_each_other(env):
+    assert env.differences() == set()
+
+
+def test_status_and_logs(env):
+    out = env.run("status")
+    assert "running" in out and "1 of 1" in out and "r2" in out and "warning" not in out
+    logs = env.cloud.client("logs")
+    logs.create_log_stream(logGroupName="/atelier/tracking", logStreamName="task/tracking/1")
+    event = {"timestamp": int(time.time() * 1000), "message": "MLflow listens"}
+    logs.put_log_events(logGroupName="/atelier/tracking", logStreamName="task/tracking/1", logEvents=[event])
+    assert "MLflow listens" in env.run("logs")
+
+
+def test_stop_and_start_with_the_database(env):
+    out = env.run("stop", "--database")
+    assert "stop the database" in out and "seven days" in out
+    status = env.run("status")
+    assert "stopped" in status or "stopping" in status
+    assert env.differences() == set()
+    out = env.run("start")
+    assert "start the database" in out and "tracking is healthy" in out
+
+
+def test_a_dry_run_of_everything_changes_nothing(env):
+    before = env.state()
+    for words in (["stop", "--database"], ["start"], ["deploy", "--tag", "r1"], ["destroy"], ["up"]):
+        assert "✓" not in env.run(*words, "--dry-run")
+    assert env.state() == before
+    assert env.run("url").startswith("http://")
+
+
+def test_secrets_move_to_an_env_file(env):
+    env.edit('secrets = "secrets-manager"', 'secrets = "env-file"')
+    out = env.run("up", "--yes")
+    assert "upload tracking.env" in out
+    written = (env.folder.path / "secrets" / "tracking.env").read_bytes()
+    bucket = f"atelier-config-123456789012-{REGION}"
+    assert env.cloud.client("s3").get_object(Bucket=bucket, Key="tracking.env")["Body"].read() == written
+    found = container(env)
+    assert found["environmentFiles"] == [{"type": "s3", "value": f"arn:aws:s3:::{bucket}/tracking.env"}]
+    assert found.get("secrets", []) == []
+    iam = env.cloud.client("iam")
+    policy = iam.get_role_policy(RoleName="atelier-tracking-execution", PolicyName="env-file")["PolicyDocument"]
+    assert {tuple(as_list(each["Action"])): each["Resource"] for each in policy["Statement"]} == {
+        ("s3:GetBucketLocation",): f"arn:aws:s3:::{bucket}",
+        ("s3:GetObject",): f"arn:aws:s3:::{bucket}/tracking.env",
+    }
+    assert env.password()["db_password"] not in env.state()
+    assert "runs with settings from before the last `up`; `deploy --tag r2`" in env.run("status")
+
+
+def test_destroy_keeps_the_data_and_up_goes_on_from_it(env):
+    assert "There is no terminal to answer on; say --yes" in env.run("destroy", code=1)
+    out = env.run("destroy", "--yes")
+    assert "kept: bucket" in out
+    assert env.cloud.client("rds").describe_db_instances()["DBInstances"] == []
+    [kept] = env.cloud.client("rds").describe_db_snapshots(SnapshotType="manual")["DBSnapshots"]
+    assert kept["DBSnapshotIdentifier"].startswith("atelier-kept-")
+    assert [each["Name"] for each in env.cloud.client("s3").list_buckets()["Buckets"]] != []
+    assert "only the data of this environment is left" in env.run("start", code=1)
+    assert f"goes on from snapshot {kept['DBSnapshotIdentifier']}" in env.run("up", "--dry-run")
+
+
+def test_destroy_with_the_data_leaves_nothing(env):
+    env.cloud.client("s3").put_object(Bucket=f"atelier-artifacts-123456789012-{REGION}", Key="1/model", Body=b"x")
+    env.run("destroy", "--data", "--yes")
+    assert env.folder.terraform("state", "list").stdout == ""
+    left = {
+        "buckets": env.cloud.client("s3").list_buckets()["Buckets"],
+        "databases": env.cloud.client("rds").describe_db_instances()["DBInstances"],
+        "snapshots": env.cloud.client("rds").describe_db_snapshots(SnapshotType="manual")["DBSnapshots"],
+        "images": env.cloud.client("ecr").describe_repositories()["repositories"],
+        "secrets": env.cloud.client("secretsmanager").list_secrets()["SecretList"],
+        "task definitions": env.cloud.client("ecs").list_task_definitions(status="ACTIVE")["taskDefinitionArns"],
+        "roles": [each["RoleName"] for each in env.cloud.client("iam").list_roles()["Roles"]],
+        "networks": [each["VpcId"] for each in env.cloud.client("ec2").describe_vpcs()["Vpcs"] if not each["IsDefault"]],
+        "logs": env.cloud.client("logs").describe_log_groups()["logGroups"],
+    }
+    assert {name: found for name, found in left.items() if found} == {}

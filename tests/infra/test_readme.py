@@ -1,0 +1,86 @@
+"""The README's settings, costs and map are those of the code."""
+
+import json
+import re
+
+import pytest
+from atelier_infra import costs
+
+from .conftest import INFRA
+
+README = (INFRA / "README.md").read_text()
+
+
+def section(title):
+    return README.split(f"## {title}\n")[1].split("\n## ")[0]
+
+
+def test_every_variable_has_its_row_with_its_default():
+    found = re.findall(r'^variable "(\w+)" \{\n(.*?)^\}', (INFRA / "variables.tf").read_text(), re.MULTILINE | re.DOTALL)
+    defaults = {name: re.search(r"^  default +(?:= )(.*)$", body, re.MULTILINE) for name, body in found}
+    rows = dict(re.findall(r"^\| `(\w+)` \| (.*?) \|", section("Settings"), re.MULTILINE))
+    assert set(rows) == set(defaults)
+    words = {None: "required", "null": ("none", "made", "–")}
+    for name, default in defaults.items():
+        value = default[1].strip('"') if default else None
+        told = rows[name].strip("`")
+        assert told in words.get(value, (value,)) or told == value, name
+
+
+def test_the_map_names_every_file():
+    tree = section("Files")
+    for file in (INFRA / "atelier_infra").glob("*"):
+        if file.suffix in (".py", ".json") and file.name != "__init__.py":
+            assert file.name in tree
+    for name in re.findall(r"[\w.]+\.(?:py|json)", tree):
+        assert (INFRA / "atelier_infra" / name).exists() or (INFRA / name).exists()
+
+
+def plan(services):
+    sizes = json.loads((INFRA / "sizes.json").read_text())
+
+    def one(kind, **values):
+        return {"mode": "managed", "type": kind, "values": values}
+
+    found = [one("aws_db_instance", instance_class="db.t4g.micro", allocated_storage=20, multi_az=False)]
+    for name in services:
+        found.append(
+            one("aws_ecs_task_definition", family=f"atelier-{name}", cpu=sizes[name]["cpu"], memory=sizes[name]["memory_mib"])
+        )
+        found.append(one("aws_secretsmanager_secret"))
+    return {"planned_values": {"root_module": {"resources": [*found, one("aws_secretsmanager_secret"), one("aws_lb")]}}}
+
+
+@pytest.fixture(scope="module")
+def items():
+    return costs.items(plan(["tracking", "registry-api", "infer"]), costs.read_prices())
+
+
+def test_the_table_of_costs(items):
+    table = README.split("<!-- costs")[1].split("<!-- end")[0]
+    rows = re.findall(r"^\| (.*?) \| ([\d.]+) \| ([\d.]+) \| ([\d.]+) \|$", table, re.MULTILINE)
+    lines = costs.items(plan(["tracking"]), costs.read_prices())
+    lines = [line for line in lines if line.name != "load balancer"]
+    hours = (costs.HOURS_A_MONTH, costs.WORKING_HOURS, 0.0)
+    expected = [(line.name, *(f"{line.a_month(each):.2f}" for each in hours)) for line in lines]
+    expected.append(("sum", *(f"{sum(line.a_month(each) for line in lines):.2f}" for each in hours)))
+    assert rows == expected
+
+
+def test_the_prices_in_the_text(items):
+    price = {item.name.split(":")[0]: f"{item.a_month(costs.HOURS_A_MONTH):.2f}" for item in items}
+    text = section("What it costs")
+    assert f"A load balancer adds {price['load balancer']}" in text
+    task, address = price["task atelier-registry-api"], price["public address of atelier-registry-api"]
+    assert f"registry-api adds {task} for its task and {address} for its address" in text
+    assert f"{price['task atelier-infer']} and {price['public address of atelier-infer']}" in " ".join(text.split())
+
+
+def test_the_commands_of_the_first_page_are_ten_at_most():
+    block = section("Account to login page").split("```sh\n")[1].split("```")[0]
+    assert len(block.strip().splitlines()) <= 10
+
+
+def test_every_command_is_mentioned():
+    for name in ("init", "plan", "up", "push", "deploy", "start", "stop", "url", "status", "logs", "destroy"):
+        assert f"`{name}" in README or f"atelier_infra {name}" in README

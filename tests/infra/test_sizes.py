@@ -1,0 +1,47 @@
+"""Sizes of tasks come from measured memory, and the tokens get from a variable into a file."""
+
+import json
+import os
+import re
+import subprocess
+
+import pytest
+from atelier_contracts.access import Role, parse_tokens
+
+from .conftest import INFRA
+
+SIZES = json.loads((INFRA / "sizes.json").read_text())
+FARGATE = {256: (512, 1024, 2048), 512: range(1024, 4097, 1024), 1024: range(2048, 8193, 1024), 2048: range(4096, 16385, 1024)}
+
+
+@pytest.mark.parametrize("service", SIZES)
+def test_a_task_has_a_fifth_more_than_was_measured_in_a_size_that_fargate_has(service):
+    size = SIZES[service]
+    assert size["memory_mib"] >= 1.2 * size["measured_mib"]
+    assert size["memory_mib"] in FARGATE[size["cpu"]]
+    assert len(size["measured"].split()) > 5
+
+
+def test_a_size_is_not_larger_than_needed():
+    for size in SIZES.values():
+        smaller = [memory for memory in FARGATE[size["cpu"]] if memory < size["memory_mib"]]
+        assert not smaller or max(smaller) < 1.2 * size["measured_mib"]
+
+
+def test_the_line_that_starts_an_api_writes_its_tokens_for_itself_alone(tmp_path):
+    text = (INFRA / "services.tf").read_text()
+    line = re.search(r'start_with_tokens = "(.*)"\n', text)[1]
+    line = line.replace("\\\\", "\\").replace('\\"', '"').replace("${local.tokens_file}", str(tmp_path / "tokens"))
+    assert line.endswith("exec python -m")
+    first, second = "a" * 64, "b" * 64
+    tokens = rf"ana admin {first}\nrob reader {second}"
+    show = line.removesuffix("exec python -m") + "env"
+    done = subprocess.run(
+        ["/bin/sh", "-c", show], env={**os.environ, "ATELIER_TOKENS": tokens}, capture_output=True, text=True, check=True
+    )
+    assert "ATELIER_TOKENS" not in done.stdout
+    assert (tmp_path / "tokens").stat().st_mode & 0o777 == 0o600
+    assert [(each.id, each.role) for each in parse_tokens((tmp_path / "tokens").read_text())] == [
+        ("ana", Role.admin),
+        ("rob", Role.reader),
+    ]

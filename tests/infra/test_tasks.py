@@ -1,0 +1,222 @@
+"""The task definitions as they are, run by Docker instead of Fargate: real images, settings, secrets, limits, and a PostgreSQL
+that demands TLS as RDS does. Terraform makes them on moto; names inside the VPC are names of a network."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import secrets as random
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from ..containers import docker, need_engine, until
+from .cloud import REGION, Cloud, Folder
+from .conftest import INFRA
+from .test_path import Environment
+
+pytestmark = [pytest.mark.full, pytest.mark.timeout(2400)]
+
+SERVICES = ("tracking", "registry-api", "infer")
+# RDS's parameter rds.force_ssl, and its first user, who owns the database and is no superuser
+LIKE_RDS = """
+umask 077
+openssl req -x509 -newkey rsa:2048 -nodes -days 2 -subj /CN=database -keyout $PGDATA/server.key -out $PGDATA/server.crt
+echo 'ssl = on' >> $PGDATA/postgresql.conf
+sed -i 's/^host \\+all \\+all \\+all /hostssl all all all /' $PGDATA/pg_hba.conf
+psql -v ON_ERROR_STOP=1 -c "CREATE ROLE $MASTER LOGIN CREATEDB CREATEROLE PASSWORD '$MASTER_PASSWORD'"
+psql -v ON_ERROR_STOP=1 -c "CREATE DATABASE $DATABASE OWNER $MASTER"
+"""
+
+
+class Tasks:
+    """Containers on a network of their own, made of task definitions."""
+
+    def __init__(self, environment: Environment, place: Path) -> None:
+        self.environment, self.cloud, self.place = environment, environment.cloud, place
+        self.network = f"atelier-tasks-{random.token_hex(4)}"
+        self.given = {service: self._environment(service) for service in SERVICES}
+        self.ports: dict[str, int] = {}
+
+    def name(self, of: str) -> str:
+        return f"{self.network}-{of}"
+
+    def definition(self, service: str) -> dict[str, Any]:
+        ecs = self.cloud.client("ecs")
+        return ecs.describe_task_definition(taskDefinition=f"atelier-{service}")["taskDefinition"]["containerDefinitions"][0]
+
+    def _environment(self, service: str) -> dict[str, str]:
+        """What ECS would set: settings, and secrets by their references."""
+        definition, manager = self.definition(service), self.cloud.client("secretsmanager")
+        values = {each["name"]: each["value"] for each in definition["environment"]}
+        for each in definition["secrets"]:
+            parts = each["valueFrom"].split(":")  # an ARN has seven, a member of a JSON object may follow
+            text = manager.get_secret_value(SecretId=":".join(parts[:7]))["SecretString"]
+            values[each["name"]] = json.loads(text)[parts[7]] if parts[7:] else text
+        return values
+
+    def start_database(self) -> None:
+        tracking, script = self.given["tracking"], self.place / "like-rds.sh"
+        script.write_text(LIKE_RDS)
+        given = {"POSTGRES_PASSWORD": random.token_hex(8), "MASTER": tracking["DB_USER"], "MASTER_PASSWORD": tracking["DB_PW"]}
+        given |= {"DATABASE": tracking["DB_NAME"]}
+        options = ["--network-alias", tracking["DB_ENDPOINT"], "--tmpfs", "/var/lib/postgresql/data"]
+        options += [option for name, value in given.items() for option in ("--env", f"{name}={value}")]
+        docker("create", "--name", self.name("database"), "--network", self.network, *options, "postgres:17")
+        docker("cp", str(script), f"{self.name('database')}:/docker-entrypoint-initdb.d/like-rds.sh")
+        docker("start", self.name("database"))
+        ready = ("exec", self.name("database"), "pg_isready", "--quiet", "--host=127.0.0.1")
+        until("PostgreSQL", lambda: docker(*ready, check=False).returncode == 0)
+
+    def start(self, service: str) -> None:
+        definition, settings = self.definition(service), self.place / f"{service}.env"
+        settings.write_text("".join(f"{name}={value}\n" for name, value in self.given[service].items()))
+        [port] = [each["containerPort"] for each in definition["portMappings"]]
+        options = ["--env-file", str(settings), "--memory", f"{definition['memory']}m", "--publish", f"127.0.0.1::{port}"]
+        options += ["--network", self.network, "--network-alias", f"{service}.atelier.internal"]
+        options += [f"--cap-drop={each}" for each in definition["linuxParameters"]["capabilities"]["drop"]]
+        options += ["--init"] if definition["linuxParameters"]["initProcessEnabled"] else []
+        entry, *words = [*definition.get("entryPoint", []), *definition.get("command", [])] or [""]
+        options += ["--entrypoint", entry] if entry else []
+        docker("run", "--detach", "--name", self.name(service), *options, f"atelier-tasks/{service}", *words)
+        told = docker("port", self.name(service), str(port)).stdout
+        self.ports[service] = int(told.splitlines()[0].rpartition(":")[2])
+        kind, *check = definition["healthCheck"]["command"]
+        assert kind == "CMD"
+        until(f"{service} is healthy", lambda: self.inside(service, *check, check=False).returncode == 0, pause_s=2)
+
+    def inside(self, service: str, *command: str, check: bool = True) -> Any:
+        return docker("exec", self.name(service), *command, check=check)
+
+    def query(self, statement: str) -> list[list[str]]:
+        words = ("psql", "--username=postgres", f"--dbname={self.given['tracking']['DB_NAME']}", "--no-align", "--tuples-only")
+        return [line.split("|") for line in self.inside("database", *words, "--command", statement).stdout.splitlines()]
+
+    def ask(self, service: str, method: str, path: str, **more: Any) -> httpx.Response:
+        """As the person whom `init` made a login for."""
+        lines = (self.environment.folder.path / "secrets" / "logins").read_text().splitlines()
+        [secret] = [words[3] for words in map(str.split, lines) if words[:3] == [service, "admin", "ana"]]
+        login: Any = {"auth": ("ana", secret)} if service == "tracking" else {"headers": {"Authorization": f"Bearer {secret}"}}
+        return httpx.request(method, f"http://127.0.0.1:{self.ports[service]}{path}", timeout=120, **login, **more)
+
+    def remove(self) -> None:
+        docker("rm", "--force", "--volumes", *(self.name(each) for each in (*SERVICES, "database")), check=False)
+        docker("network", "rm", self.network, check=False)
+        docker("image", "rm", *(f"atelier-tasks/{each}" for each in SERVICES), check=False)
+
+
+@pytest.fixture(scope="module")
+def tasks(initialised: Path, moto: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Tasks]:
+    need_engine()
+    for service in SERVICES:
+        docker("build", "--quiet", "--tag", f"atelier-tasks/{service}", "--file", f"services/{service}/Dockerfile", ".")
+    folder, cloud = Folder(tmp_path_factory.mktemp("tasks") / "infra", moto), Cloud(moto)
+    shutil.copytree(initialised, folder.path, symlinks=True)
+    cloud.reset()
+    environment = Environment(folder, cloud)
+    both = [word for service in SERVICES[1:] for word in ("--service", service)]
+    environment.run("init", "--region", REGION, "--allow", "203.0.113.7", "--user", "ana", *both)
+    environment.run("up", "--yes")
+    made = Tasks(environment, tmp_path_factory.mktemp("settings"))
+    try:
+        docker("network", "create", made.network)
+        made.start_database()
+        for service in SERVICES:
+            made.start(service)
+        yield made
+    finally:
+        made.remove()
+        cloud.reset()
+
+
+def test_the_services_are_ready(tasks):
+    assert tasks.ask("registry-api", "GET", "/readyz").json() == {"status": "ready"}
+    assert tasks.ask("infer", "GET", "/readyz").status_code == 200
+    assert httpx.get(f"http://127.0.0.1:{tasks.ports['tracking']}/api/2.0/mlflow/experiments/list").status_code == 401
+
+
+def test_the_database_is_spoken_to_over_tls_alone(tasks):
+    user = tasks.given["tracking"]["DB_USER"]
+    rows = tasks.query(
+        f"SELECT DISTINCT client_addr, ssl FROM pg_stat_activity JOIN pg_stat_ssl USING (pid) WHERE usename = '{user}'"
+    )
+    assert len(rows) == 2 and {encrypted for _, encrypted in rows} == {"t"}
+    plain = "import os, psycopg2; psycopg2.connect(os.environ['ATELIER_REGISTRY_DATABASE_URL'].replace('require', 'disable'))"
+    refused = tasks.inside("registry-api", "python", "-c", plain, check=False)
+    assert refused.returncode == 1 and "no encryption" in refused.stderr
+
+
+def test_each_has_tables_of_its_own(tasks):
+    rows = tasks.query(
+        "SELECT schemaname, count(*) FROM pg_tables WHERE schemaname IN ('public', 'atelier_registry') GROUP BY 1"
+    )
+    tables = {schema: int(count) for schema, count in rows}
+    assert tables["public"] > 20 and tables["atelier_registry"] >= 3
+
+
+@pytest.mark.parametrize(
+    ("service", "address", "token"),
+    [
+        ("registry-api", "ATELIER_REGISTRY_INFER_URL", "ATELIER_REGISTRY_INFER_TOKEN"),
+        ("infer", "ATELIER_INFER_EVENTS_URL", "ATELIER_INFER_REGISTRY_TOKEN"),
+    ],
+)
+def test_the_apis_let_each_other_in(tasks, service, address, token):
+    ask = f"""if True:
+        import os, urllib.request as u
+        request = u.Request(os.environ["{address}"] + "/models", headers={{"Authorization": "Bearer " + os.environ["{token}"]}})
+        print(u.urlopen(request, timeout=60).status)"""
+    assert tasks.inside(service, "python", "-c", ask).stdout == "200\n"
+
+
+def test_decisions_outlive_the_task_that_made_them(tasks):
+    def make(path, **body):
+        made = tasks.ask("tracking", "POST", f"/api/2.0/mlflow/{path}/create", json=body)
+        assert made.status_code == 200, made.text
+        return made.json()
+
+    run = make("runs", experiment_id="0")["run"]["info"]
+    make("registered-models", name="sketch")
+    make("model-versions", name="sketch", source=f"{run['artifact_uri']}/model", run_id=run["run_id"])
+    retired = tasks.ask("registry-api", "POST", "/models/sketch/versions/1/retire", json={"reason": "blurred"})
+    assert retired.json()["outcome"] == "done", retired.text
+    before = tasks.ask("registry-api", "GET", "/models/sketch/history").json()
+    assert "blurred" in json.dumps(before)
+    docker("rm", "--force", "--volumes", tasks.name("registry-api"))
+    tasks.start("registry-api")
+    assert tasks.ask("registry-api", "GET", "/models/sketch/history").json() == before
+
+
+def test_no_secret_is_in_a_log_or_in_the_arguments_of_a_process(tasks):
+    hidden = {"DB_PW", "PGPASSWORD", "MLFLOW_TRACKING_PASSWORD", "ATELIER_REGISTRY_INFER_TOKEN", "ATELIER_INFER_REGISTRY_TOKEN"}
+    values = {value for given in tasks.given.values() for name, value in given.items() if name in hidden}
+    assert len(values) == 5  # one password of the database, a login for each API, a token for each
+    for service in SERVICES:
+        log = docker("logs", tasks.name(service))
+        shown = log.stdout + log.stderr + docker("top", tasks.name(service), "-eo", "pid,args").stdout
+        assert [value for value in values if value in shown] == []
+
+
+def test_a_task_needs_no_more_memory_than_was_measured(tasks):
+    """infer is idle here; what it needs with a base is in sizes.json."""
+    for _ in range(100):
+        assert tasks.ask("registry-api", "GET", "/models/sketch/versions").status_code == 200
+    sizes = json.loads((INFRA / "sizes.json").read_text())
+    for service in SERVICES:
+        told = docker("stats", "--no-stream", "--format", "{{.MemUsage}}", tasks.name(service)).stdout
+        number, unit = re.match(r"([\d.]+)([KMG])iB / ", told).groups()
+        assert float(number) * 1024.0 ** ("KMG".index(unit) - 1) <= sizes[service]["measured_mib"], f"{service}: {told}"
+
+
+def test_a_task_ends_by_itself_when_it_is_told_to(tasks):
+    for service in reversed(SERVICES):
+        docker("stop", "--time", str(tasks.definition(service)["stopTimeout"]), tasks.name(service))
+        code = docker("inspect", "--format", "{{.State.ExitCode}} {{.State.OOMKilled}}", tasks.name(service)).stdout
+        assert code.split()[0] in ("0", "143"), (
+            f"{service}: {code}{os.linesep}{docker('logs', tasks.name(service)).stdout[-2000:]}"
+        )

@@ -1,0 +1,120 @@
+"""The less usual ways to deploy, on moto: a VPC that exists, and everything at once. Many minutes; `make test-full`."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from .cloud import Cloud, Folder
+from .test_path import FORGOTTEN, Environment
+
+pytestmark = [pytest.mark.full, pytest.mark.timeout(1800)]
+
+# What moto does not keep of a service behind a balancer, however often it is told.
+NEVER_KEPT = {("aws_ecs_service", "health_check_grace_period_seconds")}
+
+
+def goes_through(environment: Environment, folder: Folder) -> None:
+    """Apply → only known differences → apply → nothing to do."""
+    environment.run("up", "--yes")
+    assert environment.differences() <= FORGOTTEN | NEVER_KEPT
+    environment.run("up", "--yes")
+    assert environment.differences() <= NEVER_KEPT
+
+
+def nothing_left(cloud: Cloud, folder: Folder) -> None:
+    assert folder.terraform("state", "list").stdout == ""
+    clusters = cloud.client("ecs").describe_clusters(clusters=["atelier"])["clusters"]
+    assert [each for each in clusters if each["status"] == "ACTIVE"] == []
+    assert cloud.client("rds").describe_db_instances()["DBInstances"] == []
+    assert cloud.client("s3").list_buckets()["Buckets"] == []
+
+
+def settings_of(cloud: Cloud, service: str) -> dict[str, str]:
+    found = cloud.client("ecs").describe_task_definition(taskDefinition=f"atelier-{service}")["taskDefinition"]
+    return {each["name"]: each["value"] for each in found["containerDefinitions"][0]["environment"]}
+
+
+def test_a_vpc_that_exists_is_used_and_left_alone(folder: Folder, cloud: Cloud) -> None:
+    ec2 = cloud.client("ec2")
+    vpc = ec2.create_vpc(CidrBlock="172.30.0.0/16")["Vpc"]["VpcId"]
+    subnets = [
+        ec2.create_subnet(VpcId=vpc, CidrBlock=f"172.30.{number}.0/24", AvailabilityZone=f"eu-central-1{'ab'[number % 2]}")[
+            "Subnet"
+        ]["SubnetId"]
+        for number in range(3)
+    ]
+    environment = Environment(folder, cloud)
+    given = ["--vpc", vpc, "--public-subnet", subnets[0], "--private-subnet", subnets[1], "--private-subnet", subnets[2]]
+    environment.run("init", "--region", "eu-central-1", "--allow", "203.0.113.7", "--user", "ana", *given)
+    goes_through(environment, folder)
+    [database] = cloud.client("rds").describe_db_instances()["DBInstances"]
+    assert {each["SubnetIdentifier"] for each in database["DBSubnetGroup"]["Subnets"]} == set(subnets[1:])
+    [service] = cloud.client("ecs").describe_services(cluster="atelier", services=["tracking"])["services"]
+    assert service["networkConfiguration"]["awsvpcConfiguration"]["subnets"] == [subnets[0]]
+    environment.run("destroy", "--data", "--yes")
+    nothing_left(cloud, folder)
+    assert vpc in [each["VpcId"] for each in ec2.describe_vpcs()["Vpcs"]]
+    assert {each["SubnetId"] for each in ec2.describe_subnets(Filters=[{"Name": "vpc-id", "Values": [vpc]}])["Subnets"]} == set(
+        subnets
+    )
+
+
+def test_all_services_behind_a_balancer_by_the_clock(folder: Folder, cloud: Cloud) -> None:
+    zone = (
+        cloud.client("route53")
+        .create_hosted_zone(Name="example.org", CallerReference="1")["HostedZone"]["Id"]
+        .rpartition("/")[2]
+    )
+    environment = Environment(folder, cloud)
+    flags = ["--service", "registry-api", "--service", "infer", "--domain", "draw.example.org", "--zone-id", zone]
+    clock = ["--start", "08:00", "--stop", "19:00", "--timezone", "Europe/Berlin"]
+    environment.run("init", "--region", "eu-central-1", "--allow", "203.0.113.7", "--user", "ana", *flags, *clock)
+    goes_through(environment, folder)
+
+    balancers = cloud.client("elbv2")
+    [balancer] = balancers.describe_load_balancers()["LoadBalancers"]
+    listeners = {
+        each["Port"]: each for each in balancers.describe_listeners(LoadBalancerArn=balancer["LoadBalancerArn"])["Listeners"]
+    }
+    assert listeners[80]["DefaultActions"][0]["RedirectConfig"]["Protocol"] == "HTTPS"
+    assert listeners[443]["Certificates"][0]["CertificateArn"].startswith("arn:aws:acm:eu-central-1:")
+    records = cloud.client("route53").list_resource_record_sets(HostedZoneId=zone)["ResourceRecordSets"]
+    names = {each["Name"].rstrip(".") for each in records if each["Type"] == "A"}
+    assert names == {"draw.example.org", "registry-api.draw.example.org", "infer.draw.example.org"}
+
+    groups = {
+        each["GroupName"].rsplit("-", 1)[0]: each for each in cloud.client("ec2").describe_security_groups()["SecurityGroups"]
+    }
+    for name in ("tracking", "registry-api", "infer"):
+        assert not any(way["IpRanges"] for way in groups[f"atelier-{name}"]["IpPermissions"])
+    [database] = groups["atelier-database"]["IpPermissions"]
+    assert {each["GroupId"] for each in database["UserIdGroupPairs"]} == {
+        groups[f"atelier-{name}"]["GroupId"] for name in ("tracking", "registry-api")
+    }
+
+    schedules = cloud.client("scheduler")
+    made = {each["Name"]: schedules.get_schedule(Name=each["Name"]) for each in schedules.list_schedules()["Schedules"]}
+    assert made["atelier-database-start"]["ScheduleExpression"] == "cron(45 7 ? * MON-FRI *)"
+    assert made["atelier-database-stop"]["ScheduleExpression"] == "cron(5 19 * * ? *)"
+    assert json.loads(made["atelier-infer-stop"]["Target"]["Input"]) == {
+        "Cluster": "atelier",
+        "Service": "infer",
+        "DesiredCount": 0,
+    }
+
+    tracking, registry, infer = (settings_of(cloud, each) for each in ("tracking", "registry-api", "infer"))
+    assert (tracking["PUBLIC_URL"], tracking["REGISTRY_USER"]) == ("https://draw.example.org", "registry-api")
+    assert registry["ATELIER_REGISTRY_DATABASE_URL"] == (
+        f"postgresql://atelier@{tracking['DB_ENDPOINT']}:5432/{tracking['DB_NAME']}?sslmode=require"
+    )
+    assert registry["ATELIER_REGISTRY_INFER_URL"] == "http://infer.atelier.internal:8002"
+    assert infer["ATELIER_INFER_EVENTS_URL"] == "http://registry-api.atelier.internal:8001"
+    assert infer["ATELIER_INFER_REGISTRY_URL"] == "https://registry-api.draw.example.org"
+    names = cloud.client("servicediscovery").list_services()["Services"]
+    assert {each["Name"] for each in names} == {"tracking", "registry-api", "infer"}
+    assert environment.run("url", "infer").strip() == "https://infer.draw.example.org"
+    assert "infer" in environment.run("status")
+    environment.run("destroy", "--data", "--yes")
+    nothing_left(cloud, folder)
