@@ -38,8 +38,6 @@ import time
 from pathlib import Path
 from typing import Any
 
-from fidelity_report import machine
-
 ROOT = Path(__file__).parents[1]
 PATHS = os.pathsep.join(str(ROOT / part) for part in ("contracts", "services/infer", "benchmarks"))
 ENVIRONMENTS = ("ort-cpu", "ort-plain", "openvino", "eager-fp32", "eager-bf16", "compile-fp32", "compile-bf16")
@@ -80,6 +78,8 @@ def main() -> int:
     }
     found = measures[options.what](options)
     if options.json:
+        from fidelity_report import machine
+
         command = shlex.join(["python", "benchmarks/infer.py", *sys.argv[1:]])
         where = {"command": command, "machine": machine(), "versions": versions()}
         options.json.write_text(json.dumps(found | where, indent=2) + "\n")
