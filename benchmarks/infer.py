@@ -38,8 +38,6 @@ import time
 from pathlib import Path
 from typing import Any
 
-from fidelity_report import machine
-
 ROOT = Path(__file__).parents[1]
 PATHS = os.pathsep.join(str(ROOT / part) for part in ("contracts", "services/infer", "benchmarks"))
 ENVIRONMENTS = ("ort-cpu", "ort-plain", "openvino", "eager-fp32", "eager-bf16", "compile-fp32", "compile-bf16")
@@ -80,6 +78,8 @@ def main() -> int:
     }
     found = measures[options.what](options)
     if options.json:
+        from fidelity_report import machine
+
         command = shlex.join(["python", "benchmarks/infer.py", *sys.argv[1:]])
         where = {"command": command, "machine": machine(), "versions": versions()}
         options.json.write_text(json.dumps(found | where, indent=2) + "\n")
@@ -328,6 +328,7 @@ def measure_mixed(options: argparse.Namespace) -> dict[str, Any]:
 
 def measure_service(options: argparse.Namespace) -> dict[str, Any]:
     """Alternates one adapter and four mixed for each number of clients; then floods it."""
+    from atelier_infer.settings import Settings
     from infer_service import serving
 
     found: dict[str, Any] = {"throughput": [], "overload": None}
@@ -343,8 +344,13 @@ def measure_service(options: argparse.Namespace) -> dict[str, Any]:
                 rate, p50, p95 = (statistics.median(row[key] for row in rows) for key in ("per_minute", "p50_s", "p95_s"))
                 print(f"{clients:7} {mixed:8} {rate:12.1f} {p50:7.2f} {p95:7.2f}")
         flood = _flood(url, 3 * max(options.clients), options, 4)
-        found["overload"] = flood
-        print(f"overload, {3 * max(options.clients)} clients: {flood['refused']} refused, p95 {flood['p95_s']:.2f} s")
+        waiting = Settings.model_fields["queue_limit"].default + 1
+        bound = 60 * waiting / flood["per_minute"]
+        found["overload"] = flood | {"bound_s": bound}
+        print(
+            f"overload, {3 * max(options.clients)} clients: {flood['refused']} refused, p95 {flood['p95_s']:.2f} s; "
+            f"{waiting} pictures, as many as are let in, take {bound:.2f} s"
+        )
     return found
 
 

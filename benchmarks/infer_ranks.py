@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import multiprocessing
 import statistics
 import tempfile
 from collections.abc import Iterable
@@ -10,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 
-def without_lora(bundle: Path, layers: Iterable[str], folder: Path) -> Path:
+def without_lora(bundle: Path, layers: Iterable[str], path: Path) -> None:
     """The UNet as it would be without LoRA inputs: every `plain + up` becomes `plain`."""
     import onnx
     from atelier_contracts import names
@@ -46,9 +47,7 @@ def without_lora(bundle: Path, layers: Iterable[str], folder: Path) -> Path:
     plain.graph.input.extend(item for item in graph.input if item.name in wanted)
     plain.graph.initializer.extend(item for item in graph.initializer if item.name in wanted)
     onnx.load_external_data_for_model(plain, str(bundle))
-    path = folder / names.UNET_FILE
     onnx.save(plain, path, save_as_external_data=True, location=f"{path.name}.data")
-    return path
 
 
 def measure_ranks(options: argparse.Namespace) -> dict[str, Any]:
@@ -62,7 +61,14 @@ def measure_ranks(options: argparse.Namespace) -> dict[str, Any]:
     manifest = BundleManifest.model_validate_json((options.bundle / names.BUNDLE_FILE).read_bytes())
     runtime = Runtime(options.provider, options.threads)
     with tempfile.TemporaryDirectory() as name:
-        plain = runtime.session(without_lora(options.bundle, manifest.lora_targets, Path(name)), "plain")
+        # a process of its own: what it takes to rewrite gigabytes is given back before anything is measured
+        made = Path(name) / names.UNET_FILE
+        maker = multiprocessing.get_context("spawn").Process(
+            target=without_lora, args=(options.bundle, list(manifest.lora_targets), made)
+        )
+        maker.start()
+        maker.join()
+        plain = runtime.session(made, "plain")
     served = runtime.session(options.bundle / names.UNET_FILE, "served")
     side = (options.size or manifest.native_size_px) // manifest.vae_factor
     plain_inputs = {item.name for item in plain.get_inputs()}

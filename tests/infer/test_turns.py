@@ -112,7 +112,7 @@ def test_removing_one_that_is_not_there_changes_nothing():
 def test_everyone_ends_and_no_step_breaks_a_limit(wishes, rows_limit, rank_limit):
     line, left = turns(rows_limit, rank_limit), {}
     for number, (key, rows, rank, steps) in enumerate(wishes):
-        seat = Seat(sender=number % 3, key=key, rows=rows, parts={f"adapter {number % 4}": rank})
+        seat = Seat(sender=number % 3, key=key, rows=rows, parts={f"adapter {number % 4} of rank {rank}": rank})
         left[seat] = steps
         line.add(seat)
     for _ in range(sum(left.values())):

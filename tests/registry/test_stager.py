@@ -5,8 +5,8 @@ import hashlib
 import pytest
 from atelier_contracts.access import TokenFile
 from atelier_contracts.stage import StagePicture
-from atelier_infer.app import create_app
-from atelier_infer.engine import Engine
+from atelier_infer.app import create_app, make_engine
+from atelier_infer.metrics import Metrics
 from atelier_infer.settings import Settings
 from atelier_registry.errors import StageRefusedError, StageUnavailableError
 from atelier_registry.stager import HttpStager, NoStager, distance
@@ -35,10 +35,17 @@ def infer(tmp_path_factory):
     lines = (f"{id} {id} {hashlib.sha256(id.encode()).hexdigest()}\n" for id in ("promoter", "reader"))
     tokens.write_text("".join(lines))
     settings = Settings(
-        tracking_uri="http://127.0.0.1:1", model=store.model, token_file=tokens, cache_dir=folder / "cache", intra_op_threads=1
+        tracking_uri="http://127.0.0.1:1",
+        model=store.model,
+        token_file=tokens,
+        cache_dir=folder / "cache",
+        intra_op_threads=1,
+        queue_limit=0,
+        drain_timeout_s=5,
     )
-    engine = Engine(queue_limit=0, drain_timeout_s=5)
-    app = create_app(engine=engine, store=store, tokens=TokenFile(tokens), settings=settings)
+    metrics = Metrics()
+    engine = make_engine(settings, metrics)
+    app = create_app(engine=engine, metrics=metrics, store=store, tokens=TokenFile(tokens), settings=settings)
     with running(app, engine) as url:
         yield url, engine
 
@@ -69,5 +76,5 @@ def test_an_infer_that_cannot_be_asked(infer):
         HttpStager(f"http://127.0.0.1:{free_port()}", "promoter", 5).stage("sketches", 1)
     with pytest.raises(StageUnavailableError, match="set ATELIER_REGISTRY_INFER_URL"):
         NoStager().stage("sketches", 1)
-    with infer[1].admit(), pytest.raises(StageUnavailableError, match="at most 0 requests may wait"):
-        HttpStager(infer[0], "promoter", 120).stage("sketches", 1)
+    with infer[1].admit(), pytest.raises(StageUnavailableError, match="at most 0 pictures may wait"):
+        HttpStager(infer[0], "promoter", 120).stage("sketches", 1, PICTURES)
