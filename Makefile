@@ -11,7 +11,7 @@ CHECKOV := $(VENV)/checkov/bin/checkov
 SOURCES := contracts embedded services infra twin tests benchmarks scripts
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo serve up down logs test test-full test-integration test-browser test-extras test-twin test-infra sizes fidelity lint fmt lock clean
+.PHONY: help install demo serve up down logs test test-full test-integration test-browser test-extras test-twin test-infra sizes fidelity fidelity-base lint fmt lock clean
 
 help:  ## print this
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -48,6 +48,7 @@ test: $(INSTALLED)  ## run the tests; nothing but the install is needed
 
 test-full: $(INSTALLED)  ## run the long matrices, and what runs at full size (hours; needs terraform and Docker)
 	@$(BIN)/python -m pytest -m full
+	@$(MAKE) fidelity-base
 
 test-integration: $(INSTALLED)  ## try the tracking image, and registry-api on PostgreSQL, with servers in containers (minutes; needs Docker)
 	@$(BIN)/python -m pytest -m integration
@@ -74,8 +75,10 @@ $(CHECKOV): infra/tests/checkov.txt
 sizes: $(INSTALLED)  ## measure the images and how long they take to start; writes the table in README.md
 	@$(BIN)/python scripts/image_sizes.py --write README.md
 
-fidelity: $(INSTALLED)  ## judge by a recogniser what the tiny base draws, and what the demo's version draws (minutes)
+fidelity-base: $(INSTALLED)  ## judge by a recogniser what the tiny base draws (minutes)
 	@$(BIN)/python benchmarks/prompt_fidelity.py --base models/tiny-sd --min-one 0.8 --min-two 0.6 --max-sketches 0.05
+
+fidelity: $(INSTALLED)  ## judge by a recogniser what the demo's version draws (minutes)
 	@$(BIN)/python benchmarks/prompt_fidelity.py --base models/tiny-sd --adapter demo/adapter --style sketch --guidance 2 --min-one 0.7 --min-sketches 0.95
 
 lint: $(INSTALLED)  ## ruff, formatting, types
