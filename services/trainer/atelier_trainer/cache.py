@@ -109,8 +109,15 @@ def _write(file: Path, tensors: Tensors, key: str) -> None:
     plain = {name: tensor.contiguous() for name, tensor in tensors.items()}
     sums = {name: _checksum(tensor) for name, tensor in plain.items()}
     partial = file.with_suffix(f".{os.getpid()}.part")
-    save_file(plain, partial, {"key": key, "checksums": json.dumps(sums)})
-    partial.replace(file)
+    try:
+        save_file(plain, partial, {"key": key, "checksums": json.dumps(sums)})
+        partial.replace(file)
+    except (SafetensorError, OSError) as error:
+        partial.unlink(missing_ok=True)
+        need = sum(tensor.nbytes for tensor in plain.values()) >> 20
+        raise DataError(
+            f"--cache_dir {str(file.parent)!r} must take what was encoded, {need} MiB; it does not: {error}"
+        ) from error
 
 
 def _read(file: Path, key: str) -> Tensors | None:
