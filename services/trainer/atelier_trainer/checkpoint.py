@@ -127,7 +127,12 @@ def _write(folder: Path, name: str, value: Any) -> None:
     tensors: dict[str, torch.Tensor] = {}
     plain = _flatten(value, tensors)
     (folder / f"{name}.json").write_text(json.dumps(plain))
-    save_file(tensors, folder / f"{name}.safetensors")
+    try:
+        save_file(tensors, folder / f"{name}.safetensors")
+    except SafetensorError as error:  # an OSError in its own clothes
+        raise CheckpointError(
+            f"{str(folder)!r} cannot be written: {error}; checkpoints that are whole stay as they are"
+        ) from error
 
 
 def _read(folder: Path, name: str) -> Any:
