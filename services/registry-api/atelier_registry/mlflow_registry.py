@@ -71,7 +71,7 @@ class MlflowRegistry:
         return Page([_model(item) for item in page], page.token or None) if page is not None else Page([])
 
     def model(self, name: str) -> Model | None:
-        """See `ModelRegistry`. One call: a search, since MLflow loads every version of a model that is asked for by its name."""
+        """See `ModelRegistry`. One call: a search, since MLflow loads every version of a model asked for by name."""
         if {"'", '"'} <= set(name) or set(":/") & set(name):  # cannot be searched for, or be a name: MLflow says so
             found = _ask(lambda: self._client.get_registered_model(name))
             return _model(found) if found is not None else None
