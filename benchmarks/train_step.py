@@ -50,7 +50,7 @@ class Bench:
         states = text_states(self.tokenizer, self.text_encoder, ["", CAPTION])
         self.words = Words(states, torch.ones(batch, dtype=torch.long), states[0])
         self.pixels = torch.rand(batch, 3, size_px, size_px, generator=draw) * 2 - 1
-        self.unet = base.unet().to(device, self.dtype)
+        self.unet, self.compiled = base.unet().to(device, self.dtype), None
         self.parameters = adapter.inject(self.unet, 8, 8.0)
         self.optimizer = torch.optim.AdamW(self.parameters, lr=1e-4)
         self.draw = torch.Generator().manual_seed(1)
@@ -59,17 +59,33 @@ class Bench:
 
     def predict(self, noisy: torch.Tensor, times: torch.Tensor, states: torch.Tensor) -> torch.Tensor:
         """The UNet in its format."""
+        return self.called(self.unet, noisy, times, states)
+
+    def predict_compiled(self, noisy: torch.Tensor, times: torch.Tensor, states: torch.Tensor) -> torch.Tensor:
+        """The same UNet through torch.compile, which compiles it at the first call."""
+        if self.compiled is None:
+            self.compiled = torch.compile(self.unet)
+        return self.called(self.compiled, noisy, times, states)
+
+    def called(self, unet: Any, noisy: torch.Tensor, times: torch.Tensor, states: torch.Tensor) -> torch.Tensor:
+        """What the UNet predicts, in its format."""
         with torch.autocast(self.device.type, self.dtype, enabled=self.mixed):
-            predicted: torch.Tensor = self.unet(noisy, times, states).sample
+            predicted: torch.Tensor = unet(noisy, times, states).sample
         return predicted
 
     def ours(self) -> None:
         """A step of atelier_trainer: latents and text states lie ready."""
+        self.learn(self.cached(self.predict))
+
+    def compiled_ours(self) -> None:
+        """The same with --torch_compile."""
+        self.learn(self.cached(self.predict_compiled))
+
+    def cached(self, predict: Callable[..., torch.Tensor]) -> torch.Tensor:
+        """The loss of a step from latents and text states that lie ready."""
         rows = torch.arange(self.batch)
-        self.learn(
-            objective.training_loss(
-                self.options, self.base.noise, self.predict, self.kept, self.words, rows, self.draw, self.device
-            )
+        return objective.training_loss(
+            self.options, self.base.noise, predict, self.kept, self.words, rows, self.draw, self.device
         )
 
     def theirs(self) -> None:
@@ -162,6 +178,7 @@ def main() -> int:
     parser.add_argument("--batch", type=int, nargs="+", default=[1, 4])
     parser.add_argument("--mixed_precision", choices=tuple(FORMATS), default="bf16")
     parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--torch_compile", action="store_true", help="also measure our step compiled")
     parser.add_argument("--min-ratio", type=float, default=0.0)
     parser.add_argument("--json", type=Path)
     chosen = parser.parse_args()
@@ -171,6 +188,7 @@ def main() -> int:
     for batch in chosen.batch:
         bench = Bench(base, chosen.size, batch, chosen.mixed_precision, device)
         names = ["ours", "theirs", "without_vae", "without_text", "forward_only"]
+        names += ["compiled_ours"] * chosen.torch_compile
         row: dict[str, Any] = {"batch": batch, **measure(bench, names, chosen.repeats)}
         row["ratio"] = row["theirs"] / row["ours"]
         row["images_per_s"] = batch / row["ours"]
