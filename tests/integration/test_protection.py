@@ -164,6 +164,9 @@ def test_what_no_version_needs_stays_open(guarded: Server, champion: Registered)
     logged = guarded.call("theo", "POST", "logged-models", model)["model"]["info"]["model_id"]
     assert guarded.put("theo", f"{e}/models/{logged}/artifacts/weights.bin") == 200
     assert guarded.ask("DELETE", f"/api/2.0/mlflow/logged-models/{logged}", "theo").status == 200
+    many = [{"key": f"parameter {number}", "value": "x" * 500} for number in range(400)]
+    logged = guarded.call("theo", "POST", "logged-models", model | {"params": many})["model"]["info"]["model_id"]
+    assert guarded.put("theo", f"{e}/models/{logged}/artifacts/weights.bin") == 200
     answer = guarded.ask("POST", f"/ajax-api/2.0/mlflow/upload-artifact?run_uuid={r}&path=notes/a.txt", "theo", b"note")
     assert answer.status == 200, answer.body
     assert guarded.ask("DELETE", f"/api/2.0/mlflow-artifacts/artifacts/{e}/{r}/artifacts/samples", "theo").status == 200
