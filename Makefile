@@ -48,7 +48,7 @@ test: $(INSTALLED)  ## run the tests; nothing but the install is needed
 
 test-full: $(INSTALLED)  ## run the long matrices, and what runs at full size (hours; needs terraform and Docker)
 	@$(BIN)/python -m pytest -m full
-	@$(MAKE) fidelity-base
+	@$(MAKE) test-extras fidelity-base
 
 test-integration: $(INSTALLED)  ## try the tracking image, and registry-api on PostgreSQL, with servers in containers (minutes; needs Docker)
 	@$(BIN)/python -m pytest -m integration
