@@ -15,6 +15,7 @@ from atelier_trainer.errors import OptionError, TrackingError
 from atelier_trainer.options import TrainOptions
 from atelier_trainer.runs import card_of, held
 from atelier_trainer.sync import sync
+from atelier_trainer.tracking import Tracking
 from atelier_trainer.train import train
 
 from ..servers import free_port, mlflow_running
@@ -101,6 +102,24 @@ def test_a_server_that_stays_away_and_sync(options, tmp_path, capsys):
         everything_arrived_once(options.tracking_uri, trained.run_id)
         client = mlflow.MlflowClient(options.tracking_uri)
         assert [version.version for version in client.search_model_versions("name = 'late'")] in (["1"], [1])
+
+
+def test_a_server_that_refuses_for_a_moment_at_the_end_gets_the_model_all_the_same(options, monkeypatch, caplog):
+    asked = []
+
+    def moment(self, *arguments):
+        asked.append(arguments)
+        if len(asked) < 3:
+            raise TrackingError("MLflow did not do what was asked: 502")
+        return found(self, *arguments)
+
+    found = Tracking.bundle
+    monkeypatch.setattr(Tracking, "bundle", moment)
+    monkeypatch.setattr("atelier_trainer.train.PUBLISH_PAUSE_S", 0.1)
+    options = dataclasses.replace(options, max_train_steps=1, register="again", tracking_patience_s=120)
+    trained = train(options, quiet())
+    assert (trained.delivered, trained.version) == (True, 1)
+    assert caplog.text.count("did not do what was asked: 502") == 2
 
 
 def test_a_run_that_is_still_worked_on_is_left_alone(small):

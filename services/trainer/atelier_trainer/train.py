@@ -33,6 +33,7 @@ from atelier_trainer.stopping import Stop
 from atelier_trainer.tracking import Tracking
 
 log = logging.getLogger(__name__)
+PUBLISH_PAUSE_S = 3.0  # between two attempts to hand over
 
 
 @dataclass(frozen=True)
@@ -270,12 +271,16 @@ def _in_float32(options: TrainOptions, base: Base, unet: Any, data: Prepared, ac
 
 def _finish(run: OpenRun, out: Path, outcome: Outcome, patience_s: float, bars: Bars) -> tuple[int | None, bool]:
     """Hands everything over; what MLflow cannot take now stays in the folder for `sync`."""
-    version, published = None, outcome.published
-    try:
-        if not published and run.deliver(patience_s):
+    version, published, failing_since = None, outcome.published, None
+    while not published and run.deliver(patience_s):
+        try:
             version, published = publish(out, outcome, run.tracking, run.id, bars.say), True
-    except TrackingError as error:
-        log.warning("%s", error)
+        except TrackingError as error:
+            log.warning("%s", error)
+            failing_since = failing_since or time.monotonic()
+            if time.monotonic() - failing_since >= patience_s:
+                break
+            time.sleep(PUBLISH_PAUSE_S)
     run.status("FINISHED", time.time_ns() // 1_000_000)
     return version, run.close(patience_s if published else 0.0) and published
 
