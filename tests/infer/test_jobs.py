@@ -1,15 +1,19 @@
 """/jobs: progress, previews, cancellation, keeping."""
 
+import asyncio
 import base64
 import hashlib
 import io
 import json
 import threading
 import time
+from contextlib import nullcontext
+from types import SimpleNamespace
 
 import pytest
-from atelier_contracts.generate import JobStatus
+from atelier_contracts.generate import GenerateRequest, JobStatus
 from atelier_infer import desk, drawing
+from atelier_infer.errors import UnknownVersionError
 from PIL import Image
 
 from .test_generate import problem
@@ -157,6 +161,40 @@ def test_the_same_key_is_the_same_job(service):
     assert first == again
     # the key of a job is not one of a picture
     problem(service.client.post("/generate", json=WISH, headers={"Idempotency-Key": "k"}), 422)
+
+
+def test_a_key_outlives_who_waited_first_and_is_free_after_a_failure():
+    """While a version is being looked for: its sender goes away, the same request comes again, then it fails."""
+    found, asked = threading.Event(), []
+
+    def find(wish):
+        asked.append(wish)
+        assert found.wait(20)
+        raise UnknownVersionError("no such version")
+
+    chooser = SimpleNamespace(at_hand=lambda wish: None, find=find)
+    engine = SimpleNamespace(admit=lambda pictures: nullcontext())
+    counter = desk.Desk(engine=engine, versions=None, chooser=chooser, metrics=None, settings=None)
+    wish = GenerateRequest.model_validate(WISH)
+
+    async def story():
+        first = asyncio.create_task(counter.place(wish, "rita", key="k"))
+        while not asked:
+            await asyncio.sleep(0.01)
+        first.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await first
+        again = asyncio.create_task(counter.place(wish, "rita", key="k"))
+        await asyncio.sleep(0.05)
+        assert len(asked) == 1
+        found.set()
+        with pytest.raises(UnknownVersionError):
+            await again
+        with pytest.raises(UnknownVersionError):
+            await counter.place(wish, "rita", key="k")
+        assert len(asked) == 2
+
+    asyncio.run(story())
 
 
 @pytest.mark.parametrize("settings", [{"job_keep_s": 0}, {"job_keep_mib": 0}])

@@ -70,12 +70,8 @@ class Desk:
         if known is None:
             known = fingerprint, asyncio.create_task(self._place(wish, token_id, True, chosen))
             self._keys[token_id, key] = known
-        try:
-            order = await asyncio.shield(known[1])
-        except BaseException:
-            self._keys.pop((token_id, key), None)  # nothing was drawn: the key is free again
-            raise
-        return order
+        # a waiter that goes away leaves the order to whoever asks again; `_forget` frees the key of one that failed
+        return await asyncio.shield(known[1])
 
     def find(self, job: str, token_id: str) -> Order:
         """A kept order of this sender.
