@@ -67,3 +67,11 @@ def test_the_tiny_base_is_small():
     files = [ROOT / file for file in tracked() if file.startswith("models/tiny-sd/") and not file.endswith((".md", ".png"))]
     assert 0 < sum(file.stat().st_size for file in files) <= 16e6
     assert not [file for file in files if file.suffix in (".bin", ".pt", ".ckpt", ".pkl")]
+
+
+def test_the_ways_to_install_infer_differ_by_the_runtime_alone():
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    plain = set(extras["infer"])
+    for name in ("infer-openvino", "infer-cuda"):
+        differ = plain ^ set(extras[name])
+        assert all(item.startswith("onnx") for item in differ) and "onnxruntime>=1.24" in differ, name
