@@ -8,13 +8,16 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 import urllib.request
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
+import uvicorn
 
 
 def free_port() -> int:
@@ -34,6 +37,24 @@ def wait_for(url: str, process: subprocess.Popen[bytes], log: Path, patience_s: 
         except OSError:
             time.sleep(0.2)
     pytest.fail(f"{url} never answered; exit status {process.poll()}; its log ends:\n{log.read_text()[-3000:]}")
+
+
+@contextlib.contextmanager
+def app_running(app: Any) -> Iterator[str]:
+    """uvicorn with an application in a thread of this process; yields its address. Streams must end before the block."""
+    server = uvicorn.Server(
+        uvicorn.Config(app, host="127.0.0.1", port=0, log_config=None, access_log=False, timeout_graceful_shutdown=10)
+    )
+    thread = threading.Thread(target=server.run)
+    thread.start()
+    try:
+        while not server.started:
+            assert thread.is_alive(), "the service did not start"
+            time.sleep(0.01)
+        yield f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}"
+    finally:
+        server.should_exit = True
+        thread.join()
 
 
 def end(process: subprocess.Popen[bytes]) -> None:

@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import hashlib
-import threading
 import time
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
 import httpx
 import pytest
-import uvicorn
 from atelier_contracts.access import TokenFile
 from atelier_contracts.manifests import AdapterManifest, BundleManifest
 from atelier_infer.app import create_app, make_engine
@@ -22,6 +19,7 @@ from atelier_infer.orders import Order
 from atelier_infer.settings import Settings
 from fastapi import FastAPI
 
+from ..servers import app_running
 from .fake_store import FakeStore
 from .tiny_bundle import build_adapter, build_bundle
 
@@ -85,21 +83,6 @@ def token_file(tmp_path) -> Path:
     return path
 
 
-@contextmanager
-def running(app, engine: Engine) -> Iterator[str]:
-    """uvicorn in a thread; yields its address."""
-    server = uvicorn.Server(uvicorn.Config(app, host="127.0.0.1", port=0, log_config=None, timeout_graceful_shutdown=10))
-    thread = threading.Thread(target=server.run)
-    thread.start()
-    try:
-        wait(lambda: server.started or not thread.is_alive())
-        assert server.started, "the service did not start"
-        yield f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}"
-    finally:
-        server.should_exit = True
-        thread.join()
-
-
 @pytest.fixture
 def make_service(tmp_path, store, token_file):
     """A factory: settings by keyword, over the fixture's store."""
@@ -121,7 +104,7 @@ def make_service(tmp_path, store, token_file):
             app = create_app(
                 engine=engine, metrics=metrics, store=store, tokens=TokenFile(settings.token_file), settings=settings
             )
-            url = stack.enter_context(running(app, engine))
+            url = stack.enter_context(app_running(app))
             headers = {"Authorization": f"Bearer {SECRET}"}
             client = stack.enter_context(httpx.Client(base_url=url, headers=headers, timeout=30))
             return Service(client, store, engine, settings, app)

@@ -1,17 +1,16 @@
 """The command line against the running service: what it prints, and the status it ends with."""
 
 import json
-import threading
-import time
 
 import pytest
-import uvicorn
 from atelier_contracts.access import Role, TokenFile
 from atelier_registry import command
 from atelier_registry.app import create_app
 from atelier_registry.feed import Feed
 from atelier_registry.policy import Policy
 from atelier_registry.token_file import TokenEditError, issue, listed, revoke
+
+from ..servers import app_running
 
 POLICY = Policy.model_validate({"default": {"champion": {"output_finite": True}, "shown": {"approval": True}}})
 
@@ -24,26 +23,17 @@ def cli(fake, ledger, locks, token_file, stager, monkeypatch, capsys):
         registry=fake, ledger=ledger, locks=locks, feed=feed, tokens=TokenFile(token_file), policy=POLICY, stager=stager,
         outside_poll_s=3600,
     )  # fmt: skip
-    server = uvicorn.Server(
-        uvicorn.Config(app, host="127.0.0.1", port=0, log_config=None, access_log=False, timeout_graceful_shutdown=5)
-    )
-    thread = threading.Thread(target=server.run)
-    thread.start()
-    while not server.started:
-        assert thread.is_alive()
-        time.sleep(0.01)
-    monkeypatch.setenv("ATELIER_URL", f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}")
+    with app_running(app) as address:
+        monkeypatch.setenv("ATELIER_URL", address)
 
-    def run(*arguments, who="pia"):
-        monkeypatch.setenv("ATELIER_TOKEN", f"{who}-secret")
-        status = command.run([str(argument) for argument in arguments])
-        printed = capsys.readouterr()
-        return status, printed.out, printed.err
+        def run(*arguments, who="pia"):
+            monkeypatch.setenv("ATELIER_TOKEN", f"{who}-secret")
+            status = command.run([str(argument) for argument in arguments])
+            printed = capsys.readouterr()
+            return status, printed.out, printed.err
 
-    yield run
-    feed.end()
-    server.should_exit = True
-    thread.join()
+        yield run
+        feed.end()
 
 
 def test_a_day_of_work(cli, fake, adapters):

@@ -2,13 +2,10 @@
 
 import json
 import socket
-import threading
-import time
 from contextlib import ExitStack, contextmanager
 
 import httpx
 import pytest
-import uvicorn
 from atelier_contracts.access import TokenFile
 from atelier_contracts.events import AliasMoved
 from atelier_registry.app import create_app
@@ -16,6 +13,7 @@ from atelier_registry.feed import Feed
 from atelier_registry.ledger import Ledger
 from atelier_registry.policy import Policy
 
+from ..servers import app_running
 from .conftest import Api
 
 
@@ -28,19 +26,11 @@ def served(fake, engine, locks, token_file, stager):
         registry=fake, ledger=ledger, locks=locks, feed=feed, tokens=TokenFile(token_file), policy=Policy(), stager=stager,
         outside_poll_s=0.1,
     )  # fmt: skip
-    server = uvicorn.Server(uvicorn.Config(app, host="127.0.0.1", port=0, log_config=None, timeout_graceful_shutdown=5))
-    thread = threading.Thread(target=server.run)
-    thread.start()
-    try:
-        while not server.started:
-            assert thread.is_alive()
-            time.sleep(0.01)
-        with httpx.Client(base_url=f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}", timeout=60) as client:
+    with app_running(app) as address, httpx.Client(base_url=address, timeout=60) as client:
+        try:
             yield Api(client)
-    finally:
-        feed.end()
-        server.should_exit = True
-        thread.join()
+        finally:
+            feed.end()
 
 
 @pytest.fixture

@@ -3,16 +3,14 @@
 import re
 import subprocess
 import sys
-import threading
-import time
 
 import pytest
-import uvicorn
 from atelier_contracts.access import TokenFile
 from atelier_registry.app import create_app
 from atelier_registry.feed import Feed
 from atelier_registry.policy import Policy
 
+from ..servers import app_running
 from .conftest import FILES
 from .fake_stager import png
 
@@ -30,18 +28,9 @@ def url(real_world, ledger, locks, token_file, stager):
         policy=Policy.model_validate({"default": {"champion": {"output_finite": True}, "shown": {"approval": True}}}),
         stager=stager, outside_poll_s=3600,
     )  # fmt: skip
-    server = uvicorn.Server(
-        uvicorn.Config(app, host="127.0.0.1", port=0, log_config=None, access_log=False, timeout_graceful_shutdown=5)
-    )
-    thread = threading.Thread(target=server.run)
-    thread.start()
-    while not server.started:
-        assert thread.is_alive()
-        time.sleep(0.01)
-    yield f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}"
-    feed.end()
-    server.should_exit = True
-    thread.join()
+    with app_running(app) as address:
+        yield address
+        feed.end()
 
 
 @pytest.mark.timeout(900)

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import re
-import threading
 import time
 
 import pytest
-import uvicorn
 from atelier_contracts.access import TokenFile
 from atelier_registry.app import create_app
 from atelier_registry.feed import Feed
 from atelier_registry.page import FOLDER
 from atelier_registry.policy import Policy
 
+from ..servers import app_running
 from .fake_stager import png
 
 POLICY = Policy.model_validate(
@@ -56,18 +55,9 @@ def url(fake, ledger, locks, token_file, stager):
         registry=fake, ledger=ledger, locks=locks, feed=feed, tokens=TokenFile(token_file), policy=POLICY, stager=stager,
         outside_poll_s=0.2,
     )  # fmt: skip
-    server = uvicorn.Server(
-        uvicorn.Config(app, host="127.0.0.1", port=0, log_config=None, access_log=False, timeout_graceful_shutdown=5)
-    )
-    thread = threading.Thread(target=server.run)
-    thread.start()
-    while not server.started:
-        assert thread.is_alive()
-        time.sleep(0.01)
-    yield f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}/"
-    feed.end()
-    server.should_exit = True
-    thread.join()
+    with app_running(app) as address:
+        yield f"{address}/"
+        feed.end()
 
 
 @pytest.fixture
