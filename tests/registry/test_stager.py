@@ -11,10 +11,9 @@ from atelier_infer.settings import Settings
 from atelier_registry.errors import StageRefusedError, StageUnavailableError
 from atelier_registry.stager import HttpStager, NoStager, distance
 
-from ..infer.conftest import running
 from ..infer.fake_store import FakeStore
 from ..infer.tiny_bundle import adapter_tensors, build_adapter, build_bundle
-from ..servers import free_port
+from ..servers import app_running, free_port
 
 PICTURES = [StagePicture(prompt="a cat", seed=7, steps=2), StagePicture(prompt="a dog", seed=8, steps=1, size=64)]
 
@@ -46,7 +45,7 @@ def infer(tmp_path_factory):
     metrics = Metrics()
     engine = make_engine(settings, metrics)
     app = create_app(engine=engine, metrics=metrics, store=store, tokens=TokenFile(tokens), settings=settings)
-    with running(app, engine) as url:
+    with app_running(app) as url:
         yield url, engine
 
 
