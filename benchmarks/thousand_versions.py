@@ -1,7 +1,7 @@
 """How long does a reader of registry-api wait, when a model has a thousand versions?
 
 A real MLflow server on SQLite is filled with versions that have runs, parameters and metrics; then each reading address is
-asked again and again over HTTP.
+asked over HTTP: again and again, as an open page does, and with `Cache-Control: no-cache`, where each read asks MLflow.
 """
 
 from __future__ import annotations
@@ -37,6 +37,7 @@ READS = {
     "an alias": f"/models/{MODEL}/aliases/champion",
     "the history": f"/models/{MODEL}/history?limit=50",
 }
+HOW: dict[str, dict[str, str]] = {"again and again": {}, "asking MLflow": {"Cache-Control": "no-cache"}}
 
 
 def fill(uri: str, count: int) -> None:
@@ -88,20 +89,21 @@ def cpu_ms(processes: Sequence[subprocess.Popen[bytes]]) -> float:
 
 def measure(url: str, half: int, repeats: int, servers: Sequence[subprocess.Popen[bytes]]) -> dict[str, Any]:
     """Milliseconds of every read: waited, and computed by MLflow and registry-api together."""
-    found = {}
+    found: dict[str, Any] = {}
     with httpx.Client(base_url=url, headers={"Authorization": f"Bearer {SECRET}"}, timeout=60) as client:
         for name, path in READS.items():
-            times, used = [], cpu_ms(servers)
-            for _ in range(repeats):
-                begun = time.perf_counter()
-                client.get(path.format(half=half)).raise_for_status()
-                times.append((time.perf_counter() - begun) * 1000)
-            times.sort()
-            found[name] = {
-                "p50_ms": round(statistics.median(times), 1),
-                "p95_ms": round(times[int(len(times) * 0.95)], 1),
-                "cpu_ms": round((cpu_ms(servers) - used) / repeats, 1),
-            }
+            for how, headers in HOW.items():
+                times, used = [], cpu_ms(servers)
+                for _ in range(repeats):
+                    begun = time.perf_counter()
+                    client.get(path.format(half=half), headers=headers).raise_for_status()
+                    times.append((time.perf_counter() - begun) * 1000)
+                times.sort()
+                found.setdefault(name, {})[how] = {
+                    "p50_ms": round(statistics.median(times), 1),
+                    "p95_ms": round(times[int(len(times) * 0.95)], 1),
+                    "cpu_ms": round((cpu_ms(servers) - used) / repeats, 1),
+                }
     return found
 
 
@@ -150,13 +152,16 @@ def main() -> int:
     if options.json:
         told = {"machine": machine(), "load": os.getloadavg(), "command": shlex.join(sys.argv)}
         options.json.write_text(json.dumps(figures | told, indent=2) + "\n")
-    return int(options.max_p50_ms is not None and any(each["p50_ms"] > options.max_p50_ms for each in found.values()))
+    return int(
+        options.max_p50_ms is not None
+        and any(each["p50_ms"] > options.max_p50_ms for read in found.values() for each in read.values())
+    )
 
 
 def measure_directly(uri: str, repeats: int) -> dict[str, float]:
     """What MLflow alone needs for its part of the two most frequent reads, to tell its share from ours."""
     asked = {
-        "get a model": f"/api/2.0/mlflow/registered-models/get?name={MODEL}",
+        "search for a model": f"/api/2.0/mlflow/registered-models/search?filter=name%3D'{MODEL}'&max_results=1",
         "search 20 versions": f"/api/2.0/mlflow/model-versions/search?filter=name%3D'{MODEL}'&max_results=20",
     }
     found = {}

@@ -250,10 +250,11 @@ def start(ledger, locks, stager, token_file):
     """Starts the app with the given registry, as a new process would: what was left pending is looked at."""
     clients = []
 
-    def starting(registry, ledger=ledger, policy=None, outside_poll_s=3600.0):
+    def starting(registry, ledger=ledger, policy=None, outside_poll_s=3600.0, read_age_s=1.0):
         app = create_app(
             registry=registry, ledger=ledger, locks=locks, feed=Feed(ledger), tokens=TokenFile(token_file),
             policy=policy or Policy(), stager=stager, outside_poll_s=outside_poll_s,
+            read_age_s=read_age_s,
         )  # fmt: skip
         client = TestClient(app, raise_server_exceptions=False)
         clients.append(client)

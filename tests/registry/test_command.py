@@ -21,7 +21,7 @@ def cli(fake, ledger, locks, token_file, stager, monkeypatch, capsys):
     feed = Feed(ledger)
     app = create_app(
         registry=fake, ledger=ledger, locks=locks, feed=feed, tokens=TokenFile(token_file), policy=POLICY, stager=stager,
-        outside_poll_s=3600,
+        outside_poll_s=3600, read_age_s=60,
     )  # fmt: skip
     with app_running(app) as address:
         monkeypatch.setenv("ATELIER_URL", address)

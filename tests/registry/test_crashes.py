@@ -54,7 +54,7 @@ def parts(tracking_uri, database_url, countdown=None):
             setattr(ledger, name, around(getattr(ledger, name), countdown))  # … and after it
     mover = Mover(registry, ledger, open_locks(engine, 30), lambda: None)
     judge = Judge(registry, Policy(), FakeStager())
-    return ledger, mover, Promotions(registry, ledger, mover, judge), Retiring(registry, ledger, mover), registry
+    return ledger, mover, Promotions(registry, ledger, mover, judge), Retiring(registry, ledger, mover, lambda: None), registry
 
 
 def around(call, countdown):

@@ -24,7 +24,7 @@ def served(fake, engine, locks, token_file, stager):
     feed = Feed(ledger)
     app = create_app(
         registry=fake, ledger=ledger, locks=locks, feed=feed, tokens=TokenFile(token_file), policy=Policy(), stager=stager,
-        outside_poll_s=0.1,
+        outside_poll_s=0.1, read_age_s=1,
     )  # fmt: skip
     with app_running(app) as address, httpx.Client(base_url=address, timeout=60) as client:
         try:

@@ -26,7 +26,7 @@ def url(real_world, ledger, locks, token_file, stager):
     app = create_app(
         registry=real_world.registry, ledger=ledger, locks=locks, feed=feed, tokens=TokenFile(token_file),
         policy=Policy.model_validate({"default": {"champion": {"output_finite": True}, "shown": {"approval": True}}}),
-        stager=stager, outside_poll_s=3600,
+        stager=stager, outside_poll_s=3600, read_age_s=1,
     )  # fmt: skip
     with app_running(app) as address:
         yield address

@@ -31,6 +31,7 @@ from atelier_registry.picture_routes import picture_router
 from atelier_registry.policy import Policy
 from atelier_registry.promotion_routes import promotion_router
 from atelier_registry.promotions import Promotions
+from atelier_registry.recent import RecentReads
 from atelier_registry.registry import ModelRegistry
 from atelier_registry.retiring import Retiring
 from atelier_registry.stager import Stager
@@ -49,6 +50,7 @@ def create_app(
     policy: Policy,
     stager: Stager,
     outside_poll_s: float,
+    read_age_s: float,
 ) -> FastAPI:
     """The whole service, ready for an ASGI server.
 
@@ -61,8 +63,15 @@ def create_app(
         policy: the rules.
         stager: who loads versions without serving them.
         outside_poll_s: how often MLflow is looked at for aliases that others moved.
+        read_age_s: how old MLflow's answer may be for a request that only looks.
     """
-    mover = Mover(registry, ledger, locks, feed.nudge)
+    recent = RecentReads(registry, read_age_s)
+
+    def changed() -> None:
+        recent.forget()
+        feed.nudge()
+
+    mover = Mover(registry, ledger, locks, changed)
     judge = Judge(registry, policy, stager)
     watch = Watch(registry, ledger, mover, outside_poll_s)
     readiness = Readiness({"database": ledger.ping, "tracking": registry.ping})
@@ -87,15 +96,15 @@ def create_app(
         redoc_url=None,
         lifespan=lifespan,
     )
-    app.include_router(catalogue_router(registry))
-    app.include_router(picture_router(registry, stager))
+    app.include_router(catalogue_router(recent))
+    app.include_router(picture_router(recent, stager))
     app.include_router(
         promotion_router(
-            registry,
+            recent,
             ledger,
             Promotions(registry, ledger, mover, judge),
             Approvals(registry, ledger, mover, judge),
-            Retiring(registry, ledger, mover),
+            Retiring(registry, ledger, mover, recent.forget),
         )
     )
     app.include_router(event_router(feed))

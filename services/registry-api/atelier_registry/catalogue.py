@@ -11,7 +11,7 @@ from pydantic import BaseModel, ValidationError
 
 from atelier_registry.answers import Comparison, Lineage, ModelSummary, Pair, RunFacts, VersionDetail, VersionSummary
 from atelier_registry.errors import UnknownModelError, UnknownVersionError, UnreadableFileError
-from atelier_registry.registry import Model, ModelRegistry, Run, Version
+from atelier_registry.registry import Model, RegistryReader, Run, Version
 
 M = TypeVar("M", bound=BaseModel)
 
@@ -21,7 +21,7 @@ _WILD = {"nan": "NaN", "inf": "Infinity", "-inf": "-Infinity"}  # JSON has no su
 _GIT_COMMIT = "mlflow.source.git.commit"  # MLflow's own tag on a run
 
 
-def find_model(registry: ModelRegistry, name: str) -> Model:
+def find_model(registry: RegistryReader, name: str) -> Model:
     """The model of this name.
 
     Raises:
@@ -33,7 +33,7 @@ def find_model(registry: ModelRegistry, name: str) -> Model:
     raise UnknownModelError(name, [other.name for other in page.items], more=page.next_token is not None)
 
 
-def find_version(registry: ModelRegistry, name: str, number: int) -> Version:
+def find_version(registry: RegistryReader, name: str, number: int) -> Version:
     """The version of a model that is known to exist.
 
     Raises:
@@ -44,7 +44,7 @@ def find_version(registry: ModelRegistry, name: str, number: int) -> Version:
     raise unknown_version(registry, name, number)
 
 
-def unknown_version(registry: ModelRegistry, name: str, number: int) -> UnknownVersionError:
+def unknown_version(registry: RegistryReader, name: str, number: int) -> UnknownVersionError:
     """The error that names the versions which do exist, newest first, and says how many others there are."""
     page = registry.versions(name, _COUNTED, None)
     known = [version.number for version in page.items]
@@ -77,7 +77,7 @@ def summarize_version(version: Version, model: Model, run: Run | None = None) ->
     )
 
 
-def inspect(registry: ModelRegistry, name: str, number: int) -> VersionDetail:
+def inspect(registry: RegistryReader, name: str, number: int) -> VersionDetail:
     """Everything that is known of a version. What is wrong with its files is said in `problems`, not hidden.
 
     Raises:
@@ -104,7 +104,7 @@ def inspect(registry: ModelRegistry, name: str, number: int) -> VersionDetail:
     )
 
 
-def compare(registry: ModelRegistry, name: str, left: int, right: int) -> Comparison:
+def compare(registry: RegistryReader, name: str, left: int, right: int) -> Comparison:
     """Two versions, and where they differ.
 
     Raises:

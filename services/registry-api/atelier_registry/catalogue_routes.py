@@ -11,7 +11,7 @@ from atelier_registry import catalogue, examples
 from atelier_registry.access import needs
 from atelier_registry.answers import Comparison, ModelPage, ModelSummary, VersionDetail, VersionPage
 from atelier_registry.problems import documented
-from atelier_registry.registry import ModelRegistry
+from atelier_registry.recent import CacheControl, RecentReads
 
 Limit = Annotated[int, Query(ge=1, le=100, description="entries on a page")]
 PageToken = Annotated[str | None, Query(max_length=1000, description="next_page_token of the page before")]
@@ -19,20 +19,20 @@ Name = Annotated[str, Path(description="name of a registered model", examples=["
 Number = Annotated[int, Path(ge=1, description="version number", examples=[4])]
 
 
-def catalogue_router(registry: ModelRegistry) -> APIRouter:
+def catalogue_router(recent: RecentReads) -> APIRouter:
     """The reading endpoints. They are plain functions, so that waiting for MLflow happens in worker threads."""
     router = APIRouter(prefix="/models", tags=["catalogue"], dependencies=[Depends(needs(Role.reader))])
 
     @router.get("", responses=documented() | examples.of({"models": [examples.MODEL], "next_page_token": None}))
-    def list_models(limit: Limit = 20, page_token: PageToken = None) -> ModelPage:
+    def list_models(limit: Limit = 20, page_token: PageToken = None, cache_control: CacheControl = None) -> ModelPage:
         """Models by name, with their aliases and latest versions."""
-        page = registry.models(limit, page_token)
+        page = recent.reader(cache_control).models(limit, page_token)
         return ModelPage(models=[catalogue.summarize_model(model) for model in page.items], next_page_token=page.next_token)
 
     @router.get("/{name}", responses=documented(404) | examples.of(examples.MODEL))
-    def get_model(name: Name) -> ModelSummary:
+    def get_model(name: Name, cache_control: CacheControl = None) -> ModelSummary:
         """One model, with its aliases and its latest version."""
-        return catalogue.summarize_model(catalogue.find_model(registry, name))
+        return catalogue.summarize_model(catalogue.find_model(recent.reader(cache_control), name))
 
     @router.get(
         "/{name}/versions",
@@ -43,8 +43,10 @@ def catalogue_router(registry: ModelRegistry) -> APIRouter:
         limit: Limit = 20,
         page_token: PageToken = None,
         runs: Annotated[bool, Query(description="with each version's parameters and metrics, in one more question")] = False,
+        cache_control: CacheControl = None,
     ) -> VersionPage:
         """Versions of a model, newest first."""
+        registry = recent.reader(cache_control)
         model = catalogue.find_model(registry, name)
         page = registry.versions(model.name, limit, page_token)
         found = registry.runs([version.run_id for version in page.items if version.run_id]) if runs else {}
@@ -52,17 +54,18 @@ def catalogue_router(registry: ModelRegistry) -> APIRouter:
         return VersionPage(versions=versions, next_page_token=page.next_token)
 
     @router.get("/{name}/versions/{version}", responses=documented(404) | examples.of(examples.DETAIL))
-    def inspect_version(name: Name, version: Number) -> VersionDetail:
+    def inspect_version(name: Name, version: Number, cache_control: CacheControl = None) -> VersionDetail:
         """One version, with its run's parameters and metrics, where it comes from, and what was measured on it."""
-        return catalogue.inspect(registry, name, version)
+        return catalogue.inspect(recent.reader(cache_control), name, version)
 
     @router.get("/{name}/compare", responses=documented(404) | examples.of(examples.COMPARISON))
     def compare(
         name: Name,
         left: Annotated[int, Query(ge=1, description="a version", examples=[3])],
         right: Annotated[int, Query(ge=1, description="another version", examples=[4])],
+        cache_control: CacheControl = None,
     ) -> Comparison:
         """Two versions side by side: the parameters that differ, and every metric."""
-        return catalogue.compare(registry, name, left, right)
+        return catalogue.compare(recent.reader(cache_control), name, left, right)
 
     return router

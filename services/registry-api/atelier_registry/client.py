@@ -46,12 +46,12 @@ class Client:
         self._opener = build_opener(_NoRedirect)
 
     def get(self, path: str) -> Any:
-        """The resource's content.
+        """The resource's content, as it is now: the service asks MLflow for it.
 
         Raises:
             CallFailed: there is none.
         """
-        return self._call("GET", path, None, {})
+        return self._call("GET", path, None, {"Cache-Control": "no-cache"})
 
     def post(self, path: str, body: Mapping[str, Any], key: str | None = None, if_match: str | None = None) -> Any:
         """The answer's content.

@@ -16,16 +16,17 @@ from atelier_registry.answers import Curve, CurvePoint, Drawings, Drawn, DrawReq
 from atelier_registry.catalogue_routes import Name, Number
 from atelier_registry.errors import StageError, UnknownPictureError
 from atelier_registry.problems import documented
-from atelier_registry.registry import ModelRegistry, Version
+from atelier_registry.recent import RecentReads
+from atelier_registry.registry import Version
 from atelier_registry.stager import Stager
 
 
-def picture_router(registry: ModelRegistry, stager: Stager) -> APIRouter:
+def picture_router(recent: RecentReads, stager: Stager) -> APIRouter:
     """The endpoints. They are plain functions, so that waiting happens in worker threads."""
     router = APIRouter(prefix="/models/{name}", tags=["pictures"], dependencies=[Depends(needs(Role.reader))])
 
     def found(name: str, number: int) -> Version:
-        return catalogue.find_version(registry, catalogue.find_model(registry, name).name, number)
+        return catalogue.find_version(recent, catalogue.find_model(recent, name).name, number)
 
     @router.get("/versions/{version}/pictures", responses=documented(404) | examples.of(examples.PICTURES))
     def list_pictures(name: Name, version: Number) -> Pictures:
@@ -35,7 +36,7 @@ def picture_router(registry: ModelRegistry, stager: Stager) -> APIRouter:
         return Pictures(
             pictures=[
                 PictureInfo(key=picture.key, step=picture.step, path=root + quote(picture.path, safe=""))
-                for picture in (registry.pictures(run_id) if run_id else [])
+                for picture in (recent.pictures(run_id) if run_id else [])
             ]
         )
 
@@ -49,7 +50,7 @@ def picture_router(registry: ModelRegistry, stager: Stager) -> APIRouter:
     ) -> Response:
         """One of these pictures."""
         run_id = found(name, version).run_id
-        png = registry.picture(run_id, path) if run_id else None
+        png = recent.picture(run_id, path) if run_id else None
         if png is None:
             raise UnknownPictureError(f"version {version} of {name} has no picture {path!r}; its /pictures lists those it has")
         return Response(png, media_type="image/png", headers={"Cache-Control": "private, max-age=86400, immutable"})
@@ -62,7 +63,7 @@ def picture_router(registry: ModelRegistry, stager: Stager) -> APIRouter:
     ) -> Curve:
         """The course of one metric over the training's steps."""
         run_id = found(name, version).run_id
-        points = registry.curve(run_id, metric) if run_id else []
+        points = recent.curve(run_id, metric) if run_id else []
         if not points:
             raise UnknownPictureError(
                 f"version {version} of {name} has no metric {metric!r}; GET the version lists those it has"
@@ -72,10 +73,10 @@ def picture_router(registry: ModelRegistry, stager: Stager) -> APIRouter:
     @router.post("/draw", responses=documented(400, 404) | examples.of(examples.DRAWINGS))
     def draw(name: Name, request: Annotated[DrawRequest, Body(openapi_examples=examples.DRAW)]) -> Drawings:
         """The same pictures by several versions, drawn now by infer, which serves what it served before."""
-        model = catalogue.find_model(registry, name)
+        model = catalogue.find_model(recent, name)
         numbers = list(dict.fromkeys(request.versions))
         for number in numbers:
-            catalogue.find_version(registry, model.name, number)
+            catalogue.find_version(recent, model.name, number)
 
         def one(number: int) -> Drawn:
             try:

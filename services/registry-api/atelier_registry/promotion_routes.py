@@ -21,7 +21,7 @@ from atelier_registry.errors import InvalidArgumentError, UnknownAliasError
 from atelier_registry.ledger import Ledger
 from atelier_registry.problems import documented
 from atelier_registry.promotions import Promotions
-from atelier_registry.registry import ModelRegistry
+from atelier_registry.recent import CacheControl, RecentReads
 from atelier_registry.retiring import Retiring
 
 Promoter = Annotated[Asker, Depends(asker(Role.promoter))]
@@ -35,7 +35,7 @@ DECIDES = documented(400, 403, 404, 409, 412)
 
 
 def promotion_router(
-    registry: ModelRegistry, ledger: Ledger, promotions: Promotions, approvals: Approvals, retiring: Retiring
+    recent: RecentReads, ledger: Ledger, promotions: Promotions, approvals: Approvals, retiring: Retiring
 ) -> APIRouter:
     """The endpoints. They are plain functions, so that waiting for MLflow happens in worker threads."""
     router = APIRouter(tags=["promotion"])
@@ -133,6 +133,7 @@ def promotion_router(
         at: Annotated[
             datetime | None, Query(description="where it pointed then, such as 2026-03-01T12:00:00Z; now when absent")
         ] = None,
+        cache_control: CacheControl = None,
     ) -> AliasState:
         """Where an alias points, or pointed at a time, and the decision that made it so. Its ETag goes into If-Match."""
         if at is not None:
@@ -140,12 +141,12 @@ def promotion_router(
                 raise InvalidArgumentError(f"at must say its time zone, such as {at.isoformat()}Z; received {at.isoformat()}")
             then = ledger.last_move(name, alias, at)
             if then is None or then.to_version is None:
-                find_model(registry, name)
+                find_model(recent, name)
                 raise UnknownAliasError(f"{name}, at {chain.timestamp(at)},", alias, [])
             return AliasState(
                 model=name, alias=alias, version=then.to_version, since=datetime.fromisoformat(then.at), decision=then.decision
             )
-        model = find_model(registry, name)
+        model = find_model(recent.reader(cache_control), name)
         if (present := model.aliases.get(alias)) is None:
             raise UnknownAliasError(name, alias, list(model.aliases))
         last = ledger.last_move(name, alias)
@@ -174,7 +175,7 @@ def promotion_router(
         """Decisions on a model, newest first, refusals too. Those on a model that was deleted since are still told."""
         found = ledger.page(name, alias, outcome=outcome, limit=limit + 1, before_id=before_id)
         if not found and not ledger.page(name, limit=1):
-            find_model(registry, name)
+            find_model(recent, name)
         shown = found[:limit]
         return DecisionPage(decisions=shown, next_before_id=shown[-1].id if len(found) > limit else None)
 

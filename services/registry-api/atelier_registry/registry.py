@@ -87,10 +87,10 @@ class Page(Generic[T]):
     next_token: str | None = None
 
 
-class ModelRegistry(Protocol):
-    """A registry of models.
+class RegistryReader(Protocol):
+    """A registry of models, to look at.
 
-    What does not exist is answered with None or False.
+    What does not exist is answered with None.
 
     Raises:
         TrackingUnavailableError: from every method, where no usable answer came.
@@ -133,6 +133,10 @@ class ModelRegistry(Protocol):
         Raises:
             UnreadableFileError: they are kept where only other credentials reach, or are larger than a manifest can be.
         """
+
+
+class ModelRegistry(RegistryReader, Protocol):
+    """A registry of models. Where what is to be changed does not exist, the answer is False."""
 
     def set_alias(self, name: str, alias: str, number: int) -> bool:
         """Points the alias at the version. False where the model or the version does not exist, and nothing was changed."""

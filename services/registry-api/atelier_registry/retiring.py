@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from atelier_contracts.names import TAG_RETIRED
 from atelier_contracts.promotion import Decision
 
@@ -14,10 +16,17 @@ from atelier_registry.registry import ModelRegistry
 
 
 class Retiring:
-    """Retires versions that no alias points at."""
+    """Retires versions that no alias points at.
 
-    def __init__(self, registry: ModelRegistry, ledger: Ledger, mover: Mover) -> None:
-        self._registry, self._ledger, self._mover = registry, ledger, mover
+    Args:
+        registry: where the versions are.
+        ledger: where the decisions are kept.
+        mover: keeps others away from the model meanwhile.
+        changed: called after a version was tagged.
+    """
+
+    def __init__(self, registry: ModelRegistry, ledger: Ledger, mover: Mover, changed: Callable[[], None]) -> None:
+        self._registry, self._ledger, self._mover, self._changed = registry, ledger, mover, changed
 
     def retire(self, asker: Asker, name: str, number: int, reason: str) -> Decision:
         """Retires a version; one that is retired already stays so, and is answered with the decision that did it.
@@ -45,4 +54,5 @@ class Retiring:
             if not self._registry.set_tag(name, number, TAG_RETIRED, str(decision.id)):
                 self._ledger.close(decision, "failed", asker.id, "the version was deleted")
                 raise unknown_version(self._registry, name, number)
+            self._changed()
             return self._ledger.close(decision, "done", asker.id, "")

@@ -63,6 +63,7 @@ def serve() -> int:
         policy=policy,
         stager=_stager(settings),
         outside_poll_s=settings.outside_poll_s,
+        read_age_s=settings.read_age_s,
     )
     config = uvicorn.Config(
         app,

@@ -132,6 +132,9 @@ class Settings(BaseSettings):
     infer_token_file: Annotated[Path | None, AfterValidator(_secret)] = Field(None, description="file with that token")
     stage_timeout_s: int = Field(120, ge=1, le=3600, description="wait for infer to load a version and draw")
     outside_poll_s: float = Field(5.0, gt=0, le=3600, description="between two looks for aliases that others moved")
+    read_age_s: float = Field(
+        1.0, ge=0, le=60, description="how old MLflow's answer may be for who only looks; 0: none is kept"
+    )
     lock_wait_s: float = Field(10.0, gt=0, le=600, description="wait for other decisions on the same alias")
     drain_timeout_s: int = Field(30, ge=0, le=3600, description="wait for requests under way when told to stop")
 
