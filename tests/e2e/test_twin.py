@@ -205,6 +205,31 @@ def test_a_container_reads_its_own_secrets_alone(twin):
         assert twin.compose("exec", "-T", service, "sh", "-c", f"ls /secrets/{service}").split()
 
 
+REACH = """
+import socket, sys
+try:
+    address = socket.gethostbyname(sys.argv[1])
+    socket.create_connection((address, int(sys.argv[2])), 5).close()
+    print(address)
+except OSError:
+    print("-")
+"""
+
+
+def test_infer_reaches_two_services_and_nobody_else(twin):
+    def reached(service: str, host: str, port: int) -> str:
+        """The address that was reached, or a dash."""
+        return twin.compose("exec", "-T", service, "python", "-c", REACH, host, str(port)).strip()
+
+    for host, port in (("tracking", 80), ("registry-api", 8001)):
+        assert reached("infer", host, port) != "-"
+    others = {("postgres", 5432), ("pypi.org", 443)}  # the second only on a machine that has a network
+    addresses = {(address, port) for host, port in others if (address := reached("registry-api", host, port)) != "-"}
+    assert addresses, "registry-api reaches the database"
+    for host, port in others | addresses | {("localstack", 4566)}:
+        assert reached("infer", host, port) == "-", host
+
+
 def test_everything_is_kept_when_the_twin_is_stopped_and_started(twin, workers):
     before = twin.secrets()
     twin.compose("--profile", "trainer", "down", "--timeout", "20")

@@ -140,7 +140,14 @@ def test_only_those_that_need_them_reach_the_database_and_the_objects():
     }
     assert {name for name, networks in reached.items() if "database" in networks} == {"postgres", "tracking", "registry-api"}
     assert {name for name, networks in reached.items() if "objects" in networks} == {"localstack", "tracking"}
-    assert {name for name, networks in reached.items() if networks == ["default"]} == {"infer", "first-version", "trainer"}
+    assert {name for name, networks in reached.items() if networks == ["default"]} == {"first-version", "trainer"}
+
+
+def test_infer_reaches_tracking_and_registry_api_and_nothing_outside():
+    among = {name for name, service in SERVICES.items() if "serving" in service.get("networks", [])}
+    assert SERVICES["infer"]["networks"] == ["serving"]
+    assert among == {"infer", "tracking", "registry-api"}
+    assert COMPOSE["networks"]["serving"]["driver_opts"] == {"com.docker.network.bridge.enable_ip_masquerade": "false"}
 
 
 def test_the_token_group_is_the_one_that_owns_the_file():
