@@ -2,9 +2,10 @@
 
     promote 1, 2, 1, 2, … ──> registry-api ──event──> infer ──> first picture that names the new version
 
-MLflow, registry-api and infer run as processes on 127.0.0.1, as in `make demo`; two adapters with different weights are made
-for the tiny base that lies in this repository. While the champion goes back and forth a client draws without a pause: every
-answer must be a picture, and each version must always give the same bytes, so that a mixed or failed answer is found.
+MLflow, registry-api and infer run as processes on 127.0.0.1, as in `make demo`, or with `--twin` in containers, as after
+`make up`: a twin with a name, ports and volumes of its own, which is removed afterwards. Two adapters with different weights
+are made for the tiny base that lies in this repository. While the champion goes back and forth a client draws without a pause:
+every answer must be a picture, and each version must always give the same bytes, so that a mixed or failed answer is found.
 """
 
 from __future__ import annotations
@@ -23,13 +24,15 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import httpx
-from atelier_embedded.services import Services, running
+from atelier_embedded.services import running
 from atelier_embedded.workspace import MODEL, Workspace
 from fidelity_report import machine
+from thousand_versions import free_port
 
 ROOT = Path(__file__).parents[1]
 SEED = 7
@@ -71,17 +74,22 @@ class Loop:
                 self.versions.setdefault(version, set()).add(hashlib.sha256(answer.content).hexdigest())
 
 
-def train(services: Services, workspace: Workspace, seed: int) -> int:
-    """Registers a version of a few steps; returns its number."""
+@dataclass(frozen=True)
+class Place:
+    """Where the services are, whose tokens are let in, and the numbers of two versions."""
+
+    registry_url: str
+    infer_url: str
+    promoter: str
+    reader: str
+    versions: list[int]
+
+
+def train_flags(seed: int, more: dict[str, Any]) -> list[str]:
+    """The trainer's command line for a version of a few steps."""
     flags = {
-        "pretrained_model_name_or_path": ROOT / "models/tiny-sd",
-        "train_data_dir": workspace.pictures,
-        "cache_dir": workspace.cache / "encoded",
-        "output_dir": workspace.root / f"adapter-{seed}",
         "experiments_name": MODEL,
-        "tracking_uri": services.url("tracking"),
         "register": MODEL,
-        "result_file": workspace.trained_file,
         "rank": 16,
         "learning_rate": 2e-3,
         "train_batch_size": 4,
@@ -89,21 +97,76 @@ def train(services: Services, workspace: Workspace, seed: int) -> int:
         "validation_samples": 4,
         "seed": seed,
     }
-    command = [sys.executable, "-m", "atelier_trainer", "train", *(f"--{name}={value}" for name, value in flags.items())]
-    services.run(command, workspace.environment(), None, "the training")
-    return int(json.loads(workspace.trained_file.read_text())["version"])
+    return ["train", *(f"--{name}={value}" for name, value in (flags | more).items())]
 
 
-def measure(services: Services, workspace: Workspace, versions: list[int], count: int, size: int, steps: int) -> dict[str, Any]:
+@contextmanager
+def processes(folder: Path) -> Iterator[Place]:
+    """The services as processes of this machine."""
+    workspace = Workspace(folder / "workspace")
+    workspace.prepare()
+    trainer = [sys.executable, "-m", "atelier_trainer"]
+    subprocess.run([*trainer, "dataset", str(workspace.pictures), "--style", "sketch", "--count", "16"], check=True)
+    with running(workspace) as services:
+        versions = []
+        for seed in (1, 2):
+            more = {
+                "pretrained_model_name_or_path": ROOT / "models/tiny-sd",
+                "train_data_dir": workspace.pictures,
+                "cache_dir": workspace.cache / "encoded",
+                "output_dir": workspace.root / f"adapter-{seed}",
+                "tracking_uri": services.url("tracking"),
+                "result_file": workspace.trained_file,
+            }
+            services.run([*trainer, *train_flags(seed, more)], workspace.environment(), None, "the training")
+            versions.append(int(json.loads(workspace.trained_file.read_text())["version"]))
+        secrets = (workspace.secret(role) for role in ("promoter", "reader"))
+        yield Place(services.url("registry-api"), services.url("infer"), *secrets, versions)
+
+
+@contextmanager
+def twin() -> Iterator[Place]:
+    """The services in containers, from the images that `make up` builds."""
+    ports = {f"{name}_PORT": str(free_port()) for name in ("TRACKING", "REGISTRY_API", "INFER", "S3")}
+    environment = os.environ | ports | {"TWIN_MODEL": MODEL, "FIRST_VERSION": "off"}
+
+    def compose(*arguments: str) -> str:
+        command = ["docker", "compose", "--ansi", "never", "--project-name", "atelier-measured", *arguments]
+        return subprocess.run(command, cwd=ROOT, env=environment, check=True, stdout=subprocess.PIPE, text=True).stdout
+
+    run = ("run", "--rm", "--no-deps", "-T")
+    try:
+        compose("--profile", "trainer", "build", "--quiet")
+        compose("up", "--detach", "--wait", "tracking", "registry-api", "infer")
+        tokens = json.loads(compose(*run, "--entrypoint", "cat", "secrets", "/secrets/secrets.json"))["tokens"]
+        compose(*run, "trainer", "dataset", "measured/pictures", "--style=sketch", "--count=16")
+        versions = []
+        for seed in (1, 2):
+            more = {
+                "pretrained_model_name_or_path": "/home/atelier/models/tiny-sd",
+                "train_data_dir": "measured/pictures",
+                "output_dir": f"measured/adapter-{seed}",
+                "result_file": "measured/result.json",
+            }
+            compose(*run, "trainer", *train_flags(seed, more))
+            told = compose(*run, "--entrypoint", "cat", "trainer", "measured/result.json")
+            versions.append(int(json.loads(told)["version"]))
+        urls = (f"http://127.0.0.1:{ports[name]}" for name in ("REGISTRY_API_PORT", "INFER_PORT"))
+        yield Place(*urls, tokens["promoter"], tokens["reader"], versions)
+    finally:
+        compose("--profile", "trainer", "down", "--volumes", "--timeout", "20")
+
+
+def measure(place: Place, count: int, size: int, steps: int) -> dict[str, Any]:
     """Promotes the versions in turn, and times the first picture of each, first alone and then beside the loop."""
-    promoter, reader = ({"Authorization": f"Bearer {workspace.secret(role)}"} for role in ("promoter", "reader"))
-    generate = f"{services.url('infer')}/generate"
+    promoter, reader = ({"Authorization": f"Bearer {secret}"} for secret in (place.promoter, place.reader))
+    generate, versions = f"{place.infer_url}/generate", place.versions
     body = {"prompt": "a cat", "seed": SEED, "width": size, "height": size}
     first_picture, first_step, deciding = [], [], []
     with httpx.Client(timeout=60) as client:
 
         def promote(version: int) -> float:
-            url = f"{services.url('registry-api')}/models/{MODEL}/versions/{version}/promote"
+            url = f"{place.registry_url}/models/{MODEL}/versions/{version}/promote"
             begun = time.perf_counter()
             client.post(url, json={"reason": "measured"}, headers=promoter).raise_for_status()
             deciding.append(time.perf_counter() - begun)
@@ -166,6 +229,7 @@ def summary(values: list[float]) -> dict[str, float]:
 def main() -> int:
     """Measures, prints JSON; 1 where an answer failed or was mixed, or p95 is above the limit given."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--twin", action="store_true", help="in containers (needs Docker)")
     parser.add_argument("--count", type=int, default=20, help="promotions in each of three rounds (%(default)s)")
     parser.add_argument("--size", type=int, default=128, help="px (%(default)s)")
     parser.add_argument("--steps", type=int, default=4, help="steps of a picture (%(default)s)")
@@ -173,16 +237,8 @@ def main() -> int:
     parser.add_argument("--json", type=Path, help="also write the figures here")
     options = parser.parse_args()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that the services end, too
-    with tempfile.TemporaryDirectory() as folder:
-        workspace = Workspace(Path(folder) / "workspace")
-        workspace.prepare()
-        subprocess.run(
-            [sys.executable, "-m", "atelier_trainer", "dataset", str(workspace.pictures), "--style", "sketch", "--count", "16"],
-            check=True,
-        )
-        with running(workspace) as services:
-            versions = [train(services, workspace, seed) for seed in (1, 2)]
-            found = measure(services, workspace, versions, options.count, options.size, options.steps)
+    with tempfile.TemporaryDirectory() as folder, twin() if options.twin else processes(Path(folder)) as place:
+        found = measure(place, options.count, options.size, options.steps)
     print(json.dumps(found, indent=2))
     if options.json:
         told = {"machine": machine(), "load": os.getloadavg(), "command": shlex.join(sys.argv)}
