@@ -18,7 +18,9 @@ from atelier_registry.feed import Feed
 from atelier_registry.ledger import Ledger
 from atelier_registry.locks import open_locks
 from atelier_registry.mlflow_registry import MlflowRegistry, limit_waiting
+from atelier_registry.places import Places
 from atelier_registry.policy import Policy
+from atelier_registry.pushing import Push
 from atelier_registry.schema import migrate
 from atelier_registry.tables import open_database
 from fastapi.testclient import TestClient
@@ -212,6 +214,12 @@ def locks(engine):
 
 
 @pytest.fixture
+def push(ledger, engine, locks):
+    """Nobody outside is told."""
+    return Push([], ledger, Places(engine), locks)
+
+
+@pytest.fixture
 def stager():
     return FakeStager()
 
@@ -246,13 +254,13 @@ class Api:
 
 
 @pytest.fixture
-def start(ledger, locks, stager, token_file):
+def start(ledger, locks, push, stager, token_file):
     """Starts the app with the given registry, as a new process would: what was left pending is looked at."""
     clients = []
 
-    def starting(registry, ledger=ledger, policy=None, outside_poll_s=3600.0, read_age_s=1.0):
+    def starting(registry, ledger=ledger, policy=None, push=push, outside_poll_s=3600.0, read_age_s=1.0):
         app = create_app(
-            registry=registry, ledger=ledger, locks=locks, feed=Feed(ledger), tokens=TokenFile(token_file),
+            registry=registry, ledger=ledger, locks=locks, feed=Feed(ledger), push=push, tokens=TokenFile(token_file),
             policy=policy or Policy(), stager=stager, outside_poll_s=outside_poll_s,
             read_age_s=read_age_s,
         )  # fmt: skip

@@ -105,7 +105,20 @@ def test_migrations_make_what_the_tables_say(engine):
             column.name: (column.type.compile(engine.dialect), bool(column.nullable)) for column in table.columns
         }
         assert {index["name"] for index in found.get_indexes(table.name)} == {index.name for index in table.indexes}
-    assert set(found.get_table_names()) == {"entries", "events", "alembic_version"}
+    assert set(found.get_table_names()) == {"entries", "events", "places", "alembic_version"}
+
+
+def test_a_database_of_an_earlier_release_is_brought_on(engine, ledger):
+    from atelier_registry.schema import migrate
+    from sqlalchemy import inspect
+
+    ledger.open("outside", Facts("outside", "outside", "pencil", "champion", None, 1, "moved"))
+    with engine.begin() as connection:
+        connection.exec_driver_sql("DROP TABLE places")
+        connection.exec_driver_sql("UPDATE alembic_version SET version_num = '0001'")
+    migrate(engine)
+    assert "places" in inspect(engine).get_table_names()
+    assert chain.verify(ledger.rows()).entries == 1
 
 
 def test_a_database_of_a_later_release_is_refused(engine):

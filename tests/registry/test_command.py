@@ -1,5 +1,6 @@
 """The command line against the running service: what it prints, and the status it ends with."""
 
+import base64
 import json
 
 import pytest
@@ -7,21 +8,25 @@ from atelier_contracts.access import Role, TokenFile
 from atelier_registry import command
 from atelier_registry.app import create_app
 from atelier_registry.feed import Feed
+from atelier_registry.places import Places
 from atelier_registry.policy import Policy
+from atelier_registry.pushing import Push
+from atelier_registry.subscribers import Subscriber
 from atelier_registry.token_file import TokenEditError, issue, listed, revoke
 
 from ..servers import app_running
+from .test_pushing import until
 
 POLICY = Policy.model_validate({"default": {"champion": {"output_finite": True}, "shown": {"approval": True}}})
 
 
 @pytest.fixture
-def cli(fake, ledger, locks, token_file, stager, monkeypatch, capsys):
+def cli(fake, ledger, locks, push, token_file, stager, monkeypatch, capsys):
     """Runs a command as somebody; gives its status, what it printed, and what it complained."""
     feed = Feed(ledger)
     app = create_app(
-        registry=fake, ledger=ledger, locks=locks, feed=feed, tokens=TokenFile(token_file), policy=POLICY, stager=stager,
-        outside_poll_s=3600, read_age_s=60,
+        registry=fake, ledger=ledger, locks=locks, feed=feed, push=push, tokens=TokenFile(token_file), policy=POLICY,
+        stager=stager, outside_poll_s=3600, read_age_s=60,
     )  # fmt: skip
     with app_running(app) as address:
         monkeypatch.setenv("ATELIER_URL", address)
@@ -173,3 +178,25 @@ def test_many_edits_at_once_lose_none(token_file):
     with ThreadPoolExecutor(8) as pool:
         list(pool.map(lambda number: issue(token_file, f"n{number}", Role.reader), range(24)))
     assert len([token for token in listed(token_file) if token.id.startswith("n")]) == 24
+
+
+@pytest.fixture
+def push(ledger, engine, locks, tmp_path):
+    """One subscriber, who does not answer."""
+    (tmp_path / "secret").write_text("whsec_" + base64.b64encode(bytes(32)).decode())
+    subscriber = Subscriber(name="ci", url="http://127.0.0.1:1/hooks", secret_file=tmp_path / "secret")
+    return Push([subscriber], ledger, Places(engine), locks)
+
+
+def test_subscribers(cli, adapters):
+    status, out, _ = cli("subscribers", who="ada")
+    assert (status, [line.split()[:3] for line in out.splitlines()]) == (
+        0, [["NAME", "URL", "LAST"], ["ci", "http://127.0.0.1:1/hooks", "0"]],
+    )  # fmt: skip
+    assert cli("subscribers", "--ping", "ci", who="ada")[:2] == (6, "not taken: it does not answer (ConnectionError)\n")
+    assert cli("subscribers", "--ping", "cd", who="ada")[0] == 4
+    assert cli("subscribers", who="pia")[0] == 5
+    cli("promote", adapters, 1, "--reason", "first")
+    until(lambda: json.loads(cli("subscribers", "--json", who="ada")[1])[0]["tries"])
+    [ci] = json.loads(cli("subscribers", "--json", who="ada")[1])
+    assert (ci["waiting"], ci["problem"]) == (1, "does not answer (ConnectionError)")

@@ -11,20 +11,22 @@ from atelier_contracts.events import AliasMoved
 from atelier_registry.app import create_app
 from atelier_registry.feed import Feed
 from atelier_registry.ledger import Ledger
+from atelier_registry.places import Places
 from atelier_registry.policy import Policy
+from atelier_registry.pushing import Push
 
 from ..servers import app_running
 from .conftest import Api
 
 
 @contextmanager
-def served(fake, engine, locks, token_file, stager):
+def served(fake, engine, locks, token_file, stager, policy=None):
     """The service on a port, because a stream that does not end needs a real server."""
     ledger = Ledger(engine)
     feed = Feed(ledger)
     app = create_app(
-        registry=fake, ledger=ledger, locks=locks, feed=feed, tokens=TokenFile(token_file), policy=Policy(), stager=stager,
-        outside_poll_s=0.1, read_age_s=1,
+        registry=fake, ledger=ledger, locks=locks, feed=feed, push=Push([], ledger, Places(engine), locks),
+        tokens=TokenFile(token_file), policy=policy or Policy(), stager=stager, outside_poll_s=0.1, read_age_s=1,
     )  # fmt: skip
     with app_running(app) as address, httpx.Client(base_url=address, timeout=60) as client:
         try:

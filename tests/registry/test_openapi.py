@@ -16,7 +16,7 @@ from .fake_stager import png
 
 
 @pytest.fixture
-def url(real_world, ledger, locks, token_file, stager):
+def url(real_world, ledger, locks, push, token_file, stager):
     """The service on a real MLflow server, with something in it."""
     real_world.add_model(name := "examined")
     for _ in range(2):
@@ -24,7 +24,7 @@ def url(real_world, ledger, locks, token_file, stager):
     real_world.add_picture(name, 1, "validation", 1, png(9))
     feed = Feed(ledger)
     app = create_app(
-        registry=real_world.registry, ledger=ledger, locks=locks, feed=feed, tokens=TokenFile(token_file),
+        registry=real_world.registry, ledger=ledger, locks=locks, feed=feed, push=push, tokens=TokenFile(token_file),
         policy=Policy.model_validate({"default": {"champion": {"output_finite": True}, "shown": {"approval": True}}}),
         stager=stager, outside_poll_s=3600, read_age_s=1,
     )  # fmt: skip

@@ -49,11 +49,11 @@ def chromium(launch_chromium):
 
 
 @pytest.fixture
-def url(fake, ledger, locks, token_file, stager):
+def url(fake, ledger, locks, push, token_file, stager):
     feed = Feed(ledger)
     app = create_app(
-        registry=fake, ledger=ledger, locks=locks, feed=feed, tokens=TokenFile(token_file), policy=POLICY, stager=stager,
-        outside_poll_s=0.2, read_age_s=1,
+        registry=fake, ledger=ledger, locks=locks, feed=feed, push=push, tokens=TokenFile(token_file), policy=POLICY,
+        stager=stager, outside_poll_s=0.2, read_age_s=1,
     )  # fmt: skip
     with app_running(app) as address:
         yield f"{address}/"

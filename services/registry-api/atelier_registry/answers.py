@@ -167,6 +167,34 @@ class Drawings(BaseModel):
     drawn: list[Drawn]
 
 
+class SubscriberState(BaseModel):
+    """A subscriber, and how far it is in the events."""
+
+    name: str
+    url: str = Field(description="without its query, which may hold a secret")
+    models: list[str] | None = Field(description="of these models only; null: all")
+    aliases: list[str] | None = Field(description="of these aliases only; null: all")
+    last_event: int = Field(description="id of the last event that is behind it")
+    waiting: int = Field(description="events after that one, wanted or not")
+    tries: int = Field(description="how often the next one was refused")
+    problem: str | None = Field(description="why, the last time")
+    next_try_at: datetime | None
+    taken_at: datetime | None = Field(description="when it last took an event")
+
+
+class SubscriberStates(BaseModel):
+    """`GET /subscribers`."""
+
+    subscribers: list[SubscriberState]
+
+
+class Pinged(BaseModel):
+    """`POST /subscribers/{name}/ping`."""
+
+    taken: bool
+    problem: str | None = Field(description="why not")
+
+
 class Status(BaseModel):
     """`GET /healthz` and `GET /readyz`."""
 

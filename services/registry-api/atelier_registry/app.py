@@ -31,13 +31,18 @@ from atelier_registry.picture_routes import picture_router
 from atelier_registry.policy import Policy
 from atelier_registry.promotion_routes import promotion_router
 from atelier_registry.promotions import Promotions
+from atelier_registry.pushing import Push
 from atelier_registry.recent import RecentReads
 from atelier_registry.registry import ModelRegistry
 from atelier_registry.retiring import Retiring
 from atelier_registry.stager import Stager
+from atelier_registry.subscriber_routes import subscriber_router
 from atelier_registry.watching import Watch
 
 log = logging.getLogger(__name__)
+
+PUSH_ENDS_S = 3.0
+"""So long the end of the process waits for a subscriber's answer; without it the event is posted again at the next start."""
 
 
 def create_app(
@@ -46,6 +51,7 @@ def create_app(
     ledger: Ledger,
     locks: AliasLocks,
     feed: Feed,
+    push: Push,
     tokens: TokenFile,
     policy: Policy,
     stager: Stager,
@@ -59,6 +65,7 @@ def create_app(
         ledger: where decisions and events are kept.
         locks: one decision at a time on each alias.
         feed: tells events to listeners; its streams end when it is told to end.
+        push: posts events to subscribers.
         tokens: who may come in.
         policy: the rules.
         stager: who loads versions without serving them.
@@ -70,6 +77,7 @@ def create_app(
     def changed() -> None:
         recent.forget()
         feed.nudge()
+        push.nudge()
 
     mover = Mover(registry, ledger, locks, changed)
     judge = Judge(registry, policy, stager)
@@ -84,9 +92,11 @@ def create_app(
             log.warning("pending decisions wait for the next decision on their alias: %s", error)
         await feed.start()
         watch.start()
+        push.start()
         yield
         watch.stop()
         await feed.stop()
+        await run_in_threadpool(push.stop, PUSH_ENDS_S)
 
     app = FastAPI(
         title="Atelier registry-api",
@@ -108,6 +118,7 @@ def create_app(
         )
     )
     app.include_router(event_router(feed))
+    app.include_router(subscriber_router(push))
     app.include_router(page.router())
 
     @app.get("/healthz", tags=["health"])

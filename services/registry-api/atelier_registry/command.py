@@ -116,6 +116,15 @@ def _history(options: argparse.Namespace) -> int:
     return _shown(options, client.get(f"{_model(options)}/history{query}")["decisions"], show.decisions)
 
 
+def _subscribers(options: argparse.Namespace) -> int:
+    client = _client(options)
+    if options.ping:
+        found = client.post(f"/subscribers/{quote(options.ping, safe='')}/ping", {})
+        _shown(options, found, lambda told: "taken" if told["taken"] else f"not taken: it {told['problem']}")
+        return DONE if found["taken"] else UNAVAILABLE
+    return _shown(options, client.get("/subscribers")["subscribers"], show.subscribers)
+
+
 def _token(options: argparse.Namespace) -> int:
     file = Path(options.file)
     if options.what == "issue":
@@ -232,6 +241,8 @@ def _parser() -> argparse.ArgumentParser:
     made.add_argument("--outcome", choices=["done", "refused", "proposed", "rejected", "pending", "failed"])
     made.add_argument("--limit", type=int, default=50, help="decisions at most (%(default)s)")
     made.add_argument("--at", help="a time such as 2026-03-01T12:00:00Z: where the alias (champion) pointed then")
+    made = command("subscribers", _subscribers, "list who is told of moved aliases, and how far each is")
+    made.add_argument("--ping", metavar="NAME", help="post a message to one now; status 6 where it is not taken")
     made = command("token", _token, "issue, list and revoke tokens in the token file", remote=False)
     made.add_argument("what", choices=["issue", "list", "revoke"])
     made.add_argument("id", nargs="?", help="who: the actor of their decisions")

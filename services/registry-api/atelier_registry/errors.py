@@ -11,7 +11,8 @@ RegistryApiError
 │   ├── UnknownVersionError       the model exists, this version of it does not
 │   ├── UnknownAliasError         the model exists, this alias of it does not
 │   ├── UnknownDecisionError      no decision has this id
-│   └── UnknownPictureError       the version's run has no such picture or metric
+│   ├── UnknownPictureError       the version's run has no such picture or metric
+│   └── UnknownSubscriberError    no subscriber has this name
 ├── RefusedError
 │   ├── InvalidArgumentError      a value in the request can never be accepted, whatever the state of the registry
 │   ├── PolicyRefusedError        the policy's rules do not let this be; kept as a decision
@@ -30,6 +31,7 @@ RegistryApiError
 │   └── AliasBusyError            other decisions on the same alias took too long
 └── StartError
     ├── PolicyError               the policy file is not legal; the message lists every problem
+    ├── SubscribersError          the file of subscribers is not legal; the message lists every problem
     └── SchemaError               the database's tables cannot be brought to what this release needs
 """
 
@@ -128,6 +130,14 @@ class UnknownDecisionError(NotFoundError):
 
 class UnknownPictureError(NotFoundError):
     """The version's run has no such picture or metric."""
+
+
+class UnknownSubscriberError(NotFoundError):
+    """No subscriber has this name. The message names those that exist."""
+
+    def __init__(self, name: str, known: Sequence[str]) -> None:
+        there = f"there are: {', '.join(known)}" if known else "set ATELIER_REGISTRY_SUBSCRIBERS_FILE to have some"
+        super().__init__(f"no subscriber is called {name!r}; {there}")
 
 
 class RefusedError(RegistryApiError):
@@ -240,6 +250,10 @@ class StartError(RegistryApiError):
 
 class PolicyError(StartError):
     """The policy file is not legal; the message lists every problem."""
+
+
+class SubscribersError(StartError):
+    """The file of subscribers is not legal. The message lists every problem."""
 
 
 class SchemaError(StartError):

@@ -116,6 +116,20 @@ COMPARISON: dict[str, Any] = {
 }
 
 
+SUBSCRIBER: dict[str, Any] = {
+    "name": "ci",
+    "url": "https://ci.example.com/hooks/atelier",
+    "models": ["pencil"],
+    "aliases": None,
+    "last_event": 41,
+    "waiting": 1,
+    "tries": 3,
+    "problem": "answered 502",
+    "next_try_at": "2026-03-01T09:30:08Z",
+    "taken_at": "2026-02-27T16:04:00.310000Z",
+}
+
+
 def of(example: Any) -> dict[int | str, dict[str, Any]]:
     """The `responses` of an endpoint in OpenAPI: this example of a good answer."""
     return {200: {"content": {"application/json": {"example": example}}}}

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
-import yaml
 from atelier_contracts.stage import MAX_PICTURES, StagePicture
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import Field, model_validator
 
 from atelier_registry.errors import PolicyError
+from atelier_registry.strict_yaml import Strict, StrictYamlError, read_yaml
 
 ANY = "*"
 """In the place of an alias: every alias that is not named beside it."""
@@ -17,11 +16,7 @@ ANY = "*"
 BUILT_IN = Path(__file__).with_name("policy.yaml")
 
 
-class _Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
-
-
-class Bound(_Strict):
+class Bound(Strict):
     """A metric that must be there, and within its bounds where these are given."""
 
     name: str = Field(min_length=1, max_length=250)
@@ -35,7 +30,7 @@ class Bound(_Strict):
         return self
 
 
-class Better(_Strict):
+class Better(Strict):
     """How much better than the champion. Compared only where both were measured on the same validation data."""
 
     metric: str = Field(default="validation_loss", min_length=1, max_length=250)
@@ -43,14 +38,14 @@ class Better(_Strict):
     higher_is_better: bool = False
 
 
-class Drift(_Strict):
+class Drift(Strict):
     """How far the pictures may be from the champion's: the mean absolute difference of pixels, 0 to 1, of the worst picture."""
 
     at_most: float = Field(ge=0, le=1)
     pictures: list[StagePicture] = Field(min_length=1, max_length=MAX_PICTURES)
 
 
-class AliasPolicy(_Strict):
+class AliasPolicy(Strict):
     """What must hold before one alias may point at a version. A field that is left out asks for nothing."""
 
     metrics: list[Bound] = Field(default_factory=list, description="metrics that must be there, and their bounds")
@@ -71,7 +66,7 @@ class AliasPolicy(_Strict):
         return self
 
 
-class Policy(_Strict):
+class Policy(Strict):
     """Rules by alias, for every model and for single ones."""
 
     default: dict[str, AliasPolicy] = Field(default_factory=dict)
@@ -93,40 +88,6 @@ def read_policy(path: Path = BUILT_IN) -> Policy:
         PolicyError: it cannot be read, is not YAML, or breaks rules; the message lists all of them.
     """
     try:
-        content = yaml.load(path.read_text(encoding="utf-8"), _NoTwice)  # noqa: S506  a SafeLoader
-    except (OSError, UnicodeDecodeError) as error:
-        raise PolicyError(f"the policy cannot be read: {error}") from None
-    except yaml.YAMLError as error:
-        raise PolicyError(f"the policy is not YAML: {' '.join(str(error).split())}") from None
-    if not isinstance(content, dict):
-        raise PolicyError("the policy must be a mapping with `default` and `models`; received " + type(content).__name__)
-    try:
-        return Policy.model_validate(content)
-    except ValidationError as error:
-        problems = "; ".join(_told(each) for each in error.errors())
-        raise PolicyError(f"the policy breaks rules: {problems}") from None
-
-
-def _told(problem: Any) -> str:
-    place = ".".join(str(part) for part in problem["loc"])
-    if problem["type"] == "extra_forbidden":
-        return f"{place}: no such field"
-    if problem["type"] == "missing":
-        return f"{place}: is required"
-    received = repr(problem["input"])
-    return f"{place}: {problem['msg'].removeprefix('Value error, ')}; received {received[:80]}"
-
-
-class _NoTwice(yaml.SafeLoader):
-    """YAML takes the last of two equal keys in silence: a rule could be lost that way."""
-
-
-def _mapping(loader: _NoTwice, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-    keys = [loader.construct_object(key, deep=True) for key, _ in node.value]
-    twice = sorted({str(key) for key in keys if keys.count(key) > 1})
-    if twice:
-        raise yaml.constructor.ConstructorError(None, None, f"the key {twice[0]!r} occurs twice", node.start_mark)
-    return dict(loader.construct_mapping(node, deep=True))
-
-
-_NoTwice.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, _mapping)
+        return read_yaml(path, Policy, "policy")
+    except StrictYamlError as error:
+        raise PolicyError(str(error)) from None

@@ -15,10 +15,13 @@ from atelier_registry.ledger import Ledger
 from atelier_registry.locks import open_locks
 from atelier_registry.logs import configure_logging
 from atelier_registry.mlflow_registry import MlflowRegistry, limit_waiting
+from atelier_registry.places import Places
 from atelier_registry.policy import BUILT_IN, read_policy
+from atelier_registry.pushing import Push
 from atelier_registry.schema import migrate
 from atelier_registry.settings import Settings, SettingsError, hand_over_login, read_settings
 from atelier_registry.stager import HttpStager, NoStager, Stager
+from atelier_registry.subscribers import read_subscribers
 from atelier_registry.tables import open_database
 
 
@@ -49,16 +52,19 @@ def serve() -> int:
     try:
         migrate(engine)
         policy = read_policy(settings.policy_file or BUILT_IN)
+        subscribers = read_subscribers(settings.subscribers_file) if settings.subscribers_file else []
     except RegistryApiError as error:
         sys.stderr.write(f"registry-api cannot start: {error}\n")
         return 2
     ledger = Ledger(engine)
     feed = Feed(ledger)
+    locks = open_locks(engine, settings.lock_wait_s)
     app = create_app(
         registry=MlflowRegistry(settings.tracking_uri),
         ledger=ledger,
-        locks=open_locks(engine, settings.lock_wait_s),
+        locks=locks,
         feed=feed,
+        push=Push(subscribers, ledger, Places(engine), locks),
         tokens=TokenFile(settings.token_file),
         policy=policy,
         stager=_stager(settings),

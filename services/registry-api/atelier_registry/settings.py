@@ -13,8 +13,9 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 from sqlalchemy import make_url
 from sqlalchemy.exc import ArgumentError
 
-from atelier_registry.errors import PolicyError
+from atelier_registry.errors import PolicyError, SubscribersError
 from atelier_registry.policy import read_policy
+from atelier_registry.subscribers import read_subscribers
 
 PREFIX = "ATELIER_REGISTRY_"
 LOGIN = ("MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD")
@@ -55,6 +56,15 @@ def _policy(file: Path | None) -> Path | None:
         try:
             read_policy(file)
         except PolicyError as error:
+            raise ValueError(str(error)) from None
+    return file
+
+
+def _subscribers(file: Path | None) -> Path | None:
+    if file is not None:
+        try:
+            read_subscribers(file)
+        except SubscribersError as error:
             raise ValueError(str(error)) from None
     return file
 
@@ -126,6 +136,9 @@ class Settings(BaseSettings):
     token_file: Annotated[Path, AfterValidator(_tokens)] = Field(description="who may come in: lines `id role sha256`")
     policy_file: Annotated[Path | None, AfterValidator(_policy)] = Field(
         None, description="rules; the built-in ones without it"
+    )
+    subscribers_file: Annotated[Path | None, AfterValidator(_subscribers)] = Field(
+        None, description="who outside is told of moved aliases; nobody without it"
     )
     infer_url: Annotated[str | None, AfterValidator(_infer)] = Field(None, description="address of infer")
     infer_token: SecretStr | None = Field(None, description="token that infer lets in, of the role promoter")

@@ -64,6 +64,20 @@ events = Table(
 """The outbox: written in the transaction that ends a decision, so that an event is never lost nor told too early."""
 
 
+places = Table(
+    "places",
+    metadata,
+    Column("name", String(64), primary_key=True),
+    Column("event", BigInteger, nullable=False),
+    Column("tries", Integer, nullable=False),
+    Column("refused_since", String(27), nullable=True),
+    Column("next_try", String(27), nullable=True),
+    Column("problem", Text, nullable=True),
+    Column("taken_at", String(27), nullable=True),
+)
+"""How far each subscriber is in the events; times as in the entries."""
+
+
 def open_database(url: str) -> Engine:
     """An engine whose `begin()` reads, and whose option `immediate` makes SQLite take its write lock at once.
 

@@ -111,6 +111,20 @@ def alias(found: Content) -> str:
     )
 
 
+def subscribers(found: Sequence[Content]) -> str:
+    """One row for each subscriber."""
+    return table(
+        ("NAME", "URL", "LAST EVENT", "WAITING", "TRIES", "PROBLEM", "NEXT TRY"),
+        (
+            (
+                *(each[key] for key in ("name", "url", "last_event", "waiting", "tries", "problem")),
+                _moment(each["next_try_at"]) if each["next_try_at"] else None,
+            )
+            for each in found
+        ),
+    )
+
+
 def tokens(found: Sequence[Content]) -> str:
     """One row for each token; the tokens themselves are not known."""
     return table(("ID", "ROLE"), ((token["id"], token["role"]) for token in found))
