@@ -27,6 +27,11 @@ HOW_TO_GET: dict[ProviderName, str] = {
     "openvino": "install the extra infer-openvino into an environment of its own: it has the import name of onnxruntime",
     "cuda": "install the extra infer-cuda into an environment of its own, on a machine with an NVIDIA GPU",
 }
+WHAT_TO_DO: dict[ProviderName, str] = {
+    "cpu": "this build of it is broken",
+    "openvino": "or set ATELIER_INFER_PROVIDER=cpu",
+    "cuda": "give the container a GPU (docker run --gpus all; needs NVIDIA's container toolkit), or take the image for the CPU",
+}
 DEVICES: dict[ProviderName, str] = {"cuda": "cuda"}
 """Of providers whose memory is not the processor's: where arrays go."""
 
@@ -85,7 +90,10 @@ class Runtime:
         except Exception as error:  # the library's classes share no other base
             raise BundleError(f"{path.name}: ONNX Runtime cannot open it: {error}") from error
         if (found := session.get_providers()[0]) != NAMES[self.provider]:
-            raise ProviderError(f"{path.name}: must be run by {NAMES[self.provider]}; ONNX Runtime fell back to {found}")
+            raise ProviderError(
+                f"{path.name}: must be run by {NAMES[self.provider]}; ONNX Runtime fell back to {found}, and its log says why; "
+                f"{WHAT_TO_DO[self.provider]}"
+            )
         return session
 
     def _home(self, key: str) -> Path | None:
