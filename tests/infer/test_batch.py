@@ -85,6 +85,17 @@ def test_the_base_beside_adapters_is_the_base_bit_for_bit(opened, make_adapter, 
     assert np.abs(together[0].sample - together[1].sample).max() > 0.01
 
 
+def test_who_joined_first_changes_no_bit(opened, make_adapter, plan):
+    one, two, three = (Weighted(make_adapter(seed, rank), 0.7) for seed, rank in ((1, 3), (2, 16), (3, 5)))
+    mixes = [[one, two], [three, one], [two, three]]
+    wishes = [(mix, replace(plan, seed=seed)) for seed, mix in enumerate(mixes)]
+    orders = [[0, 1, 2], [2, 0, 1], [1, 2, 0]]
+    found = [dict(zip(order, drawn_together(opened, [wishes[at] for at in order]), strict=True)) for order in orders]
+    for at in range(3):
+        for other in found[1:]:
+            assert np.array_equal(found[0][at].sample, other[at].sample)
+
+
 def test_a_blend_is_the_sum_of_its_parts(opened, make_adapter, plan):
     """Two adapters blended are one adapter of the summed rank whose B hold the weights."""
     first, second = make_adapter(1, 2), make_adapter(2, 4)

@@ -61,7 +61,8 @@ class Batch:
     def _out(self, drawings: Sequence[Drawing]) -> Array:
         """float32 [b, c, h, w]."""
         rows = [drawing.rows for drawing in drawings]
-        adapters = {adapter.digest: adapter for drawing in drawings for adapter, _ in drawing.mix}
+        there = {adapter.digest: adapter for drawing in drawings for adapter, _ in drawing.mix}
+        adapters = {digest: there[digest] for digest in sorted(there)}  # whoever joined first: sums have one order
         feeds: Feeds = {
             **self._side_by_side(drawings[0].bundle, adapters),
             names.LORA_SCALE: lora_scale(drawings, adapters),
