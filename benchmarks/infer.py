@@ -33,7 +33,6 @@ import statistics
 import subprocess
 import sys
 import tempfile
-import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -41,7 +40,6 @@ from typing import Any
 ROOT = Path(__file__).parents[1]
 PATHS = os.pathsep.join(str(ROOT / part) for part in ("contracts", "services/infer", "benchmarks"))
 ENVIRONMENTS = ("ort-cpu", "ort-plain", "openvino", "eager-fp32", "eager-bf16", "compile-fp32", "compile-bf16")
-SECRET = "benchmark"
 PROMPT = "a cat on a chair"
 
 
@@ -68,6 +66,7 @@ def main() -> int:
         print(json.dumps(WORKERS[options.environment[0]](options)), flush=True)
         return 0
     from infer_ranks import measure_ranks
+    from infer_service import measure_service
 
     measures = {
         "steps": measure_steps,
@@ -282,9 +281,9 @@ def random_adapter(manifest: Any, rank: int, seed: int) -> Any:
     return Adapter(f"random {seed}", told, random_matrices(manifest, rank, seed), 1.0)
 
 
-def resident_mib() -> float:
-    """Of this process, file-mapped pages included."""
-    text = Path("/proc/self/status").read_text()
+def resident_mib(process: int | str = "self") -> float:
+    """Of a process, file-mapped pages included."""
+    text = Path(f"/proc/{process}/status").read_text()
     return int(text.split("VmRSS:")[1].split()[0]) / 1024
 
 
@@ -321,77 +320,6 @@ def measure_mixed(options: argparse.Namespace) -> dict[str, Any]:
         median = statistics.median(found[1:])
         print(f"{name:14} {median:8.4f} s a step of 4 rows, fastest {min(found[1:]):8.4f}, {100 * (median / first - 1):+.1f} %")
     return seconds
-
-
-# --- the whole service
-
-
-def measure_service(options: argparse.Namespace) -> dict[str, Any]:
-    """Alternates one adapter and four mixed for each number of clients; then floods it."""
-    from atelier_infer.settings import Settings
-    from infer_service import serving
-
-    found: dict[str, Any] = {"throughput": [], "overload": None}
-    with serving(options, SECRET, adapters=4) as url:
-        print(f"{'clients':>7} {'adapters':>8} {'pictures/min':>12} {'p50 s':>7} {'p95 s':>7}")
-        for clients in options.clients:
-            for mixed in (1, 4) * options.rounds:
-                row = _flood(url, clients, options, mixed) | {"clients": clients, "adapters": mixed}
-                found["throughput"].append(row)
-        for clients in options.clients:
-            for mixed in (1, 4):
-                rows = [row for row in found["throughput"] if (row["clients"], row["adapters"]) == (clients, mixed)]
-                rate, p50, p95 = (statistics.median(row[key] for row in rows) for key in ("per_minute", "p50_s", "p95_s"))
-                print(f"{clients:7} {mixed:8} {rate:12.1f} {p50:7.2f} {p95:7.2f}")
-        flood = _flood(url, 3 * max(options.clients), options, 4)
-        waiting = Settings.model_fields["queue_limit"].default + 1
-        bound = 60 * waiting / flood["per_minute"]
-        found["overload"] = flood | {"bound_s": bound}
-        print(
-            f"overload, {3 * max(options.clients)} clients: {flood['refused']} refused, p95 {flood['p95_s']:.2f} s; "
-            f"{waiting} pictures, as many as are let in, take {bound:.2f} s"
-        )
-    return found
-
-
-def _flood(url: str, clients: int, options: argparse.Namespace, mixed: int) -> dict[str, Any]:
-    """Each client asks for its pictures one after the other; a refusal is counted, and waited for as it says."""
-    from atelier_infer.client import Client, ClientError
-
-    seconds: list[float] = []
-    refused: list[float] = []
-
-    def client(number: int) -> None:
-        with Client(url, SECRET) as line:
-            for picture in range(options.pictures):
-                started = time.monotonic()
-                wish = {
-                    "version": 1 + (number + picture) % mixed,
-                    "steps": options.steps,
-                    "seed": number,
-                    "width": options.size,
-                }
-                try:
-                    line.generate(PROMPT, height=options.size, **wish)
-                    seconds.append(time.monotonic() - started)
-                except ClientError as error:
-                    if error.status != 429:
-                        raise
-                    refused.append(error.retry_after_s or 0)
-
-    begun = time.monotonic()
-    threads = [threading.Thread(target=client, args=(number,)) for number in range(clients)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    ordered = sorted(seconds)
-    return {
-        "per_minute": 60 * len(seconds) / (time.monotonic() - begun),
-        "p50_s": statistics.median(ordered),
-        "p95_s": ordered[min(len(ordered) - 1, int(0.95 * len(ordered)))],
-        "refused": len(refused),
-    }
 
 
 def measure_start(options: argparse.Namespace) -> dict[str, Any]:

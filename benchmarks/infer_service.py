@@ -8,17 +8,23 @@ import hashlib
 import os
 import shutil
 import socket
+import statistics
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 import urllib.request
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 from atelier_contracts import names
 from atelier_contracts.manifests import AdapterManifest, BundleManifest, file_sha256
+from infer import PROMPT, resident_mib
+
+SECRET = "benchmark"
 
 
 class FolderStore:
@@ -83,8 +89,8 @@ def write_adapter(folder: Path, manifest: BundleManifest, rank: int, seed: int) 
 
 
 @contextlib.contextmanager
-def serving(options: argparse.Namespace, secret: str, *, adapters: int) -> Iterator[str]:
-    """Yields its address once every adapter was drawn with."""
+def serving(options: argparse.Namespace, *, adapters: int) -> Iterator[tuple[str, int]]:
+    """Yields its address and its process's id once every adapter was drawn with."""
     from atelier_infer.client import Client
 
     with tempfile.TemporaryDirectory() as name:
@@ -92,7 +98,7 @@ def serving(options: argparse.Namespace, secret: str, *, adapters: int) -> Itera
         manifest = BundleManifest.model_validate_json((options.bundle / names.BUNDLE_FILE).read_bytes())
         for number in range(1, adapters + 1):
             write_adapter(folder / "versions" / str(number), manifest, options.rank or 4, number)
-        (folder / "tokens").write_text(f"benchmark admin {hashlib.sha256(secret.encode()).hexdigest()}\n")
+        (folder / "tokens").write_text(f"benchmark admin {hashlib.sha256(SECRET.encode()).hexdigest()}\n")
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             port = probe.getsockname()[1]
@@ -109,10 +115,10 @@ def serving(options: argparse.Namespace, secret: str, *, adapters: int) -> Itera
         try:
             url = f"http://127.0.0.1:{port}"
             _await(f"{url}/readyz", process)
-            with Client(url, secret) as client:
+            with Client(url, SECRET) as client:
                 for number in range(1, adapters + 1):
                     client.generate("warm up", version=number, steps=1, width=options.size, height=options.size)
-            yield url
+            yield url, process.pid
         finally:
             process.terminate()
             process.wait(60)
@@ -125,6 +131,74 @@ def _await(url: str, process: subprocess.Popen[bytes]) -> None:
                 return
         time.sleep(0.2)
     raise SystemExit(f"the service ended with status {process.returncode}")
+
+
+def measure_service(options: argparse.Namespace) -> dict[str, Any]:
+    """Alternates one adapter and four mixed for each number of clients; then floods it."""
+    from atelier_infer.settings import Settings
+
+    found: dict[str, Any] = {"throughput": [], "overload": None}
+    with serving(options, adapters=4) as (url, process):
+        print(f"{'clients':>7} {'adapters':>8} {'pictures/min':>12} {'p50 s':>7} {'p95 s':>7}")
+        for clients in options.clients:
+            for mixed in (1, 4) * options.rounds:
+                row = _flood(url, clients, options, mixed) | {"clients": clients, "adapters": mixed}
+                found["throughput"].append(row)
+        for clients in options.clients:
+            for mixed in (1, 4):
+                rows = [row for row in found["throughput"] if (row["clients"], row["adapters"]) == (clients, mixed)]
+                rate, p50, p95 = (statistics.median(row[key] for row in rows) for key in ("per_minute", "p50_s", "p95_s"))
+                print(f"{clients:7} {mixed:8} {rate:12.1f} {p50:7.2f} {p95:7.2f}")
+        flood = _flood(url, 3 * max(options.clients), options, 4)
+        waiting = Settings.model_fields["queue_limit"].default + 1
+        bound = 60 * waiting / flood["per_minute"]
+        found |= {"overload": flood | {"bound_s": bound}, "resident_mib": resident_mib(process)}
+        print(
+            f"overload, {3 * max(options.clients)} clients: {flood['refused']} refused, p95 {flood['p95_s']:.2f} s; "
+            f"{waiting} pictures, as many as are let in, take {bound:.2f} s"
+        )
+        print(f"resident: {found['resident_mib']:.0f} MiB")
+    return found
+
+
+def _flood(url: str, clients: int, options: argparse.Namespace, mixed: int) -> dict[str, Any]:
+    """Each client asks for its pictures one after the other; a refusal is counted, and waited for as it says."""
+    from atelier_infer.client import Client, ClientError
+
+    seconds: list[float] = []
+    refused: list[float] = []
+
+    def client(number: int) -> None:
+        with Client(url, SECRET) as line:
+            for picture in range(options.pictures):
+                started = time.monotonic()
+                wish = {
+                    "version": 1 + (number + picture) % mixed,
+                    "steps": options.steps,
+                    "seed": number,
+                    "width": options.size,
+                }
+                try:
+                    line.generate(PROMPT, height=options.size, **wish)
+                    seconds.append(time.monotonic() - started)
+                except ClientError as error:
+                    if error.status != 429:
+                        raise
+                    refused.append(error.retry_after_s or 0)
+
+    begun = time.monotonic()
+    threads = [threading.Thread(target=client, args=(number,)) for number in range(clients)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    ordered = sorted(seconds)
+    return {
+        "per_minute": 60 * len(seconds) / (time.monotonic() - begun),
+        "p50_s": statistics.median(ordered),
+        "p95_s": ordered[min(len(ordered) - 1, int(0.95 * len(ordered)))],
+        "refused": len(refused),
+    }
 
 
 def main() -> None:
