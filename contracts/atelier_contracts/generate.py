@@ -98,6 +98,9 @@ class Pictures(BaseModel):
     """`POST /generate` with `Accept: application/json`."""
 
     pictures: list[PictureInJson]
+    alias: str | None = Field(
+        default=None, description="what led to the version: the alias asked for, champion or the canary's; else none"
+    )
     warnings: list[str]
 
 
@@ -112,6 +115,9 @@ class JobStatus(BaseModel):
     seconds_left: float | None = Field(description="estimated from the last pictures; none once it has ended")
     pictures: list[str] = Field(description="paths of the pictures; all of them once it is done")
     drawn: list[Drawn] = Field(description="what each picture is drawn with")
+    alias: str | None = Field(
+        default=None, description="what led to the version: the alias asked for, champion or the canary's; else none"
+    )
     warnings: list[str]
     problem: Problem | None
 

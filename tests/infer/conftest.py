@@ -21,7 +21,7 @@ from fastapi import FastAPI
 
 from ..servers import app_running
 from .fake_store import FakeStore
-from .tiny_bundle import build_adapter, build_bundle
+from .tiny_bundle import adapter_tensors, build_adapter, build_bundle
 
 SECRET = "rita-s token"
 
@@ -74,6 +74,18 @@ def store(bundle) -> FakeStore:
     made = FakeStore()
     made.publish_bundle(folder, manifest.digest())
     return made
+
+
+@pytest.fixture
+def publish(store, bundle, tmp_path):
+    """Registers another version; what it draws differs by seed."""
+
+    def publish(seed: int, bundle_digest: str | None = None, **changes) -> int:
+        folder = tmp_path / f"adapter {seed} {len(store.folders)}"
+        build_adapter(folder, bundle_digest or bundle[1].digest(), adapter_tensors(seed=seed), **changes)
+        return store.publish_adapter(folder)
+
+    return publish
 
 
 @pytest.fixture

@@ -161,3 +161,25 @@ def test_the_password_may_come_from_a_file(environment, tmp_path):
     file.write_text("\n")
     with pytest.raises(SettingsError, match="TRACKING_PASSWORD_FILE: must hold the secret; the file is empty"):
         read()
+
+
+def test_a_canary_is_an_alias_and_a_percent(environment):
+    assert (read().canary_alias, read().canary_percent) == (None, None)
+    environment.setenv(PREFIX + "CANARY_ALIAS", "rival")
+    with pytest.raises(SettingsError, match="set both or neither; received ATELIER_INFER_CANARY_ALIAS alone"):
+        read()
+    for good in ("0", "0.5", "100"):
+        environment.setenv(PREFIX + "CANARY_PERCENT", good)
+        assert (read().canary_alias, read().canary_percent) == ("rival", float(good))
+    for bad in ("-1", "100.1", "nan", "ten"):
+        environment.setenv(PREFIX + "CANARY_PERCENT", bad)
+        with pytest.raises(SettingsError, match=f"CANARY_PERCENT: .*; received '{bad}'"):
+            read()
+    environment.setenv(PREFIX + "CANARY_PERCENT", "10")
+    for alias, words in (("champion", "another alias than champion"), ("Rival", "pattern"), ("a b", "pattern")):
+        environment.setenv(PREFIX + "CANARY_ALIAS", alias)
+        with pytest.raises(SettingsError, match=f"CANARY_ALIAS: .*{words}.*received '{alias}'"):
+            read()
+    environment.delenv(PREFIX + "CANARY_ALIAS")
+    with pytest.raises(SettingsError, match="received ATELIER_INFER_CANARY_PERCENT alone"):
+        read()

@@ -9,9 +9,11 @@ from functools import partial
 from atelier_contracts.access import TokenFile
 from fastapi import FastAPI
 
+from atelier_infer.absent import Absent
 from atelier_infer.adapter import Adapter
 from atelier_infer.batch import Batch, probe
 from atelier_infer.bundle import Bundle, open_bundle
+from atelier_infer.canary import Canary
 from atelier_infer.choosing import Chooser
 from atelier_infer.desk import Desk
 from atelier_infer.engine import Engine
@@ -77,14 +79,17 @@ def create_app(*, engine: Engine, metrics: Metrics, store: Store, tokens: TokenF
     versions = Versions(
         store=store,
         loader=loader,
+        absent=Absent(store=store, model=settings.model, registry_url=settings.registry_url),
         alias_poll_s=settings.alias_poll_s,
-        model=settings.model,
-        registry_url=settings.registry_url,
+        followed=[settings.canary_alias] if settings.canary_alias else [],
     )
+    canary = None
+    if settings.canary_alias and settings.canary_percent is not None:
+        canary = Canary(alias=settings.canary_alias, percent=settings.canary_percent, versions=versions)
 
     chooser, gallery = Chooser(versions, loader), Gallery(store)
-    desk = Desk(engine=engine, versions=versions, chooser=chooser, metrics=metrics, settings=settings)
-    for name, (help, read) in _gauges(engine, loader, versions).items():
+    desk = Desk(engine=engine, versions=versions, chooser=chooser, metrics=metrics, settings=settings, canary=canary)
+    for name, (help, read) in _gauges(engine, loader, versions, canary).items():
         metrics.gauge(name, help, read)
 
     following = None
@@ -114,7 +119,14 @@ def create_app(*, engine: Engine, metrics: Metrics, store: Store, tokens: TokenF
     app.state.desk = desk
     app.include_router(
         make_router(
-            engine=engine, versions=versions, loader=loader, store=store, gallery=gallery, metrics=metrics, settings=settings
+            engine=engine,
+            versions=versions,
+            loader=loader,
+            store=store,
+            gallery=gallery,
+            metrics=metrics,
+            settings=settings,
+            canary=canary,
         )
     )
     page = page_files()
@@ -130,11 +142,13 @@ def create_app(*, engine: Engine, metrics: Metrics, store: Store, tokens: TokenF
     return app
 
 
-def _gauges(engine: Engine, loader: Loader, versions: Versions) -> dict[str, tuple[str, Callable[[], float]]]:
+def _gauges(
+    engine: Engine, loader: Loader, versions: Versions, canary: Canary | None
+) -> dict[str, tuple[str, Callable[[], float]]]:
     def adapter_bytes() -> float:
         return sum(adapter.nbytes for adapter in loader.loaded()[0].values())
 
-    return {
+    gauges: dict[str, tuple[str, Callable[[], float]]] = {
         "admitted_pictures": ("Pictures that wait, load or are drawn", lambda: engine.admitted),
         "drawing_pictures": ("Pictures that take steps", lambda: engine.drawing),
         "adapters_loaded": ("Adapters in memory", lambda: len(loader.loaded()[0])),
@@ -142,3 +156,10 @@ def _gauges(engine: Engine, loader: Loader, versions: Versions) -> dict[str, tup
         "bundles_loaded": ("Bases in memory", lambda: len(loader.loaded()[1])),
         "stale": ("1 where some alias does not serve its target, or tracking is away", lambda: float(versions.stale)),
     }
+    if canary:
+        taking = canary.version
+        gauges["canary_takes_requests"] = (
+            "1 where the canary draws its share, 0 where the champion does",
+            lambda: bool(taking()),
+        )
+    return gauges

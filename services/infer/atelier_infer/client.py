@@ -41,11 +41,13 @@ class Picture:
         png: with the text in it that `verify` reads.
         drawn: everything it was drawn with: model, version, seed, …
         index: which one of several.
+        alias: what led to its version: the one asked for, champion, or the canary's; none where no alias did.
     """
 
     png: bytes
     drawn: dict[str, Any]
     index: int = 0
+    alias: str | None = None
 
     def save(self, path: str | Path) -> None:
         """Writes the PNG."""
@@ -118,8 +120,9 @@ class Client:
             ClientError: the service refused.
         """
         headers = {"Accept": "application/json"} | ({"Idempotency-Key": key} if key else {})
-        found = self._json("POST", "/generate", {"prompt": prompt, **fields}, headers)["pictures"]
-        return [Picture(base64.b64decode(one["png"]), one["drawn"], index) for index, one in enumerate(found)]
+        found = self._json("POST", "/generate", {"prompt": prompt, **fields}, headers)
+        pictures = enumerate(found["pictures"])
+        return [Picture(base64.b64decode(one["png"]), one["drawn"], index, found["alias"]) for index, one in pictures]
 
     def stream(self, prompt: str, *, previews: bool = True, **fields: Any) -> Iterator[Progress | Preview | Picture]:
         """Steps and previews as they come, and each picture when it is finished. Leaving the loop cancels the rest.
@@ -179,8 +182,8 @@ class Client:
 
     def _picture(self, job: str, index: int) -> Picture:
         _, png = self._exchange("GET", f"/jobs/{job}/pictures/{index}", headers={"Accept": "image/png"})
-        drawn = self._json("GET", f"/jobs/{job}")["drawn"][index]
-        return Picture(png, drawn, index)
+        status = self._json("GET", f"/jobs/{job}")
+        return Picture(png, status["drawn"][index], index, status["alias"])
 
     def _json(
         self, method: str, path: str, body: dict[str, Any] | None = None, headers: dict[str, str] | None = None

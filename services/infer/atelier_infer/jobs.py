@@ -73,7 +73,7 @@ def make_jobs_router(desk: Desk) -> APIRouter:
         body = order.pngs[index]
         if media == picture.WEBP:
             body = await run_in_threadpool(picture.webp_bytes, body)
-        return Response(body, media_type=media, headers=picture.headers(order.drawn[index], order.warnings))
+        return Response(body, media_type=media, headers=picture.headers(order.drawn[index], order.warnings, order.alias))
 
     @router.delete("/{job}", status_code=204, responses=DOCUMENTED)
     async def cancel(job: str, request: Request) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Literal
 from urllib.parse import urlsplit
 
+from atelier_contracts import names
 from atelier_contracts.access import TokenFileError, parse_tokens
 from atelier_contracts.generate import SchedulerName
 from pydantic import Field, SecretStr, ValidationError, field_validator
@@ -18,6 +19,10 @@ ProviderName = Literal["cpu", "openvino", "cuda"]
 PREFIX = "ATELIER_INFER_"
 LOGIN = ("MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD")
 PASSWORD_FILE = PREFIX + "TRACKING_PASSWORD_FILE"
+
+
+ALIAS = r"^[a-z][a-z0-9_-]{0,62}$"
+"""What registry-api lets an alias be called."""
 
 
 class SettingsError(ValueError):
@@ -40,6 +45,8 @@ class Settings(BaseSettings):
     events_url: str | None = None
     registry_token: SecretStr | None = None
     registry_token_file: Path | None = None
+    canary_alias: str | None = Field(None, pattern=ALIAS)
+    canary_percent: float | None = Field(None, ge=0, le=100, allow_inf_nan=False)
     scheduler: SchedulerName = "ddim"
     alias_poll_s: float = Field(1.0, gt=0, le=3600)
     queue_limit: int = Field(32, ge=0)
@@ -65,6 +72,13 @@ class Settings(BaseSettings):
         if parts.username or parts.password:
             raise ValueError(f"must not hold a login; set {' and '.join(LOGIN)} instead")
         return value.rstrip("/")
+
+    @field_validator("canary_alias")
+    @classmethod
+    def _beside_the_champion(cls, alias: str | None) -> str | None:
+        if alias == names.CHAMPION:
+            raise ValueError(f"must be another alias than {names.CHAMPION}, which draws the other requests")
+        return alias
 
     @field_validator("registry_token_file", "tracking_password_file")
     @classmethod
@@ -150,6 +164,10 @@ def read_settings(environment: Mapping[str, str]) -> Settings:
             problems.append(f"{PREFIX}REGISTRY_TOKEN: {told}")
         if settings.events_url and not given:
             problems.append(f"{PREFIX}EVENTS_URL: needs {PREFIX}REGISTRY_TOKEN or {PREFIX}REGISTRY_TOKEN_FILE beside it")
+        given = [name for name in ("canary_alias", "canary_percent") if getattr(settings, name) is not None]
+        if len(given) == 1:
+            told = f"set both or neither; received {PREFIX}{given[0].upper()} alone"
+            problems.append(f"{PREFIX}CANARY_ALIAS and {PREFIX}CANARY_PERCENT: {told}")
     if problems or settings is None:
         raise SettingsError("\n".join(problems))
     return settings
