@@ -60,6 +60,24 @@ class GenerateRequest(BaseModel):
         return self
 
 
+class JobRequest(GenerateRequest):
+    """`POST /jobs`."""
+
+    callback_url: str | None = Field(
+        default=None,
+        max_length=2000,
+        description="where the JobStatus is posted once the job has ended, signed as Standard Webhooks says; of a listed host",
+    )
+
+
+class CallbackStatus(BaseModel):
+    """What became of a job's callback."""
+
+    state: Literal["waiting", "delivered", "given_up"] = Field(description="waiting: for the job's end, or for the next try")
+    tries: int
+    problem: str | None = Field(description="what the receiver said last, where it did not take it")
+
+
 class DrawnAdapter(BaseModel):
     """One adapter that took part."""
 
@@ -120,6 +138,7 @@ class JobStatus(BaseModel):
     )
     warnings: list[str]
     problem: Problem | None
+    callback: CallbackStatus | None = Field(default=None, description="none where no callback_url was given")
 
 
 class Verified(BaseModel):

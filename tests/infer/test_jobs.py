@@ -174,7 +174,7 @@ def test_a_key_outlives_who_waited_first_and_is_free_after_a_failure():
 
     chooser = SimpleNamespace(at_hand=lambda wish: None, find=find)
     engine = SimpleNamespace(admit=lambda pictures: nullcontext())
-    counter = desk.Desk(engine=engine, versions=None, chooser=chooser, metrics=None, settings=None)
+    counter = desk.Desk(engine=engine, versions=None, chooser=chooser, metrics=None, settings=None, callbacks=None)
     wish = GenerateRequest.model_validate(WISH)
 
     async def story():

@@ -14,6 +14,8 @@ from atelier_contracts.generate import GenerateRequest
 from fastapi import Request
 from starlette.concurrency import run_in_threadpool
 
+from atelier_infer.callback_hosts import Target
+from atelier_infer.callbacks import Callback, Callbacks
 from atelier_infer.canary import Canary, lot
 from atelier_infer.choosing import Chooser, Chosen, names_nothing
 from atelier_infer.drawing import Drawing
@@ -45,17 +47,25 @@ class Desk:
         chooser: Chooser,
         metrics: Metrics,
         settings: Settings,
+        callbacks: Callbacks,
         canary: Canary | None = None,
     ) -> None:
         self._engine, self._versions, self._chooser, self._canary = engine, versions, chooser, canary
-        self._metrics, self._settings = metrics, settings
+        self._metrics, self._settings, self._callbacks = metrics, settings, callbacks
         self._kept: dict[str, Order] = {}
         self._keys: dict[tuple[str, str], tuple[str, asyncio.Task[Order]]] = {}
         self._waiting: dict[str, int] = {}
         self._tasks: dict[str, asyncio.Task[None]] = {}
 
     async def place(
-        self, wish: GenerateRequest, token_id: str, *, key: str | None = None, keep: bool = False, chosen: Chosen | None = None
+        self,
+        wish: GenerateRequest,
+        token_id: str,
+        *,
+        key: str | None = None,
+        keep: bool = False,
+        chosen: Chosen | None = None,
+        target: Target | None = None,
     ) -> Order:
         """An order that is being drawn from now on.
 
@@ -65,6 +75,7 @@ class Desk:
             key: an idempotency key; the same one with the same request gives the same order.
             keep: `find` it until job_keep_s after its end.
             chosen: what draws, when that is known already.
+            target: where its end is told.
 
         Raises:
             ReusedKeyError: the key came with another request.
@@ -72,13 +83,14 @@ class Desk:
         """
         self._forget()
         if key is None:
-            return await self._place(wish, token_id, key, keep, chosen)
-        fingerprint = hashlib.sha256(f"{keep} {wish.model_dump_json()}".encode()).hexdigest()
+            return await self._place(wish, token_id, key, keep, chosen, target)
+        where = target.url if target else None
+        fingerprint = hashlib.sha256(f"{keep} {where} {wish.model_dump_json()}".encode()).hexdigest()
         known = self._keys.get((token_id, key))
         if known and known[0] != fingerprint:
             raise ReusedKeyError(f"the key {key!r} came with another request; take a new one for a new request")
         if known is None:
-            known = fingerprint, asyncio.create_task(self._place(wish, token_id, key, True, chosen))
+            known = fingerprint, asyncio.create_task(self._place(wish, token_id, key, True, chosen, target))
             self._keys[token_id, key] = known
         # a waiter that goes away leaves the order to whoever asks again; `_forget` frees the key of one that failed
         return await asyncio.shield(known[1])
@@ -120,7 +132,19 @@ class Desk:
         order.cancel()
         self._kept.pop(order.id, None)
 
-    async def _place(self, wish: GenerateRequest, token_id: str, key: str | None, keep: bool, chosen: Chosen | None) -> Order:
+    async def ended(self) -> None:
+        """Waits until every order has ended and was told of; once the engine has ended, that is at once."""
+        await asyncio.gather(*self._tasks.values(), return_exceptions=True)
+
+    async def _place(
+        self,
+        wish: GenerateRequest,
+        token_id: str,
+        key: str | None,
+        keep: bool,
+        chosen: Chosen | None,
+        target: Target | None,
+    ) -> Order:
         with ExitStack() as stack:
             stack.enter_context(self._engine.admit(wish.n))
             sent, wish = wish, with_seed(wish)
@@ -137,6 +161,8 @@ class Desk:
                     understudy = cast if rival[0].numbers != chosen.numbers else None
                     cast = rival[1]
             order = Order(engine=self._engine, token_id=token_id, cast=cast, understudy=understudy)
+            if target:
+                order.callback = Callback(target, f"msg_{order.id}")
             held = stack.pop_all()
         if keep:
             self._kept[order.id] = order
@@ -191,6 +217,8 @@ class Desk:
             self._metrics.redrawn()
         if order.error and not isinstance(order.error, InferError):
             log.error("an error that nobody foresaw", exc_info=order.error)
+        if order.callback:
+            self._callbacks.send(order.callback, order.status().model_dump_json().encode())
 
     def _forget(self) -> None:
         """Drops orders that ended long ago, and the oldest where they need too much memory."""

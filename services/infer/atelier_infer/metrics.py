@@ -33,6 +33,7 @@ class Metrics:
             registry=self._registry,
         )
         self._lots = Counter(f"{prefix}canary_lots", "Requests that drew a lot", ["outcome"], registry=self._registry)
+        self._callbacks = Counter(f"{prefix}callbacks", "Callbacks, and how they ended", ["outcome"], registry=self._registry)
         self._redrawn = Counter(
             f"{prefix}canary_redrawn",
             "Requests that failed with the canary and were drawn by the champion",
@@ -72,6 +73,10 @@ class Metrics:
     def lot(self, outcome: Lot) -> None:
         """A request that left the version to the service, where there is a canary."""
         self._lots.labels(outcome).inc()
+
+    def callback(self, outcome: str) -> None:
+        """A callback that was `delivered` or `given_up`."""
+        self._callbacks.labels(outcome).inc()
 
     def redrawn(self) -> None:
         """The champion drew what the canary failed to."""

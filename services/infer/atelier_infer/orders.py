@@ -15,6 +15,7 @@ from atelier_contracts.generate import Drawn, JobStatus
 from starlette.concurrency import run_in_threadpool
 
 from atelier_infer import picture
+from atelier_infer.callbacks import Callback
 from atelier_infer.decoding import preview
 from atelier_infer.drawing import Drawing
 from atelier_infer.engine import Engine, Job
@@ -60,6 +61,7 @@ class Order:
         token_id: who sent it.
         cast: what it is drawn with.
         understudy: what all of it is drawn with instead when the cast's drawing fails.
+        callback: sent when it has ended.
         pngs: the pictures that are finished.
     """
 
@@ -67,6 +69,7 @@ class Order:
     token_id: str
     cast: Cast
     understudy: Cast | None = None
+    callback: Callback | None = None
     id: str = field(default_factory=lambda: secrets.token_urlsafe(12))
     jobs: list[Job] = field(default_factory=list)
     pngs: dict[int, bytes] = field(default_factory=dict)
@@ -149,6 +152,7 @@ class Order:
             alias=self.alias,
             warnings=self.warnings,
             problem=as_problem(self.error) if self.error else None,
+            callback=self.callback.status() if self.callback else None,
         )
 
     def timing(self) -> str:

@@ -14,6 +14,9 @@ from atelier_contracts.generate import SchedulerName
 from pydantic import Field, SecretStr, ValidationError, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from atelier_infer.callback_hosts import Place, parse_hosts
+from atelier_infer.client import callback_key
+
 ProviderName = Literal["cpu", "openvino", "cuda"]
 
 PREFIX = "ATELIER_INFER_"
@@ -57,6 +60,8 @@ class Settings(BaseSettings):
     adapter_cache_mib: int = Field(256, ge=0)
     job_keep_s: float = Field(600.0, ge=0)
     job_keep_mib: int = Field(256, ge=0)
+    callback_hosts: str | None = None
+    callback_secret_file: Path | None = None
     provider: ProviderName = "cpu"
     intra_op_threads: int = Field(0, ge=0)
     drain_timeout_s: float = Field(30.0, ge=0)
@@ -90,6 +95,25 @@ class Settings(BaseSettings):
             raise ValueError(f"must be a readable text file: {error}") from error
         return path
 
+    @field_validator("callback_hosts")
+    @classmethod
+    def _listed(cls, value: str | None) -> str | None:
+        if value is not None:
+            parse_hosts(value)
+        return value
+
+    @field_validator("callback_secret_file")
+    @classmethod
+    def _signing_secret(cls, path: Path | None) -> Path | None:
+        try:
+            if path is not None:
+                callback_key(path.read_text())
+        except (OSError, UnicodeDecodeError) as error:
+            raise ValueError(f"must be a readable text file: {error}") from error
+        except ValueError as error:
+            raise ValueError(f"the file {error}") from error
+        return path
+
     @field_validator("token_file")
     @classmethod
     def _readable_tokens(cls, path: Path) -> Path:
@@ -120,6 +144,13 @@ def events(settings: Settings) -> tuple[str, str] | None:
     if settings.registry_token_file is not None:
         token = settings.registry_token_file.read_text().strip()
     return (url, token) if url and token else None
+
+
+def callbacks(settings: Settings) -> tuple[frozenset[Place], bytes]:
+    """Where callbacks may go, and what they are signed with."""
+    if settings.callback_hosts is None or settings.callback_secret_file is None:
+        return frozenset(), b""
+    return parse_hosts(settings.callback_hosts), callback_key(settings.callback_secret_file.read_text())
 
 
 def hand_over_login(settings: Settings) -> None:
@@ -164,10 +195,11 @@ def read_settings(environment: Mapping[str, str]) -> Settings:
             problems.append(f"{PREFIX}REGISTRY_TOKEN: {told}")
         if settings.events_url and not given:
             problems.append(f"{PREFIX}EVENTS_URL: needs {PREFIX}REGISTRY_TOKEN or {PREFIX}REGISTRY_TOKEN_FILE beside it")
-        given = [name for name in ("canary_alias", "canary_percent") if getattr(settings, name) is not None]
-        if len(given) == 1:
-            told = f"set both or neither; received {PREFIX}{given[0].upper()} alone"
-            problems.append(f"{PREFIX}CANARY_ALIAS and {PREFIX}CANARY_PERCENT: {told}")
+        for pair in (("canary_alias", "canary_percent"), ("callback_hosts", "callback_secret_file")):
+            given = [PREFIX + name.upper() for name in pair if getattr(settings, name) is not None]
+            if len(given) == 1:
+                both = " and ".join(PREFIX + name.upper() for name in pair)
+                problems.append(f"{both}: set both or neither; received {given[0]} alone")
     if problems or settings is None:
         raise SettingsError("\n".join(problems))
     return settings
