@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import threading
 import time
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -12,6 +13,7 @@ import httpx
 import pytest
 from atelier_contracts.access import TokenFile
 from atelier_contracts.manifests import AdapterManifest, BundleManifest
+from atelier_infer import desk, drawing
 from atelier_infer.app import create_app, make_engine
 from atelier_infer.engine import Engine
 from atelier_infer.metrics import Metrics
@@ -122,6 +124,25 @@ def make_service(tmp_path, store, token_file):
             return Service(client, store, engine, settings, app)
 
         yield make
+
+
+@pytest.fixture
+def paced(monkeypatch):
+    """Steps wait for `go`."""
+    go, started = threading.Event(), threading.Event()
+
+    class Slow(drawing.Drawing):
+        pause_s = 0.0
+
+        def take(self, out) -> None:
+            started.set()
+            assert go.wait(20)
+            time.sleep(self.pause_s)
+            super().take(out)
+
+    monkeypatch.setattr(desk, "Drawing", Slow)
+    yield go, started, Slow
+    go.set()
 
 
 @pytest.fixture

@@ -27,7 +27,7 @@ from ..servers import free_port
 from .conftest import wait
 from .test_canary import count
 from .test_generate import problem
-from .test_jobs import WISH, ended, paced  # noqa: F401  a fixture
+from .test_jobs import WISH, ended
 
 SIGNING = "whsec_" + base64.b64encode(bytes(range(32))).decode()
 
@@ -147,7 +147,7 @@ def test_a_finished_job_is_told_of_and_the_receiver_can_verify_it(calling, recei
     assert count(service, "callbacks_waiting") == 0
 
 
-def test_a_job_that_failed_and_one_that_was_cancelled_are_told_of_too(calling, receiver, paced, monkeypatch):  # noqa: F811
+def test_a_job_that_failed_and_one_that_was_cancelled_are_told_of_too(calling, receiver, paced, monkeypatch):
     go, started, _ = paced
     service = calling(f"http://{receiver.place}")
     job = order(service, f"http://{receiver.place}", steps=50)
@@ -312,7 +312,7 @@ def test_a_silent_receiver_does_not_hold_up_the_end(receiver, monkeypatch):
     assert [one.problem for one in sent if one.tries == 0] == ["the service ended"] * 3
 
 
-def test_jobs_that_the_end_of_the_service_ends_are_told_of(calling, receiver, paced):  # noqa: F811
+def test_jobs_that_the_end_of_the_service_ends_are_told_of(calling, receiver, paced):
     go, started, _ = paced
     service = calling(f"http://{receiver.place}", drain_timeout_s=0)
     job = order(service, f"http://{receiver.place}", steps=50)

@@ -15,7 +15,7 @@ from atelier_infer import desk, drawing, loader, versions
 from atelier_infer.canary import Canary, lot
 from atelier_infer.client import Client, Picture
 from atelier_infer.drawing import Drawing
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
@@ -71,6 +71,7 @@ def binomial(share: float) -> float:
     return 6 * math.sqrt(REQUESTS * share * (1 - share)) + 1
 
 
+@settings(deadline=None, max_examples=40)
 @given(percent=st.floats(0, 100), prompt=st.text(min_size=1, max_size=20), first=st.integers(0, 2**31))
 def test_the_share_is_the_percent(percent, prompt, first):
     canary = Canary(alias="rival", percent=percent, versions=None)
@@ -426,3 +427,16 @@ def test_pictures_failures_and_seconds_by_version_and_alias(canary, monkeypatch)
     for version, led in (("2", "rival"), ("1", "champion")):
         assert count(service, "pictures_total", version=version, alias=led, outcome="unsound") == 1
         assert count(service, "picture_seconds_count", version=version, alias=led) == drawn[version, led]
+
+
+def test_what_is_cancelled_is_nobodys_failure(canary, paced):
+    go, started, _ = paced
+    service = canary()
+    job = service.client.post("/jobs", json={"prompt": "a cat", "steps": 50, "seed": 7}).json()["id"]
+    assert started.wait(20)
+    assert service.client.delete(f"/jobs/{job}").status_code == 204
+    go.set()
+    service.wait(lambda: service.engine.admitted == 0)
+    assert count(service, "pictures_total", version="2", alias="rival", outcome="cancelled") == 1
+    assert count(service, "canary_redrawn_total") == 0
+    assert header(service.draw()) == "rival"
