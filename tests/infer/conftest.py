@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 import threading
 import time
 from contextlib import ExitStack
@@ -44,6 +45,13 @@ class Service:
 
     def draw(self, **wish) -> httpx.Response:
         return self.client.post("/generate", json={"prompt": "a cat", "steps": 2, "seed": 7} | wish)
+
+    def count(self, name: str, **labels: str) -> float:
+        """A value of `/metrics`; 0 where the series does not exist."""
+        told = ",".join(f'{label}="{value}"' for label, value in sorted(labels.items()))
+        series = f"atelier_infer_{name}{{{told}}}" if told else f"atelier_infer_{name}"
+        found = re.search(rf"^{re.escape(series)} (\S+)$", self.client.get("/metrics").text, re.M)
+        return float(found[1]) if found else 0.0
 
     def wait(self, condition, patience_s: float = 20) -> None:
         wait(condition, patience_s)
@@ -152,3 +160,17 @@ def service(make_service, store, adapter) -> Service:
     made = make_service()
     made.wait(lambda: made.client.get("/readyz").status_code == 200)
     return made
+
+
+@pytest.fixture
+def canary(make_service, store, publish):
+    """A factory: version 1 is champion and 2 is rival, which has its share; both are loaded."""
+
+    def make(percent: float = 100, **settings):
+        store.set_alias("champion", publish(seed=1))
+        store.set_alias("rival", publish(seed=5))
+        service = make_service(canary_alias="rival", canary_percent=percent, **settings)
+        service.wait(lambda: service.client.get("/models").json()["canary"]["serving"] == 2)
+        return service
+
+    return make

@@ -1,82 +1,23 @@
 """Callbacks: posted once a job has ended, signed, again until they arrive, to listed hosts alone."""
 
-import base64
 import ssl
-import threading
 import time
-from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from ipaddress import ip_address
 
 import numpy as np
 import pytest
 from atelier_contracts.generate import JobStatus
 from atelier_infer import callbacks, drawing
-from atelier_infer.callback_hosts import Place, Target, find_target, parse_hosts
+from atelier_infer.callback_hosts import Place, Target, parse_hosts
 from atelier_infer.callbacks import Callback, Callbacks, backoff_s
-from atelier_infer.client import SignatureError, callback_key, callback_signature, read_callback
-from atelier_infer.errors import CallbackError
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
+from atelier_infer.client import callback_key, read_callback
 from hypothesis import given
 from hypothesis import strategies as st
 
 from ..servers import free_port
 from .conftest import wait
-from .test_canary import count
+from .receiver import SIGNING, Receiver, self_signed
 from .test_generate import problem
 from .test_jobs import WISH, ended
-
-SIGNING = "whsec_" + base64.b64encode(bytes(range(32))).decode()
-
-
-@dataclass
-class Receiver:
-    """A real HTTP server in a thread. Each try gets the next of `answers`, and the last of them for ever."""
-
-    answers: list[tuple[int, dict[str, str]]] = field(default_factory=lambda: [(204, {})])
-    came: list[tuple[dict[str, str], bytes]] = field(default_factory=list)
-    hold: threading.Event = field(default_factory=threading.Event)
-    tls: ssl.SSLContext | None = None
-
-    def __enter__(self):
-        receiver = self
-        self.hold.set()
-
-        class Handler(BaseHTTPRequestHandler):
-            def log_message(self, *args):
-                pass
-
-            def do_POST(self):
-                body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
-                receiver.came.append((dict(self.headers) | {"path": self.path}, body))
-                assert receiver.hold.wait(20)
-                status, headers = receiver.answers[min(len(receiver.came), len(receiver.answers)) - 1]
-                self.send_response(status)
-                for name, value in (headers | {"Content-Length": "0"}).items():
-                    self.send_header(name, value)
-                self.end_headers()
-
-            def do_GET(self):  # what a redirect that was followed would be
-                self.do_POST()
-
-        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self.server.daemon_threads = True
-        if self.tls:
-            self.server.socket = self.tls.wrap_socket(self.server.socket, server_side=True)
-        threading.Thread(target=self.server.serve_forever, daemon=True).start()
-        return self
-
-    def __exit__(self, *_):
-        self.hold.set()
-        self.server.shutdown()
-        self.server.server_close()
-
-    @property
-    def place(self) -> str:
-        return f"127.0.0.1:{self.server.server_address[1]}"
 
 
 @pytest.fixture
@@ -143,8 +84,8 @@ def test_a_finished_job_is_told_of_and_the_receiver_can_verify_it(calling, recei
     now = JobStatus.model_validate_json(service.client.get(f"/jobs/{job}").content)
     assert (told.state, told.id, len(told.pictures), told.callback.state) == ("done", job, 1, "waiting")
     assert told == now.model_copy(update={"callback": told.callback})
-    assert count(service, "callbacks_total", outcome="delivered") == 1
-    assert count(service, "callbacks_waiting") == 0
+    assert service.count("callbacks_total", outcome="delivered") == 1
+    assert service.count("callbacks_waiting") == 0
 
 
 def test_a_job_that_failed_and_one_that_was_cancelled_are_told_of_too(calling, receiver, paced, monkeypatch):
@@ -209,7 +150,7 @@ def test_it_is_given_up_after_so_many_tries(calling, receiver, quick):
     assert settled(service, job) == {"state": "given_up", "tries": callbacks.TRIES, "problem": "answered 502"}
     assert len(receiver.came) == callbacks.TRIES
     assert ended(service, job).state == "done"  # the pictures are there all the same
-    assert count(service, "callbacks_total", outcome="given_up") == 1
+    assert service.count("callbacks_total", outcome="given_up") == 1
 
 
 def test_nobody_answers(calling, quick):
@@ -255,6 +196,39 @@ def test_pauses_grow_to_a_limit_and_differ_by_chance(tries):
     found = [backoff_s(tries) for _ in range(20)]
     assert all(longest / 2 <= pause <= longest for pause in found)
     assert len(set(found)) > 1
+
+
+def test_a_host_that_is_not_listed_is_told_at_once(calling, receiver, service):
+    with Receiver() as elsewhere:
+        strict = calling(f"http://{receiver.place}")
+        for url, words in (
+            (f"http://{elsewhere.place}/", "ATELIER_INFER_CALLBACK_HOSTS lists"),
+            (f"https://{receiver.place}/", "with its scheme and port"),
+            (f"http://rita:pa55@{receiver.place}/", "an address with an @ in it"),
+            ("https://a.example/" + "a" * 2000, "2000"),
+        ):
+            told = problem(strict.client.post("/jobs", json=WISH | {"callback_url": url}), 422)
+            assert words in told
+            assert "pa55" not in told
+        # by default nothing is listed
+        unlisted = service.client.post("/jobs", json=WISH | {"callback_url": f"http://{receiver.place}/"})
+        assert "lists" in problem(unlisted, 422)
+        assert (strict.kept(), receiver.came, elsewhere.came) == ({}, [], [])
+
+
+def test_over_https_the_certificate_is_checked(calling, receiver, quick, tmp_path, monkeypatch):
+    certificate = self_signed(tmp_path)
+    tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    tls.load_cert_chain(certificate)
+    with Receiver(tls=tls) as secure:
+        service = calling(secure.place)
+        found = settled(service, order(service, f"https://{secure.place}/"))
+        assert (found["state"], secure.came) == ("given_up", [])
+        assert "certificate verify failed" in found["problem"]
+        monkeypatch.setenv("SSL_CERT_FILE", str(certificate))
+        job = order(service, f"https://{secure.place}/")
+        assert settled(service, job)["state"] == "delivered"
+        assert read_callback(SIGNING, *secure.came[0])["id"] == job
 
 
 # the end of the service
@@ -346,196 +320,3 @@ def test_an_error_that_nobody_foresaw_leaves_the_threads(receiver, monkeypatch):
     made.send(last := callback(receiver.place), b"{}")
     wait(lambda: last.state == "delivered")
     made.stop(time.monotonic())
-
-
-# where to
-
-
-HOSTS = parse_hosts("a.example, b.example:8443,http://worker,http://127.0.0.1:9000")
-
-
-@pytest.mark.parametrize(
-    ("url", "place", "path"),
-    [
-        ("https://a.example", ("https", "a.example", 443), "/"),
-        ("https://A.Example:443/x?y=1", ("https", "a.example", 443), "/x?y=1"),
-        ("HTTPS://b.example:8443/", ("https", "b.example", 8443), "/"),
-        ("http://worker:80/a", ("http", "worker", 80), "/a"),
-        ("http://127.0.0.1:9000/@a", ("http", "127.0.0.1", 9000), "/@a"),
-    ],
-)
-def test_listed_hosts_are_allowed(url, place, path):
-    assert find_target(url, HOSTS) == (place, path, url)
-
-
-@pytest.mark.parametrize(
-    "url",
-    [
-        "http://a.example",
-        "https://a.example:8443",
-        "https://b.example",
-        "https://worker",
-        "https://x.a.example",
-        "https://a.example.evil.example",
-        "https://127.0.0.1",
-        "http://localhost:9000",
-    ],
-)
-def test_others_are_not(url):
-    with pytest.raises(CallbackError, match=r"must lead to a host that ATELIER_INFER_CALLBACK_HOSTS lists.*received http"):
-        find_target(url, HOSTS)
-    with pytest.raises(CallbackError):
-        find_target(url, frozenset())
-
-
-@pytest.mark.parametrize(
-    "url",
-    [
-        "",
-        "a.example",
-        "//a.example/",
-        "ftp://a.example",
-        "https://",
-        "https://user@a.example",
-        "https://a.example@evil.example",
-        "https://evil.example\\@a.example",
-        "https://a.example\\.evil.example",
-        "https://a.example#@evil.example",
-        "https://a.example?x",
-        "https://a.example:0",
-        "https://a.example:99999",
-        "https://a.example:",
-        "https://a..example",
-        "https://a.example.",
-        "https://[::1]/",
-        "https://a.example/ x",
-        "https://a.example/\r\nHost: evil",
-        "https://a.example/ä",
-        "https://ａ.example/",
-        "https://" + "a" * 64 + ".example",
-        " https://a.example",
-        "https://a.example\n",
-    ],
-)
-def test_what_two_readers_could_read_differently_is_no_address(url):
-    with pytest.raises(CallbackError, match=r"must be https://HOST\[:PORT\]\[/PATH\]"):
-        find_target(url, HOSTS)
-
-
-@given(st.text())
-def test_nothing_else_gets_out(url):
-    with pytest.raises(CallbackError):
-        find_target(url, HOSTS)
-
-
-def test_a_host_that_is_not_listed_is_told_at_once(calling, receiver, service):
-    with Receiver() as elsewhere:
-        strict = calling(f"http://{receiver.place}")
-        for url, words in (
-            (f"http://{elsewhere.place}/", "ATELIER_INFER_CALLBACK_HOSTS lists"),
-            (f"https://{receiver.place}/", "with its scheme and port"),
-            (f"http://rita:pa55@{receiver.place}/", "an address with an @ in it"),
-            ("https://a.example/" + "a" * 2000, "2000"),
-        ):
-            told = problem(strict.client.post("/jobs", json=WISH | {"callback_url": url}), 422)
-            assert words in told
-            assert "pa55" not in told
-        # by default nothing is listed
-        unlisted = service.client.post("/jobs", json=WISH | {"callback_url": f"http://{receiver.place}/"})
-        assert "lists" in problem(unlisted, 422)
-        assert (strict.kept(), receiver.came, elsewhere.came) == ({}, [], [])
-
-
-@pytest.mark.parametrize(
-    "text", ["a.example,", "https://a.example", "a.example/x", "a b", "*.example", "A.example", "a:0", "u@a"]
-)
-def test_what_may_not_be_listed(text):
-    with pytest.raises(ValueError, match="each entry must be HOST or HOST:PORT"):
-        parse_hosts(text)
-
-
-def test_over_https_the_certificate_is_checked(calling, receiver, quick, tmp_path, monkeypatch):
-    certificate = self_signed(tmp_path)
-    tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    tls.load_cert_chain(certificate)
-    with Receiver(tls=tls) as secure:
-        service = calling(secure.place)
-        found = settled(service, order(service, f"https://{secure.place}/"))
-        assert (found["state"], secure.came) == ("given_up", [])
-        assert "certificate verify failed" in found["problem"]
-        monkeypatch.setenv("SSL_CERT_FILE", str(certificate))
-        job = order(service, f"https://{secure.place}/")
-        assert settled(service, job)["state"] == "delivered"
-        assert read_callback(SIGNING, *secure.came[0])["id"] == job
-
-
-def self_signed(folder):
-    """A key and a certificate for 127.0.0.1 in one file."""
-    key, now = ec.generate_private_key(ec.SECP256R1()), datetime.now(UTC)
-    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "receiver")])
-    certificate = (
-        x509.CertificateBuilder(name, name, key.public_key(), x509.random_serial_number())
-        .not_valid_before(now - timedelta(days=1))
-        .not_valid_after(now + timedelta(days=1))
-        .add_extension(x509.SubjectAlternativeName([x509.IPAddress(ip_address("127.0.0.1"))]), critical=False)
-        .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
-        .sign(key, hashes.SHA256())
-    )
-    private = key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
-    path = folder / "certificate.pem"
-    path.write_bytes(private + certificate.public_bytes(serialization.Encoding.PEM))
-    return path
-
-
-# what a receiver does
-
-
-def signed(body: bytes = b'{"id": "x"}', id: str = "msg_1", age_s: float = 0, secret: str = SIGNING) -> dict[str, str]:
-    timestamp = str(int(time.time() - age_s))
-    signature = callback_signature(callback_key(secret), id, timestamp, body)
-    return {"Webhook-Id": id, "WEBHOOK-TIMESTAMP": timestamp, "webhook-signature": signature}
-
-
-def test_the_signature_is_that_of_standard_webhooks():
-    """With the vector that the specification's own libraries test with."""
-    key = callback_key("whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw")
-    found = callback_signature(key, "msg_p5jXN8AQM9LWM0D4loKWxJek", "1614265330", b'{"test": 2432232314}')
-    assert found == "v1,g0hM9SsE+OTPJTGt/tmIKtSyZlE3uFJELVlNIOLJ1OE="
-
-
-def test_what_is_signed_is_read():
-    headers = signed()
-    assert read_callback(SIGNING, headers, b'{"id": "x"}') == {"id": "x"}
-    several = "v1,bm9uZQ== v1a,x " + headers["webhook-signature"]  # while a secret changes
-    assert read_callback(SIGNING, headers | {"webhook-signature": several}, b'{"id": "x"}') == {"id": "x"}
-
-
-@pytest.mark.parametrize(
-    ("headers", "words"),
-    [
-        (signed(b'{"id": "y"}'), "no signature"),
-        (signed(secret="whsec_" + base64.b64encode(bytes(32)).decode()), "no signature"),
-        (signed() | {"Webhook-Id": "msg_2"}, "no signature"),
-        (signed() | {"WEBHOOK-TIMESTAMP": str(int(time.time()) + 1)}, "no signature"),
-        (signed() | {"webhook-signature": ""}, "no signature"),
-        (signed() | {"webhook-signature": "v1,é"}, "no signature"),
-        (signed(age_s=3600), "more than 300 s"),
-        (signed(age_s=-3600), "more than 300 s"),
-        ({}, "'webhook-id' is missing"),
-    ],
-)
-def test_what_is_not_is_refused(headers, words):
-    with pytest.raises(SignatureError, match=words):
-        read_callback(SIGNING, headers, b'{"id": "x"}')
-
-
-@pytest.mark.parametrize("secret", ["", "whsec_!!", "sk_" + SIGNING[6:], "whsec_c2hvcnQ=", "whsec_" + "A" * 100])
-def test_a_secret_that_is_none_is_not_repeated(secret):
-    with pytest.raises(ValueError, match="must be whsec_ and the base64 of 24 to 64 random bytes") as caught:
-        read_callback(secret, signed(), b"{}")
-    assert not secret or secret not in str(caught.value)
-
-
-def test_the_documented_way_to_make_a_secret():
-    """`head -c 32 | base64` of the README."""
-    assert callback_key("whsec_" + base64.b64encode(bytes(32)).decode() + "\n") == bytes(32)

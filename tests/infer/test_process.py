@@ -15,7 +15,7 @@ from atelier_infer.client import read_callback
 
 from ..servers import free_port
 from .conftest import SECRET, wait
-from .test_callbacks import SIGNING, Receiver
+from .receiver import SIGNING, Receiver
 from .test_store import MlflowPublisher
 from .tiny_bundle import adapter_tensors, build_adapter
 
