@@ -60,6 +60,24 @@ class GenerateRequest(BaseModel):
         return self
 
 
+class JobRequest(GenerateRequest):
+    """`POST /jobs`."""
+
+    callback_url: str | None = Field(
+        default=None,
+        max_length=2000,
+        description="where the JobStatus is posted once the job has ended, signed as Standard Webhooks says; of a listed host",
+    )
+
+
+class CallbackStatus(BaseModel):
+    """What became of a job's callback."""
+
+    state: Literal["waiting", "delivered", "given_up"] = Field(description="waiting: for the job's end, or for the next try")
+    tries: int
+    problem: str | None = Field(description="what the receiver said last, where it did not take it")
+
+
 class DrawnAdapter(BaseModel):
     """One adapter that took part."""
 
@@ -98,6 +116,9 @@ class Pictures(BaseModel):
     """`POST /generate` with `Accept: application/json`."""
 
     pictures: list[PictureInJson]
+    alias: str | None = Field(
+        default=None, description="what led to the version: the alias asked for, champion or the canary's; else none"
+    )
     warnings: list[str]
 
 
@@ -112,8 +133,12 @@ class JobStatus(BaseModel):
     seconds_left: float | None = Field(description="estimated from the last pictures; none once it has ended")
     pictures: list[str] = Field(description="paths of the pictures; all of them once it is done")
     drawn: list[Drawn] = Field(description="what each picture is drawn with")
+    alias: str | None = Field(
+        default=None, description="what led to the version: the alias asked for, champion or the canary's; else none"
+    )
     warnings: list[str]
     problem: Problem | None
+    callback: CallbackStatus | None = Field(default=None, description="none where no callback_url was given")
 
 
 class Verified(BaseModel):

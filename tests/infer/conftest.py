@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import re
+import threading
 import time
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -12,6 +14,7 @@ import httpx
 import pytest
 from atelier_contracts.access import TokenFile
 from atelier_contracts.manifests import AdapterManifest, BundleManifest
+from atelier_infer import desk, drawing
 from atelier_infer.app import create_app, make_engine
 from atelier_infer.engine import Engine
 from atelier_infer.metrics import Metrics
@@ -21,7 +24,7 @@ from fastapi import FastAPI
 
 from ..servers import app_running
 from .fake_store import FakeStore
-from .tiny_bundle import build_adapter, build_bundle
+from .tiny_bundle import adapter_tensors, build_adapter, build_bundle
 
 SECRET = "rita-s token"
 
@@ -42,6 +45,13 @@ class Service:
 
     def draw(self, **wish) -> httpx.Response:
         return self.client.post("/generate", json={"prompt": "a cat", "steps": 2, "seed": 7} | wish)
+
+    def count(self, name: str, **labels: str) -> float:
+        """A value of `/metrics`; 0 where the series does not exist."""
+        told = ",".join(f'{label}="{value}"' for label, value in sorted(labels.items()))
+        series = f"atelier_infer_{name}{{{told}}}" if told else f"atelier_infer_{name}"
+        found = re.search(rf"^{re.escape(series)} (\S+)$", self.client.get("/metrics").text, re.M)
+        return float(found[1]) if found else 0.0
 
     def wait(self, condition, patience_s: float = 20) -> None:
         wait(condition, patience_s)
@@ -74,6 +84,18 @@ def store(bundle) -> FakeStore:
     made = FakeStore()
     made.publish_bundle(folder, manifest.digest())
     return made
+
+
+@pytest.fixture
+def publish(store, bundle, tmp_path):
+    """Registers another version; what it draws differs by seed."""
+
+    def publish(seed: int, bundle_digest: str | None = None, **changes) -> int:
+        folder = tmp_path / f"adapter {seed} {len(store.folders)}"
+        build_adapter(folder, bundle_digest or bundle[1].digest(), adapter_tensors(seed=seed), **changes)
+        return store.publish_adapter(folder)
+
+    return publish
 
 
 @pytest.fixture
@@ -113,9 +135,42 @@ def make_service(tmp_path, store, token_file):
 
 
 @pytest.fixture
+def paced(monkeypatch):
+    """Steps wait for `go`."""
+    go, started = threading.Event(), threading.Event()
+
+    class Slow(drawing.Drawing):
+        pause_s = 0.0
+
+        def take(self, out) -> None:
+            started.set()
+            assert go.wait(20)
+            time.sleep(self.pause_s)
+            super().take(out)
+
+    monkeypatch.setattr(desk, "Drawing", Slow)
+    yield go, started, Slow
+    go.set()
+
+
+@pytest.fixture
 def service(make_service, store, adapter) -> Service:
     """Ready, with version 1 as champion."""
     store.set_alias("champion", store.publish_adapter(adapter[0]))
     made = make_service()
     made.wait(lambda: made.client.get("/readyz").status_code == 200)
     return made
+
+
+@pytest.fixture
+def canary(make_service, store, publish):
+    """A factory: version 1 is champion and 2 is rival, which has its share; both are loaded."""
+
+    def make(percent: float = 100, **settings):
+        store.set_alias("champion", publish(seed=1))
+        store.set_alias("rival", publish(seed=5))
+        service = make_service(canary_alias="rival", canary_percent=percent, **settings)
+        service.wait(lambda: service.client.get("/models").json()["canary"]["serving"] == 2)
+        return service
+
+    return make

@@ -178,7 +178,9 @@ def test_the_same_key_gives_the_same_picture_drawn_once(service):
     first, again = (service.client.post("/generate", json=wish, headers=headers) for _ in range(2))
     assert first.status_code == 200
     assert first.content == again.content
-    assert 'atelier_infer_pictures_total{outcome="drawn",version="1"} 1.0' in service.client.get("/metrics").text
+    assert (
+        'atelier_infer_pictures_total{alias="champion",outcome="drawn",version="1"} 1.0' in service.client.get("/metrics").text
+    )
     other = service.client.post("/generate", json=wish | {"steps": 3}, headers=headers)
     assert "'order 17' came with another request" in problem(other, 422)
 
@@ -194,8 +196,9 @@ def test_metrics_count_pictures_by_version(styles):
     styles.draw()
     styles.draw(version=2)
     text = styles.client.get("/metrics").text
-    for version in "12":
-        assert f'atelier_infer_pictures_total{{outcome="drawn",version="{version}"}} 1.0' in text
+    for version, alias in (("1", "champion"), ("2", "")):
+        assert f'atelier_infer_pictures_total{{alias="{alias}",outcome="drawn",version="{version}"}} 1.0' in text
+        assert f'atelier_infer_picture_seconds_count{{alias="{alias}",version="{version}"}} 1.0' in text
     assert "atelier_infer_adapters_loaded 2.0" in text
     assert "atelier_infer_bundles_loaded 1.0" in text
     assert "atelier_infer_step_seconds_count 4.0" in text

@@ -237,6 +237,7 @@ def test_models_shows_what_is_loaded(service, adapter, bundle):
         "provider": "cpu",
         "adapters_mib": 0.0,
         "aliases": {"champion": {"target": 1, "serving": 1, "problem": None}},
+        "canary": None,
         "adapters": [
             {
                 "version": 1,

@@ -6,7 +6,6 @@ import hashlib
 import io
 import json
 import threading
-import time
 from contextlib import nullcontext
 from types import SimpleNamespace
 
@@ -38,25 +37,6 @@ def ended(service, job: str) -> JobStatus:
 
     service.wait(lambda: status().state not in ("waiting", "drawing"))
     return status()
-
-
-@pytest.fixture
-def paced(monkeypatch):
-    """Steps wait for `go`."""
-    go, started = threading.Event(), threading.Event()
-
-    class Slow(drawing.Drawing):
-        pause_s = 0.0
-
-        def take(self, out) -> None:
-            started.set()
-            assert go.wait(20)
-            time.sleep(self.pause_s)
-            super().take(out)
-
-    monkeypatch.setattr(desk, "Drawing", Slow)
-    yield go, started, Slow
-    go.set()
 
 
 def test_a_job_from_its_order_to_its_pictures(service):
@@ -174,7 +154,7 @@ def test_a_key_outlives_who_waited_first_and_is_free_after_a_failure():
 
     chooser = SimpleNamespace(at_hand=lambda wish: None, find=find)
     engine = SimpleNamespace(admit=lambda pictures: nullcontext())
-    counter = desk.Desk(engine=engine, versions=None, chooser=chooser, metrics=None, settings=None)
+    counter = desk.Desk(engine=engine, versions=None, chooser=chooser, metrics=None, settings=None, callbacks=None)
     wish = GenerateRequest.model_validate(WISH)
 
     async def story():

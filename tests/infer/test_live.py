@@ -20,18 +20,6 @@ def impatient(monkeypatch):
     monkeypatch.setattr(versions, "SLOWEST_RETRY_S", 0.1)
 
 
-@pytest.fixture
-def publish(store, bundle, tmp_path):
-    """Registers another version; what it draws differs by seed."""
-
-    def publish(seed: int, bundle_digest: str | None = None, **changes) -> int:
-        folder = tmp_path / f"adapter {seed} {len(store.folders)}"
-        build_adapter(folder, bundle_digest or bundle[1].digest(), adapter_tensors(seed=seed), **changes)
-        return store.publish_adapter(folder)
-
-    return publish
-
-
 def version_of(response) -> str:
     assert response.status_code == 200, response.text
     return response.headers[names.HEADER_VERSION]

@@ -11,9 +11,11 @@ import threading
 import httpx
 import pytest
 from atelier_contracts import names
+from atelier_infer.client import read_callback
 
 from ..servers import free_port
 from .conftest import SECRET, wait
+from .receiver import SIGNING, Receiver
 from .test_store import MlflowPublisher
 from .tiny_bundle import adapter_tensors, build_adapter
 
@@ -155,3 +157,38 @@ def test_a_drawing_that_outlasts_the_patience_is_told(mlflow_server, start, bund
     assert (answers[0].status_code, answers[0].json()["title"]) == (503, "Service Unavailable")
     assert answers[0].headers["retry-after"] == "1"
     assert process.wait(20) == 0
+
+
+def test_a_canary_from_the_environment_and_a_job_that_the_end_of_the_process_ends(
+    mlflow_server, start, bundle, adapter, tmp_path
+):
+    publisher = MlflowPublisher(mlflow_server.uri)
+    publisher.publish_bundle(bundle[0], bundle[1].digest())
+    publisher.set_alias("champion", publisher.publish_adapter(adapter[0]))
+    build_adapter(tmp_path / "second", bundle[1].digest(), adapter_tensors(seed=2))
+    publisher.set_alias("rival", publisher.publish_adapter(tmp_path / "second"))
+    (tmp_path / "signing").write_text(SIGNING)
+    with Receiver() as receiver:
+        process, client, log = start(
+            publisher.model,
+            CANARY_ALIAS="rival",
+            CANARY_PERCENT="100",
+            CALLBACK_HOSTS=f"http://{receiver.place}",
+            CALLBACK_SECRET_FILE=tmp_path / "signing",
+        )
+        wait(lambda: client.get("/models").json()["canary"]["takes_requests"])
+        wish = {"prompt": "a cat", "seed": 1, "callback_url": f"http://{receiver.place}/secret-path"}
+        done = client.post("/jobs", json=wish | {"steps": 2}).json()
+        assert done["alias"] == "rival"
+        wait(lambda: receiver.came)
+        assert read_callback(SIGNING, *receiver.came[0])["state"] == "done"
+        ended = client.post("/jobs", json=wish | {"steps": 150, "width": 1024, "height": 1024}).json()
+        wait(lambda: client.get(f"/jobs/{ended['id']}").json()["state"] == "drawing")
+        process.send_signal(signal.SIGTERM)
+        client.close()
+        assert process.wait(60) == 0
+        told = read_callback(SIGNING, *receiver.came[1])
+        assert (told["id"], told["alias"], told["state"], told["problem"]["status"]) == (ended["id"], "rival", "failed", 503)
+        assert len(receiver.came) == 2
+    for secret in (SIGNING, "secret-path", "a cat"):
+        assert secret not in log.read_text()

@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from atelier_infer.settings import PREFIX, Settings, SettingsError, events, read_settings
+from atelier_infer.settings import PREFIX, Settings, SettingsError, callbacks, events, read_settings
 from pydantic_core import PydanticUndefined
 
 FOLDER = Path(__file__).parents[2] / "services/infer"
@@ -160,4 +160,49 @@ def test_the_password_may_come_from_a_file(environment, tmp_path):
         read()
     file.write_text("\n")
     with pytest.raises(SettingsError, match="TRACKING_PASSWORD_FILE: must hold the secret; the file is empty"):
+        read()
+
+
+def test_a_canary_is_an_alias_and_a_percent(environment):
+    assert (read().canary_alias, read().canary_percent) == (None, None)
+    environment.setenv(PREFIX + "CANARY_ALIAS", "rival")
+    with pytest.raises(SettingsError, match="set both or neither; received ATELIER_INFER_CANARY_ALIAS alone"):
+        read()
+    for good in ("0", "0.5", "100"):
+        environment.setenv(PREFIX + "CANARY_PERCENT", good)
+        assert (read().canary_alias, read().canary_percent) == ("rival", float(good))
+    for bad in ("-1", "100.1", "nan", "ten"):
+        environment.setenv(PREFIX + "CANARY_PERCENT", bad)
+        with pytest.raises(SettingsError, match=f"CANARY_PERCENT: .*; received '{bad}'"):
+            read()
+    environment.setenv(PREFIX + "CANARY_PERCENT", "10")
+    for alias, words in (("champion", "another alias than champion"), ("Rival", "pattern"), ("a b", "pattern")):
+        environment.setenv(PREFIX + "CANARY_ALIAS", alias)
+        with pytest.raises(SettingsError, match=f"CANARY_ALIAS: .*{words}.*received '{alias}'"):
+            read()
+    environment.delenv(PREFIX + "CANARY_ALIAS")
+    with pytest.raises(SettingsError, match="received ATELIER_INFER_CANARY_PERCENT alone"):
+        read()
+
+
+def test_callbacks_need_hosts_and_a_secret(environment, tmp_path):
+    assert callbacks(read()) == (frozenset(), b"")
+    environment.setenv(PREFIX + "CALLBACK_HOSTS", "a.example,http://worker:9000")
+    with pytest.raises(SettingsError, match="set both or neither; received ATELIER_INFER_CALLBACK_HOSTS alone"):
+        read()
+    file = tmp_path / "signing"
+    environment.setenv(PREFIX + "CALLBACK_SECRET_FILE", str(file))
+    with pytest.raises(SettingsError, match="CALLBACK_SECRET_FILE: must be a readable text file"):
+        read()
+    file.write_text("hunter2")
+    with pytest.raises(SettingsError, match="CALLBACK_SECRET_FILE: the file must be whsec_ and the base64") as caught:
+        read()
+    assert "hunter2" not in str(caught.value)
+    file.write_text("whsec_" + "A" * 32 + "\n")
+    assert callbacks(read()) == ({("https", "a.example", 443), ("http", "worker", 9000)}, bytes(24))
+    environment.setenv(PREFIX + "CALLBACK_HOSTS", "a.example,*.example")
+    with pytest.raises(SettingsError, match=r"CALLBACK_HOSTS: each entry must be .*'\*.example' is neither"):
+        read()
+    environment.delenv(PREFIX + "CALLBACK_HOSTS")
+    with pytest.raises(SettingsError, match="received ATELIER_INFER_CALLBACK_SECRET_FILE alone"):
         read()

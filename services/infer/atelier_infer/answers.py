@@ -24,6 +24,16 @@ class Served(BaseModel):
     problem: str | None = Field(description="why the target was refused")
 
 
+class CanaryState(BaseModel):
+    """What draws a share of the requests that leave the version to the service."""
+
+    alias: str
+    percent: float = Field(description="its share of them; the champion draws the others")
+    serving: int | None = Field(description="the version that its alias draws with")
+    takes_requests: bool = Field(description="whether it draws its share now; otherwise the champion does")
+    why_not: str | None = Field(description="why it does not")
+
+
 class LoadedAdapter(BaseModel):
     """One version in memory."""
 
@@ -48,6 +58,7 @@ class Models(BaseModel):
     model: str
     scheduler: str
     aliases: dict[str, Served]
+    canary: CanaryState | None = Field(description="none where the settings name none")
     provider: str = Field(description="what ONNX Runtime runs the graphs with, as it says itself")
     adapters: list[LoadedAdapter]
     adapters_mib: float = Field(description="memory of all of them")

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from functools import partial
 
 from atelier_contracts.access import TokenFile
 from fastapi import FastAPI
+from starlette.concurrency import run_in_threadpool
 
+from atelier_infer.absent import Absent
 from atelier_infer.adapter import Adapter
 from atelier_infer.batch import Batch, probe
 from atelier_infer.bundle import Bundle, open_bundle
+from atelier_infer.callbacks import Callbacks
+from atelier_infer.canary import Canary
 from atelier_infer.choosing import Chooser
 from atelier_infer.desk import Desk
 from atelier_infer.engine import Engine
@@ -29,6 +34,7 @@ from atelier_infer.providers import Runtime
 from atelier_infer.requestlog import RequestLog
 from atelier_infer.routes import make_router
 from atelier_infer.settings import Settings, events
+from atelier_infer.settings import callbacks as callbacks_of
 from atelier_infer.shelf import Shelf
 from atelier_infer.staging import make_staging_router
 from atelier_infer.store import Store
@@ -77,14 +83,27 @@ def create_app(*, engine: Engine, metrics: Metrics, store: Store, tokens: TokenF
     versions = Versions(
         store=store,
         loader=loader,
+        absent=Absent(store=store, model=settings.model, registry_url=settings.registry_url),
         alias_poll_s=settings.alias_poll_s,
-        model=settings.model,
-        registry_url=settings.registry_url,
+        followed=[settings.canary_alias] if settings.canary_alias else [],
     )
+    canary = None
+    if settings.canary_alias and settings.canary_percent is not None:
+        canary = Canary(alias=settings.canary_alias, percent=settings.canary_percent, versions=versions)
 
+    hosts, key = callbacks_of(settings)
+    callbacks = Callbacks(hosts=hosts, key=key, told=metrics.callback)
     chooser, gallery = Chooser(versions, loader), Gallery(store)
-    desk = Desk(engine=engine, versions=versions, chooser=chooser, metrics=metrics, settings=settings)
-    for name, (help, read) in _gauges(engine, loader, versions).items():
+    desk = Desk(
+        engine=engine,
+        versions=versions,
+        chooser=chooser,
+        metrics=metrics,
+        settings=settings,
+        canary=canary,
+        callbacks=callbacks,
+    )
+    for name, (help, read) in _gauges(engine, loader, versions, canary, callbacks).items():
         metrics.gauge(name, help, read)
 
     following = None
@@ -96,13 +115,17 @@ def create_app(*, engine: Engine, metrics: Metrics, store: Store, tokens: TokenF
         shelf.tidy()
         engine.start()
         versions.start()
+        callbacks.start()
         if following:
             following.start()
         yield
         if following:
             following.stop()
         versions.stop()
+        by = min(engine.deadline, time.monotonic() + settings.drain_timeout_s)
         engine.stop()
+        await desk.ended()
+        await run_in_threadpool(callbacks.stop, by)
 
     app = FastAPI(
         title="Atelier infer",
@@ -114,13 +137,20 @@ def create_app(*, engine: Engine, metrics: Metrics, store: Store, tokens: TokenF
     app.state.desk = desk
     app.include_router(
         make_router(
-            engine=engine, versions=versions, loader=loader, store=store, gallery=gallery, metrics=metrics, settings=settings
+            engine=engine,
+            versions=versions,
+            loader=loader,
+            store=store,
+            gallery=gallery,
+            metrics=metrics,
+            settings=settings,
+            canary=canary,
         )
     )
     page = page_files()
     app.include_router(make_page_router(page))
     app.include_router(make_generating_router(desk))
-    app.include_router(make_jobs_router(desk))
+    app.include_router(make_jobs_router(desk, callbacks))
     app.include_router(make_images_router(desk, settings.model))
     app.include_router(make_verifying_router(desk=desk, chooser=chooser, loader=loader, settings=settings))
     app.include_router(make_staging_router(desk=desk, engine=engine, loader=loader, settings=settings))
@@ -130,15 +160,25 @@ def create_app(*, engine: Engine, metrics: Metrics, store: Store, tokens: TokenF
     return app
 
 
-def _gauges(engine: Engine, loader: Loader, versions: Versions) -> dict[str, tuple[str, Callable[[], float]]]:
+def _gauges(
+    engine: Engine, loader: Loader, versions: Versions, canary: Canary | None, callbacks: Callbacks
+) -> dict[str, tuple[str, Callable[[], float]]]:
     def adapter_bytes() -> float:
         return sum(adapter.nbytes for adapter in loader.loaded()[0].values())
 
-    return {
+    gauges: dict[str, tuple[str, Callable[[], float]]] = {
         "admitted_pictures": ("Pictures that wait, load or are drawn", lambda: engine.admitted),
         "drawing_pictures": ("Pictures that take steps", lambda: engine.drawing),
+        "callbacks_waiting": ("Callbacks that wait for their first or next try", lambda: callbacks.waiting),
         "adapters_loaded": ("Adapters in memory", lambda: len(loader.loaded()[0])),
         "adapters_bytes": ("Memory of the adapters", adapter_bytes),
         "bundles_loaded": ("Bases in memory", lambda: len(loader.loaded()[1])),
         "stale": ("1 where some alias does not serve its target, or tracking is away", lambda: float(versions.stale)),
     }
+    if canary:
+        taking = canary.version
+        gauges["canary_takes_requests"] = (
+            "1 where the canary draws its share, 0 where the champion does",
+            lambda: bool(taking()),
+        )
+    return gauges

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
+from atelier_contracts import names
 from atelier_contracts.generate import Drawn, DrawnAdapter, GenerateRequest
 
 from atelier_infer.bundle import Bundle
@@ -17,10 +18,15 @@ from atelier_infer.versions import Versions, Wish
 
 @dataclass(frozen=True)
 class Chosen:
-    """Versions of one bundle, each with its weight; the base alone is one version without an adapter."""
+    """Versions of one bundle, each with its weight; the base alone is one version without an adapter.
+
+    Attributes:
+        alias: what led to the version; none where it was named itself, and for blends and the base.
+    """
 
     versions: tuple[Version, ...]
     weights: tuple[float, ...]
+    alias: str | None = None
 
     @property
     def bundle(self) -> Bundle:
@@ -31,6 +37,11 @@ class Chosen:
     def label(self) -> str:
         """What the answer's header says."""
         return "+".join(version.label for version in self.versions)
+
+    @property
+    def kind(self) -> str:
+        """What it is counted as: of blends there are too many to count each by itself."""
+        return self.label if len(self.versions) == 1 else "blend"
 
     @property
     def numbers(self) -> tuple[int, ...]:
@@ -100,6 +111,11 @@ class Chooser:
             yield
 
 
+def names_nothing(wish: GenerateRequest) -> bool:
+    """Whether what draws is left to the service."""
+    return wish.version is None and wish.alias is None and not wish.adapters and not wish.base
+
+
 def wishes(wish: GenerateRequest) -> list[Wish]:
     """One per adapter."""
     if wish.adapters:
@@ -113,4 +129,4 @@ def _together(wish: GenerateRequest, versions: list[Version]) -> Chosen:
     if len(digests) > 1:
         named = ", ".join(f"version {version.label}: {version.bundle.digest[:12]}" for version in versions)
         raise BlendError(f"the adapters of a blend must share one base; received {named}; blend versions of one base")
-    return Chosen(tuple(versions), tuple(weights))
+    return Chosen(tuple(versions), tuple(weights), names.CHAMPION if names_nothing(wish) else wish.alias)

@@ -10,9 +10,13 @@ with Client("http://127.0.0.1:8002", token) as client:
 from __future__ import annotations
 
 import base64
+import binascii
+import hashlib
+import hmac
 import http.client
 import json
-from collections.abc import Iterable, Iterator
+import time
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -33,6 +37,10 @@ class ClientError(Exception):
         self.status, self.retry_after_s = status, retry_after_s
 
 
+class SignatureError(Exception):
+    """A callback is not what the service sent, or was sent too long ago."""
+
+
 @dataclass(frozen=True)
 class Picture:
     """A finished picture.
@@ -41,11 +49,13 @@ class Picture:
         png: with the text in it that `verify` reads.
         drawn: everything it was drawn with: model, version, seed, …
         index: which one of several.
+        alias: what led to its version: the one asked for, champion, or the canary's; none where no alias did.
     """
 
     png: bytes
     drawn: dict[str, Any]
     index: int = 0
+    alias: str | None = None
 
     def save(self, path: str | Path) -> None:
         """Writes the PNG."""
@@ -118,8 +128,9 @@ class Client:
             ClientError: the service refused.
         """
         headers = {"Accept": "application/json"} | ({"Idempotency-Key": key} if key else {})
-        found = self._json("POST", "/generate", {"prompt": prompt, **fields}, headers)["pictures"]
-        return [Picture(base64.b64decode(one["png"]), one["drawn"], index) for index, one in enumerate(found)]
+        found = self._json("POST", "/generate", {"prompt": prompt, **fields}, headers)
+        pictures = enumerate(found["pictures"])
+        return [Picture(base64.b64decode(one["png"]), one["drawn"], index, found.get("alias")) for index, one in pictures]
 
     def stream(self, prompt: str, *, previews: bool = True, **fields: Any) -> Iterator[Progress | Preview | Picture]:
         """Steps and previews as they come, and each picture when it is finished. Leaving the loop cancels the rest.
@@ -179,8 +190,8 @@ class Client:
 
     def _picture(self, job: str, index: int) -> Picture:
         _, png = self._exchange("GET", f"/jobs/{job}/pictures/{index}", headers={"Accept": "image/png"})
-        drawn = self._json("GET", f"/jobs/{job}")["drawn"][index]
-        return Picture(png, drawn, index)
+        status = self._json("GET", f"/jobs/{job}")
+        return Picture(png, status["drawn"][index], index, status.get("alias"))
 
     def _json(
         self, method: str, path: str, body: dict[str, Any] | None = None, headers: dict[str, str] | None = None
@@ -221,6 +232,56 @@ def parse_events(lines: Iterable[bytes]) -> Iterator[tuple[str, Any]]:
         elif not field and not value and data:  # an empty line ends an event; a comment has a value
             yield name, json.loads(data)
             name, data = "message", ""
+
+
+def read_callback(secret: str, headers: Mapping[str, str], body: bytes, *, tolerance_s: float = 300.0) -> dict[str, Any]:
+    """What a callback says of its job, as `GET /jobs/{id}` does. A try may arrive twice: its `webhook-id` is the same then.
+
+    Args:
+        secret: `whsec_…`, as the service has it.
+        headers: of the request, in any case.
+        body: of the request, the bytes as they came.
+        tolerance_s: how far its timestamp may be from this clock.
+
+    Raises:
+        SignatureError: it is signed with another secret, was changed on its way, or is too old.
+        ValueError: the secret is none.
+
+    Source: Standard Webhooks 1.0.0, "Verifying webhook authenticity".
+    """
+    found = {name.lower(): value for name, value in headers.items()}
+    try:
+        id, timestamp, signatures = (found[f"webhook-{name}"] for name in ("id", "timestamp", "signature"))
+    except KeyError as error:
+        raise SignatureError(f"the header {error} is missing") from None
+    expected = callback_signature(callback_key(secret), id, timestamp, body).encode()
+    if not any(hmac.compare_digest(expected, one.encode()) for one in signatures.split()):
+        raise SignatureError("no signature is that of this body with this secret")
+    if not (timestamp.isdecimal() and abs(time.time() - int(timestamp)) <= tolerance_s):
+        raise SignatureError(f"the timestamp {timestamp} is more than {tolerance_s:g} s from this clock")
+    status: dict[str, Any] = json.loads(body)
+    return status
+
+
+def callback_key(secret: str) -> bytes:
+    """The 24 to 64 bytes in `whsec_<base64>`.
+
+    Raises:
+        ValueError: it is something else; the secret is not repeated.
+    """
+    kind, _, text = secret.strip().partition("_")
+    try:
+        key = base64.b64decode(text, validate=True)
+    except (binascii.Error, ValueError):
+        key = b""
+    if kind != "whsec" or not 24 <= len(key) <= 64:
+        raise ValueError("must be whsec_ and the base64 of 24 to 64 random bytes")
+    return key
+
+
+def callback_signature(key: bytes, id: str, timestamp: str, body: bytes) -> str:
+    """`v1,<base64>` of HMAC-SHA256 over id, timestamp and body with dots between them."""
+    return "v1," + base64.b64encode(hmac.digest(key, f"{id}.{timestamp}.".encode() + body, hashlib.sha256)).decode()
 
 
 def _refusal(answer: http.client.HTTPResponse, content: bytes) -> ClientError:

@@ -14,13 +14,16 @@ from atelier_contracts.generate import GenerateRequest
 from fastapi import Request
 from starlette.concurrency import run_in_threadpool
 
-from atelier_infer.choosing import Chooser, Chosen
+from atelier_infer.callback_hosts import Target
+from atelier_infer.callbacks import Callback, Callbacks
+from atelier_infer.canary import Canary, lot
+from atelier_infer.choosing import Chooser, Chosen, names_nothing
 from atelier_infer.drawing import Drawing
 from atelier_infer.engine import Engine
-from atelier_infer.errors import InferError, ReusedKeyError, UnknownJobError
+from atelier_infer.errors import CallerError, InferError, ReusedKeyError, UnknownJobError
 from atelier_infer.metrics import Metrics
-from atelier_infer.orders import Order
-from atelier_infer.plan import make_plans
+from atelier_infer.orders import Cast, Order, Outcome
+from atelier_infer.plan import make_plans, with_seed
 from atelier_infer.settings import Settings
 from atelier_infer.versions import Versions
 
@@ -36,16 +39,33 @@ PLAIN_GUIDANCE = 15.0
 class Desk:
     """Takes requests. Lives on the event loop's thread."""
 
-    def __init__(self, *, engine: Engine, versions: Versions, chooser: Chooser, metrics: Metrics, settings: Settings) -> None:
-        self._engine, self._versions, self._chooser = engine, versions, chooser
-        self._metrics, self._settings = metrics, settings
+    def __init__(
+        self,
+        *,
+        engine: Engine,
+        versions: Versions,
+        chooser: Chooser,
+        metrics: Metrics,
+        settings: Settings,
+        callbacks: Callbacks,
+        canary: Canary | None = None,
+    ) -> None:
+        self._engine, self._versions, self._chooser, self._canary = engine, versions, chooser, canary
+        self._metrics, self._settings, self._callbacks = metrics, settings, callbacks
         self._kept: dict[str, Order] = {}
         self._keys: dict[tuple[str, str], tuple[str, asyncio.Task[Order]]] = {}
         self._waiting: dict[str, int] = {}
         self._tasks: dict[str, asyncio.Task[None]] = {}
 
     async def place(
-        self, wish: GenerateRequest, token_id: str, *, key: str | None = None, keep: bool = False, chosen: Chosen | None = None
+        self,
+        wish: GenerateRequest,
+        token_id: str,
+        *,
+        key: str | None = None,
+        keep: bool = False,
+        chosen: Chosen | None = None,
+        target: Target | None = None,
     ) -> Order:
         """An order that is being drawn from now on.
 
@@ -55,6 +75,7 @@ class Desk:
             key: an idempotency key; the same one with the same request gives the same order.
             keep: `find` it until job_keep_s after its end.
             chosen: what draws, when that is known already.
+            target: where its end is told.
 
         Raises:
             ReusedKeyError: the key came with another request.
@@ -62,13 +83,14 @@ class Desk:
         """
         self._forget()
         if key is None:
-            return await self._place(wish, token_id, keep, chosen)
-        fingerprint = hashlib.sha256(f"{keep} {wish.model_dump_json()}".encode()).hexdigest()
+            return await self._place(wish, token_id, key, keep, chosen, target)
+        where = target.url if target else None
+        fingerprint = hashlib.sha256(f"{keep} {where} {wish.model_dump_json()}".encode()).hexdigest()
         known = self._keys.get((token_id, key))
         if known and known[0] != fingerprint:
             raise ReusedKeyError(f"the key {key!r} came with another request; take a new one for a new request")
         if known is None:
-            known = fingerprint, asyncio.create_task(self._place(wish, token_id, True, chosen))
+            known = fingerprint, asyncio.create_task(self._place(wish, token_id, key, True, chosen, target))
             self._keys[token_id, key] = known
         # a waiter that goes away leaves the order to whoever asks again; `_forget` frees the key of one that failed
         return await asyncio.shield(known[1])
@@ -110,48 +132,93 @@ class Desk:
         order.cancel()
         self._kept.pop(order.id, None)
 
-    async def _place(self, wish: GenerateRequest, token_id: str, keep: bool, chosen: Chosen | None) -> Order:
+    async def ended(self) -> None:
+        """Waits until every order has ended and was told of; once the engine has ended, that is at once."""
+        await asyncio.gather(*self._tasks.values(), return_exceptions=True)
+
+    async def _place(
+        self,
+        wish: GenerateRequest,
+        token_id: str,
+        key: str | None,
+        keep: bool,
+        chosen: Chosen | None,
+        target: Target | None,
+    ) -> Order:
         with ExitStack() as stack:
             stack.enter_context(self._engine.admit(wish.n))
+            sent, wish = wish, with_seed(wish)
+            by_lot = self._canary if chosen is None and names_nothing(wish) else None
             chosen = chosen or self._chooser.at_hand(wish)
             if chosen is None:
                 chosen = await run_in_threadpool(self._chooser.find, wish)
-            plans, warnings = make_plans(
-                wish, chosen.bundle, scheduler=self._settings.scheduler, max_side_px=self._settings.max_side_px
-            )
+            cast, understudy = self._cast(chosen, wish), None  # what the champion would refuse is refused whatever the lot
             stack.enter_context(self._chooser.pinned(chosen))
-            plain = wish.guidance_scale <= PLAIN_GUIDANCE and set(chosen.weights) == {1.0}
-            numbers: Sequence[int] = chosen.numbers if plain else ()
-            label = chosen.label
-
-            def seen(order: Order, sound: bool) -> None:
-                self._metrics.picture(label, "drawn" if sound else "unsound")
-                self._versions.drew(numbers, sound=sound)
-
-            order = Order(
-                engine=self._engine,
-                token_id=token_id,
-                drawings=[Drawing(chosen.bundle, chosen.mix, plan) for plan in plans],
-                drawn=[chosen.drawn(self._settings.model, wish, plan) for plan in plans],
-                warnings=warnings,
-                seen=seen,
-            )
+            if by_lot:
+                drawn = lot(wish if key is None else sent, token_id=token_id, key=key)
+                if rival := self._rival(by_lot, drawn, wish):
+                    stack.enter_context(self._chooser.pinned(rival[0]))
+                    understudy = cast if rival[0].numbers != chosen.numbers else None
+                    cast = rival[1]
+            order = Order(engine=self._engine, token_id=token_id, cast=cast, understudy=understudy)
+            if target:
+                order.callback = Callback(target, f"msg_{order.id}")
             held = stack.pop_all()
         if keep:
             self._kept[order.id] = order
         self._tasks[order.id] = asyncio.create_task(self._draw(order, held))
         return order
 
+    def _rival(self, canary: Canary, drawn: float, wish: GenerateRequest) -> tuple[Chosen, Cast] | None:
+        """What the canary draws the request with; none where the champion does."""
+        if not canary.has(drawn):
+            self._metrics.lot("champion")
+            return None
+        if not (version := canary.version()):
+            self._metrics.lot("aside")
+            return None
+        chosen = Chosen((version,), (wish.scale,), canary.alias)
+        try:
+            cast = self._cast(chosen, wish)
+        except CallerError:
+            self._metrics.lot("unfit")
+            return None
+        self._metrics.lot("canary")
+        return chosen, cast
+
+    def _cast(self, chosen: Chosen, wish: GenerateRequest) -> Cast:
+        settings = self._settings
+        plans, warnings = make_plans(wish, chosen.bundle, scheduler=settings.scheduler, max_side_px=settings.max_side_px)
+        plain = wish.guidance_scale <= PLAIN_GUIDANCE and set(chosen.weights) == {1.0}
+        numbers: Sequence[int] = chosen.numbers if plain else ()
+        kind, alias = chosen.kind, chosen.alias
+
+        def seen(outcome: Outcome, seconds: float | None) -> None:
+            self._metrics.picture(kind, alias, outcome, seconds)
+            if outcome in ("drawn", "unsound"):
+                self._versions.drew(numbers, sound=outcome == "drawn")
+
+        return Cast(
+            alias=alias,
+            drawings=[Drawing(chosen.bundle, chosen.mix, plan) for plan in plans],
+            drawn=[chosen.drawn(settings.model, wish, plan) for plan in plans],
+            warnings=warnings,
+            seen=seen,
+        )
+
     async def _draw(self, order: Order, held: ExitStack) -> None:
+        first = order.cast
         with held:
             try:
                 await order.draw()
             finally:
                 self._tasks.pop(order.id, None)
-        if order.error:
-            if not isinstance(order.error, InferError):
-                log.error("an error that nobody foresaw", exc_info=order.error)
-            self._metrics.picture(order.drawn[0].version, order.state)
+        if order.cast is not first:
+            self._metrics.redrawn()
+        if order.error and not isinstance(order.error, InferError):
+            log.error("an error that nobody foresaw", exc_info=order.error)
+        if order.callback:
+            self._callbacks.send(order.callback, order.status().model_dump_json().encode())
 
     def _forget(self) -> None:
         """Drops orders that ended long ago, and the oldest where they need too much memory."""
@@ -180,4 +247,9 @@ def log_fields(order: Order) -> dict[str, Any]:
     """What the request's log line says; never a prompt."""
     first = order.drawn[0].model_dump(exclude={"prompt", "negative_prompt", "adapters"})
     started = [job.started_at - job.queued_at for job in order.jobs if job.started_at is not None]
-    return first | {"pictures": len(order.drawn), "job": order.id, "queued_s": round(max(started, default=0.0), 3)}
+    return first | {
+        "alias": order.alias,
+        "pictures": len(order.drawn),
+        "job": order.id,
+        "queued_s": round(max(started, default=0.0), 3),
+    }

@@ -132,6 +132,11 @@ class Engine:
         return self._deadline < math.inf
 
     @property
+    def deadline(self) -> float:
+        """Of `time.monotonic`: when what is under way is ended; infinity unless the service is ending."""
+        return self._deadline
+
+    @property
     def admitted(self) -> int:
         """Pictures that hold a place: waiting, being drawn, or loading their version."""
         return self._admitted

@@ -12,6 +12,7 @@ InferError
 │   ├── PictureError         what was sent is no picture of this service
 │   ├── ChangedError         what a picture was drawn with is something else now
 │   ├── NoPictureError       a version has no validation picture
+│   ├── CallbackError        a callback_url is no address that callbacks may go to
 │   ├── UnknownJobError      no such job, or no longer
 │   ├── ReusedKeyError       an idempotency key came with another request
 │   ├── UnknownModelError    a model was named that this service does not serve
@@ -89,6 +90,10 @@ class ChangedError(CallerError):
 
 class NoPictureError(CallerError):
     """Raised when a version was trained without validation pictures."""
+
+
+class CallbackError(CallerError):
+    """Raised when a callback_url is no address of a host that callbacks may go to."""
 
 
 class UnknownJobError(CallerError):

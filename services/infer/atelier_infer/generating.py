@@ -35,7 +35,7 @@ def make_generating_router(desk: Desk) -> APIRouter:
 
     @router.post("/generate", response_class=Response, responses=PICTURES | DOCUMENTED)
     async def generate(wish: GenerateRequest, request: Request, idempotency_key: Key = None) -> Response:
-        """Draws. Without `version`, `alias`, `adapters` or `base` the champion does."""
+        """Draws. Without `version`, `alias`, `adapters` or `base` the champion does, or for its share the canary."""
         offered = (picture.PNG, picture.WEBP, picture.JSON) if wish.n == 1 else (picture.JSON,)
         media = best_of(request.headers.get("accept", ""), offered)
         order = await desk.place(wish, request.state.token.id, key=idempotency_key)
@@ -50,7 +50,8 @@ def make_generating_router(desk: Desk) -> APIRouter:
 
 async def answer_with(order: Order, media: str) -> Response:
     """A finished order as picture or JSON."""
-    headers = picture.headers(order.drawn[0], order.warnings) | {"Server-Timing": order.timing(), "Vary": "Accept"}
+    told = picture.headers(order.drawn[0], order.warnings, order.alias)
+    headers = told | {"Server-Timing": order.timing(), "Vary": "Accept"}
     if media == picture.JSON:
         return Response(await run_in_threadpool(as_json, order), media_type=media, headers=headers)
     body = order.pngs[0]
@@ -64,4 +65,4 @@ def as_json(order: Order) -> bytes:
     found = [
         PictureInJson(drawn=drawn, png=base64.b64encode(order.pngs[index]).decode()) for index, drawn in enumerate(order.drawn)
     ]
-    return Pictures(pictures=found, warnings=order.warnings).model_dump_json().encode()
+    return Pictures(pictures=found, alias=order.alias, warnings=order.warnings).model_dump_json().encode()

@@ -7,7 +7,7 @@ import json
 from collections.abc import AsyncIterator
 from typing import Annotated, Any
 
-from atelier_contracts.generate import GenerateRequest, JobStatus
+from atelier_contracts.generate import GenerateRequest, JobRequest, JobStatus
 from fastapi import APIRouter, Depends, Query, Request, Response
 from fastapi.responses import StreamingResponse
 from fastapi.security import HTTPBearer
@@ -15,6 +15,7 @@ from starlette.concurrency import run_in_threadpool
 
 from atelier_infer import picture
 from atelier_infer.accept import best_of
+from atelier_infer.callbacks import Callbacks
 from atelier_infer.desk import Desk, log_fields
 from atelier_infer.errors import UnknownJobError
 from atelier_infer.generating import Key
@@ -38,14 +39,16 @@ EVENTS: dict[int | str, dict[str, Any]] = {
 }
 
 
-def make_jobs_router(desk: Desk) -> APIRouter:
-    """The routes, over the desk."""
+def make_jobs_router(desk: Desk, callbacks: Callbacks) -> APIRouter:
+    """The routes, over the parts given."""
     router = APIRouter(prefix="/jobs", dependencies=[Depends(HTTPBearer(auto_error=False))])
 
     @router.post("", status_code=202, response_model=JobStatus, responses=DOCUMENTED)
-    async def create(wish: GenerateRequest, request: Request, response: Response, idempotency_key: Key = None) -> JobStatus:
+    async def create(body: JobRequest, request: Request, response: Response, idempotency_key: Key = None) -> JobStatus:
         """Takes a request and answers at once; `Location` is where its status is."""
-        order = await desk.place(wish, request.state.token.id, key=idempotency_key, keep=True)
+        target = callbacks.target(body.callback_url) if body.callback_url is not None else None
+        wish = GenerateRequest.model_validate(body.model_dump(exclude={"callback_url"}))
+        order = await desk.place(wish, request.state.token.id, key=idempotency_key, keep=True, target=target)
         request.state.log.update(log_fields(order))
         response.headers["Location"] = f"/jobs/{order.id}"
         return order.status()
@@ -73,11 +76,11 @@ def make_jobs_router(desk: Desk) -> APIRouter:
         body = order.pngs[index]
         if media == picture.WEBP:
             body = await run_in_threadpool(picture.webp_bytes, body)
-        return Response(body, media_type=media, headers=picture.headers(order.drawn[index], order.warnings))
+        return Response(body, media_type=media, headers=picture.headers(order.drawn[index], order.warnings, order.alias))
 
     @router.delete("/{job}", status_code=204, responses=DOCUMENTED)
     async def cancel(job: str, request: Request) -> None:
-        """Ends it within one step, and forgets it."""
+        """Ends it within one step, and forgets it; its callback is sent all the same."""
         desk.cancel(desk.find(job, request.state.token.id))
 
     return router

@@ -3,10 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Literal
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
+PICTURE_BOUNDS_S = (0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 25.0, 50.0, 100.0, 250.0)
 STEP_BOUNDS_S = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.0, 4.0, 8.0)
+
+
+Lot = Literal["champion", "canary", "aside", "unfit"]
+"""`champion`, `canary`: whose lot it was, and who began to draw; `aside`, `unfit`: the canary's, but the champion draws, since
+the canary takes no requests, or its base cannot draw this size or so many steps."""
 
 
 class Metrics:
@@ -16,7 +23,21 @@ class Metrics:
         self._registry = CollectorRegistry()
         prefix = "atelier_infer_"
         self._pictures = Counter(
-            f"{prefix}pictures", "Pictures by version and how they ended", ["version", "outcome"], registry=self._registry
+            f"{prefix}pictures", "Pictures, and how they ended", ["version", "alias", "outcome"], registry=self._registry
+        )
+        self._picture_seconds = Histogram(
+            f"{prefix}picture_seconds",
+            "Seconds from a picture's first step to its pixels",
+            ["version", "alias"],
+            buckets=PICTURE_BOUNDS_S,
+            registry=self._registry,
+        )
+        self._lots = Counter(f"{prefix}canary_lots", "Requests that drew a lot", ["outcome"], registry=self._registry)
+        self._callbacks = Counter(f"{prefix}callbacks", "Callbacks, and how they ended", ["outcome"], registry=self._registry)
+        self._redrawn = Counter(
+            f"{prefix}canary_redrawn",
+            "Requests that failed with the canary and were drawn by the champion",
+            registry=self._registry,
         )
         self._seconds = Histogram(f"{prefix}step_seconds", "Seconds of a step", buckets=STEP_BOUNDS_S, registry=self._registry)
         self._rows = Histogram(
@@ -36,9 +57,30 @@ class Metrics:
         self._rows.observe(rows)
         self._together.observe(pictures)
 
-    def picture(self, version: str, outcome: str) -> None:
-        """One picture: `drawn`, `unsound` (blank or not finite), `failed`, `cancelled`."""
-        self._pictures.labels(version, outcome).inc()
+    def picture(self, version: str, alias: str | None, outcome: str, seconds: float | None) -> None:
+        """One picture. Versions and aliases are those that the registry has; what no alias led to has an empty one.
+
+        Args:
+            version: a number, `base`, or `blend` whatever it is made of.
+            alias: what led to the version.
+            outcome: see `orders.Outcome`.
+            seconds: from its first step to its pixels.
+        """
+        self._pictures.labels(version, alias or "", outcome).inc()
+        if seconds is not None:
+            self._picture_seconds.labels(version, alias or "").observe(seconds)
+
+    def lot(self, outcome: Lot) -> None:
+        """A request that left the version to the service, where there is a canary."""
+        self._lots.labels(outcome).inc()
+
+    def callback(self, outcome: str) -> None:
+        """A callback that was `delivered` or `given_up`."""
+        self._callbacks.labels(outcome).inc()
+
+    def redrawn(self) -> None:
+        """The champion drew what the canary failed to."""
+        self._redrawn.inc()
 
     def text(self) -> bytes:
         """The exposition."""

@@ -72,7 +72,8 @@ def make_images_router(desk: Desk, model: str) -> APIRouter:
         request.state.log.update(log_fields(order))
         if not await desk.wait(order, request):
             return Response(status_code=CLIENT_GONE)
-        response.headers.update(picture.headers(order.drawn[0], order.warnings) | {"Server-Timing": order.timing()})
+        told = picture.headers(order.drawn[0], order.warnings, order.alias)
+        response.headers.update(told | {"Server-Timing": order.timing()})
         form = body.output_format or "png"
         pngs = [order.pngs[index] for index in range(len(order.drawn))]
         files = pngs if form == "png" else [await run_in_threadpool(picture.webp_bytes, png) for png in pngs]

@@ -15,6 +15,7 @@ from atelier_contracts.generate import Drawn, JobStatus
 from starlette.concurrency import run_in_threadpool
 
 from atelier_infer import picture
+from atelier_infer.callbacks import Callback
 from atelier_infer.decoding import preview
 from atelier_infer.drawing import Drawing
 from atelier_infer.engine import Engine, Job
@@ -23,11 +24,33 @@ from atelier_infer.problems import as_problem
 
 State = Literal["waiting", "drawing", "done", "failed", "cancelled"]
 
+Outcome = Literal["drawn", "unsound", "failed", "cancelled"]
+"""Of a picture; `unsound`: it was blank or not finite, or its graph failed."""
+
 EVENTS_KEPT = 256
 """Events that a slow watcher may lag behind; then it misses some."""
 
 PREVIEW_SHARE = 3
 """After a preview the next one waits so many times as long as that one took."""
+
+
+@dataclass(frozen=True)
+class Cast:
+    """What an order is drawn with.
+
+    Attributes:
+        alias: what led to the version; none where no alias did.
+        drawings: one per picture.
+        drawn: what each picture says of itself.
+        warnings: for the sender.
+        seen: told of each picture: how it ended, and seconds from its first step to its pixels where there are any.
+    """
+
+    alias: str | None
+    drawings: list[Drawing]
+    drawn: list[Drawn]
+    warnings: list[str]
+    seen: Callable[[Outcome, float | None], None]
 
 
 @dataclass(eq=False)
@@ -36,17 +59,17 @@ class Order:
 
     Attributes:
         token_id: who sent it.
-        drawn: what each picture is drawn with.
+        cast: what it is drawn with.
+        understudy: what all of it is drawn with instead when the cast's drawing fails.
+        callback: sent when it has ended.
         pngs: the pictures that are finished.
-        seen: told of each picture: order, whether it is sound; and of each one that failed as a drawing.
     """
 
     engine: Engine
     token_id: str
-    drawings: list[Drawing]
-    drawn: list[Drawn]
-    warnings: list[str]
-    seen: Callable[[Order, bool], None]
+    cast: Cast
+    understudy: Cast | None = None
+    callback: Callback | None = None
     id: str = field(default_factory=lambda: secrets.token_urlsafe(12))
     jobs: list[Job] = field(default_factory=list)
     pngs: dict[int, bytes] = field(default_factory=dict)
@@ -60,24 +83,15 @@ class Order:
 
     async def draw(self) -> None:
         """Puts the drawings into the queue and waits for all; what goes wrong with one ends the others, and is kept."""
-        loop = asyncio.get_running_loop()
         try:
-            for index, drawing in enumerate(self.drawings):
-                told = partial(self._from_engine, loop, index)
-                self.jobs.append(self.engine.submit(drawing, sender=self.id, on_step=told))
-            async with asyncio.TaskGroup() as group:
-                for index, job in enumerate(self.jobs):
-                    group.create_task(self._picture(index, job))
-        except BaseExceptionGroup as errors:
-            self.error = next((error for error in errors.exceptions if isinstance(error, Exception)), None)
-        except InferError as error:
+            error = await self._perform()
+            if isinstance(error, DrawingError) and self.understudy and not self.cancelled:
+                self.cast, self.understudy = self.understudy, None
+                self.pngs.clear()
+                error = await self._perform()
             self.error = error
         finally:
             self.ended_at = time.monotonic()
-            for job in self.jobs:
-                job.cancel()
-        if isinstance(self.error, DrawingError):
-            self.seen(self, False)
         self._tell("end", None)
 
     def cancel(self) -> None:
@@ -86,6 +100,26 @@ class Order:
             self.cancelled = True
             for job in self.jobs:
                 job.cancel()
+
+    @property
+    def alias(self) -> str | None:
+        """What led to the version that draws it."""
+        return self.cast.alias
+
+    @property
+    def drawings(self) -> list[Drawing]:
+        """One per picture."""
+        return self.cast.drawings
+
+    @property
+    def drawn(self) -> list[Drawn]:
+        """What each picture is drawn with."""
+        return self.cast.drawn
+
+    @property
+    def warnings(self) -> list[str]:
+        """For the sender."""
+        return self.cast.warnings
 
     @property
     def state(self) -> State:
@@ -115,8 +149,10 @@ class Order:
             seconds_left=round(max(left), 1) if left else None,
             pictures=[f"/jobs/{self.id}/pictures/{index}" for index in sorted(self.pngs)],
             drawn=self.drawn,
+            alias=self.alias,
             warnings=self.warnings,
             problem=as_problem(self.error) if self.error else None,
+            callback=self.callback.status() if self.callback else None,
         )
 
     def timing(self) -> str:
@@ -147,24 +183,50 @@ class Order:
                 watcher.get_nowait()
             watcher.put_nowait((name, data))
 
-    async def _picture(self, index: int, job: Job) -> None:
+    async def _perform(self) -> Exception | None:
+        """Draws with the cast that there is now, and returns what went wrong."""
+        loop, cast, jobs = asyncio.get_running_loop(), self.cast, list[Job]()
+        self.jobs = jobs
+        failed: Exception | None = None
+        try:
+            for index, drawing in enumerate(cast.drawings):
+                told = partial(self._from_engine, loop, index, drawing)
+                jobs.append(self.engine.submit(drawing, sender=self.id, on_step=told))
+            async with asyncio.TaskGroup() as group:
+                for index, job in enumerate(jobs):
+                    group.create_task(self._picture(index, job, cast))
+        except BaseExceptionGroup as errors:
+            failed = next((error for error in errors.exceptions if isinstance(error, Exception)), None)
+        except InferError as error:
+            failed = error
+        finally:
+            for job in jobs:
+                job.cancel()
+        if failed:
+            ended: Outcome = "cancelled" if self.cancelled else "failed"
+            cast.seen("unsound" if isinstance(failed, DrawingError) else ended, None)
+        return failed
+
+    async def _picture(self, index: int, job: Job, cast: Cast) -> None:
         pixels = await asyncio.wrap_future(job.future)
         started = time.monotonic()
-        self.pngs[index] = await run_in_threadpool(picture.png_bytes, pixels, self.drawn[index])
+        self.pngs[index] = await run_in_threadpool(picture.png_bytes, pixels, cast.drawn[index])
         self.encode_s = max(self.encode_s, time.monotonic() - started)
         empty = picture.blank(pixels)
         if empty:
-            self.warnings.append(f"picture {index} is blank")
-        self.seen(self, not empty)
+            cast.warnings.append(f"picture {index} is blank")
+        seconds = job.ended_at - job.started_at if job.ended_at is not None and job.started_at is not None else None
+        cast.seen("unsound" if empty else "drawn", seconds)
         self._tell("picture", {"picture": index, "path": f"/jobs/{self.id}/pictures/{index}"})
 
-    def _from_engine(self, loop: asyncio.AbstractEventLoop, index: int, job: Job) -> None:
+    def _from_engine(self, loop: asyncio.AbstractEventLoop, index: int, drawing: Drawing, job: Job) -> None:
         """On the engine's thread."""
         if self._watchers and not loop.is_closed():
-            loop.call_soon_threadsafe(self._stepped, index, job.picture.taken, self.drawings[index].predicted)
+            loop.call_soon_threadsafe(self._stepped, index, drawing, drawing.taken, drawing.predicted)
 
-    def _stepped(self, index: int, taken: int, predicted: Any) -> None:
-        drawing = self.drawings[index]
+    def _stepped(self, index: int, drawing: Drawing, taken: int, predicted: Any) -> None:
+        if self.drawings[index] is not drawing:  # of a cast that has left
+            return
         self._tell("step", {"picture": index, "step": taken, "steps": drawing.steps})
         now = time.monotonic()
         if not self._previews and now >= self._preview_at and taken < drawing.steps:

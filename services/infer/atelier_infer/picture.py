@@ -23,6 +23,9 @@ DESCRIPTION = 0x010E
 
 PREVIEW_QUALITY = 70
 
+PLAIN = " !#$&'()*+,/:;=?@[]"
+"""Characters that a header holds as they are, beside letters and digits."""
+
 
 def png_bytes(pixels: Pixels, drawn: Drawn) -> bytes:
     """A PNG with `drawn` as JSON in its text; the same input gives the same bytes.
@@ -82,16 +85,18 @@ def blank(pixels: Pixels) -> bool:
     return bool((np.ptp(pixels, axis=(0, 1)) <= 2).all())
 
 
-def headers(drawn: Drawn, warnings: list[str]) -> dict[str, str]:
-    """Response headers, ASCII only: other characters of the model's name are percent-encoded."""
+def headers(drawn: Drawn, warnings: list[str], alias: str | None) -> dict[str, str]:
+    """Response headers, ASCII only: other characters of the model's name and the alias are percent-encoded."""
     found = {
-        names.HEADER_MODEL: quote(drawn.model, safe=" !#$&'()*+,/:;=?@[]"),
+        names.HEADER_MODEL: quote(drawn.model, safe=PLAIN),
         names.HEADER_VERSION: drawn.version,
         names.HEADER_BUNDLE: drawn.bundle_digest,
         names.HEADER_SEED: str(drawn.seed),
     }
     if drawn.adapter_digest:
         found[names.HEADER_ADAPTER] = drawn.adapter_digest
+    if alias:
+        found[names.HEADER_ALIAS] = quote(alias, safe=PLAIN)
     if warnings:
         found["Warning"] = ", ".join(f'299 - "{warning}"' for warning in warnings)
     return found

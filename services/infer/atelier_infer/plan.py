@@ -15,10 +15,15 @@ from atelier_infer.schedulers import SchedulerName
 SEEDS = 2**32
 
 
+def with_seed(wish: GenerateRequest) -> GenerateRequest:
+    """The same request; where it names no seed, with one drawn at random."""
+    return wish if wish.seed is not None else wish.model_copy(update={"seed": secrets.randbelow(SEEDS)})
+
+
 def make_plans(
     wish: GenerateRequest, bundle: Bundle, *, scheduler: SchedulerName, max_side_px: int
 ) -> tuple[list[Plan], list[str]]:
-    """Checks a request against the bundle that is to draw it.
+    """Checks a request, which has a seed, against the bundle that is to draw it.
 
     Returns:
         A plan per picture, with rising seeds, and warnings about what could not be read of the prompts.
@@ -44,7 +49,7 @@ def make_plans(
         for name, tokens in texts.items()
         if tokens.dropped
     ]
-    seed = secrets.randbelow(SEEDS) if wish.seed is None else wish.seed
+    assert wish.seed is not None  # see with_seed
     plans = [
         Plan(
             prompt=texts["prompt"].ids,
@@ -52,7 +57,7 @@ def make_plans(
             steps=wish.steps,
             guidance_scale=wish.guidance_scale,
             guidance_until=wish.guidance_until,
-            seed=(seed + index) % SEEDS,
+            seed=(wish.seed + index) % SEEDS,
             width=width,
             height=height,
             scheduler=wish.scheduler or scheduler,

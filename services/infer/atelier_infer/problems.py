@@ -29,6 +29,7 @@ STATUS: dict[type[errors.InferError], HTTPStatus] = {
     errors.PictureError: HTTPStatus.UNPROCESSABLE_ENTITY,
     errors.ChangedError: HTTPStatus.CONFLICT,
     errors.NoPictureError: HTTPStatus.NOT_FOUND,
+    errors.CallbackError: HTTPStatus.UNPROCESSABLE_ENTITY,
     errors.UnknownJobError: HTTPStatus.NOT_FOUND,
     errors.ReusedKeyError: HTTPStatus.UNPROCESSABLE_ENTITY,
     errors.UnknownModelError: HTTPStatus.NOT_FOUND,

@@ -7,7 +7,8 @@ from fastapi.responses import JSONResponse
 from fastapi.security import HTTPBearer
 from starlette.concurrency import run_in_threadpool
 
-from atelier_infer.answers import Listed, LoadedAdapter, LoadedBundle, Models, Served, Status, VersionList
+from atelier_infer.answers import CanaryState, Listed, LoadedAdapter, LoadedBundle, Models, Served, Status, VersionList
+from atelier_infer.canary import Canary
 from atelier_infer.engine import Engine
 from atelier_infer.gallery import Gallery
 from atelier_infer.loader import Loader
@@ -27,6 +28,7 @@ def make_router(
     gallery: Gallery,
     metrics: Metrics,
     settings: Settings,
+    canary: Canary | None = None,
 ) -> APIRouter:
     """The routes, over the parts given."""
     router = APIRouter()
@@ -47,7 +49,7 @@ def make_router(
 
     @router.get("/metrics", dependencies=login, response_class=Response, responses={401: DOCUMENTED[401]})
     async def exposition() -> Response:
-        """Prometheus' text format: queue, rows and seconds of steps, pictures by version."""
+        """Prometheus' text format: queue, rows and seconds of steps, pictures and their seconds by version and alias."""
         return Response(metrics.text(), media_type="text/plain; version=0.0.4; charset=utf-8")
 
     @router.get("/models", dependencies=login, responses={401: DOCUMENTED[401]})
@@ -67,6 +69,7 @@ def make_router(
                 )
                 for alias, target in (view.aliases if view else {}).items()
             },
+            canary=_state(canary) if canary else None,
             adapters=[
                 LoadedAdapter(
                     version=number,
@@ -121,3 +124,14 @@ def make_router(
         return Response(png, media_type="image/png", headers={"Cache-Control": "private, max-age=3600"})
 
     return router
+
+
+def _state(canary: Canary) -> CanaryState:
+    serving, why_not = canary.standing()
+    return CanaryState(
+        alias=canary.alias,
+        percent=canary.percent,
+        serving=serving.number if serving else None,
+        takes_requests=why_not is None,
+        why_not=why_not,
+    )

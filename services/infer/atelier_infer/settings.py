@@ -8,16 +8,24 @@ from pathlib import Path
 from typing import Literal
 from urllib.parse import urlsplit
 
+from atelier_contracts import names
 from atelier_contracts.access import TokenFileError, parse_tokens
 from atelier_contracts.generate import SchedulerName
 from pydantic import Field, SecretStr, ValidationError, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from atelier_infer.callback_hosts import Place, parse_hosts
+from atelier_infer.client import callback_key
 
 ProviderName = Literal["cpu", "openvino", "cuda"]
 
 PREFIX = "ATELIER_INFER_"
 LOGIN = ("MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD")
 PASSWORD_FILE = PREFIX + "TRACKING_PASSWORD_FILE"
+
+
+ALIAS = r"^[a-z][a-z0-9_-]{0,62}$"
+"""What registry-api lets an alias be called."""
 
 
 class SettingsError(ValueError):
@@ -40,6 +48,8 @@ class Settings(BaseSettings):
     events_url: str | None = None
     registry_token: SecretStr | None = None
     registry_token_file: Path | None = None
+    canary_alias: str | None = Field(None, pattern=ALIAS)
+    canary_percent: float | None = Field(None, ge=0, le=100, allow_inf_nan=False)
     scheduler: SchedulerName = "ddim"
     alias_poll_s: float = Field(1.0, gt=0, le=3600)
     queue_limit: int = Field(32, ge=0)
@@ -50,6 +60,8 @@ class Settings(BaseSettings):
     adapter_cache_mib: int = Field(256, ge=0)
     job_keep_s: float = Field(600.0, ge=0)
     job_keep_mib: int = Field(256, ge=0)
+    callback_hosts: str | None = None
+    callback_secret_file: Path | None = None
     provider: ProviderName = "cpu"
     intra_op_threads: int = Field(0, ge=0)
     drain_timeout_s: float = Field(30.0, ge=0)
@@ -66,6 +78,13 @@ class Settings(BaseSettings):
             raise ValueError(f"must not hold a login; set {' and '.join(LOGIN)} instead")
         return value.rstrip("/")
 
+    @field_validator("canary_alias")
+    @classmethod
+    def _beside_the_champion(cls, alias: str | None) -> str | None:
+        if alias == names.CHAMPION:
+            raise ValueError(f"must be another alias than {names.CHAMPION}, which draws the other requests")
+        return alias
+
     @field_validator("registry_token_file", "tracking_password_file")
     @classmethod
     def _readable_secret(cls, path: Path | None) -> Path | None:
@@ -74,6 +93,25 @@ class Settings(BaseSettings):
                 raise ValueError("must hold the secret; the file is empty")
         except (OSError, UnicodeDecodeError) as error:
             raise ValueError(f"must be a readable text file: {error}") from error
+        return path
+
+    @field_validator("callback_hosts")
+    @classmethod
+    def _listed(cls, value: str | None) -> str | None:
+        if value is not None:
+            parse_hosts(value)
+        return value
+
+    @field_validator("callback_secret_file")
+    @classmethod
+    def _signing_secret(cls, path: Path | None) -> Path | None:
+        try:
+            if path is not None:
+                callback_key(path.read_text())
+        except (OSError, UnicodeDecodeError) as error:
+            raise ValueError(f"must be a readable text file: {error}") from error
+        except ValueError as error:
+            raise ValueError(f"the file {error}") from error
         return path
 
     @field_validator("token_file")
@@ -106,6 +144,13 @@ def events(settings: Settings) -> tuple[str, str] | None:
     if settings.registry_token_file is not None:
         token = settings.registry_token_file.read_text().strip()
     return (url, token) if url and token else None
+
+
+def callbacks(settings: Settings) -> tuple[frozenset[Place], bytes]:
+    """Where callbacks may go, and what they are signed with."""
+    if settings.callback_hosts is None or settings.callback_secret_file is None:
+        return frozenset(), b""
+    return parse_hosts(settings.callback_hosts), callback_key(settings.callback_secret_file.read_text())
 
 
 def hand_over_login(settings: Settings) -> None:
@@ -150,6 +195,11 @@ def read_settings(environment: Mapping[str, str]) -> Settings:
             problems.append(f"{PREFIX}REGISTRY_TOKEN: {told}")
         if settings.events_url and not given:
             problems.append(f"{PREFIX}EVENTS_URL: needs {PREFIX}REGISTRY_TOKEN or {PREFIX}REGISTRY_TOKEN_FILE beside it")
+        for pair in (("canary_alias", "canary_percent"), ("callback_hosts", "callback_secret_file")):
+            given = [PREFIX + name.upper() for name in pair if getattr(settings, name) is not None]
+            if len(given) == 1:
+                both = " and ".join(PREFIX + name.upper() for name in pair)
+                problems.append(f"{both}: set both or neither; received {given[0]} alone")
     if problems or settings is None:
         raise SettingsError("\n".join(problems))
     return settings

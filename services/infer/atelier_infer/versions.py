@@ -4,25 +4,22 @@ from __future__ import annotations
 
 import logging
 import math
-import shlex
 import threading
 import time
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import NamedTuple
-from urllib.parse import quote
 
 from atelier_contracts import names
 
+from atelier_infer.absent import Absent
 from atelier_infer.errors import (
     DrainingError,
     InferError,
-    NoChampionError,
     StagingError,
     SteppedBackError,
     TrackingError,
-    UnknownAliasError,
     UnknownVersionError,
 )
 from atelier_infer.loader import Loader, Version
@@ -35,9 +32,6 @@ SLOWEST_RETRY_S = 60.0
 
 PATIENCE_S = 10.0
 """So long a request waits for an alias that is being loaded for the first time."""
-
-SHOWN = 50
-"""Versions listed in an error."""
 
 STRIKES = 2
 """So many blank or non-finite pictures in a row, and the version that an alias served before serves again."""
@@ -62,18 +56,28 @@ class Failure:
 
 
 class Versions:
-    """Swaps an alias only when its new target is loaded and checked; until then the old one serves."""
+    """Swaps an alias only when its new target is loaded and checked; until then the old one serves.
 
-    def __init__(self, *, store: Store, loader: Loader, alias_poll_s: float, model: str, registry_url: str | None) -> None:
-        self._store, self._loader, self._poll_s = store, loader, alias_poll_s
-        self._model, self._registry_url = model, registry_url
+    Args:
+        store: the model registry.
+        loader: what loads and checks.
+        absent: what is said of an alias or a version that does not exist.
+        alias_poll_s: between two looks at the aliases.
+        followed: aliases that are loaded before anybody asks for them, after the champion.
+    """
+
+    def __init__(
+        self, *, store: Store, loader: Loader, absent: Absent, alias_poll_s: float, followed: Iterable[str] = ()
+    ) -> None:
+        self._store, self._loader, self._absent, self._poll_s = store, loader, absent, alias_poll_s
         self._changed = threading.Condition()
         self._wake, self._first_round, self._stopping = threading.Event(), threading.Event(), False
         self._view: View | None = None
         self._unreachable: TrackingError | None = None
-        self._followed = {names.CHAMPION}
+        self._followed = {names.CHAMPION, *followed}
         self._serving: dict[str, Version] = {}
         self._before: dict[str, Version] = {}
+        self._stepped_back: dict[str, int] = {}
         self._strikes: Counter[int] = Counter()
         self._failures: dict[str, Failure] = {}
         self._thread = threading.Thread(target=self._follow_aliases, name="aliases", daemon=True)
@@ -93,7 +97,7 @@ class Versions:
 
     @property
     def answered(self) -> bool:
-        """Whether tracking answered and every alias was tried once."""
+        """Whether tracking answered and the champion was tried once."""
         return self._first_round.is_set()
 
     @property
@@ -106,6 +110,11 @@ class Versions:
         """What is known, served and failed, by alias."""
         with self._changed:
             return self._view, dict(self._serving), dict(self._failures)
+
+    def stepped_back(self, alias: str) -> int | None:
+        """The version that drew nothing or infinity, from then until the alias serves another one that it names."""
+        with self._changed:
+            return self._stepped_back.get(alias)
 
     def at_hand(self, wish: Wish) -> Version | None:
         """The version asked for when it is in memory; never waits."""
@@ -133,7 +142,7 @@ class Versions:
         if view is None or alias not in view.aliases:
             view = self._look_or_last()
             if alias not in view.aliases:
-                raise self._no_such_alias(alias, view)
+                raise self._absent.alias(alias, view)
         with self._changed:
             self._followed.add(alias)
             self._wake.set()
@@ -155,7 +164,12 @@ class Versions:
 
     def _step_back(self, number: int) -> None:
         for alias, version in self._serving.items():
-            if version.number != number or not (before := self._before.pop(alias, None)):
+            if version.number != number:
+                continue
+            first, self._stepped_back[alias] = alias not in self._stepped_back, number
+            if not (before := self._before.pop(alias, None)):
+                if first:
+                    log.error("nothing to step back to", extra={"fields": {"alias": alias, "version": number}})
                 continue
             self._serving[alias] = before
             error = SteppedBackError(
@@ -176,14 +190,17 @@ class Versions:
                 log.info("alias is gone", extra={"fields": {"alias": alias}})
                 del self._serving[alias]
                 self._before.pop(alias, None)
+                self._stepped_back.pop(alias, None)
             self._failures = {alias: failure for alias, failure in self._failures.items() if alias in view.aliases}
             targets = {alias: view.aliases[alias] for alias in sorted(self._followed) if alias in view.aliases}
+        if champion := targets.pop(names.CHAMPION, None):
+            self._stage(names.CHAMPION, champion)
+        self._first_round.set()  # nobody has to wait for the others
         for alias, number in targets.items():
             self._stage(alias, number)
         with self._changed:
             served = list(self._serving.values())
         self._loader.drop_unused(served)
-        self._first_round.set()
 
     def _follow_aliases(self) -> None:
         while not self._stopping:
@@ -212,6 +229,7 @@ class Versions:
                 log.info("the model was deleted or made anew; everything loaded is dropped")
                 self._serving.clear()
                 self._before.clear()
+                self._stepped_back.clear()
                 self._strikes.clear()
                 self._failures.clear()
                 self._loader.forget()
@@ -233,6 +251,8 @@ class Versions:
             serving, failure = self._serving.get(alias), self._failures.get(alias)
             if serving and serving.number == number:
                 self._failures.pop(alias, None)
+                if self._stepped_back.get(alias) != number:
+                    self._stepped_back.pop(alias, None)
                 return
         if failure and failure.number != number:
             failure = None
@@ -259,6 +279,7 @@ class Versions:
             self._serving[alias] = version
             self._strikes[number] = 0
             self._failures.pop(alias, None)
+            self._stepped_back.pop(alias, None)
             self._changed.notify_all()
         log.info("alias moved", extra={"fields": fields})
 
@@ -266,28 +287,4 @@ class Versions:
         try:
             return self._loader.load(number)
         except UnknownVersionError as error:
-            exist = [entry.number for entry in self._store.versions()]
-            listed = ", ".join(str(item) for item in exist[-SHOWN:]) or "none"
-            older = f" and {len(exist) - SHOWN} older ones" if len(exist) > SHOWN else ""
-            raise UnknownVersionError(f"{error}; versions that exist: {listed}{older}; name one of these") from error
-
-    def _no_such_alias(self, alias: str, view: View) -> InferError:
-        if alias == names.CHAMPION:
-            return NoChampionError(f"{self._model} has no {alias} yet; make one with: {self._promotion()}")
-        listed = ", ".join(sorted(view.aliases)) or "none"
-        return UnknownAliasError(
-            f"{self._model} has no alias {alias!r}; aliases that exist: {listed}; name one of these or a version"
-        )
-
-    def _promotion(self) -> str:
-        """The command that makes the newest version champion, with a placeholder for what is not known here."""
-        try:
-            newest = str(max((entry.number for entry in self._store.versions()), default="N"))
-        except TrackingError:
-            newest = "N"
-        url = f"{self._registry_url or 'http://REGISTRY-API'}/models/{quote(self._model, safe='')}/versions/{newest}/promote"
-        body = f'{{"alias":"{names.CHAMPION}","reason":"first version"}}'
-        return (
-            f'curl -X POST {shlex.quote(url)} -H "Authorization: Bearer $ATELIER_TOKEN" '
-            f"-H 'Content-Type: application/json' -d '{body}'"
-        )
+            raise self._absent.version(error) from error

@@ -101,7 +101,7 @@ function wishes() {
     scale: Number(at("scale").value),
   };
   if (at("scheduler").value) wish.scheduler = at("scheduler").value;
-  const source = (value) => (value === "base" ? { base: true } : value === "champion" ? {} : { version: Number(value) });
+  const source = (value) => (value === "base" ? { base: true } : value === "champion" ? { alias: value } : { version: Number(value) });
   return chosen().map((value) => [{ ...wish, ...source(value) }, /^\d/.test(value) ? `version ${value}` : value]);
 }
 

@@ -1,0 +1,219 @@
+"""A canary that cannot draw: the champion does, and no request fails."""
+
+import io
+import threading
+
+import numpy as np
+import pytest
+from atelier_contracts import names
+from atelier_contracts.generate import Drawn
+from atelier_infer import desk, loader, versions
+from atelier_infer.drawing import Drawing
+from PIL import Image
+
+from .test_canary import header
+from .test_generate import problem
+from .test_jobs import ended
+from .test_live import alias, blank, ready, version_of
+from .tiny_bundle import build_bundle
+
+
+def state(service) -> dict:
+    return service.client.get("/models").json()["canary"]
+
+
+def test_without_a_canary_nothing_is_said_of_one(service):
+    assert state(service) is None
+    assert header(service.draw()) == "champion"
+    assert "canary_takes_requests" not in service.client.get("/metrics").text
+
+
+def test_an_alias_that_does_not_exist_leaves_everything_to_the_champion(make_service, store, publish):
+    store.set_alias("champion", publish(seed=1))
+    service = make_service(canary_alias="rival", canary_percent=100)
+    service.wait(lambda: ready(service) == (200, "ready"))
+    assert header(service.draw()) == "champion"
+    assert state(service) == {
+        "alias": "rival",
+        "percent": 100.0,
+        "serving": None,
+        "takes_requests": False,
+        "why_not": "the registry has no alias 'rival'; promote a version as rival",
+    }
+    assert ready(service) == (200, "ready")
+    assert service.count("canary_lots_total", outcome="aside") == 1
+    assert service.count("canary_takes_requests") == 0
+    # nobody has to ask for it: it is loaded once it is there
+    store.set_alias("rival", publish(seed=5))
+    service.wait(lambda: state(service)["takes_requests"])
+    assert (state(service)["serving"], state(service)["why_not"]) == (2, None)
+    assert (header(service.draw()), service.count("canary_takes_requests")) == ("rival", 1)
+    store.delete_alias("rival")
+    service.wait(lambda: not state(service)["takes_requests"])
+    assert header(service.draw()) == "champion"
+
+
+def test_while_it_is_loaded_the_champion_draws_and_readiness_does_not_wait(make_service, store, publish, monkeypatch):
+    store.set_alias("champion", publish(seed=1))
+    store.set_alias("a-rival", publish(seed=5))  # before the champion in the alphabet
+    go, fetch = threading.Event(), store.fetch_adapter
+    monkeypatch.setattr(store, "fetch_adapter", lambda number, into: (number == 1 or go.wait(20)) and fetch(number, into))
+    service = make_service(canary_alias="a-rival", canary_percent=100)
+    service.wait(lambda: ready(service) == (200, "ready"))
+    assert state(service)["why_not"] == "version 2 is being loaded"
+    assert header(service.draw()) == "champion"
+    go.set()
+    service.wait(lambda: header(service.draw()) == "a-rival")
+
+
+def test_a_version_that_is_refused_draws_nothing(make_service, store, publish, monkeypatch):
+    monkeypatch.setattr(loader, "REMEMBERED_S", 0.0)
+    monkeypatch.setattr(versions, "SLOWEST_RETRY_S", 0.1)
+    store.set_alias("champion", publish(seed=1))
+    store.set_alias("rival", publish(seed=5, weights_sha256="0" * 64))
+    service = make_service(canary_alias="rival", canary_percent=100)
+    service.wait(lambda: "was refused" in (state(service)["why_not"] or ""))
+    assert "0" * 64 in state(service)["why_not"]
+    assert header(service.draw()) == "champion"
+    store.set_alias("rival", publish(seed=6))
+    service.wait(lambda: header(service.draw()) == "rival")
+    # one that is refused later leaves the one before it, as with any alias
+    store.set_alias("rival", publish(seed=7, weights_sha256="0" * 64))
+    service.wait(lambda: alias(service, "rival")["problem"])
+    assert version_of(service.draw()) == "3"
+
+
+def test_without_a_champion_nothing_draws(canary, store):
+    service = canary(percent=50)
+    store.delete_alias("champion")
+    service.wait(lambda: "no champion" in (state(service)["why_not"] or ""))
+    for seed in range(8):
+        problem(service.draw(seed=seed), 409)
+    assert version_of(service.draw(alias="rival")) == "2"
+
+
+def test_a_share_of_nothing(canary):
+    service = canary(percent=0)
+    assert state(service)["why_not"] == "its share is 0 percent"
+    assert {header(service.draw(seed=seed)) for seed in range(8)} == {"champion"}
+
+
+@pytest.mark.parametrize("earlier", [False, True])
+def test_blank_pictures_end_it_until_the_alias_serves_another(canary, store, publish, monkeypatch, earlier):
+    """With and without a version that the alias can step back to: the champion draws either way."""
+    service = canary()
+    if earlier:
+        store.set_alias("rival", publish(seed=6))
+        service.wait(lambda: alias(service, "rival")["serving"] == 3)
+    struck = alias(service, "rival")["serving"]
+    with monkeypatch.context() as patch:
+        blank(service, patch)
+        for _ in range(2):
+            answer = service.draw()
+            assert (header(answer), version_of(answer)) == ("rival", str(struck))
+            assert 'blank"' in answer.headers["warning"]
+    assert header(service.draw()) == "champion"
+    assert state(service)["serving"] == (2 if earlier else struck)
+    assert f"version {struck} drew blank or non-finite pictures" in state(service)["why_not"]
+    # a sound picture of it that somebody asks for by name does not bring it back, nor does a target that is refused
+    assert version_of(service.draw(version=struck)) == str(struck)
+    store.set_alias("rival", publish(seed=8, weights_sha256="0" * 64))
+    service.wait(lambda: "0" * 64 in (alias(service, "rival")["problem"] or ""))
+    assert header(service.draw()) == "champion"
+    store.set_alias("rival", publish(seed=7))
+    service.wait(lambda: header(service.draw()) == "rival")
+    assert service.count("pictures_total", version=str(struck), alias="rival", outcome="unsound") == 2
+
+
+class Wild(Drawing):
+    """Every step of the canary's version gives infinity; the champion's are as ever."""
+
+    seeds: tuple[int, ...] = ()
+
+    def take(self, out) -> None:
+        rival = any(adapter.digest in RIVALS for adapter, _ in self.mix)
+        super().take(out * np.inf if rival and self.plan.seed in self.seeds else out)
+
+
+RIVALS: set[str] = set()
+
+
+@pytest.fixture
+def wild(monkeypatch):
+    """A factory: from now on version 2 fails for these seeds."""
+
+    def make(service, *seeds: int) -> None:
+        adapters = service.client.get("/models").json()["adapters"]
+        RIVALS.update(one["adapter_digest"] for one in adapters if one["version"] == 2)
+        monkeypatch.setattr(desk, "Drawing", type("Wild", (Wild,), {"seeds": seeds}))
+
+    yield make
+    RIVALS.clear()
+
+
+def test_what_it_fails_to_draw_the_champion_draws(canary, wild):
+    service = canary()
+    champions = service.draw(alias="champion")
+    wild(service, 7)
+    answer = service.draw()
+    assert (header(answer), version_of(answer), answer.content) == ("champion", "1", champions.content)
+    assert service.count("pictures_total", version="2", alias="rival", outcome="unsound") == 1
+    assert service.count("canary_redrawn_total") == 1
+    problem(service.draw(alias="rival"), 500)  # who asks for it by name is told
+    assert header(service.draw(seed=8)) == "champion"  # that was the second in a row
+    assert service.count("canary_redrawn_total") == 1
+
+
+def test_a_job_of_several_pictures_is_drawn_by_one_version(canary, wild):
+    service = canary()
+    wild(service, 8)  # the second of them
+    job = service.client.post("/jobs", json={"prompt": "a cat", "steps": 2, "seed": 7, "n": 3}).json()["id"]
+    status = ended(service, job)
+    assert (status.state, status.alias, status.problem) == ("done", "champion", None)
+    for index, path in enumerate(status.pictures):
+        answer = service.client.get(path)
+        text = Drawn.model_validate_json(Image.open(io.BytesIO(answer.content)).text[names.PNG_TEXT])
+        assert (header(answer), text.version, text.seed) == ("champion", "1", 7 + index)
+        assert service.client.post("/verify", content=answer.content).json()["same"]
+    assert service.engine.admitted == 0
+
+
+def test_a_base_that_cannot_draw_the_size_leaves_it_to_the_champion(canary, store, publish, tmp_path):
+    service = canary()
+    other = build_bundle(tmp_path / "other", seed=9, manifest_changes={"native_size_px": 64, "size_multiple_px": 32})
+    store.publish_bundle(tmp_path / "other", other.digest())
+    store.set_alias("rival", publish(seed=6, bundle_digest=other.digest()))
+    service.wait(lambda: state(service)["serving"] == 3)
+    assert version_of(service.draw(width=64, height=64)) == "3"
+    answer = service.draw(width=48)
+    assert (header(answer), version_of(answer)) == ("champion", "1")
+    assert service.count("canary_lots_total", outcome="unfit") == 1
+    assert "nearest legal" in problem(service.draw(width=33), 422)  # what the champion refuses is refused
+
+
+def test_a_canary_under_load_fails_no_request_while_its_alias_moves(canary, store, publish, wild):
+    service = canary(percent=50)
+    wild(service, *range(0, 40, 3))
+    stop, answers = threading.Event(), []
+
+    def draw(first: int) -> None:
+        for seed in range(first, 10_000, 4):
+            if stop.is_set():
+                return
+            answers.append(service.draw(seed=seed % 40))
+
+    threads = [threading.Thread(target=draw, args=(first,)) for first in range(4)]
+    for thread in threads:
+        thread.start()
+    for change in (lambda: store.delete_alias("rival"), lambda: store.set_alias("rival", publish(seed=6))):
+        drawn = len(answers)
+        service.wait(lambda drawn=drawn: len(answers) > drawn + 12)
+        change()
+    service.wait(lambda: state(service)["takes_requests"])
+    drawn = len(answers)
+    service.wait(lambda: len(answers) > drawn + 12)
+    stop.set()
+    for thread in threads:
+        thread.join()
+    assert {answer.status_code for answer in answers} == {200}
+    assert {(header(answer), version_of(answer)) for answer in answers} >= {("champion", "1"), ("rival", "3")}
