@@ -65,7 +65,7 @@ def main() -> int:
     if options.what == "worker":
         print(json.dumps(WORKERS[options.environment[0]](options)), flush=True)
         return 0
-    from infer_ranks import measure_ranks
+    from infer_ranks import measure_mixed, measure_ranks
     from infer_service import measure_service
 
     measures = {
@@ -285,41 +285,6 @@ def resident_mib(process: int | str = "self") -> float:
     """Of a process, file-mapped pages included."""
     text = Path(f"/proc/{process}/status").read_text()
     return int(text.split("VmRSS:")[1].split()[0]) / 1024
-
-
-def measure_mixed(options: argparse.Namespace) -> dict[str, Any]:
-    """In this process, alternating step by step, so that what else the machine does hits all three alike."""
-    from atelier_infer.batch import Batch
-    from atelier_infer.bundle import open_bundle
-    from atelier_infer.drawing import Drawing, Plan, Weighted
-    from atelier_infer.providers import Runtime
-
-    bundle = open_bundle(options.bundle, runtime=Runtime(options.provider, options.threads))
-    adapters = [Weighted(random_adapter(bundle.manifest, options.rank, seed)) for seed in range(4)]
-    side = options.size or bundle.manifest.native_size_px
-    ids = [bundle.prompts.read(text).ids for text in (PROMPT, "")]
-    steps = options.steps * options.rounds + 1
-    kinds = {"no adapter": [[]] * 4, "one adapter": [adapters[:1]] * 4, "four adapters": [[one] for one in adapters]}
-    seconds: dict[str, list[float]] = {name: [] for name in kinds}
-    batch = Batch()
-    drawings = {
-        name: [Drawing(bundle, mix, Plan(*ids, steps, 1.0, seed, side, side, "ddim")) for seed, mix in enumerate(mixes)]
-        for name, mixes in kinds.items()
-    }
-    for group in drawings.values():
-        for drawing in group:
-            drawing.begin()
-    for _ in range(steps):
-        for name, group in drawings.items():
-            started = time.monotonic()
-            if any(batch.step(group)):
-                raise SystemExit("a step failed")
-            seconds[name].append(time.monotonic() - started)
-    first = statistics.median(seconds["no adapter"][1:])
-    for name, found in seconds.items():
-        median = statistics.median(found[1:])
-        print(f"{name:14} {median:8.4f} s a step of 4 rows, fastest {min(found[1:]):8.4f}, {100 * (median / first - 1):+.1f} %")
-    return seconds
 
 
 def measure_start(options: argparse.Namespace) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""What LoRA inputs cost a step, beside the same base without them: `infer.py ranks`."""
+"""What LoRA inputs cost a step: beside the same base without them (`infer.py ranks`), and of several adapters (`mixed`)."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import argparse
 import multiprocessing
 import statistics
 import tempfile
+import time
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -111,3 +112,39 @@ def measure_ranks(options: argparse.Namespace) -> dict[str, Any]:
         found.append({"rows": rows, "no adapter apart from plain": apart})
         print(f"{rows:4} rows: the served graph without an adapter is {apart} from the plain base", flush=True)
     return {"ranks": found}
+
+
+def measure_mixed(options: argparse.Namespace) -> dict[str, Any]:
+    """In this process, alternating step by step, so that what else the machine does hits all three alike."""
+    from atelier_infer.batch import Batch
+    from atelier_infer.bundle import open_bundle
+    from atelier_infer.drawing import Drawing, Plan, Weighted
+    from atelier_infer.providers import Runtime
+    from infer import PROMPT, random_adapter
+
+    bundle = open_bundle(options.bundle, runtime=Runtime(options.provider, options.threads))
+    adapters = [Weighted(random_adapter(bundle.manifest, options.rank, seed)) for seed in range(4)]
+    side = options.size or bundle.manifest.native_size_px
+    ids = [bundle.prompts.read(text).ids for text in (PROMPT, "")]
+    steps = options.steps * options.rounds + 1
+    kinds = {"no adapter": [[]] * 4, "one adapter": [adapters[:1]] * 4, "four adapters": [[one] for one in adapters]}
+    seconds: dict[str, list[float]] = {name: [] for name in kinds}
+    batch = Batch()
+    drawings = {
+        name: [Drawing(bundle, mix, Plan(*ids, steps, 1.0, seed, side, side, "ddim")) for seed, mix in enumerate(mixes)]
+        for name, mixes in kinds.items()
+    }
+    for group in drawings.values():
+        for drawing in group:
+            drawing.begin()
+    for _ in range(steps):
+        for name, group in drawings.items():
+            started = time.monotonic()
+            if any(batch.step(group)):
+                raise SystemExit("a step failed")
+            seconds[name].append(time.monotonic() - started)
+    first = statistics.median(seconds["no adapter"][1:])
+    for name, found in seconds.items():
+        median = statistics.median(found[1:])
+        print(f"{name:14} {median:8.4f} s a step of 4 rows, fastest {min(found[1:]):8.4f}, {100 * (median / first - 1):+.1f} %")
+    return seconds
