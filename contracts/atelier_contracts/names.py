@@ -8,7 +8,11 @@ TAG_KIND = "atelier.kind"  # KIND_ADAPTER or KIND_BUNDLE
 TAG_BUNDLE_DIGEST = "atelier.bundle_digest"
 TAG_SOURCE_DIGEST = "atelier.source_digest"
 TAG_RETIRED = "atelier.retired"  # id of the decision that took the version out of use
+TAG_PROMOTED_DIGEST = "atelier.promoted_digest"  # the adapter's digest when registry-api let an alias point at the version
 KIND_ADAPTER, KIND_BUNDLE = "adapter", "bundle"
+
+# The registered model that holds nothing but the newest entry of registry-api's chain of decisions, as a tag `ENTRY:HASH`.
+CHAIN_MODEL, TAG_CHAIN_HEAD = "atelier-decisions", "atelier.chain_head"
 
 # Files of an adapter, in the folder that the MLflow model keeps its weights in; and of a bundle.
 WEIGHTS_FILE, ADAPTER_FILE, EVIDENCE_FILE = "pytorch_lora_weights.safetensors", "adapter.json", "evidence.json"
