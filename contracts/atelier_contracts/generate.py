@@ -6,6 +6,8 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from atelier_contracts.identifiers import AliasName, Digest, ModelName, VersionNumber
+
 MAX_PICTURES, MAX_ADAPTERS = 8, 4
 
 SchedulerName = Literal["ddim", "euler", "euler_ancestral", "dpmpp_2m_karras"]
@@ -16,8 +18,8 @@ class AdapterChoice(BaseModel):
 
     model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
 
-    version: int | None = Field(default=None, ge=1)
-    alias: str | None = Field(default=None, min_length=1, max_length=255)
+    version: VersionNumber | None = None
+    alias: AliasName | None = None
     weight: float = Field(default=1.0, ge=-4.0, le=4.0, description="times the adapter's own scale")
 
     @model_validator(mode="after")
@@ -44,8 +46,8 @@ class GenerateRequest(BaseModel):
     n: int = Field(default=1, ge=1, le=MAX_PICTURES, description="pictures; the second has the next seed, and so on")
     width: int | None = Field(default=None, description="px; the base's native size when absent")
     height: int | None = Field(default=None, description="px; the base's native size when absent")
-    version: int | None = Field(default=None, ge=1)
-    alias: str | None = Field(default=None, min_length=1, max_length=255)
+    version: VersionNumber | None = None
+    alias: AliasName | None = None
     adapters: list[AdapterChoice] = Field(default_factory=list, max_length=MAX_ADAPTERS, description="a blend")
     scale: float = Field(
         default=1.0, ge=-4.0, le=4.0, description="times every adapter's own scale; 0 draws what the base draws"
@@ -81,28 +83,31 @@ class CallbackStatus(BaseModel):
 class DrawnAdapter(BaseModel):
     """One adapter that took part."""
 
-    version: int
-    digest: str
-    weight: float = Field(description="with the request's scale in it")
+    version: VersionNumber
+    digest: Digest
+    weight: float = Field(description="with the request's scale in it", allow_inf_nan=False)
 
 
 class Drawn(BaseModel):
     """Everything needed to draw the same picture again; kept as JSON in the picture's text."""
 
-    model: str
-    version: str = Field(description="`base`, a number, or the numbers of a blend with + between them")
-    adapter_digest: str | None = Field(description="none where no adapter or several took part")
-    bundle_digest: str
+    model: ModelName
+    version: str = Field(
+        pattern=r"^(base|[1-9][0-9]{0,9}(\+[1-9][0-9]{0,9}){0,3})$",
+        description="`base`, a number, or the numbers of a blend with + between them",
+    )
+    adapter_digest: Digest | None = Field(description="none where no adapter or several took part")
+    bundle_digest: Digest
     prompt: str
     negative_prompt: str
     steps: int
-    guidance_scale: float
-    guidance_until: float = 1.0
+    guidance_scale: float = Field(allow_inf_nan=False)
+    guidance_until: float = Field(default=1.0, allow_inf_nan=False)
     seed: int
-    width: int
-    height: int
-    scheduler: str
-    adapters: list[DrawnAdapter] = Field(default_factory=list)
+    width: int = Field(ge=1, le=2**16, description="px")
+    height: int = Field(ge=1, le=2**16, description="px")
+    scheduler: str = Field(pattern=r"^[a-z0-9_]{1,40}$")
+    adapters: list[DrawnAdapter] = Field(default_factory=list, max_length=MAX_ADAPTERS)
 
 
 class PictureInJson(BaseModel):

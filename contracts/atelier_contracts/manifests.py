@@ -8,7 +8,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-Sha256 = Field(pattern=r"^[0-9a-f]{64}$")
+from atelier_contracts.identifiers import Digest, FileName
 
 
 def file_sha256(path: Path) -> str:
@@ -33,7 +33,7 @@ class BundleManifest(Frozen):
     format: Literal[1] = 1
     base: str = Field(description="hub id, or the name a local base was given; never a path")
     revision: str | None = Field(description="commit of the hub repository, None for a local base")
-    source_digest: str = Sha256
+    source_digest: Digest
     opset: int
     latent_channels: int
     latent_scale: float = Field(description="latents * latent_scale have a standard deviation near 1")
@@ -44,20 +44,20 @@ class BundleManifest(Frozen):
     text_tokens: int = Field(description="length that every prompt is padded or cut to")
     pad_token_id: int
     lora_targets: dict[str, tuple[int, int]] = Field(description="layer name to (in, out) features")
-    files: dict[str, str] = Field(description="file name to its sha256, all files but bundle.json")
+    files: dict[FileName, Digest] = Field(description="file name to its sha256, all files but bundle.json")
 
 
 class AdapterManifest(Frozen):
     """adapter.json: what the weights beside it are, and where they come from."""
 
     format: Literal[1] = 1
-    bundle_digest: str = Sha256
-    weights_sha256: str = Sha256
+    bundle_digest: Digest
+    weights_sha256: Digest
     rank: int = Field(ge=1)
     alpha: float = Field(gt=0)
     targets: tuple[str, ...] = Field(description="layer names, each a key of the bundle's lora_targets")
     run_id: str
-    dataset_digest: str = Sha256
+    dataset_digest: Digest
     git_revision: str | None = Field(description="of the trainer's source tree, None outside a checkout")
 
 
@@ -65,6 +65,9 @@ class Evidence(Frozen):
     """evidence.json: what was measured on exactly these weights before the version was registered."""
 
     format: Literal[1] = 1
+    weights_sha256: Digest | None = Field(
+        default=None, description="of the weights that were measured; None in files older than this field, which prove nothing"
+    )
     output_finite: bool
     onnx_max_error: float = Field(description="largest |ONNX - torch| of one UNet step, over the largest |torch|")
     validation_loss: float

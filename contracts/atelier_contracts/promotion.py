@@ -8,9 +8,10 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from atelier_contracts.generate import Problem
+from atelier_contracts.identifiers import Digest, VersionNumber
 from atelier_contracts.names import CHAMPION
 
-Action = Literal["promote", "rollback", "retire", "outside"]
+Action = Literal["promote", "rollback", "retire", "outside", "record", "revert"]
 Outcome = Literal["done", "refused", "proposed", "rejected", "pending", "failed", "dry_run"]
 
 
@@ -40,7 +41,7 @@ class PromoteRequest(Reasoned):
 class RollbackRequest(PromoteRequest):
     """`POST /models/{name}/rollback`; without `version` to the one before the present one."""
 
-    version: int | None = Field(default=None, ge=1)
+    version: VersionNumber | None = None
 
 
 class Verdict(BaseModel):
@@ -59,7 +60,10 @@ class Decision(BaseModel):
     id: int = Field(description="0 for a dry run, which is not kept")
     at: datetime
     actor: str
-    action: Action = Field(description="outside: somebody moved the alias with another MLflow client")
+    action: Action = Field(
+        description="outside: the alias was moved with another MLflow client; record: the digest of a version that was "
+        "promoted earlier was written down; revert: infer stopped drawing with the version, and the alias stayed where it is"
+    )
     model: str
     alias: str | None = Field(description="null where a version was retired")
     from_version: int | None
@@ -70,6 +74,13 @@ class Decision(BaseModel):
     forced: bool = False
     approved_by: str | None = None
     verdicts: list[Verdict] = Field(default_factory=list)
+    adapter_digest: Digest | None = Field(
+        default=None, description="of the files that were decided on; infer serves no others. null where it is no adapter"
+    )
+    chain_entry: int | None = Field(default=None, description="number of the decision's newest entry in the chain")
+    chain_hash: Digest | None = Field(
+        default=None, description="hash of that entry; `verify --head` proves that it still occurs"
+    )
 
 
 class RefusedProblem(Problem):
@@ -77,3 +88,5 @@ class RefusedProblem(Problem):
 
     decision: int
     verdicts: list[Verdict]
+    chain_entry: int | None = None
+    chain_hash: Digest | None = None

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pydantic import Base64Bytes, BaseModel, ConfigDict, Field
 
+from atelier_contracts.identifiers import Digest, ModelName, VersionNumber
+
 MAX_PICTURES = 8
 
 
@@ -24,8 +26,9 @@ class StageRequest(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    model: str | None = Field(default=None, min_length=1, max_length=255, description="refused where another model is served")
-    version: int = Field(ge=1)
+    model: ModelName | None = Field(default=None, description="refused where another model is served")
+    version: VersionNumber
+    adapter_digest: Digest | None = Field(default=None, description="refused where the version's files have another digest")
     pictures: list[StagePicture] = Field(default_factory=list, max_length=MAX_PICTURES)
 
 

@@ -1,13 +1,16 @@
 """A registry in memory that passes the tests of the real one."""
 
+import contextlib
 import shutil
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 
 from atelier_contracts import names
+from atelier_contracts.manifests import AdapterManifest
 from atelier_infer.errors import AdapterError, BundleMissingError, NotAnAdapterError, TrackingError, UnknownVersionError
-from atelier_infer.store import Entry, View
+from atelier_infer.store import BundleVersion, Entry, View
+from pydantic import ValidationError
 
 
 @dataclass
@@ -20,9 +23,10 @@ class FakeStore:
     aliases: dict[str, int] = field(default_factory=dict)
     folders: dict[int, Path] = field(default_factory=dict)
     kinds: dict[int, str] = field(default_factory=dict)
-    bundles: dict[str, Path] = field(default_factory=dict)
+    bundle_folders: dict[str, list[Path]] = field(default_factory=dict)
     pictures: dict[int, bytes] = field(default_factory=dict)
     fetched: list[str] = field(default_factory=list)
+    promoted: dict[int, str] = field(default_factory=dict)
 
     # what a trainer and registry-api do
 
@@ -33,10 +37,21 @@ class FakeStore:
         return number
 
     def publish_bundle(self, folder: Path, digest: str) -> None:
-        self.bundles[digest] = folder
+        self.bundle_folders.setdefault(digest, []).append(folder)
 
-    def set_alias(self, alias: str, version: int) -> None:
+    def set_alias(self, alias: str, version: int, digest: str | None = None) -> None:
+        """As registry-api does it: the digest is kept the first time, and stays."""
+        if digest is None and version in self.folders and (file := self.folders[version] / names.ADAPTER_FILE).is_file():
+            with contextlib.suppress(ValidationError):
+                digest = AdapterManifest.model_validate_json(file.read_bytes()).digest()
+        if digest is not None:
+            self.promoted.setdefault(version, digest)
         self.aliases[alias] = version
+
+    def make_model_again(self) -> None:
+        """The model was deleted and made again: its version numbers mean other versions."""
+        self.generation += "+"
+        self.promoted.clear()
 
     def delete_alias(self, alias: str) -> None:
         del self.aliases[alias]
@@ -58,6 +73,11 @@ class FakeStore:
         self._kind(version)
         return self.pictures.get(version)
 
+    def promoted_digest(self, version: int) -> str | None:
+        self._answer()
+        self._kind(version)
+        return self.promoted.get(version)
+
     def adapter_manifest(self, version: int) -> bytes:
         self._answer()
         self._kind(version)
@@ -71,12 +91,16 @@ class FakeStore:
         self.fetched.append(f"version {version}")
         shutil.copytree(self.folders[version], into / names.ADAPTER_FOLDER)
 
-    def fetch_bundle(self, digest: str, into: Path) -> None:
+    def bundles(self, digest: str) -> list[BundleVersion]:
         self._answer()
-        self.fetched.append(f"bundle {digest}")
-        if digest not in self.bundles:
+        if digest not in self.bundle_folders:
             raise BundleMissingError(f"bundle {digest} is not registered")
-        shutil.copytree(self.bundles[digest], into / "some" / "folders")
+        return [BundleVersion(digest, number) for number in range(1, len(self.bundle_folders[digest]) + 1)]
+
+    def fetch_bundle(self, version: BundleVersion, into: Path) -> None:
+        self._answer()
+        self.fetched.append(f"bundle {version.model}")
+        shutil.copytree(self.bundle_folders[version.model][version.number - 1], into / "some" / "folders")
 
     def _kind(self, version: int) -> None:
         if version not in self.folders:

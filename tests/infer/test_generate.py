@@ -236,7 +236,7 @@ def test_models_shows_what_is_loaded(service, adapter, bundle):
         "scheduler": "ddim",
         "provider": "cpu",
         "adapters_mib": 0.0,
-        "aliases": {"champion": {"target": 1, "serving": 1, "problem": None}},
+        "aliases": {"champion": {"target": 1, "serving": 1, "adapter_digest": adapter[1].digest(), "problem": None}},
         "canary": None,
         "adapters": [
             {

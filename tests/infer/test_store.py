@@ -6,9 +6,11 @@ from pathlib import Path
 
 import pytest
 from atelier_contracts import names
+from atelier_contracts.manifests import AdapterManifest
 from atelier_infer.errors import AdapterError, BundleMissingError, NotAnAdapterError, TrackingError, UnknownVersionError
 from atelier_infer.mlflow_store import MlflowStore
 from atelier_infer.shelf import Shelf
+from atelier_infer.store import BundleVersion
 from mlflow import MlflowClient
 
 from ..servers import free_port
@@ -19,14 +21,18 @@ class MlflowPublisher:
     """Registers what a trainer registers, without the trainer."""
 
     def __init__(self, url: str) -> None:
-        self.client, self.model = MlflowClient(url, url), f"it's a model {uuid.uuid4().hex[:8]}"
+        self.client, self.model = MlflowClient(url, url), f"a model {uuid.uuid4().hex[:8]}"
         self.run = self.client.create_run("0").info
+        self.digests: dict[int, str] = {}
 
     def publish_adapter(self, folder: Path, kind: str | None = names.KIND_ADAPTER) -> int:
         place = f"adapter-{uuid.uuid4().hex[:8]}"
         if any(folder.iterdir()):
             self.client.log_artifacts(self.run.run_id, str(folder), f"{place}/{names.ADAPTER_FOLDER}")
-        return self.register(self.model, place, {names.TAG_KIND: kind} if kind else {})
+        number = self.register(self.model, place, {names.TAG_KIND: kind} if kind else {})
+        if (file := folder / names.ADAPTER_FILE).is_file():
+            self.digests[number] = AdapterManifest.model_validate_json(file.read_bytes()).digest()
+        return number
 
     def publish_bundle(self, folder: Path, digest: str) -> None:
         place = f"bundle-{uuid.uuid4().hex[:8]}"
@@ -41,6 +47,8 @@ class MlflowPublisher:
         return int(self.client.create_model_version(model, source, self.run.run_id, tags=tags).version)
 
     def set_alias(self, alias: str, version: int) -> None:
+        if digest := self.digests.get(version):
+            self.client.set_model_version_tag(self.model, str(version), names.TAG_PROMOTED_DIGEST, digest)
         self.client.set_registered_model_alias(self.model, alias, str(version))
 
     def delete_alias(self, alias: str) -> None:
@@ -109,7 +117,7 @@ def test_what_does_not_exist(registry, adapter, tmp_path):
     with pytest.raises(UnknownVersionError, match="no version 9"):
         store.adapter_manifest(9)
     with pytest.raises(BundleMissingError, match="0" * 64):
-        store.fetch_bundle("0" * 64, tmp_path)
+        store.bundles("0" * 64)
     (tmp_path / "empty").mkdir()
     number = publisher.publish_adapter(tmp_path / "empty")
     with pytest.raises(AdapterError, match=r"adapter\.json"):
@@ -123,7 +131,8 @@ def test_a_bundle_is_found_by_its_digest_whatever_its_model(registry, bundle, tm
     shutil.copytree(folder, damaged)
     (damaged / names.UNET_FILE).write_bytes(b"x")
     publisher.publish_bundle(damaged, manifest.digest())
-    publisher.publish_bundle(folder, manifest.digest())  # the newest counts
+    publisher.publish_bundle(folder, manifest.digest())  # whichever holds it
+    publisher.publish_bundle(damaged, manifest.digest())  # a later wrong one keeps nobody from starting
     cache = tmp_path / "cache"
     cache.mkdir()
     home = Shelf(store, cache).bundle(manifest.digest())
@@ -143,7 +152,9 @@ def test_an_outage_is_one_kind_of_error(kind, tmp_path, impatient):
         store.versions,
         lambda: store.adapter_manifest(1),
         lambda: store.fetch_adapter(1, tmp_path),
-        lambda: store.fetch_bundle("0" * 64, tmp_path),
+        lambda: store.promoted_digest(1),
+        lambda: store.bundles("0" * 64),
+        lambda: store.fetch_bundle(BundleVersion("base", 1), tmp_path),
     )
     for call in calls:
         with pytest.raises(TrackingError):

@@ -67,7 +67,9 @@ def test_a_picture_from_before_blends(service):
 def test_a_version_that_is_something_else_now(service, store, bundle, tmp_path):
     content = service.draw().content
     build_adapter(tmp_path / "anew", bundle[1].digest(), adapter_tensors(seed=9))
-    store.folders[1], store.generation = tmp_path / "anew", "2"
+    store.folders[1] = tmp_path / "anew"
+    store.make_model_again()
+    store.set_alias("champion", 1)
     service.wait(lambda: service.draw().content != content)
     assert "as version 1" in problem(verify(service, content), 409)
 

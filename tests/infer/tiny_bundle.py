@@ -118,6 +118,7 @@ def build_adapter(folder: Path, bundle_digest: str, tensors: dict[str, np.ndarra
     manifest = AdapterManifest(**(values | changes))
     (folder / names.ADAPTER_FILE).write_text(manifest.model_dump_json(indent=1))
     evidence = Evidence(
+        weights_sha256=manifest.weights_sha256,
         output_finite=True,
         onnx_max_error=1e-6,
         validation_loss=0.1,

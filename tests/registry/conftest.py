@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from atelier_contracts.access import TokenFile
 from atelier_contracts.manifests import AdapterManifest, Evidence
-from atelier_contracts.names import ADAPTER_FILE, ADAPTER_FOLDER, EVIDENCE_FILE
+from atelier_contracts.names import ADAPTER_FILE, ADAPTER_FOLDER, EVIDENCE_FILE, WEIGHTS_FILE
 from atelier_registry.app import create_app
 from atelier_registry.feed import Feed
 from atelier_registry.ledger import Ledger
@@ -32,9 +32,11 @@ from .postgres import postgres_running
 
 TOKENS = {"rita": "reader", "tom": "trainer", "pia": "promoter", "ada": "admin"}
 
+WEIGHTS = "weights"
+WEIGHTS_SHA256 = hashlib.sha256(WEIGHTS.encode()).hexdigest()
 ADAPTER = AdapterManifest(
     bundle_digest="b" * 64,
-    weights_sha256="c" * 64,
+    weights_sha256=WEIGHTS_SHA256,
     rank=4,
     alpha=4.0,
     targets=("down.0.to_q",),
@@ -43,6 +45,7 @@ ADAPTER = AdapterManifest(
     git_revision="1c2f7a9",
 )
 EVIDENCE = Evidence(
+    weights_sha256=WEIGHTS_SHA256,
     output_finite=True,
     onnx_max_error=1.4e-6,
     validation_loss=0.13,
@@ -71,42 +74,48 @@ class RealWorld:
 
         self.registry = MlflowRegistry(server.uri)
         self.client = MlflowClient(server.uri)
-        self._database, self._run = server.database, None
+        self._database, self._shared = server.database, None
         self._experiment = self.client.create_experiment(f"e-{uuid.uuid4().hex}")
 
     def add_model(self, name, description=""):
         return self.client.create_registered_model(name, description=description or None).name
 
     def add_version(self, name, tags=None, params=None, metrics=None, files=None, run_tags=None):
-        from mlflow.entities import LoggedModelStatus
-
+        if files is None and (tags or {}).get("atelier.kind") == "adapter":
+            files = FILES
         run = self.client.create_run(self._experiment, run_name="a run", tags=dict(run_tags or {})).info.run_id
         for key, value in (params or {}).items():
             self.client.log_param(run, key, value)
         for key, value in (metrics or {}).items():
             self.client.log_metric(run, key, value)
         self.client.set_terminated(run)
-        made = self.client.create_logged_model(self._experiment, name="adapter", source_run_id=run)
-        with tempfile.TemporaryDirectory() as folder:
-            weights = Path(folder, ADAPTER_FOLDER)
-            weights.mkdir()
-            for file, text in {"pytorch_lora_weights.safetensors": "weights", **(files or {})}.items():
-                (weights / file).write_text(text)
-            self.client.log_model_artifacts(made.model_id, folder)
-        self.client.finalize_logged_model(made.model_id, LoggedModelStatus.READY)
+        made = self._log_files(run, files or {})
         version = self.client.create_model_version(
-            name, f"models:/{made.model_id}", run, tags=dict(tags or {}), model_id=made.model_id, await_creation_for=0
+            name, f"models:/{made}", run, tags=dict(tags or {}), model_id=made, await_creation_for=0
         )
         return int(version.version)
 
     def add_bare_version(self, name):
-        """A version without files, all of the same run: one question instead of a dozen, for tests that need very many."""
-        if self._run is None:
-            self._run = self.client.create_run(self._experiment).info.run_id
+        """A version whose files all such versions share: one question instead of a dozen, for tests that need very many."""
+        if self._shared is None:
+            self._shared = self._log_files(self.client.create_run(self._experiment).info.run_id, FILES)
         made = self.client.create_model_version(
-            name, f"runs:/{self._run}/model", self._run, tags={"atelier.kind": "adapter"}, await_creation_for=0
+            name, f"models:/{self._shared}", tags={"atelier.kind": "adapter"}, model_id=self._shared, await_creation_for=0
         )
         return int(made.version)
+
+    def _log_files(self, run, files):
+        from mlflow.entities import LoggedModelStatus
+
+        made = self.client.create_logged_model(self._experiment, name="adapter", source_run_id=run)
+        with tempfile.TemporaryDirectory() as folder:
+            weights = Path(folder, ADAPTER_FOLDER)
+            weights.mkdir()
+            for file, text in {WEIGHTS_FILE: WEIGHTS, **files}.items():
+                (weights / file).write_text(text)
+            self.client.log_model_artifacts(made.model_id, folder)
+        self.client.finalize_logged_model(made.model_id, LoggedModelStatus.READY)
+        return made.model_id
 
     def keep_files_elsewhere(self, name, number, place="/etc"):
         self._write("UPDATE model_versions SET storage_location = ? WHERE name = ? AND version = ?", place, name, number)
@@ -150,7 +159,7 @@ def real_world(mlflow_server):
 
 @pytest.fixture
 def fake():
-    return FakeRegistry()
+    return FakeRegistry(FILES)
 
 
 @pytest.fixture(params=["fake", "mlflow"])
@@ -158,7 +167,7 @@ def world(request):
     """Both registries in turn: `world.add_...` fills it, `world.registry` is what the service sees."""
     if request.param == "mlflow":
         return request.getfixturevalue("real_world")
-    fake = FakeRegistry()
+    fake = FakeRegistry(FILES)
     fake.registry = fake
     return fake
 
@@ -258,11 +267,13 @@ def start(ledger, locks, push, stager, token_file):
     """Starts the app with the given registry, as a new process would: what was left pending is looked at."""
     clients = []
 
-    def starting(registry, ledger=ledger, policy=None, push=push, outside_poll_s=3600.0, read_age_s=1.0):
+    def starting(
+        registry, ledger=ledger, policy=None, push=push, outside_poll_s=3600.0, read_age_s=1.0, integrity_check_s=3600.0
+    ):
         app = create_app(
             registry=registry, ledger=ledger, locks=locks, feed=Feed(ledger), push=push, tokens=TokenFile(token_file),
             policy=policy or Policy(), stager=stager, outside_poll_s=outside_poll_s,
-            read_age_s=read_age_s,
+            read_age_s=read_age_s, integrity_check_s=integrity_check_s,
         )  # fmt: skip
         client = TestClient(app, raise_server_exceptions=False)
         clients.append(client)

@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from datetime import UTC, datetime
 from itertools import count
 from threading import Lock
 
+from atelier_contracts.names import ADAPTER_FILE, EVIDENCE_FILE, TAG_RETIRED, WEIGHTS_FILE
 from atelier_registry.errors import InvalidArgumentError, TrackingUnavailableError, UnreadableFileError
-from atelier_registry.registry import FILES, READY, Model, Page, Picture, Point, Run, Version
+from atelier_registry.registry import FILES, READY, AdapterFiles, Model, Page, Picture, Point, Run, Version
 
 
 class FakeRegistry:
     """The Protocol's methods, ways to fill it (`add_...`), and ways to break it (`down`, `before_alias`, `after_alias`)."""
 
-    def __init__(self) -> None:
+    def __init__(self, adapter_files: Mapping[str, str] | None = None) -> None:
+        self._default_files = dict(adapter_files or {})
+        self._chain_head: str | None = None
         self._models: dict[str, Model] = {}
         self._versions: dict[tuple[str, int], Version] = {}
         self._runs: dict[str, Run] = {}
@@ -73,13 +77,15 @@ class FakeRegistry:
         return next((png for picture, png in self._pictures.get(run_id, {}).items() if picture.path == path), None)
 
     def set_tag(self, name, number, key, value):
-        self.before_alias()
+        if key == TAG_RETIRED:
+            self.before_alias()
         self._called("set_tag")
         if (name, number) not in self._versions:
             return False
         version = self._versions[name, number]
         self._versions[name, number] = replace(version, tags={**version.tags, key: value})
-        self.after_alias()
+        if key == TAG_RETIRED:
+            self.after_alias()
         return True
 
     def files(self, name: str, number: int, wanted=FILES) -> dict[str, str]:
@@ -88,6 +94,23 @@ class FakeRegistry:
         if isinstance(found, UnreadableFileError):
             raise found
         return {file: text for file, text in found.items() if file in wanted}
+
+    def adapter_files(self, name: str, number: int) -> AdapterFiles:
+        self._called("adapter_files")
+        found = self._files.get((name, number), {})
+        if isinstance(found, UnreadableFileError):
+            raise found
+        weights = found.get(WEIGHTS_FILE)
+        sha256 = hashlib.sha256(weights.encode()).hexdigest() if weights is not None else None
+        return AdapterFiles(found.get(ADAPTER_FILE), found.get(EVIDENCE_FILE), sha256)
+
+    def chain_head(self) -> str | None:
+        self._called("chain_head")
+        return self._chain_head
+
+    def set_chain_head(self, value: str) -> None:
+        self._called("set_chain_head")
+        self._chain_head = value
 
     def set_alias(self, name: str, alias: str, number: int) -> bool:
         self.before_alias()
@@ -120,8 +143,16 @@ class FakeRegistry:
         self._runs[run.id] = run
         number = max([version.number for version in self._of(name)], default=0) + 1
         self._versions[name, number] = Version(name, number, datetime.now(UTC), READY, "", run.id, dict(tags or {}))
-        self._files[name, number] = dict(files or {})
+        if files is None and (tags or {}).get("atelier.kind") == "adapter":
+            files = self._default_files
+        self._files[name, number] = {WEIGHTS_FILE: "weights", **(files or {})}
         return number
+
+    def overwrite(self, name: str, number: int, file: str, text: str) -> None:
+        """Changes a file of a version, by whatever road."""
+        found = self._files[name, number]
+        assert isinstance(found, dict)
+        found[file] = text
 
     def keep_files_elsewhere(self, name: str, number: int) -> None:
         self._files[name, number] = UnreadableFileError("its files are not kept by the tracking server")

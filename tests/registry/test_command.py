@@ -5,6 +5,7 @@ import json
 
 import pytest
 from atelier_contracts.access import Role, TokenFile
+from atelier_contracts.names import ADAPTER_FILE
 from atelier_registry import command
 from atelier_registry.app import create_app
 from atelier_registry.feed import Feed
@@ -15,6 +16,7 @@ from atelier_registry.subscribers import Subscriber
 from atelier_registry.token_file import TokenEditError, issue, listed, revoke
 
 from ..servers import app_running
+from .conftest import FILES
 from .test_pushing import until
 
 POLICY = Policy.model_validate({"default": {"champion": {"output_finite": True}, "shown": {"approval": True}}})
@@ -26,7 +28,7 @@ def cli(fake, ledger, locks, push, token_file, stager, monkeypatch, capsys):
     feed = Feed(ledger)
     app = create_app(
         registry=fake, ledger=ledger, locks=locks, feed=feed, push=push, tokens=TokenFile(token_file), policy=POLICY,
-        stager=stager, outside_poll_s=3600, read_age_s=60,
+        stager=stager, outside_poll_s=3600, read_age_s=60, integrity_check_s=3600,
     )  # fmt: skip
     with app_running(app) as address:
         monkeypatch.setenv("ATELIER_URL", address)
@@ -64,7 +66,7 @@ def test_a_day_of_work(cli, fake, adapters):
 
 
 def test_statuses(cli, fake, adapters, stager):
-    fake.add_version(adapters, tags={"atelier.kind": "adapter"})  # without evidence
+    fake.add_version(adapters, tags={"atelier.kind": "adapter"}, files={ADAPTER_FILE: FILES[ADAPTER_FILE]})
     status, out, err = cli("promote", adapters, 6, "--reason", "r")
     assert (status, out) == (3, "")
     assert "it has no evidence.json" in err

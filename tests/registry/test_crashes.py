@@ -12,6 +12,7 @@ from atelier_contracts.names import TAG_RETIRED
 from atelier_contracts.promotion import PromoteRequest, RollbackRequest
 from atelier_registry import chain
 from atelier_registry.asking import Asker
+from atelier_registry.digests import AdapterDigests
 from atelier_registry.judging import Judge
 from atelier_registry.ledger import Ledger
 from atelier_registry.locks import open_locks
@@ -52,8 +53,8 @@ def parts(tracking_uri, database_url, countdown=None):
     if countdown:
         for name in ("open", "close"):
             setattr(ledger, name, around(getattr(ledger, name), countdown))  # … and after it
-    mover = Mover(registry, ledger, open_locks(engine, 30), lambda: None)
-    judge = Judge(registry, Policy(), FakeStager())
+    mover = Mover(registry, ledger, AdapterDigests(registry, ledger), open_locks(engine, 30), lambda: None)
+    judge = Judge(registry, AdapterDigests(registry, ledger), Policy(), FakeStager())
     return ledger, mover, Promotions(registry, ledger, mover, judge), Retiring(registry, ledger, mover, lambda: None), registry
 
 

@@ -27,6 +27,7 @@ def served(fake, engine, locks, token_file, stager, policy=None):
     app = create_app(
         registry=fake, ledger=ledger, locks=locks, feed=feed, push=Push([], ledger, Places(engine), locks),
         tokens=TokenFile(token_file), policy=policy or Policy(), stager=stager, outside_poll_s=0.1, read_age_s=1,
+        integrity_check_s=3600,
     )  # fmt: skip
     with app_running(app) as address, httpx.Client(base_url=address, timeout=60) as client:
         try:

@@ -26,7 +26,7 @@ def url(real_world, ledger, locks, push, token_file, stager):
     app = create_app(
         registry=real_world.registry, ledger=ledger, locks=locks, feed=feed, push=push, tokens=TokenFile(token_file),
         policy=Policy.model_validate({"default": {"champion": {"output_finite": True}, "shown": {"approval": True}}}),
-        stager=stager, outside_poll_s=3600, read_age_s=1,
+        stager=stager, outside_poll_s=3600, read_age_s=1, integrity_check_s=3600,
     )  # fmt: skip
     with app_running(app) as address:
         yield address

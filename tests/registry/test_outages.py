@@ -8,6 +8,7 @@ import pytest
 from atelier_contracts.access import Role, Token
 from atelier_contracts.promotion import PromoteRequest
 from atelier_registry.asking import Asker
+from atelier_registry.digests import AdapterDigests
 from atelier_registry.errors import AliasBusyError, DatabaseUnavailableError, TrackingUnavailableError
 from atelier_registry.judging import Judge
 from atelier_registry.ledger import Facts, Ledger
@@ -24,8 +25,8 @@ PIA, ADA = (Asker(Token(id, Role.promoter, "")) for id in ("pia", "ada"))
 def promotions_of(registry, engine, wait_s=60.0):
     """What another process of this service would have."""
     ledger = Ledger(engine)
-    mover = Mover(registry, ledger, open_locks(engine, wait_s), lambda: None)
-    return Promotions(registry, ledger, mover, Judge(registry, Policy(), FakeStager()))
+    mover = Mover(registry, ledger, AdapterDigests(registry, ledger), open_locks(engine, wait_s), lambda: None)
+    return Promotions(registry, ledger, mover, Judge(registry, AdapterDigests(registry, ledger), Policy(), FakeStager()))
 
 
 def left_pending(ledger, model, to_version):

@@ -53,7 +53,7 @@ def url(fake, ledger, locks, push, token_file, stager):
     feed = Feed(ledger)
     app = create_app(
         registry=fake, ledger=ledger, locks=locks, feed=feed, push=push, tokens=TokenFile(token_file), policy=POLICY,
-        stager=stager, outside_poll_s=0.2, read_age_s=1,
+        stager=stager, outside_poll_s=0.2, read_age_s=1, integrity_check_s=3600,
     )  # fmt: skip
     with app_running(app) as address:
         yield f"{address}/"

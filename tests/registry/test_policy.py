@@ -3,6 +3,7 @@
 import textwrap
 
 import pytest
+from atelier_contracts.names import ADAPTER_FILE
 from atelier_contracts.promotion import Decision, RefusedProblem
 from atelier_registry.errors import PolicyError
 from atelier_registry.policy import AliasPolicy, Policy, read_policy
@@ -25,7 +26,7 @@ def written(tmp_path, text):
 def test_the_built_in_policy_takes_what_the_trainer_registers(start, fake, adapters, name):
     api = start(fake, policy=read_policy())
     assert api.promote(adapters, 1).status_code == 200
-    fake.add_version(adapters, tags={"atelier.kind": "adapter"})
+    fake.add_version(adapters, tags={"atelier.kind": "adapter"}, files={ADAPTER_FILE: FILES[ADAPTER_FILE]})
     refused = api.promote(adapters, 6)
     assert refused.status_code == 409
     assert "it has no evidence.json" in refused.json()["detail"]
@@ -109,6 +110,7 @@ def test_a_refusal_is_kept_with_what_every_rule_saw(start, fake, adapters):
     assert [verdict["rule"] for verdict in kept["verdicts"]] == [
         "ready",
         "adapter",
+        "same_files",
         "not_retired",
         "onnx_error",
         "tag:reviewed",
@@ -132,6 +134,7 @@ def test_dry_run_and_verdict_change_nothing(start, fake, adapters, ledger):
         assert decision.verdicts[-1].rule == "approval"
     assert list(ledger.rows()) == []
     assert fake.model(adapters).aliases == {}
+    api.as_("ada").promote(adapters, 2, force=True)
     assert api.roll_back(adapters, version=2, dry_run=True).json()["outcome"] == "dry_run"
 
 

@@ -23,12 +23,14 @@ def serve(tmp_path, token_file, database_url):
 
     def serving(tracking_uri):
         port, log = free_port(), tmp_path / "service.log"
+        (tmp_path / "policy.yaml").write_text("default: {champion: {output_finite: true}}\n")
         environment = os.environ | {
             "ATELIER_REGISTRY_PORT": str(port),
             "ATELIER_REGISTRY_TRACKING_URI": tracking_uri,
             "ATELIER_REGISTRY_DATABASE_URL": database_url,
             "ATELIER_REGISTRY_TOKEN_FILE": str(token_file),
             "ATELIER_REGISTRY_DRAIN_TIMEOUT_S": "5",
+            "ATELIER_REGISTRY_POLICY_FILE": str(tmp_path / "policy.yaml"),
         }
         with log.open("w") as output:
             process = subprocess.Popen(

@@ -50,7 +50,7 @@ def test_listing_versions_asks_twice_whatever_their_number(start, fake, adapters
     api = start(fake)
     fake.calls.clear()
     assert len(api.get(f"/models/{adapters}/versions").json()["versions"]) == 5
-    assert fake.calls == ["model", "versions"]
+    assert [call for call in fake.calls if call != "chain_head"] == ["model", "versions"]
 
 
 def test_inspect(start, world, name):
@@ -82,7 +82,7 @@ def test_inspect(start, world, name):
 
 def test_inspect_without_the_trainers_files(start, world, name):
     world.add_model(name)
-    world.add_version(name, tags=KIND, run_tags={"mlflow.source.git.commit": "of the run"})
+    world.add_version(name, tags=KIND, files={}, run_tags={"mlflow.source.git.commit": "of the run"})
     world.add_version(name)
     api = start(world.registry)
     tagged, plain = (api.get(f"/models/{name}/versions/{number}").json() for number in (1, 2))

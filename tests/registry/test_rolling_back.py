@@ -75,8 +75,20 @@ def test_to_a_named_version(api, fake, adapters):
         api.promote(adapters, number)
     assert api.roll_back(adapters, version=1).json()["to_version"] == 1
     assert api.roll_back(adapters).status_code == 409
-    assert api.roll_back(adapters, version=4).json()["action"] == "rollback"
+    assert api.roll_back(adapters, version=3).json()["action"] == "rollback"
     assert api.roll_back(adapters).json()["to_version"] == 1
+    answer = api.roll_back(adapters, version=4)
+    assert answer.status_code == 409
+    assert "never pointed at version 4" in answer.json()["detail"]
+    assert "it pointed at 1, 2, 3" in answer.json()["detail"]
+    assert champion(fake, adapters) == 1
+
+
+def test_another_aliass_versions_are_not_gone_back_to(api, fake, adapters):
+    api.promote(adapters, 1)
+    api.promote(adapters, 2, alias="candidate")
+    assert api.roll_back(adapters, version=2).status_code == 409
+    assert champion(fake, adapters) == 1
 
 
 def test_to_a_named_version_that_is_there_already(api, adapters):

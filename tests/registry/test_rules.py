@@ -7,6 +7,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 from atelier_contracts.stage import StagePicture
 from atelier_registry import chain, rules
+from atelier_registry.digests import AdapterIdentity
 from atelier_registry.policy import AliasPolicy, Better, Bound, Drift
 from atelier_registry.registry import Version
 from atelier_registry.rules import Seen, Subject
@@ -19,9 +20,21 @@ NOW = datetime(2026, 3, 1, tzinfo=UTC)
 ADAPTER = {"atelier.kind": "adapter"}
 
 
-def subject(number=2, *, status="READY", tags=ADAPTER, age_s=60.0, evidence=EVIDENCE, problems=(), metrics=None, **changes):
+def subject(
+    number=2,
+    *,
+    status="READY",
+    tags=ADAPTER,
+    age_s=60.0,
+    evidence=EVIDENCE,
+    problem="it has no evidence.json",
+    metrics=None,
+    **changes,
+):
     version = Version("pencil", number, NOW - timedelta(seconds=age_s), status, tags=tags)
-    return Subject(version, metrics or {}, evidence.model_copy(update=changes) if evidence else None, tuple(problems))
+    found = evidence.model_copy(update=changes) if evidence else None
+    identity = AdapterIdentity("a" * 64, found, evidence_problem="" if found else problem)
+    return Subject(version, metrics or {}, identity)
 
 
 def judge(rule, candidate=None, champion=None, **seen):
@@ -46,7 +59,7 @@ def test_evidence():
     assert judge(rules.output_finite).passed
     assert not judge(rules.output_finite, subject(output_finite=False)).passed
     assert judge(rules.output_finite, subject(evidence=None)).reason == "it has no evidence.json"
-    broken = subject(evidence=None, problems=["evidence.json is not a valid Evidence: x"])
+    broken = subject(evidence=None, problem="evidence.json is not a valid Evidence: x")
     assert judge(rules.output_finite, broken).reason == "evidence.json is not a valid Evidence: x"
     assert judge(rules.parity(1e-3)).passed
     assert not judge(rules.parity(1e-9)).passed

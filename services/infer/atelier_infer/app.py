@@ -24,6 +24,7 @@ from atelier_infer.following import Following
 from atelier_infer.gallery import Gallery
 from atelier_infer.gate import Gate
 from atelier_infer.generating import make_generating_router
+from atelier_infer.integrity import IntegrityMonitor
 from atelier_infer.jobs import make_jobs_router
 from atelier_infer.loader import Loader
 from atelier_infer.metrics import Metrics
@@ -84,9 +85,13 @@ def create_app(*, engine: Engine, metrics: Metrics, store: Store, tokens: TokenF
         store=store,
         loader=loader,
         absent=Absent(store=store, model=settings.model, registry_url=settings.registry_url),
+        model=settings.model,
+        cache_dir=settings.cache_dir,
         alias_poll_s=settings.alias_poll_s,
+        require_promotion=settings.require_promotion,
         followed=[settings.canary_alias] if settings.canary_alias else [],
     )
+    integrity = IntegrityMonitor(shelf=shelf, versions=versions, every_s=settings.integrity_check_s)
     canary = None
     if settings.canary_alias and settings.canary_percent is not None:
         canary = Canary(alias=settings.canary_alias, percent=settings.canary_percent, versions=versions)
@@ -115,12 +120,14 @@ def create_app(*, engine: Engine, metrics: Metrics, store: Store, tokens: TokenF
         shelf.tidy()
         engine.start()
         versions.start()
+        integrity.start()
         callbacks.start()
         if following:
             following.start()
         yield
         if following:
             following.stop()
+        integrity.stop()
         versions.stop()
         by = min(engine.deadline, time.monotonic() + settings.drain_timeout_s)
         engine.stop()
@@ -142,6 +149,7 @@ def create_app(*, engine: Engine, metrics: Metrics, store: Store, tokens: TokenF
             loader=loader,
             store=store,
             gallery=gallery,
+            integrity=integrity,
             metrics=metrics,
             settings=settings,
             canary=canary,

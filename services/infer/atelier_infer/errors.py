@@ -28,6 +28,9 @@ InferError
 ├── RefusedError             a version must not be served
 │   ├── NotAnAdapterError    the version is tagged as something else
 │   ├── AdapterError         its manifest or weights do not fit its bundle, or are not finite
+│   ├── SourceError          its files are not kept by the tracking server
+│   ├── ChangedFilesError    its files are not those that registry-api decided on
+│   ├── NotPromotedError     an alias points at it, and registry-api decided nothing about it
 │   ├── BundleMismatchError  one bundle was named, another was found
 │   ├── BundleMissingError   no bundle with that digest is registered
 │   ├── BundleError          a bundle's files are not what the contract says
@@ -162,6 +165,18 @@ class NotAnAdapterError(RefusedError):
 
 class AdapterError(RefusedError):
     """Raised when an adapter's manifest or weights do not fit its bundle, or hold NaN or infinity."""
+
+
+class SourceError(RefusedError):
+    """Its files are not kept by the tracking server, or their address is not in its one canonical spelling."""
+
+
+class ChangedFilesError(RefusedError):
+    """Its files are not those that registry-api decided on: somebody changed them since."""
+
+
+class NotPromotedError(RefusedError):
+    """An alias points at it, and no decision of registry-api says which files it has."""
 
 
 class BundleMismatchError(RefusedError):

@@ -17,6 +17,7 @@ from atelier_contracts.manifests import AdapterManifest
 from atelier_infer.adapter import Adapter, load_adapter
 from atelier_infer.bundle import Bundle
 from atelier_infer.errors import MemoryFullError, RefusedError
+from atelier_infer.keyed_locks import KeyedLocks
 from atelier_infer.shelf import Shelf
 
 log = logging.getLogger(__name__)
@@ -44,7 +45,7 @@ class Loader:
 
     An adapter that a request under way uses is pinned: it goes last, and while such ones fill the memory no other is loaded by
     number. What was handed out stays alive with its holder: a drawing or an alias never loses its arrays or sessions.
-    `_lock` guards the dictionaries and is held briefly; `_loading` is held while one version is fetched and checked.
+    `_lock` guards the dictionaries and is held briefly; a version or a bundle that is fetched holds a lock of its own.
     """
 
     def __init__(
@@ -57,12 +58,13 @@ class Loader:
     ) -> None:
         self._shelf, self._open_bundle, self._probe = shelf, open_bundle, probe
         self._cache_bytes = adapter_cache_mib * 2**20
-        self._lock, self._loading = threading.Lock(), threading.Lock()
+        self._lock, self._loading = threading.Lock(), KeyedLocks()
+        self._held: dict[int, Adapter] = {}
         self._adapters: OrderedDict[int, Adapter] = OrderedDict()
         self._pins: Counter[int] = Counter()
         self._bundles: dict[str, Bundle] = {}
         self._latest_bundle = ""
-        self._refused: dict[int, tuple[RefusedError, float]] = {}
+        self._refused: dict[tuple[int, str | None], tuple[RefusedError, float]] = {}
 
     def at_hand(self, number: int) -> Version | None:
         """The version when it is in memory; never waits."""
@@ -91,6 +93,23 @@ class Loader:
                         self._pins[number] -= 1
                 self._evict()
 
+    def hold(self, versions: Iterable[Version]) -> int:
+        """Counts the adapters that aliases draw with: they stay in memory, and leave so much less for others.
+
+        Returns:
+            Their bytes.
+        """
+        with self._lock:
+            self._held = {version.number: version.adapter for version in versions if version.number and version.adapter}
+            self._adapters |= self._held
+            self._evict()
+            return sum(adapter.nbytes for adapter in self._held.values())
+
+    @property
+    def cache_bytes(self) -> int:
+        """What all adapters may take."""
+        return self._cache_bytes
+
     def base(self, digest: str) -> Version:
         """A bundle without an adapter, opened if need be.
 
@@ -98,15 +117,15 @@ class Loader:
             RefusedError: it failed a check.
             TrackingError, CacheError: it could not be fetched.
         """
-        with self._loading:
-            return Version(None, None, self._bundle(digest))
+        return Version(None, None, self._bundle(digest))
 
-    def load(self, number: int, *, to_serve: bool = False) -> Version:
+    def load(self, number: int, *, to_serve: bool = False, promoted_digest: str | None = None) -> Version:
         """The version, fetched if need be: digests, names, shapes, finite weights and one finite step before it may serve.
 
         Args:
             number: of the served model.
-            to_serve: for an alias, which gets memory whatever requests use.
+            to_serve: for an alias or a promotion, which get memory whatever requests use.
+            promoted_digest: of the files that it must have; None: see `shelf.Shelf.adapter`.
 
         Raises:
             MemoryFullError: requests under way use all memory.
@@ -114,16 +133,19 @@ class Loader:
             RefusedError, DrawingError: it failed a check.
             TrackingError, CacheError: it could not be fetched.
         """
-        with self._loading:
-            if found := self.at_hand(number):
+        with self._loading.held(number):
+            found = self.at_hand(number)
+            if found and found.adapter and promoted_digest in (None, found.adapter.digest):
                 return found
-            refusal, until = self._refused.get(number, (None, 0.0))
+            with self._lock:
+                refusal, until = self._refused.get((number, promoted_digest), (None, 0.0))
             if refusal and time.monotonic() < until:
                 raise refusal.with_traceback(None)
             try:
-                return self._load(number, to_serve)
+                return self._load(number, to_serve, promoted_digest)
             except RefusedError as error:
-                self._refused[number] = error, time.monotonic() + REMEMBERED_S
+                with self._lock:
+                    self._refused[number, promoted_digest] = error, time.monotonic() + REMEMBERED_S
                 raise
 
     def drop_unused(self, served: Iterable[Version]) -> None:
@@ -138,6 +160,7 @@ class Loader:
         """Drops every adapter: their numbers mean something else now."""
         with self._lock:
             self._adapters.clear()
+            self._held.clear()
             self._pins.clear()
             self._refused.clear()
 
@@ -146,9 +169,9 @@ class Loader:
         with self._lock:
             return dict(self._adapters), dict(self._bundles)
 
-    def _load(self, number: int, to_serve: bool) -> Version:
+    def _load(self, number: int, to_serve: bool, promoted_digest: str | None) -> Version:
         started = time.monotonic()
-        folder = self._shelf.adapter(number)
+        folder = self._shelf.adapter(number, promoted_digest)
         manifest = AdapterManifest.model_validate_json((folder / names.ADAPTER_FILE).read_bytes())
         bundle = self._bundle(manifest.bundle_digest)
         adapter = load_adapter(folder, bundle.manifest)
@@ -164,29 +187,33 @@ class Loader:
 
     def _check_room(self, number: int, adapter: Adapter) -> None:
         with self._lock:
-            used = sum(item.nbytes for held, item in self._adapters.items() if self._pins[held])
+            used = sum(item.nbytes for held, item in self._adapters.items() if self._pins[held] or held in self._held)
         if used and used + adapter.nbytes > self._cache_bytes:
             raise MemoryFullError(
-                f"version {number} needs {adapter.nbytes / 2**20:.1f} MiB; requests under way use {used / 2**20:.1f} of the "
+                f"version {number} needs {adapter.nbytes / 2**20:.1f} MiB; aliases and requests use {used / 2**20:.1f} of the "
                 f"{self._cache_bytes / 2**20:.0f} MiB for adapters; send the request again later, or raise adapter_cache_mib",
                 5,
             )
 
     def _evict(self) -> None:
-        """Drops unpinned adapters, least recently used first, until the others fit. Called with the lock held."""
+        """Drops adapters that neither requests nor aliases use, least recently used first, until the rest fits.
+
+        Called with the lock held.
+        """
         size = sum(item.nbytes for item in self._adapters.values())
-        for number in [number for number in self._adapters if not self._pins[number]]:
+        for number in [number for number in self._adapters if not self._pins[number] and number not in self._held]:
             if size <= self._cache_bytes:
                 return
             size -= self._adapters.pop(number).nbytes
             del self._pins[number]
 
     def _bundle(self, digest: str) -> Bundle:
-        with self._lock:
-            self._latest_bundle = digest
-            if found := self._bundles.get(digest):
-                return found
-        bundle = self._open_bundle(self._shelf.bundle(digest))
-        with self._lock:
-            self._bundles[digest] = bundle
-        return bundle
+        with self._loading.held(digest):
+            with self._lock:
+                self._latest_bundle = digest
+                if found := self._bundles.get(digest):
+                    return found
+            bundle = self._open_bundle(self._shelf.bundle(digest))
+            with self._lock:
+                self._bundles[digest] = bundle
+            return bundle

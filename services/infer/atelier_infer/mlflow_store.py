@@ -11,13 +11,21 @@ from tempfile import TemporaryDirectory
 
 import mlflow.artifacts
 from atelier_contracts import names
+from atelier_contracts.identifiers import IdentifierError, parse_digest, parse_source
 from mlflow import MlflowClient
 from mlflow.entities.model_registry import ModelVersion
 from mlflow.exceptions import MlflowException
 from requests import RequestException
 
-from atelier_infer.errors import AdapterError, BundleMissingError, NotAnAdapterError, TrackingError, UnknownVersionError
-from atelier_infer.store import Entry, View
+from atelier_infer.errors import (
+    AdapterError,
+    BundleMissingError,
+    NotAnAdapterError,
+    SourceError,
+    TrackingError,
+    UnknownVersionError,
+)
+from atelier_infer.store import BundleVersion, Entry, View
 
 PAGE = 200
 """Versions asked for at a time."""
@@ -26,7 +34,9 @@ SHOWN = 300
 """Characters of MLflow's own message that are passed on."""
 
 
-_VALIDATION = re.compile(r"validation_0%step%(?P<step>\d+)%timestamp%(?P<ms>\d+)%[^%]+\.png")
+_VALIDATION = re.compile(
+    r"validation_0(?P<by>[%+])step(?P=by)(?P<step>\d+)(?P=by)timestamp(?P=by)(?P<ms>\d+)(?P=by)[0-9a-f-]+\.png"
+)
 
 
 class _AbsentError(TrackingError):
@@ -61,7 +71,7 @@ class MlflowStore:
         return sorted(entries, key=lambda entry: entry.number)
 
     def validation_picture(self, version: int) -> bytes | None:
-        """Of the run's images, as `MlflowClient.log_image` names them: `<key>%step%<step>%timestamp%<ms>%<uuid>.png`."""
+        """Of the run's images, by the names that `MlflowClient.log_image` gives them: with `+` or, in earlier releases, `%`."""
         run_id = self._adapter_version(version).run_id
         if not run_id:
             return None
@@ -72,6 +82,14 @@ class MlflowStore:
                 return None
             newest = max(found, key=lambda path: (int(found[path]["step"]), int(found[path]["ms"])))
             return Path(self._client.download_artifacts(run_id, str(newest), into)).read_bytes()
+
+    def promoted_digest(self, version: int) -> str | None:
+        """A tag that tracking lets registry-api alone write."""
+        tag = self._adapter_version(version).tags.get(names.TAG_PROMOTED_DIGEST)
+        try:
+            return None if tag is None else parse_digest(tag)
+        except IdentifierError as error:
+            raise AdapterError(f"version {version}: the tag {names.TAG_PROMOTED_DIGEST}: {error}") from error
 
     def adapter_manifest(self, version: int) -> bytes:
         """Downloads one small file, after a look whether it is there."""
@@ -92,24 +110,39 @@ class MlflowStore:
         with _translated():
             self._download(folder, into)
 
-    def fetch_bundle(self, digest: str, into: Path) -> None:
-        """Finds the newest version, of any model, that is tagged with the digest."""
-        found = self._search(f"tags.`{names.TAG_BUNDLE_DIGEST}` = '{digest}'")
+    def bundles(self, digest: str) -> list[BundleVersion]:
+        """One search over all models."""
+        found = self._search(f"tags.`{names.TAG_BUNDLE_DIGEST}` = '{parse_digest(digest)}'")
         bundles = [version for version in found if _kind(version) == names.KIND_BUNDLE]
         if not bundles:
             raise BundleMissingError(
                 f"bundle {digest}: no registered version is tagged {names.TAG_KIND}={names.KIND_BUNDLE} and "
                 f"{names.TAG_BUNDLE_DIGEST} with it; export the base with the trainer"
             )
-        newest = max(bundles, key=lambda version: int(version.creation_timestamp))
+        oldest_first = sorted(bundles, key=lambda version: int(version.creation_timestamp))
+        return [BundleVersion(version.name, int(version.version)) for version in oldest_first]
+
+    def fetch_bundle(self, version: BundleVersion, into: Path) -> None:
+        """Downloads everything that the version holds."""
+        address = self._address(version.model, version.number)
         with _translated():
-            self._download(self._client.get_model_version_download_uri(newest.name, newest.version), into)
+            self._download(address, into)
 
     def _adapter_folder(self, version: int) -> str:
         self._adapter_version(version)
+        return f"{self._address(self._model, version)}/{names.ADAPTER_FOLDER}"
+
+    def _address(self, model: str, version: int) -> str:
+        """Where the files are. Only what the tracking server itself hands out is read: another host would get our login."""
         with _translated():
-            uri = self._client.get_model_version_download_uri(self._model, str(version))
-        return f"{uri}/{names.ADAPTER_FOLDER}"
+            uri = self._client.get_model_version_download_uri(model, str(version))
+        try:
+            source = parse_source(uri)
+        except IdentifierError as error:
+            raise SourceError(f"version {version} of {model}: {error}") from error
+        if source.kind != "mlflow-artifacts":
+            raise SourceError(f"version {version} of {model}: its files are not kept by the tracking server; received {uri!r}")
+        return str(source)
 
     def _adapter_version(self, version: int) -> ModelVersion:
         try:

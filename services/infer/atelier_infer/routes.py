@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from atelier_contracts.identifiers import VersionNumber
 from fastapi import APIRouter, Depends, Response
 from fastapi.responses import JSONResponse
 from fastapi.security import HTTPBearer
@@ -11,7 +12,8 @@ from atelier_infer.answers import CanaryState, Listed, LoadedAdapter, LoadedBund
 from atelier_infer.canary import Canary
 from atelier_infer.engine import Engine
 from atelier_infer.gallery import Gallery
-from atelier_infer.loader import Loader
+from atelier_infer.integrity import IntegrityMonitor
+from atelier_infer.loader import Loader, Version
 from atelier_infer.metrics import Metrics
 from atelier_infer.problems import DOCUMENTED
 from atelier_infer.settings import Settings
@@ -26,6 +28,7 @@ def make_router(
     loader: Loader,
     store: Store,
     gallery: Gallery,
+    integrity: IntegrityMonitor,
     metrics: Metrics,
     settings: Settings,
     canary: Canary | None = None,
@@ -65,7 +68,8 @@ def make_router(
                 alias: Served(
                     target=target,
                     serving=serving[alias].number if alias in serving else None,
-                    problem=str(failures[alias].error) if alias in failures else None,
+                    adapter_digest=_digest(serving.get(alias)),
+                    problem=str(failures[alias].error) if alias in failures else _changed(integrity, serving.get(alias)),
                 )
                 for alias, target in (view.aliases if view else {}).items()
             },
@@ -118,12 +122,23 @@ def make_router(
         response_class=Response,
         responses={200: {"content": {"image/png": {}}}, 401: DOCUMENTED[401], 404: DOCUMENTED[404], 503: DOCUMENTED[503]},
     )
-    async def validation_picture(version: int) -> Response:
+    async def validation_picture(version: VersionNumber) -> Response:
         """The picture that the version's training logged of its first validation prompt."""
         png = await run_in_threadpool(gallery.picture, version)
         return Response(png, media_type="image/png", headers={"Cache-Control": "private, max-age=3600"})
 
     return router
+
+
+def _digest(version: Version | None) -> str | None:
+    return version.adapter.digest if version and version.adapter else None
+
+
+def _changed(integrity: IntegrityMonitor, version: Version | None) -> str | None:
+    """What is wrong with the files of the version that an alias draws with."""
+    if not (version and version.number and version.adapter):
+        return None
+    return integrity.problem(version.number, version.adapter.digest)
 
 
 def _state(canary: Canary) -> CanaryState:

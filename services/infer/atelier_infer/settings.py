@@ -11,6 +11,7 @@ from urllib.parse import urlsplit
 from atelier_contracts import names
 from atelier_contracts.access import TokenFileError, parse_tokens
 from atelier_contracts.generate import SchedulerName
+from atelier_contracts.identifiers import ModelName
 from pydantic import Field, SecretStr, ValidationError, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
@@ -41,7 +42,7 @@ class Settings(BaseSettings):
     port: int = Field(8002, ge=0, le=65535)
     tracking_uri: str
     tracking_password_file: Path | None = None
-    model: str = Field(min_length=1, pattern=r'^[^/:"]+$')
+    model: ModelName
     token_file: Path
     cache_dir: Path
     registry_url: str | None = None
@@ -57,6 +58,8 @@ class Settings(BaseSettings):
     batch_rank: int = Field(256, ge=1)
     max_side_px: int = Field(1024, ge=8)
     decode_tile_px: int = Field(768, ge=64)
+    require_promotion: bool = True
+    integrity_check_s: float = Field(300.0, gt=0, le=86400)
     adapter_cache_mib: int = Field(256, ge=0)
     job_keep_s: float = Field(600.0, ge=0)
     job_keep_mib: int = Field(256, ge=0)

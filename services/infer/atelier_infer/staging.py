@@ -39,7 +39,10 @@ def make_staging_router(*, desk: Desk, engine: Engine, loader: Loader, settings:
         if wish.model not in (None, settings.model):
             raise UnknownModelError(f"this service draws with {settings.model!r}; received {wish.model!r}: ask its own infer")
         begun = time.monotonic()
-        version = await run_in_threadpool(loader.load, wish.version)
+        # a promotion gets memory whatever requests use: a roll back is needed most under load
+        version = await run_in_threadpool(
+            partial(loader.load, wish.version, to_serve=True, promoted_digest=wish.adapter_digest)
+        )
         assert version.adapter is not None  # the loader's versions have one
         loaded = time.monotonic()
         await run_in_threadpool(engine.errand, partial(probe, version.bundle, version.adapter))

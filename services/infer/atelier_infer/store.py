@@ -30,6 +30,14 @@ class Entry:
     created_at: datetime
 
 
+@dataclass(frozen=True)
+class BundleVersion:
+    """A registered version that is tagged as a bundle."""
+
+    model: str
+    number: int
+
+
 class Store(Protocol):
     """The versions of the served model, and bundles by digest. Every method raises TrackingError when it cannot answer."""
 
@@ -50,6 +58,16 @@ class Store(Protocol):
         """
         ...
 
+    def promoted_digest(self, version: int) -> str | None:
+        """The digest that registry-api decided on when it let an alias point at the version; none where it never did.
+
+        Raises:
+            UnknownVersionError: no such version.
+            NotAnAdapterError: it is tagged as something else.
+            AdapterError: the tag holds no digest.
+        """
+        ...
+
     def adapter_manifest(self, version: int) -> bytes:
         """The text of adapter.json.
 
@@ -64,10 +82,14 @@ class Store(Protocol):
         """Copies the version's adapter files into an existing, empty folder, whatever folders they lie in."""
         ...
 
-    def fetch_bundle(self, digest: str, into: Path) -> None:
-        """Copies the whole artifact tree of a bundle into an existing, empty folder.
+    def bundles(self, digest: str) -> list[BundleVersion]:
+        """The versions, of any model, that say that they hold a bundle, the oldest first. What they hold is to be checked.
 
         Raises:
             BundleMissingError: no version is tagged with that digest.
         """
+        ...
+
+    def fetch_bundle(self, version: BundleVersion, into: Path) -> None:
+        """Copies the whole artifact tree of a bundle into an existing, empty folder."""
         ...

@@ -39,6 +39,8 @@ def make_verifying_router(*, desk: Desk, chooser: Chooser, loader: Loader, setti
             drawn.adapters = [DrawnAdapter(version=int(drawn.version), digest=drawn.adapter_digest, weight=1.0)]
         if drawn.model != settings.model:
             raise UnknownModelError(f"this service draws with {settings.model!r}; the picture was drawn with {drawn.model!r}")
+        if pixels.shape[:2] != (drawn.height, drawn.width):
+            raise PictureError(f"its text says {drawn.width} x {drawn.height} px; the picture has {pixels.shape[1::-1]}")
         wish = as_wish(drawn)
         chosen = await run_in_threadpool(_chosen, wish, drawn)
         order = await desk.place(wish, request.state.token.id, chosen=chosen)
@@ -46,8 +48,6 @@ def make_verifying_router(*, desk: Desk, chooser: Chooser, loader: Loader, setti
         if not await desk.wait(order, request):
             return Response(status_code=CLIENT_GONE)
         again = np.asarray(Image.open(BytesIO(order.pngs[0])))
-        if again.shape != pixels.shape:
-            raise PictureError(f"its text says {drawn.width} x {drawn.height} px; the picture has {pixels.shape[1::-1]}")
         apart = np.abs(again.astype(int) - pixels)
         return Verified(
             same=bool(apart.max() <= TOLERANCE),

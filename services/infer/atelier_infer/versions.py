@@ -9,19 +9,23 @@ import time
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import NamedTuple
 
 from atelier_contracts import names
 
+from atelier_infer import last_known
 from atelier_infer.absent import Absent
 from atelier_infer.errors import (
     DrainingError,
     InferError,
+    NotPromotedError,
     StagingError,
     SteppedBackError,
     TrackingError,
     UnknownVersionError,
 )
+from atelier_infer.last_known import LastKnown, Promoted
 from atelier_infer.loader import Loader, Version
 from atelier_infer.store import Store, View
 
@@ -62,19 +66,36 @@ class Versions:
         store: the model registry.
         loader: what loads and checks.
         absent: what is said of an alias or a version that does not exist.
+        model: the registered model that is served.
+        cache_dir: where the aliases are kept for a start while tracking is down.
         alias_poll_s: between two looks at the aliases.
-        followed: aliases that are loaded before anybody asks for them, after the champion.
+        followed: aliases that are loaded before anybody asks for them, after the champion, and stay loaded.
+        require_promotion: whether an alias draws only with versions that registry-api decided on.
     """
 
     def __init__(
-        self, *, store: Store, loader: Loader, absent: Absent, alias_poll_s: float, followed: Iterable[str] = ()
+        self,
+        *,
+        store: Store,
+        loader: Loader,
+        absent: Absent,
+        model: str,
+        cache_dir: Path,
+        alias_poll_s: float,
+        followed: Iterable[str] = (),
+        require_promotion: bool = True,
     ) -> None:
         self._store, self._loader, self._absent, self._poll_s = store, loader, absent, alias_poll_s
+        self._model, self._cache_dir, self._require_promotion = model, cache_dir, require_promotion
+        self._restored: LastKnown | None = None
+        self._written: LastKnown | None = None
         self._changed = threading.Condition()
         self._wake, self._first_round, self._stopping = threading.Event(), threading.Event(), False
         self._view: View | None = None
         self._unreachable: TrackingError | None = None
-        self._followed = {names.CHAMPION, *followed}
+        self._always = {names.CHAMPION, *followed}
+        self._followed = dict.fromkeys(self._always)
+        """The aliases that are loaded; the one asked for least recently comes first."""
         self._serving: dict[str, Version] = {}
         self._before: dict[str, Version] = {}
         self._stepped_back: dict[str, int] = {}
@@ -144,7 +165,8 @@ class Versions:
             if alias not in view.aliases:
                 raise self._absent.alias(alias, view)
         with self._changed:
-            self._followed.add(alias)
+            self._followed.pop(alias, None)
+            self._followed[alias] = None
             self._wake.set()
             self._changed.wait_for(lambda: alias in self._serving or alias in self._failures, PATIENCE_S)
             failure = self._failures.get(alias)
@@ -184,7 +206,9 @@ class Versions:
         try:
             view = self._look()
         except TrackingError:
-            return
+            if not (restored := self._restore()):
+                return
+            view = restored
         with self._changed:
             for alias in [alias for alias in self._serving if alias not in view.aliases]:
                 log.info("alias is gone", extra={"fields": {"alias": alias}})
@@ -198,9 +222,77 @@ class Versions:
         self._first_round.set()  # nobody has to wait for the others
         for alias, number in targets.items():
             self._stage(alias, number)
+        self._fit_into_memory()
         with self._changed:
             served = list(self._serving.values())
         self._loader.drop_unused(served)
+        self._remember(view)
+
+    def _fit_into_memory(self) -> None:
+        """Drops aliases that were asked for, least recently asked first, until what aliases draw with fits."""
+        while True:
+            with self._changed:
+                used = self._loader.hold([*self._serving.values(), *self._before.values()])
+                candidates = [alias for alias in self._followed if alias not in self._always and alias in self._serving]
+                if used <= self._loader.cache_bytes or not candidates:
+                    return
+                alias = candidates[0]
+                del self._followed[alias], self._serving[alias]
+                self._before.pop(alias, None)
+            log.info("alias dropped from memory until somebody asks for it", extra={"fields": {"alias": alias}})
+
+    def _restore(self) -> View | None:
+        """The aliases as they were when tracking last answered, from this disk; once, before it ever answered this process."""
+        with self._changed:
+            if self._view is not None or self._restored is not None:
+                return None
+        found = last_known.read(self._cache_dir, self._model)
+        if found is None:
+            return None
+        log.warning(
+            "tracking does not answer; serving what this disk holds",
+            extra={"fields": {alias: promoted.version for alias, promoted in found.aliases.items()}},
+        )
+        view = View(found.generation, {alias: promoted.version for alias, promoted in found.aliases.items()})
+        with self._changed:
+            self._restored, self._view = found, view
+        return view
+
+    def _remember(self, view: View) -> None:
+        with self._changed:
+            if self._unreachable or self._view is not view:
+                return
+            aliases = {
+                alias: Promoted(version=version.number, adapter_digest=version.adapter.digest)
+                for alias, version in self._serving.items()
+                if version.number and version.adapter
+            }
+        found = LastKnown(model=self._model, generation=view.generation, aliases=aliases)
+        if found != self._written:
+            last_known.write(self._cache_dir, found)
+            self._written = found
+
+    def _promoted_digest(self, alias: str, number: int) -> str | None:
+        """What registry-api decided on; while tracking is down what it had decided on when it last answered.
+
+        Raises:
+            NotPromotedError: it never decided on this version.
+            InferError: see `store.Store.promoted_digest`.
+        """
+        try:
+            digest = self._store.promoted_digest(number)
+        except TrackingError:
+            known = self._restored.aliases.get(alias) if self._restored else None
+            if known is None or known.version != number:
+                raise
+            return known.adapter_digest
+        if digest is None and self._require_promotion:
+            raise NotPromotedError(
+                f"{alias} points at version {number}, and registry-api has not decided on its files: promote it there, or wait "
+                "until it has recorded what an earlier release promoted; without a registry-api set "
+                "ATELIER_INFER_REQUIRE_PROMOTION=false"
+            )
+        return digest
 
     def _follow_aliases(self) -> None:
         while not self._stopping:
@@ -260,7 +352,7 @@ class Versions:
             return
         fields: dict[str, object] = {"alias": alias, "version": number, "serving": serving.number if serving else None}
         try:
-            version = self._loader.load(number, to_serve=True)
+            version = self._loader.load(number, to_serve=True, promoted_digest=self._promoted_digest(alias, number))
         except DrainingError:
             return
         except InferError as error:

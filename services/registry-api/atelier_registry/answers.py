@@ -45,6 +45,7 @@ class ModelSummary(BaseModel):
     description: str
     aliases: dict[str, int] = Field(description="alias to the version that it points at")
     latest_version: VersionSummary | None
+    problems: list[str] = Field(default_factory=list, description="versions that an alias points at whose files were changed")
 
 
 class ModelPage(BaseModel):
@@ -92,8 +93,10 @@ class AliasState(BaseModel):
     model: str
     alias: str
     version: int
-    since: datetime | None = Field(description="null: moved by other hands a moment ago, and no decision tells of it yet")
+    since: datetime | None = Field(description="null: changed outside registry-api, and not kept as a decision yet")
     decision: int | None
+    adapter_digest: str | None = Field(default=None, description="of the files that were decided on; infer serves no others")
+    problem: str | None = Field(default=None, description="what the last comparison found wrong with the version's files")
 
 
 class Pair(BaseModel):

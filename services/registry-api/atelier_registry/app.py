@@ -17,11 +17,14 @@ from atelier_registry.access import BearerAccess
 from atelier_registry.answers import Status
 from atelier_registry.approvals import Approvals
 from atelier_registry.catalogue_routes import catalogue_router
+from atelier_registry.chain_anchor import ChainAnchor
+from atelier_registry.digests import AdapterDigests
 from atelier_registry.errors import UnavailableError
 from atelier_registry.etags import ETags
 from atelier_registry.event_routes import event_router
 from atelier_registry.feed import Feed
 from atelier_registry.health import Readiness
+from atelier_registry.integrity import IntegrityMonitor
 from atelier_registry.judging import Judge
 from atelier_registry.ledger import Ledger
 from atelier_registry.locks import AliasLocks
@@ -57,6 +60,7 @@ def create_app(
     stager: Stager,
     outside_poll_s: float,
     read_age_s: float,
+    integrity_check_s: float,
 ) -> FastAPI:
     """The whole service, ready for an ASGI server.
 
@@ -71,6 +75,7 @@ def create_app(
         stager: who loads versions without serving them.
         outside_poll_s: how often MLflow is looked at for aliases that others moved.
         read_age_s: how old MLflow's answer may be for a request that only looks.
+        integrity_check_s: how often the files of versions that aliases point at are compared with their digests.
     """
     recent = RecentReads(registry, read_age_s)
 
@@ -78,9 +83,13 @@ def create_app(
         recent.forget()
         feed.nudge()
         push.nudge()
+        anchor.nudge()
 
-    mover = Mover(registry, ledger, locks, changed)
-    judge = Judge(registry, policy, stager)
+    digests = AdapterDigests(registry, ledger)
+    mover = Mover(registry, ledger, digests, locks, changed)
+    judge = Judge(registry, digests, policy, stager)
+    integrity = IntegrityMonitor(registry, ledger, digests, integrity_check_s)
+    anchor = ChainAnchor(registry, ledger)
     watch = Watch(registry, ledger, mover, outside_poll_s)
     readiness = Readiness({"database": ledger.ping, "tracking": registry.ping})
 
@@ -88,15 +97,20 @@ def create_app(
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         try:
             await run_in_threadpool(mover.reconcile)
+            await run_in_threadpool(mover.record_digests)
         except UnavailableError as error:
             log.warning("pending decisions wait for the next decision on their alias: %s", error)
         await feed.start()
         watch.start()
         push.start()
+        integrity.start()
+        anchor.start()
         yield
         watch.stop()
+        integrity.stop()
         await feed.stop()
         await run_in_threadpool(push.stop, PUSH_ENDS_S)
+        await run_in_threadpool(anchor.stop, PUSH_ENDS_S)
 
     app = FastAPI(
         title="Atelier registry-api",
@@ -106,12 +120,13 @@ def create_app(
         redoc_url=None,
         lifespan=lifespan,
     )
-    app.include_router(catalogue_router(recent))
+    app.include_router(catalogue_router(recent, integrity))
     app.include_router(picture_router(recent, stager))
     app.include_router(
         promotion_router(
             recent,
             ledger,
+            integrity,
             Promotions(registry, ledger, mover, judge),
             Approvals(registry, ledger, mover, judge),
             Retiring(registry, ledger, mover, recent.forget),

@@ -10,6 +10,7 @@ from atelier_registry.errors import NotProposedError, PolicyRefusedError, SelfAp
 from atelier_registry.judging import Judge
 from atelier_registry.ledger import Ledger
 from atelier_registry.moving import Mover
+from atelier_registry.promotions import details
 from atelier_registry.registry import ModelRegistry
 
 
@@ -35,7 +36,7 @@ class Approvals:
 
         Raises:
             UnknownDecisionError: there is no such decision.
-            NotProposedError: it does not wait for an approval, or the alias moved since it was proposed.
+            NotProposedError: it does not wait for an approval, or the alias or the version's files changed since.
             SelfApprovalError: the proposer asks.
             PolicyRefusedError: the rules do not hold any more; this ends the proposal.
             UnavailableError: MLflow or the database does not answer, or other decisions take too long.
@@ -46,7 +47,7 @@ class Approvals:
         alias, version = self._open(proposal)
         if proposal.actor == asker.id:
             raise SelfApprovalError(asker.id, number)
-        judged = self._judge.promotion(find_model(self._registry, proposal.model), version, alias)
+        first = self._judge.promotion(find_model(self._registry, proposal.model), version, alias)
         with self._mover.alone(proposal.model, alias) as model:
             self._open(self.find(number))
             present = model.aliases.get(alias)
@@ -55,12 +56,15 @@ class Approvals:
                     f"decision {number} was proposed to replace version {proposal.from_version}, and {alias!r} points at "
                     f"{present} now: propose it again, so that it is compared with that"
                 )
-            if not judged.still_holds(model):
-                judged = self._judge.promotion(model, version, alias)
-            details = {"verdicts": [verdict.model_dump() for verdict in judged.verdicts]}
+            judged = self._judge.promotion(model, version, alias, first.trial)
+            if proposal.adapter_digest not in (None, judged.adapter_digest):
+                raise NotProposedError(
+                    f"decision {number} proposed files with the digest {proposal.adapter_digest}, and version {version} has "
+                    f"{judged.adapter_digest} now: register them as a new version, and propose that"
+                )
             if not judged.allowed:
-                raise PolicyRefusedError(self._ledger.close(proposal, "refused", asker.id, reason, details))
-            return self._mover.move(self._ledger.close(proposal, "begun", asker.id, reason, details), asker.id)
+                raise PolicyRefusedError(self._ledger.close(proposal, "refused", asker.id, reason, details(judged)))
+            return self._mover.move(self._ledger.close(proposal, "begun", asker.id, reason, details(judged)), asker.id)
 
     def reject(self, asker: Asker, number: int, reason: str) -> Decision:
         """Ends a proposal without carrying it out; the proposer may do so too.

@@ -5,34 +5,41 @@ from __future__ import annotations
 from typing import Annotated
 
 from atelier_contracts.access import Role
+from atelier_contracts.identifiers import ModelName, VersionNumber
+from atelier_contracts.names import CHAIN_MODEL
 from fastapi import APIRouter, Depends, Path, Query
 
 from atelier_registry import catalogue, examples
 from atelier_registry.access import needs
 from atelier_registry.answers import Comparison, ModelPage, ModelSummary, VersionDetail, VersionPage
+from atelier_registry.integrity import IntegrityMonitor
 from atelier_registry.problems import documented
 from atelier_registry.recent import CacheControl, RecentReads
 
 Limit = Annotated[int, Query(ge=1, le=100, description="entries on a page")]
 PageToken = Annotated[str | None, Query(max_length=1000, description="next_page_token of the page before")]
-Name = Annotated[str, Path(description="name of a registered model", examples=["pencil"])]
-Number = Annotated[int, Path(ge=1, description="version number", examples=[4])]
+Name = Annotated[ModelName, Path(description="name of a registered model", examples=["pencil"])]
+Number = Annotated[VersionNumber, Path(description="version number", examples=[4])]
 
 
-def catalogue_router(recent: RecentReads) -> APIRouter:
+def catalogue_router(recent: RecentReads, integrity: IntegrityMonitor) -> APIRouter:
     """The reading endpoints. They are plain functions, so that waiting for MLflow happens in worker threads."""
     router = APIRouter(prefix="/models", tags=["catalogue"], dependencies=[Depends(needs(Role.reader))])
+
+    def told(model: ModelSummary) -> ModelSummary:
+        return model.model_copy(update={"problems": integrity.problems(model.name)})
 
     @router.get("", responses=documented() | examples.of({"models": [examples.MODEL], "next_page_token": None}))
     def list_models(limit: Limit = 20, page_token: PageToken = None, cache_control: CacheControl = None) -> ModelPage:
         """Models by name, with their aliases and latest versions."""
         page = recent.reader(cache_control).models(limit, page_token)
-        return ModelPage(models=[catalogue.summarize_model(model) for model in page.items], next_page_token=page.next_token)
+        models = [told(catalogue.summarize_model(model)) for model in page.items if model.name != CHAIN_MODEL]
+        return ModelPage(models=models, next_page_token=page.next_token)
 
     @router.get("/{name}", responses=documented(404) | examples.of(examples.MODEL))
     def get_model(name: Name, cache_control: CacheControl = None) -> ModelSummary:
         """One model, with its aliases and its latest version."""
-        return catalogue.summarize_model(catalogue.find_model(recent.reader(cache_control), name))
+        return told(catalogue.summarize_model(catalogue.find_model(recent.reader(cache_control), name)))
 
     @router.get(
         "/{name}/versions",
@@ -56,13 +63,15 @@ def catalogue_router(recent: RecentReads) -> APIRouter:
     @router.get("/{name}/versions/{version}", responses=documented(404) | examples.of(examples.DETAIL))
     def inspect_version(name: Name, version: Number, cache_control: CacheControl = None) -> VersionDetail:
         """One version, with its run's parameters and metrics, where it comes from, and what was measured on it."""
-        return catalogue.inspect(recent.reader(cache_control), name, version)
+        found = catalogue.inspect(recent.reader(cache_control), name, version)
+        problem = integrity.problem(name, version)
+        return found.model_copy(update={"problems": [*found.problems, problem]}) if problem else found
 
     @router.get("/{name}/compare", responses=documented(404) | examples.of(examples.COMPARISON))
     def compare(
         name: Name,
-        left: Annotated[int, Query(ge=1, description="a version", examples=[3])],
-        right: Annotated[int, Query(ge=1, description="another version", examples=[4])],
+        left: Annotated[VersionNumber, Query(description="a version", examples=[3])],
+        right: Annotated[VersionNumber, Query(description="another version", examples=[4])],
         cache_control: CacheControl = None,
     ) -> Comparison:
         """Two versions side by side: the parameters that differ, and every metric."""

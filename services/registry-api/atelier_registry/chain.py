@@ -40,12 +40,13 @@ def digest(row: Mapping[str, Any]) -> str:
     return hashlib.sha256(canonical({name: value for name, value in row.items() if name != "hash"}).encode()).hexdigest()
 
 
-def verify(rows: Iterable[Mapping[str, Any]], head: str | None = None) -> Verified:
+def verify(rows: Iterable[Mapping[str, Any]], head: str | None = None, anchor: tuple[int, str] | None = None) -> Verified:
     """Walks the chain.
 
     Args:
         rows: every entry, in the order of ids.
-        head: a hash noted earlier. It must occur, which shows that no entry up to it was cut off or written anew.
+        head: a hash noted earlier. It must occur, which shows that no entry up to it was cut off or rewritten.
+        anchor: number and hash of an entry, as they are kept outside the database. It must be where it was.
 
     Raises:
         BrokenChainError: at the first fault.
@@ -62,9 +63,13 @@ def verify(rows: Iterable[Mapping[str, Any]], head: str | None = None) -> Verifi
         if row["hash"] != (expected := digest(row)):
             raise BrokenChainError(f"entry {count} was changed: its hash is {row['hash']}, its content gives {expected}")
         previous = row["hash"]
+        if anchor is not None and count == anchor[0] and previous != anchor[1]:
+            raise BrokenChainError(f"entry {count} was anchored with the hash {anchor[1]}, and has the hash {previous} now")
         seen = seen or previous == head
+    if anchor is not None and count < anchor[0]:
+        raise BrokenChainError(f"entry {anchor[0]} was anchored, and the end from entry {count + 1} on is cut off")
     if not seen:
         raise BrokenChainError(
-            f"the hash {head} does not occur: the end was cut off, or the chain was written anew; it has {count} entries"
+            f"the hash {head} does not occur: the end was cut off, or the chain was rewritten; it has {count} entries"
         )
     return Verified(count, previous)

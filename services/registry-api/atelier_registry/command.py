@@ -154,15 +154,41 @@ def _verify(options: argparse.Namespace) -> int:
         return _failed(options, f"the database's address or password cannot be read: {error}", USAGE, None)
     engine = open_database(address)
     try:
-        found = chain.verify(Ledger(engine).rows(), options.head)
+        anchor = _anchor(options)  # before the rows, which may grow meanwhile
+        found = chain.verify(Ledger(engine).rows(), options.head, anchor)
     except chain.BrokenChainError as error:
         return _failed(options, f"the chain is broken: {error}", BROKEN, {"intact": False, "problem": str(error)})
     except RegistryApiError as error:
         return _failed(options, f"{error} ({error.__cause__})"[:500], UNAVAILABLE, None)
+    except OSError as error:
+        return _failed(options, f"the tracking server's password cannot be read: {error}", USAGE, None)
     finally:
         engine.dispose()
-    content = {"intact": True, "entries": found.entries, "head": found.head}
-    return _shown(options, content, lambda told: f"{told['entries']} entries, none changed or missing; head {told['head']}")
+    anchored = anchor[0] if anchor else None
+    content = {"intact": True, "entries": found.entries, "head": found.head, "anchored_entry": anchored}
+    where = f"entry {anchored} is as MLflow holds it" if anchored else "not compared with an anchor in MLflow"
+    return _shown(
+        options, content, lambda told: f"{told['entries']} entries, none changed or missing; {where}; head {told['head']}"
+    )
+
+
+def _anchor(options: argparse.Namespace) -> tuple[int, str] | None:
+    """The entry that MLflow holds; None where it was not to be asked, or holds none yet.
+
+    Raises:
+        BrokenChainError: what it holds is no entry.
+        TrackingUnavailableError: it does not answer.
+    """
+    if options.no_anchor or not options.tracking:
+        return None
+    from atelier_registry.chain_anchor import parse_anchor
+    from atelier_registry.mlflow_registry import MlflowRegistry, limit_waiting
+    from atelier_registry.settings import LOGIN
+
+    limit_waiting(5)
+    if options.tracking_password_file and not os.environ.get(LOGIN[1]):
+        os.environ[LOGIN[1]] = Path(options.tracking_password_file).read_text().strip()
+    return parse_anchor(MlflowRegistry(options.tracking).chain_head())
 
 
 def _client(options: argparse.Namespace) -> Client:
@@ -256,6 +282,11 @@ def _parser() -> argparse.ArgumentParser:
     name = "ATELIER_REGISTRY_DATABASE_PASSWORD_FILE"
     check.add_argument("--password-file", default=os.environ.get(name), help=name)
     check.add_argument("--head", help="a hash that verify printed earlier: it must still occur")
+    name = "ATELIER_REGISTRY_TRACKING_URI"
+    check.add_argument("--tracking", default=os.environ.get(name), help=f"MLflow, which holds the newest entry's hash ({name})")
+    name = "ATELIER_REGISTRY_TRACKING_PASSWORD_FILE"
+    check.add_argument("--tracking-password-file", default=os.environ.get(name), help=name)
+    check.add_argument("--no-anchor", action="store_true", help="do not ask MLflow: the chain alone")
     return parser
 
 

@@ -29,6 +29,9 @@ DECISION: dict[str, Any] = {
     "done_at": "2026-03-01T09:30:00.180000Z",
     "forced": False,
     "approved_by": None,
+    "adapter_digest": "5c" * 32,
+    "chain_entry": 27,
+    "chain_hash": "a7" * 32,
     "verdicts": [
         {
             "rule": "onnx_error",
@@ -45,6 +48,8 @@ ALIAS: dict[str, Any] = {
     "version": 4,
     "since": "2026-03-01T09:30:00.180000Z",
     "decision": 12,
+    "adapter_digest": "5c" * 32,
+    "problem": None,
 }
 VERSION: dict[str, Any] = {
     "model": "pencil",
@@ -63,6 +68,7 @@ MODEL: dict[str, Any] = {
     "description": "pencil drawings",
     "aliases": {"champion": 4},
     "latest_version": VERSION,
+    "problems": [],
 }
 DETAIL: dict[str, Any] = VERSION | {
     "run": {
@@ -80,6 +86,7 @@ DETAIL: dict[str, Any] = VERSION | {
         "weights_sha256": "d4" * 32,
     },
     "evidence": {
+        "weights_sha256": "d4" * 32,
         "format": 1,
         "output_finite": True,
         "onnx_max_error": 1.4e-06,

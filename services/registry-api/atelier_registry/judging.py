@@ -1,19 +1,25 @@
-"""Brings together what the rules need: MLflow's facts, the evidence, and infer's pictures; then asks the rules."""
+"""Brings together what the rules need: MLflow's facts, the evidence, and infer's pictures; then asks the rules.
+
+What infer shows takes seconds, and is asked before the alias is locked: it is about files with certain digests, and counts for
+as long as the versions still have them. Everything else is read inside the lock, so a verdict never rests on what was true
+before it.
+"""
 
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
-from atelier_contracts.manifests import Evidence
-from atelier_contracts.names import CHAMPION, EVIDENCE_FILE, KIND_ADAPTER, KIND_BUNDLE
+from atelier_contracts.names import CHAMPION, KIND_ADAPTER
 from atelier_contracts.promotion import Verdict
+from atelier_contracts.stage import Staged, StagePicture
 
 from atelier_registry import rules
-from atelier_registry.catalogue import find_version, parsed
-from atelier_registry.errors import StageError, UnreadableFileError
-from atelier_registry.policy import AliasPolicy, Drift, Policy
+from atelier_registry.catalogue import find_version
+from atelier_registry.digests import AdapterDigests
+from atelier_registry.errors import StageError
+from atelier_registry.policy import AliasPolicy, Policy
 from atelier_registry.registry import Model, ModelRegistry
 from atelier_registry.rules import Seen, Subject
 from atelier_registry.stager import Stager, distance
@@ -22,11 +28,29 @@ log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
+class Trial:
+    """What infer showed of a candidate, and of the champion beside it.
+
+    Attributes:
+        digests: version to the digest of the files that were asked for.
+        load_problem: why the candidate cannot be loaded; empty where it can; None where infer was not asked.
+        drift: distances of the pictures; see `rules.Seen`.
+        drift_problem: why there are none.
+    """
+
+    digests: dict[int, str | None] = field(default_factory=dict)
+    load_problem: str | None = None
+    drift: tuple[float, ...] = ()
+    drift_problem: str = ""
+
+
+@dataclass(frozen=True)
 class Judged:
-    """Verdicts, and what they rest on: they say nothing once an alias moved."""
+    """Verdicts on a candidate, the digest of the files that they are about, and what infer showed."""
 
     verdicts: tuple[Verdict, ...]
-    aliases: dict[str, int | None]
+    adapter_digest: str | None
+    trial: Trial
 
     @property
     def allowed(self) -> bool:
@@ -38,33 +62,36 @@ class Judged:
         """Whether only rules failed that force helps against."""
         return not any(verdict.binding and not verdict.passed for verdict in self.verdicts)
 
-    def still_holds(self, model: Model) -> bool:
-        """Whether the aliases are as they were."""
-        return all(model.aliases.get(alias) == number for alias, number in self.aliases.items())
-
 
 class Judge:
     """Asks the rules of the policy.
 
     Args:
         registry: where versions are.
+        digests: what the versions' files are.
         policy: which rules.
         stager: who can tell whether a version loads, and what it draws.
     """
 
-    def __init__(self, registry: ModelRegistry, policy: Policy, stager: Stager) -> None:
-        self._registry, self._policy, self._stager = registry, policy, stager
+    def __init__(self, registry: ModelRegistry, digests: AdapterDigests, policy: Policy, stager: Stager) -> None:
+        self._registry, self._digests, self._policy, self._stager = registry, digests, policy, stager
 
     def policy(self, model: str, alias: str) -> AliasPolicy:
         """The rules for an alias."""
         return self._policy.of(model, alias)
 
-    def promotion(self, model: Model, number: int, alias: str) -> Judged:
+    def promotion(self, model: Model, number: int, alias: str, trial: Trial | None = None) -> Judged:
         """What the policy says of a promotion.
+
+        Args:
+            model: as it is now.
+            number: of the candidate.
+            alias: that is to point at it.
+            trial: of an earlier call; infer is asked again only where it was about other files.
 
         Raises:
             UnknownVersionError: there is no such version.
-            TrackingUnavailableError: MLflow does not answer.
+            UnavailableError: MLflow or the database does not answer.
         """
         policy = self._policy.of(model.name, alias)
         candidate = self._subject(model.name, number, policy)
@@ -73,56 +100,62 @@ class Judge:
         if champion_number not in (None, number) and (policy.better_than_champion or policy.drift):
             assert champion_number is not None
             champion = self._subject(model.name, champion_number, policy)
-        load_problem = self._load_problem(model.name, number) if policy.loads else None
-        drift: tuple[float, ...] = ()
-        drift_problem = ""
-        if policy.drift and champion:
-            drift, drift_problem = self._drift(model.name, number, champion.version.number, policy.drift)
-        seen = Seen(datetime.now(UTC), load_problem, drift, drift_problem)
-        verdicts = tuple(rule(candidate, champion, seen) for rule in rules.rules_of(policy, alias))
-        return Judged(verdicts, {name: model.aliases.get(name) for name in (alias, CHAMPION)})
+        trial = self._tried(candidate, champion, policy, trial)
+        return self._judged(rules.rules_of(policy, alias), candidate, champion, trial)
 
-    def roll_back(self, model: Model, number: int, alias: str) -> Judged:
-        """Whether a version can be gone back to: nothing but that it is there, whole, and loads now.
+    def roll_back(self, model: Model, number: int, alias: str, trial: Trial | None = None) -> Judged:
+        """Whether a version can be gone back to: that it is there, whole, unchanged since it was decided on, and loads now.
 
         Raises:
             UnknownVersionError: there is no such version.
-            TrackingUnavailableError: MLflow does not answer.
+            UnavailableError: MLflow or the database does not answer.
         """
         target = self._subject(model.name, number, AliasPolicy())
-        drawn_with = target.version.kind == KIND_ADAPTER  # infer loads nothing else
-        asked = [*rules.standing(alias), *([rules.loads] if drawn_with else [])]
-        problem = self._load_problem(model.name, number) if drawn_with else None
-        seen = Seen(datetime.now(UTC), problem)
-        return Judged(tuple(rule(target, None, seen) for rule in asked), {alias: model.aliases.get(alias)})
+        loadable = target.version.kind == KIND_ADAPTER  # infer loads nothing else
+        trial = self._tried(target, None, AliasPolicy(loads=loadable), trial)
+        return self._judged([*rules.standing(alias), *([rules.loads] if loadable else [])], target, None, trial)
+
+    def _judged(self, asked: list[rules.Rule], candidate: Subject, champion: Subject | None, trial: Trial) -> Judged:
+        seen = Seen(datetime.now(UTC), trial.load_problem, trial.drift, trial.drift_problem)
+        verdicts = tuple(rule(candidate, champion, seen) for rule in asked)
+        return Judged(verdicts, candidate.identity.digest if candidate.identity else None, trial)
 
     def _subject(self, name: str, number: int, policy: AliasPolicy) -> Subject:
         """A version, with what the policy's rules look at: each part is a question to MLflow, and a promotion waits for it."""
         version = find_version(self._registry, name, number)
         numbers = bool(policy.metrics or policy.better_than_champion)
-        if version.kind == KIND_BUNDLE or not (numbers or policy.output_finite or policy.max_onnx_error is not None):
-            return Subject(version)
         run = self._registry.run(version.run_id) if version.run_id and numbers else None
-        problems: list[str] = []
-        evidence = None
-        try:
-            files = self._registry.files(name, number, [EVIDENCE_FILE])
-            evidence = parsed(Evidence, EVIDENCE_FILE, files, problems)
-        except UnreadableFileError as error:
-            problems.append(f"evidence cannot be read: {error}")
-        return Subject(version, dict(run.metrics) if run else {}, evidence, tuple(problems))
+        metrics = dict(run.metrics) if run else {}
+        if version.kind != KIND_ADAPTER:
+            return Subject(version, metrics)
+        return Subject(version, metrics, self._digests.present(version), self._digests.decided(version))
 
-    def _load_problem(self, name: str, number: int) -> str:
+    def _tried(self, candidate: Subject, champion: Subject | None, policy: AliasPolicy, earlier: Trial | None) -> Trial:
+        subjects = [candidate, *([champion] if champion and policy.drift else [])]
+        digests = {each.version.number: each.identity.digest if each.identity else None for each in subjects}
+        if earlier is not None and earlier.digests == digests:
+            return earlier
+        if not (policy.loads or policy.drift):
+            return Trial(digests)
+        load_problem = None
+        if policy.loads:
+            load_problem = self._problem(candidate)
+        if not policy.drift or champion is None:
+            return Trial(digests, load_problem)
         try:
-            self._stager.stage(name, number)
+            ours, theirs = (self._staged(each, policy.drift.pictures) for each in (candidate, champion))
+            pairs = zip(ours.pictures, theirs.pictures, strict=True)
+            return Trial(digests, load_problem, tuple(distance(one.png, other.png) for one, other in pairs))
+        except StageError as error:
+            return Trial(digests, load_problem, (), str(error))
+
+    def _problem(self, subject: Subject) -> str:
+        try:
+            self._staged(subject, [])
         except StageError as error:
             return str(error)
         return ""
 
-    def _drift(self, name: str, number: int, champion: int, limit: Drift) -> tuple[tuple[float, ...], str]:
-        try:
-            ours, theirs = (self._stager.stage(name, each, limit.pictures) for each in (number, champion))
-            pairs = zip(ours.pictures, theirs.pictures, strict=True)
-            return tuple(distance(one.png, other.png) for one, other in pairs), ""
-        except StageError as error:
-            return (), str(error)
+    def _staged(self, subject: Subject, pictures: list[StagePicture]) -> Staged:
+        digest = subject.identity.digest if subject.identity else None
+        return self._stager.stage(subject.version.model, subject.version.number, pictures, adapter_digest=digest)

@@ -1,13 +1,14 @@
 """Every decision, in a chain that tells when somebody changed it.
 
 A decision is one entry, or begins with one: `begun` is written before the alias moves, then `done` or `failed`. `proposed`
-waits for `begun` (by the approver) or `rejected`. `refused` and `outside` stand alone. An entry's hash covers the hash before
-it. SQLAlchemy's exceptions end here.
+waits for `begun` (by the approver) or `rejected`. `refused`, `outside`, `recorded` and `reverted` stand alone. An entry's hash
+covers the hash before it. SQLAlchemy's exceptions end here.
 """
 
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
@@ -22,11 +23,15 @@ from atelier_registry import chain
 from atelier_registry.errors import AliasBusyError, DatabaseUnavailableError
 from atelier_registry.tables import entries, events
 
-Kind = Literal["begun", "done", "failed", "refused", "proposed", "rejected", "outside"]
+log = logging.getLogger(__name__)
+
+Kind = Literal["begun", "done", "failed", "refused", "proposed", "rejected", "outside", "recorded", "reverted"]
 MOVED = ("done", "outside")
 """Kinds of entries after which an alias points somewhere else."""
 
-_OUTCOMES: dict[str, str] = {"begun": "pending", "outside": "done"}  # of the last entry; others are called as the kind
+# of the last entry; others are called as the kind
+_OUTCOMES: dict[str, str] = {"begun": "pending", "outside": "done", "recorded": "done", "reverted": "done"}
+_DIGEST = "adapter_digest"
 _CHAIN_LOCK = 0x61746C_0002  # of PostgreSQL's advisory locks: entries are appended one at a time
 
 
@@ -74,7 +79,7 @@ class Ledger:
     # Writing.
 
     def open(self, kind: Kind, facts: Facts) -> Decision:
-        """Begins a decision with its first entry.
+        """Begins a decision with its first entry; `outside` also leaves an event, in the same transaction.
 
         Raises:
             AliasBusyError: another decision on the alias is under way; the lock around this one was lost.
@@ -85,13 +90,14 @@ class Ledger:
             number = _append(connection, None, kind, facts)
             if kind == "outside":
                 _emit(connection, number, facts)
-        return self.decision(number)
+        return self._logged(number)
 
     def close(self, decision: Decision, kind: Kind, actor: str, reason: str, details: dict[str, Any] | None = None) -> Decision:
         """Adds an entry to a decision; `done` also leaves an event, in the same transaction."""
+        digest = {_DIGEST: decision.adapter_digest} if kind == "done" and decision.adapter_digest else {}
         facts = Facts(
             actor, decision.action, decision.model, decision.alias, decision.from_version, decision.to_version, reason,
-            decision.forced, None, details or {},
+            decision.forced, None, digest | (details or {}),
         )  # fmt: skip
         with self._appending() as connection:
             if kind == "begun":
@@ -99,7 +105,7 @@ class Ledger:
             _append(connection, decision.id, kind, facts)
             if kind == "done" and decision.alias is not None:
                 _emit(connection, decision.id, facts)
-        return self.decision(decision.id)
+        return self._logged(decision.id)
 
     # Reading.
 
@@ -159,11 +165,52 @@ class Ledger:
         found = self._moves(_moved().where(entries.c.id.in_(last.group_by(entries.c.model, entries.c.alias))))
         return {(move.model, move.alias): move for move in found}
 
+    def adapter_digest(self, model: str, version: int, since: datetime) -> str | None:
+        """The digest that was decided on the last time that an alias was let point at a version.
+
+        Args:
+            model: a registered model.
+            version: of it.
+            since: when the version was made: a deleted model's version numbers are given out again.
+        """
+        kinds = entries.c.kind.in_(("begun", *MOVED, "recorded"))
+        about = (entries.c.model == model, entries.c.to_version == version, entries.c.at >= chain.timestamp(since))
+        query = select(entries.c.details).where(*about, kinds, entries.c.details.contains(f'"{_DIGEST}"'))
+        with self._reading() as connection:
+            found = connection.execute(query.order_by(entries.c.id.desc()).limit(1)).scalar()
+        return json.loads(found).get(_DIGEST) if found else None
+
+    def last_revert(self, model: str, alias: str) -> Decision | None:
+        """The latest entry that says that infer stopped drawing with an alias's version."""
+        query = select(entries).where(entries.c.model == model, entries.c.alias == alias, entries.c.kind == "reverted")
+        return next(iter(self._decisions(query.order_by(entries.c.id.desc()).limit(1))), None)
+
+    def head(self) -> tuple[int, str]:
+        """Number and hash of the newest entry; 0 and `chain.GENESIS` before the first."""
+        with self._reading() as connection:
+            query = select(entries.c.id, entries.c.hash).order_by(entries.c.id.desc()).limit(1)
+            found = connection.execute(query).first()
+        return (found.id, found.hash) if found else (0, chain.GENESIS)
+
+    def rows_from(self, first: int, limit: int) -> list[dict[str, Any]]:
+        """Entries as they are stored, from a number on, in the order of ids."""
+        query = select(entries).where(entries.c.id >= first).order_by(entries.c.id).limit(limit)
+        with self._reading() as connection:
+            return [dict(row._mapping) for row in connection.execute(query)]
+
     def events(self, after: int, limit: int) -> list[dict[str, Any]]:
-        """Events with an id above `after`, oldest first."""
+        """Events with an id above `after`, oldest first, each with its decision's digest and place in the chain."""
         with self._reading() as connection:
             rows = connection.execute(select(events).where(events.c.id > after).order_by(events.c.id).limit(limit))
-            return [dict(row._mapping) for row in rows]
+            found = [dict(row._mapping) for row in rows]
+            shown = select(entries.c.decision, entries.c.id, entries.c.hash, entries.c.details)
+            ends = shown.where(entries.c.decision.in_({row["decision"] for row in found}), entries.c.kind.in_(MOVED))
+            places = {row.decision: row for row in connection.execute(ends.order_by(entries.c.id))} if found else {}
+        for row in found:
+            end = places.get(row["decision"])
+            row["adapter_digest"] = json.loads(end.details).get(_DIGEST) if end else None
+            row["chain_entry"], row["chain_hash"] = (end.id, end.hash) if end else (None, None)
+        return found
 
     def last_event(self) -> int:
         """Id of the newest event, 0 before the first."""
@@ -177,6 +224,13 @@ class Ledger:
                 yield dict(row._mapping)
 
     # Parts of the above.
+
+    def _logged(self, number: int) -> Decision:
+        """A decision after its newest entry was written. The log is one of the places where the entry's hash is kept."""
+        decision = self.decision(number)
+        shown = {"id", "actor", "action", "model", "alias", "from_version", "to_version", "outcome", "forced"}
+        log.info("decision", extra={"fields": decision.model_dump(include=shown | {_DIGEST, "chain_entry", "chain_hash"})})
+        return decision
 
     @staticmethod
     def _check_free(connection: Connection, facts: Facts) -> None:
@@ -263,6 +317,7 @@ def _decision(rows: Sequence[Row[Any]]) -> Decision:
     first, last = rows[0], rows[-1]
     judged = json.loads(next(row.details for row in reversed(rows) if "verdicts" in row.details or row is first))
     approver = next((row.actor for row in rows[1:] if row.kind == "begun"), None)
+    digests = (json.loads(row.details).get(_DIGEST) for row in reversed(rows) if _DIGEST in row.details)
     return Decision(
         id=first.id,
         at=first.at,
@@ -274,8 +329,11 @@ def _decision(rows: Sequence[Row[Any]]) -> Decision:
         to_version=first.to_version,
         reason=first.reason,
         outcome=_OUTCOMES.get(last.kind, last.kind),
-        done_at=last.at if last.kind in MOVED else None,
+        done_at=last.at if last.kind in MOVED or last.kind in ("recorded", "reverted") else None,
         forced=first.forced,
         approved_by=approver,
         verdicts=[Verdict.model_validate(verdict) for verdict in judged.get("verdicts", [])],
+        adapter_digest=next(digests, None),
+        chain_entry=last.id,
+        chain_hash=last.hash,
     )

@@ -11,21 +11,23 @@ from tempfile import TemporaryDirectory
 from typing import Any, TypeVar
 
 import mlflow.artifacts
-from atelier_contracts.names import ADAPTER_FOLDER
+from atelier_contracts.identifiers import IdentifierError, parse_source
+from atelier_contracts.manifests import file_sha256
+from atelier_contracts.names import ADAPTER_FILE, ADAPTER_FOLDER, CHAIN_MODEL, EVIDENCE_FILE, TAG_CHAIN_HEAD, WEIGHTS_FILE
 from mlflow.entities import ViewType
 from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 from requests.exceptions import RequestException
 
 from atelier_registry.errors import InvalidArgumentError, TrackingUnavailableError, UnreadableFileError
-from atelier_registry.registry import FILES, Model, Page, Picture, Point, Run, Version
+from atelier_registry.registry import FILES, AdapterFiles, Model, Page, Picture, Point, Run, Version
 
 T = TypeVar("T")
 
 _ABSENT = "RESOURCE_DOES_NOT_EXIST"
 _INVALID = "INVALID_PARAMETER_VALUE"
-_PROXIED = "mlflow-artifacts:/"
 _MAX_FILE_BYTES = 1 << 20
+_MAX_WEIGHTS_BYTES = 4 << 30
 _MAX_PICTURE_BYTES = 16 << 20
 _IMAGE = re.compile(
     r"images/(?P<key>[^/%+]+)(?P<by>[%+])step(?P=by)(?P<step>\d+)(?P=by)timestamp(?P=by)\d+(?P=by)[0-9a-f-]+\.png"
@@ -141,9 +143,7 @@ class MlflowRegistry:
         found = _ask(lambda: self._client.get_run(run_id))
         if found is None or not _IMAGE.fullmatch(path):
             return None
-        root = found.info.artifact_uri
-        if not root.startswith(_PROXIED) or root.startswith(_PROXIED + "/"):
-            raise UnreadableFileError(f"its run's files are not kept by the tracking server, and are not read from {root!r}")
+        root = _proxied(found.info.artifact_uri)
         with TemporaryDirectory() as folder:
             file = _ask(lambda: mlflow.artifacts.download_artifacts(f"{root}/{path}", dst_path=folder, tracking_uri=self._uri))
             if file is None or Path(file).stat().st_size > _MAX_PICTURE_BYTES:
@@ -169,22 +169,34 @@ class MlflowRegistry:
         A version's location is whatever its author registered: a path would be read from this machine's disk, and another
         host would be sent our login.
         """
-        root = _ask(lambda: self._client.get_model_version_download_uri(name, str(number)))
-        if root is None:
+        addresses = self._addresses(name, number, dict.fromkeys(wanted, _MAX_FILE_BYTES))
+        texts = {file: _ask(lambda uri=uri: self._text(uri)) for file, uri in addresses.items()}  # type: ignore[misc]
+        return {file: text for file, text in texts.items() if text is not None}
+
+    def adapter_files(self, name: str, number: int) -> AdapterFiles:
+        """See `ModelRegistry`."""
+        limits = {ADAPTER_FILE: _MAX_FILE_BYTES, EVIDENCE_FILE: _MAX_FILE_BYTES, WEIGHTS_FILE: _MAX_WEIGHTS_BYTES}
+        addresses = self._addresses(name, number, limits)
+        weights = addresses.pop(WEIGHTS_FILE, None)
+        texts = {file: _ask(lambda uri=uri: self._text(uri)) for file, uri in addresses.items()}  # type: ignore[misc]
+        sha256 = _ask(lambda: self._sha256(weights)) if weights else None
+        return AdapterFiles(texts.get(ADAPTER_FILE), texts.get(EVIDENCE_FILE), sha256)
+
+    def _addresses(self, name: str, number: int, limits: dict[str, int]) -> dict[str, str]:
+        """Where those of the files are that the version has; `limits` gives each file's greatest size in bytes."""
+        uri = _ask(lambda: self._client.get_model_version_download_uri(name, str(number)))
+        if uri is None:
             return {}
-        if not root.startswith(_PROXIED) or root.startswith(_PROXIED + "/"):
-            raise UnreadableFileError(f"its files are not kept by the tracking server, and are not read from {root!r}")
+        root = _proxied(uri)
         found = _ask(lambda: mlflow.artifacts.list_artifacts(f"{root}/{ADAPTER_FOLDER}", tracking_uri=self._uri))
-        texts = {}
+        addresses = {}
         for info in found or []:
-            if (file := PurePosixPath(info.path).name) not in wanted or info.is_dir:
+            if (file := PurePosixPath(info.path).name) not in limits or info.is_dir:
                 continue
-            if (info.file_size or 0) > _MAX_FILE_BYTES:
-                raise UnreadableFileError(f"{file} has {info.file_size} bytes; at most {_MAX_FILE_BYTES} are read")
-            text = _ask(lambda path=info.path: self._text(f"{root}/{path}"))  # type: ignore[misc]
-            if text is not None:
-                texts[file] = text
-        return texts
+            if (info.file_size or 0) > limits[file]:
+                raise UnreadableFileError(f"{file} has {info.file_size} bytes; at most {limits[file]} are read")
+            addresses[file] = f"{root}/{ADAPTER_FOLDER}/{file}"
+        return addresses
 
     def set_alias(self, name: str, alias: str, number: int) -> bool:
         """See `ModelRegistry`."""
@@ -203,6 +215,27 @@ class MlflowRegistry:
             return True
 
         return number <= _MAX_VERSION and bool(_ask(set_it))
+
+    def chain_head(self) -> str | None:
+        """See `ModelRegistry`."""
+        found = _ask(lambda: self._client.get_registered_model(CHAIN_MODEL))
+        return dict(found.tags).get(TAG_CHAIN_HEAD) if found is not None else None
+
+    def set_chain_head(self, value: str) -> None:
+        """See `ModelRegistry`. The model is made where it is missing."""
+
+        def set_it() -> bool:
+            self._client.set_registered_model_tag(CHAIN_MODEL, TAG_CHAIN_HEAD, value)
+            return True
+
+        if not _ask(set_it):
+            about = "Holds the newest hash of registry-api's decisions. It has no versions."
+            _ask(lambda: self._client.create_registered_model(CHAIN_MODEL, description=about))
+            _ask(set_it)
+
+    def _sha256(self, uri: str) -> str:
+        with TemporaryDirectory() as folder:
+            return file_sha256(Path(mlflow.artifacts.download_artifacts(uri, dst_path=folder, tracking_uri=self._uri)))
 
     def _text(self, uri: str) -> str:
         with TemporaryDirectory() as folder:
@@ -227,6 +260,21 @@ def _ask(question: Callable[[], T]) -> T | None:
         raise TrackingUnavailableError from error
     except (RequestException, OSError, ValueError) as error:
         raise TrackingUnavailableError from error
+
+
+def _proxied(uri: str) -> str:
+    """The address of files that the tracking server itself hands out.
+
+    Raises:
+        UnreadableFileError: they are elsewhere, or the address is not in its one canonical spelling.
+    """
+    try:
+        source = parse_source(uri)
+    except IdentifierError as error:
+        raise UnreadableFileError(f"its files are not kept by the tracking server: {error}") from error
+    if source.kind != "mlflow-artifacts":
+        raise UnreadableFileError(f"its files are not kept by the tracking server, and are not read from {uri!r}")
+    return str(source)
 
 
 def _check_token(page_token: str | None) -> None:

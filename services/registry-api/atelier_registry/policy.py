@@ -34,8 +34,11 @@ class Better(Strict):
     """How much better than the champion. Compared only where both were measured on the same validation data."""
 
     metric: str = Field(default="validation_loss", min_length=1, max_length=250)
-    by_at_least: float = Field(default=0.0, ge=0)
+    by_at_least: float = Field(default=0.0, ge=0, description="0: not worse")
     higher_is_better: bool = False
+    where_comparable: bool = Field(
+        default=False, description="a champion that was measured on other data, or not at all, stands in nobody's way"
+    )
 
 
 class Drift(Strict):

@@ -62,7 +62,13 @@ def answer(error: errors.RegistryApiError) -> JSONResponse:
     if isinstance(error, errors.PolicyRefusedError):
         decision = error.decision
         refused = RefusedProblem(
-            title=HTTPStatus(status).phrase, status=status, detail=str(error), decision=decision.id, verdicts=decision.verdicts
+            title=HTTPStatus(status).phrase,
+            status=status,
+            detail=str(error),
+            decision=decision.id,
+            verdicts=decision.verdicts,
+            chain_entry=decision.chain_entry,
+            chain_hash=decision.chain_hash,
         )
         return JSONResponse(refused.model_dump(), status, headers, media_type=MEDIA_TYPE)
     return _document(status, str(error), headers)

@@ -6,6 +6,7 @@ from datetime import datetime
 from typing import Annotated, Literal
 
 from atelier_contracts.access import Role
+from atelier_contracts.identifiers import AliasName
 from atelier_contracts.promotion import Decision, PromoteRequest, Reasoned, RollbackRequest
 from fastapi import APIRouter, Body, Depends, Query, Response
 from fastapi import Path as InPath
@@ -18,6 +19,7 @@ from atelier_registry.asking import Asker, alias_etag, asker
 from atelier_registry.catalogue import find_model
 from atelier_registry.catalogue_routes import Name, Number
 from atelier_registry.errors import InvalidArgumentError, UnknownAliasError
+from atelier_registry.integrity import IntegrityMonitor
 from atelier_registry.ledger import Ledger
 from atelier_registry.problems import documented
 from atelier_registry.promotions import Promotions
@@ -26,7 +28,7 @@ from atelier_registry.retiring import Retiring
 
 Promoter = Annotated[Asker, Depends(asker(Role.promoter))]
 Reader = Annotated[Asker, Depends(asker(Role.reader))]
-Alias = Annotated[str, InPath(min_length=1, max_length=255, description="name of an alias", examples=["champion"])]
+Alias = Annotated[AliasName, InPath(description="name of an alias", examples=["champion"])]
 DecisionId = Annotated[int, InPath(ge=1, lt=2**63, description="id of a decision", examples=[12])]
 Reason = Annotated[Reasoned, Body(openapi_examples=examples.REASON)]
 Outcomes = Literal["done", "refused", "proposed", "rejected", "pending", "failed"]
@@ -35,7 +37,12 @@ DECIDES = documented(400, 403, 404, 409, 412)
 
 
 def promotion_router(
-    recent: RecentReads, ledger: Ledger, promotions: Promotions, approvals: Approvals, retiring: Retiring
+    recent: RecentReads,
+    ledger: Ledger,
+    integrity: IntegrityMonitor,
+    promotions: Promotions,
+    approvals: Approvals,
+    retiring: Retiring,
 ) -> APIRouter:
     """The endpoints. They are plain functions, so that waiting for MLflow happens in worker threads."""
     router = APIRouter(tags=["promotion"])
@@ -158,6 +165,8 @@ def promotion_router(
             version=present,
             since=datetime.fromisoformat(ours.at) if ours else None,
             decision=ours.decision if ours else None,
+            adapter_digest=ledger.decision(ours.decision).adapter_digest if ours else None,
+            problem=integrity.problem(name, present),
         )
 
     @router.get(
@@ -167,7 +176,7 @@ def promotion_router(
     )
     def history(
         name: Name,
-        alias: Annotated[str | None, Query(max_length=255, description="of this alias only")] = None,
+        alias: Annotated[AliasName | None, Query(description="of this alias only")] = None,
         outcome: Annotated[Outcomes | None, Query(description="of this outcome only")] = None,
         limit: Annotated[int, Query(ge=1, le=200, description="entries on a page")] = 50,
         before_id: Annotated[int | None, Query(ge=1, lt=2**63, description="next_before_id of the page before")] = None,

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from datetime import UTC, datetime
+from typing import Any
 
 from atelier_contracts.access import Role
 from atelier_contracts.promotion import Action, Decision, PromoteRequest, RollbackRequest, Verdict
 
 from atelier_registry import rules
 from atelier_registry.asking import Asker, alias_etag, fingerprint
-from atelier_registry.catalogue import find_model
+from atelier_registry.catalogue import find_model, find_version
 from atelier_registry.errors import KeyReusedError, NoEarlierVersionError, PolicyRefusedError
-from atelier_registry.judging import Judge, Judged
+from atelier_registry.judging import Judge, Judged, Trial
 from atelier_registry.ledger import Facts, Kind, Ledger
 from atelier_registry.moving import Mover
 from atelier_registry.registry import Model, ModelRegistry
@@ -59,25 +60,31 @@ class Promotions:
         if request.dry_run:
             return self.verdict(asker.id, name, number, request)
 
-        def judge(model: Model) -> tuple[int, Judged]:
-            return number, self._judge.promotion(model, number, request.alias)
+        def judge(model: Model, trial: Trial | None = None) -> tuple[int, Judged]:
+            return number, self._judge.promotion(model, number, request.alias, trial)
 
         return self._decided("promote", asker, name, request, judge, fingerprint("promote", name, number, request.model_dump()))
 
     def roll_back(self, asker: Asker, name: str, request: RollbackRequest) -> Decision:
-        """Points an alias at the version before the present one, or at a named one. See `stack.py` for what is before what.
+        """Points an alias at the version before the present one, or at a named one that it pointed at earlier.
+
+        See `stack.py` for what is before what.
 
         Raises:
-            NoEarlierVersionError: no version was named, and there is none before, or it was deleted.
+            NoEarlierVersionError: the alias never pointed at the version that was named; or none was named, and there is none
+                before, or it was deleted.
             NotFoundError: the model, or the version that was named, does not exist.
-            RefusedError: the target does not load, the conditions do not hold, or the key was used for something else.
+            RefusedError: the target was changed or does not load, the conditions do not hold, or the key was used for
+                something else.
             UnavailableError: MLflow or the database does not answer, or other decisions take too long.
         """
         self._check(asker, request)
 
-        def judge(model: Model) -> tuple[int, Judged]:
-            number = request.version if request.version is not None else self._before(model, request.alias)
-            return number, self._judge.roll_back(model, number, request.alias)
+        def judge(model: Model, trial: Trial | None = None) -> tuple[int, Judged]:
+            number = self._before(model, request.alias) if request.version is None else request.version
+            if request.version is not None:
+                self._check_earlier(model, request.alias, number)
+            return number, self._judge.roll_back(model, number, request.alias, trial)
 
         if request.dry_run:
             model = find_model(self._registry, name)
@@ -96,22 +103,21 @@ class Promotions:
         asker: Asker,
         name: str,
         request: PromoteRequest,
-        judge: Callable[[Model], tuple[int, Judged]],
+        judge: Callable[[Model, Trial | None], tuple[int, Judged]],
         asked: str,
     ) -> Decision:
         if (earlier := self._earlier(asker, asked)) is not None:
             return earlier
-        # before the lock, because infer may draw for a while, and a roll back must not wait for that
-        number, judged = judge(find_model(self._registry, name))
+        # infer may draw for a while, and a roll back must not wait for that: so it is asked before the lock
+        _, first = judge(find_model(self._registry, name), None)
         with self._mover.alone(name, request.alias) as model:
             if (earlier := self._earlier(asker, asked)) is not None:
                 return earlier
             present = model.aliases.get(request.alias)
             last = self._ledger.last_move(name, request.alias)
             asker.check_alias(alias_etag(last, present))
-            if not judged.still_holds(model):
-                number, judged = judge(model)
-            if present == number and last is not None and last.action != "outside":
+            number, judged = judge(model, first.trial)
+            if present == number and last is not None and last.action != "outside" and judged.forceable:
                 return self._ledger.decision(last.decision)
             facts = Facts(
                 actor=asker.id,
@@ -123,7 +129,7 @@ class Promotions:
                 reason=request.reason,
                 forced=request.force,
                 key=asker.key,
-                details={"request": asked, "verdicts": [verdict.model_dump() for verdict in judged.verdicts]},
+                details=details(judged) | {"request": asked},
             )
             return self._kept(
                 facts, judged, needs_approval=action == "promote" and self._judge.policy(name, request.alias).approval
@@ -153,6 +159,17 @@ class Promotions:
             raise PolicyRefusedError(found)
         return found
 
+    def _check_earlier(self, model: Model, alias: str, number: int) -> None:
+        find_version(self._registry, model.name, number)
+        moves = self._ledger.moves(model.name, alias)
+        earlier = {each for move in moves for each in (move.from_version, move.to_version) if each is not None}
+        if number not in earlier:
+            known = ", ".join(map(str, sorted(earlier))) or "none"
+            raise NoEarlierVersionError(
+                f"{alias!r} of {model.name} never pointed at version {number}, so it cannot go back there; it pointed at "
+                f"{known}: name one of these, or promote the version"
+            )
+
     def _before(self, model: Model, alias: str) -> int:
         present = model.aliases.get(alias)
         if present is None:
@@ -170,6 +187,12 @@ class Promotions:
         return number
 
 
+def details(judged: Judged) -> dict[str, Any]:
+    """What an entry keeps of a judgement."""
+    found: dict[str, Any] = {"verdicts": [verdict.model_dump() for verdict in judged.verdicts]}
+    return found | ({"adapter_digest": judged.adapter_digest} if judged.adapter_digest else {})
+
+
 def _preview(
     actor: str, action: Action, model: Model, number: int, request: PromoteRequest, judged: Judged, more: list[Verdict]
 ) -> Decision:
@@ -185,4 +208,5 @@ def _preview(
         reason=request.reason,
         outcome="dry_run",
         verdicts=[*judged.verdicts, *more],
+        adapter_digest=judged.adapter_digest,
     )

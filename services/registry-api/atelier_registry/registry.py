@@ -37,6 +37,21 @@ class Version:
 
 
 @dataclass(frozen=True)
+class AdapterFiles:
+    """An adapter's files as they are now.
+
+    Attributes:
+        manifest: text of adapter.json; None where there is none.
+        evidence: text of evidence.json; None where there is none.
+        weights_sha256: of the weights' bytes; None where there are none.
+    """
+
+    manifest: str | None
+    evidence: str | None
+    weights_sha256: str | None
+
+
+@dataclass(frozen=True)
 class Model:
     """A registered model."""
 
@@ -138,8 +153,21 @@ class RegistryReader(Protocol):
 class ModelRegistry(RegistryReader, Protocol):
     """A registry of models. Where what is to be changed does not exist, the answer is False."""
 
+    def adapter_files(self, name: str, number: int) -> AdapterFiles:
+        """What the version's files are now: every byte of the weights is read for it.
+
+        Raises:
+            UnreadableFileError: they are kept where only other credentials reach, or are larger than an adapter can be.
+        """
+
     def set_alias(self, name: str, alias: str, number: int) -> bool:
         """Points the alias at the version. False where the model or the version does not exist, and nothing was changed."""
 
     def set_tag(self, name: str, number: int, key: str, value: str) -> bool:
         """Tags a version. False where the model or the version does not exist."""
+
+    def chain_head(self) -> str | None:
+        """The tag that `set_chain_head` left; None before the first."""
+
+    def set_chain_head(self, value: str) -> None:
+        """Keeps a value where the database of decisions does not reach: a tag of the registered model CHAIN_MODEL."""

@@ -16,6 +16,7 @@ from atelier_contracts.manifests import Evidence
 from atelier_contracts.names import CHAMPION, KIND_ADAPTER, TAG_KIND, TAG_RETIRED
 from atelier_contracts.promotion import Verdict
 
+from atelier_registry.digests import AdapterIdentity
 from atelier_registry.errors import InvalidArgumentError
 from atelier_registry.policy import AliasPolicy, Better, Bound, Drift
 from atelier_registry.registry import READY, Version
@@ -27,8 +28,15 @@ class Subject:
 
     version: Version
     metrics: Mapping[str, float] = field(default_factory=dict)
-    evidence: Evidence | None = None
-    problems: tuple[str, ...] = ()
+    identity: AdapterIdentity | None = None
+    """None where it is no adapter."""
+    decided_digest: str | None = None
+    """What an earlier decision said about its files; None without such a decision."""
+
+    @property
+    def evidence(self) -> Evidence | None:
+        """What was measured on exactly these weights."""
+        return self.identity.evidence if self.identity else None
 
     def value(self, metric: str) -> float | None:
         """A number of the evidence, or else the last value of the run's metric."""
@@ -68,8 +76,8 @@ def check_alias(alias: str) -> None:
 
 
 def standing(alias: str) -> list[Rule]:
-    """Rules that hold whatever the policy says; force does not help against the first two."""
-    return [ready, *([drawable] if alias == CHAMPION else []), not_retired]
+    """Rules that hold whatever the policy says; force helps against the last one only."""
+    return [ready, *([drawable] if alias == CHAMPION else []), same_files, not_retired]
 
 
 def rules_of(policy: AliasPolicy, alias: str) -> list[Rule]:
@@ -115,6 +123,25 @@ def drawable(candidate: Subject, champion: Subject | None, seen: Seen) -> Verdic
         numbers={"kind": kind},
         binding=True,
     )
+
+
+def same_files(candidate: Subject, champion: Subject | None, seen: Seen) -> Verdict:
+    """Its files agree with each other, and with what an earlier decision said of them."""
+    identity, decided = candidate.identity, candidate.decided_digest
+    if identity is None:
+        return Verdict(rule="same_files", passed=True, reason="is no adapter, so it has no digest", binding=True)
+    passed = identity.digest is not None and decided in (None, identity.digest)
+    if identity.digest is None:
+        reason = f"its files make no adapter: {identity.problem}"
+    elif not passed:
+        reason = (
+            f"its files were changed: they had the digest {decided} when an alias was first let point at it, and have "
+            f"{identity.digest} now; register them as a new version"
+        )
+    else:
+        reason = "its files have the digest that was decided on before" if decided else "its files agree with each other"
+    numbers: dict[str, float | str | None] = {"adapter_digest": identity.digest, "decided_digest": decided}
+    return Verdict(rule="same_files", passed=passed, reason=reason, numbers=numbers, binding=True)
 
 
 def not_retired(candidate: Subject, champion: Subject | None, seen: Seen) -> Verdict:
@@ -185,12 +212,14 @@ def better(wanted: Better) -> Rule:
         if champion is None:
             return verdict(True, "there is no other champion to beat")
         ours, theirs = candidate.evidence, champion.evidence
-        if ours is None or theirs is None:
-            who = candidate if ours is None else champion
-            return verdict(False, f"version {who.version.number} has no usable evidence, so losses cannot be compared")
+        if ours is None:
+            return verdict(False, f"version {candidate.version.number} has no usable evidence, so losses cannot be compared")
+        if theirs is None:
+            told = f"version {champion.version.number} has no usable evidence, so losses cannot be compared"
+            return verdict(wanted.where_comparable, told)
         if ours.validation_digest != theirs.validation_digest:
             return verdict(
-                False,
+                wanted.where_comparable,
                 f"it and version {champion.version.number} were measured on different data, so losses cannot be compared",
                 candidate_digest=ours.validation_digest,
                 champion_digest=theirs.validation_digest,
@@ -272,7 +301,7 @@ def drift(limit: Drift) -> Rule:
 
 
 def _missing(rule: str, candidate: Subject) -> Verdict:
-    problem = next((problem for problem in candidate.problems if "evidence" in problem), "it has no evidence.json")
+    problem = candidate.identity.evidence_problem if candidate.identity else "it is no adapter, so it has no evidence.json"
     return Verdict(rule=rule, passed=False, reason=problem)
 
 

@@ -70,6 +70,7 @@ def serve() -> int:
         stager=_stager(settings),
         outside_poll_s=settings.outside_poll_s,
         read_age_s=settings.read_age_s,
+        integrity_check_s=settings.integrity_check_s,
     )
     config = uvicorn.Config(
         app,

@@ -148,6 +148,9 @@ class Settings(BaseSettings):
     read_age_s: float = Field(
         1.0, ge=0, le=60, description="how old MLflow's answer may be for who only looks; 0: none is kept"
     )
+    integrity_check_s: float = Field(
+        300.0, gt=0, le=86400, description="between two comparisons of the files that aliases point at with their digests"
+    )
     lock_wait_s: float = Field(10.0, gt=0, le=600, description="wait for other decisions on the same alias")
     drain_timeout_s: int = Field(30, ge=0, le=3600, description="wait for requests under way when told to stop")
 

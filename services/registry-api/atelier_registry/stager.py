@@ -20,8 +20,16 @@ CONNECT_S = 3.0
 class Stager(Protocol):
     """Loads versions without serving them."""
 
-    def stage(self, model: str, version: int, pictures: Sequence[StagePicture] = ()) -> Staged:
+    def stage(
+        self, model: str, version: int, pictures: Sequence[StagePicture] = (), *, adapter_digest: str | None = None
+    ) -> Staged:
         """Loads a version as serving would, and draws.
+
+        Args:
+            model: a registered model.
+            version: of it.
+            pictures: what to draw.
+            adapter_digest: of the files that must be loaded; None: whatever the version has.
 
         Raises:
             StageRefusedError: the version failed a check, or a picture cannot be drawn.
@@ -32,10 +40,13 @@ class Stager(Protocol):
 class NoStager:
     """For a service that was told of no infer."""
 
-    def stage(self, model: str, version: int, pictures: Sequence[StagePicture] = ()) -> Staged:
+    def stage(
+        self, model: str, version: int, pictures: Sequence[StagePicture] = (), *, adapter_digest: str | None = None
+    ) -> Staged:
         """See `Stager`."""
         raise StageUnavailableError(
-            "no infer is set up to load it with; set ATELIER_REGISTRY_INFER_URL and ATELIER_REGISTRY_INFER_TOKEN"
+            "no infer is set up to load it with; set ATELIER_REGISTRY_INFER_URL and ATELIER_REGISTRY_INFER_TOKEN, or set "
+            "`loads: false` in a policy of your own"
         )
 
 
@@ -46,9 +57,12 @@ class HttpStager:
         self._url, self._timeout_s = f"{url}/stage", timeout_s
         self._login = {"Authorization": f"Bearer {token}"}
 
-    def stage(self, model: str, version: int, pictures: Sequence[StagePicture] = ()) -> Staged:
+    def stage(
+        self, model: str, version: int, pictures: Sequence[StagePicture] = (), *, adapter_digest: str | None = None
+    ) -> Staged:
         """See `Stager`."""
-        body = StageRequest(model=model, version=version, pictures=list(pictures)).model_dump(mode="json")
+        request = StageRequest(model=model, version=version, pictures=list(pictures), adapter_digest=adapter_digest)
+        body = request.model_dump(mode="json")
         try:
             answer = requests.post(
                 self._url, json=body, headers=self._login, timeout=(CONNECT_S, self._timeout_s), allow_redirects=False
@@ -57,9 +71,14 @@ class HttpStager:
             raise StageUnavailableError(f"infer does not answer ({type(error).__name__})") from error
         if answer.status_code == 200:
             try:
-                return Staged.model_validate_json(answer.content)
+                staged = Staged.model_validate_json(answer.content)
             except ValidationError as error:
                 raise StageUnavailableError("infer answered with something else than a staged version") from error
+            if adapter_digest not in (None, staged.adapter_digest):
+                raise StageRefusedError(
+                    f"infer loaded files with the digest {staged.adapter_digest} instead of {adapter_digest}"
+                )
+            return staged
         detail = _detail(answer)
         if answer.status_code in (401, 403):
             raise StageUnavailableError(f"infer refuses this service's own token: {detail}")

@@ -115,6 +115,7 @@ def publish(folder: Path, outcome: Outcome, tracking: Tracking, run_id: str, say
         )  # fmt: skip
         finite, error = adapter.measure_parity(unet, bundle_dir, bundle)
         evidence = Evidence(
+            weights_sha256=manifest.weights_sha256,
             output_finite=finite,
             onnx_max_error=error if math.isfinite(error) else 1e9,
             validation_loss=outcome.validation_loss,

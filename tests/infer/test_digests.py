@@ -1,0 +1,210 @@
+"""An alias draws with the files that registry-api decided on, or not at all, whoever changed what since."""
+
+import json
+import shutil
+
+import pytest
+from atelier_contracts import names
+from atelier_infer import last_known
+from atelier_infer.integrity import IntegrityMonitor
+from atelier_infer.keyed_locks import KeyedLocks
+from atelier_infer.shelf import Shelf
+
+from .tiny_bundle import adapter_tensors, build_adapter
+
+
+def alias(service, name="champion"):
+    return service.client.get("/models").json()["aliases"][name]
+
+
+def refusal(service):
+    service.wait(lambda: alias(service)["problem"])
+    return alias(service)["problem"]
+
+
+def plant(store, bundle, version, seed=77):
+    """Other files under a version, as whoever can write to the bucket would leave them."""
+    folder = store.folders[version]
+    shutil.rmtree(folder)
+    return build_adapter(folder, bundle[1].digest(), adapter_tensors(seed=seed)).digest()
+
+
+def test_files_changed_before_they_were_fetched_are_never_drawn(make_service, store, publish, bundle):
+    number = publish(seed=1)
+    store.set_alias("champion", number)
+    planted = plant(store, bundle, number)
+    service = make_service()
+    problem = refusal(service)
+    assert store.promoted[number] in problem
+    assert planted in problem
+    assert service.draw().status_code == 409
+    assert service.draw(version=number).status_code == 409  # nor by its number
+
+
+def test_files_changed_while_they_are_served_change_nothing(service, store, bundle, tmp_path):
+    """In memory, and after a restart from the cache: the same bytes are drawn, and /models and the log tell of the change."""
+    before = service.draw().content
+    served = store.promoted[1]
+    plant(store, bundle, 1)
+    assert service.draw().content == before
+    monitor = IntegrityMonitor(shelf=Shelf(store, tmp_path / "cache"), versions=service.app.state.desk._versions, every_s=3600)
+    monitor.look()
+    assert "what was promoted is still drawn" in monitor.problem(1, served)
+
+
+def test_a_restart_draws_what_was_promoted_from_its_disk(make_service, store, publish, bundle, caplog):
+    store.set_alias("champion", publish(seed=1))
+    first = make_service()
+    first.wait(lambda: first.client.get("/readyz").status_code == 200)
+    before = first.draw().content
+    plant(store, bundle, 1)
+    again = make_service(integrity_check_s=0.05)
+    again.wait(lambda: again.client.get("/readyz").status_code == 200)
+    assert again.draw().content == before
+    assert "what was promoted is still drawn" in refusal(again)
+    assert "files of a served version were changed" in caplog.text
+
+
+def test_a_served_versions_files_that_are_gone_are_told(make_service, store, publish):
+    store.set_alias("champion", publish(seed=1))
+    service = make_service(integrity_check_s=0.05)
+    service.wait(lambda: service.client.get("/readyz").status_code == 200)
+    assert alias(service)["problem"] is None
+    (store.folders[1] / names.WEIGHTS_FILE).unlink()
+    assert "is missing" in refusal(service)
+    assert service.draw().status_code == 200
+
+
+def test_an_alias_that_registry_api_decided_nothing_about(make_service, store, publish):
+    number = publish(seed=1)
+    store.aliases["champion"] = number  # by another client
+    service = make_service()
+    problem = refusal(service)
+    assert "registry-api has not decided on its files" in problem
+    assert "ATELIER_INFER_REQUIRE_PROMOTION=false" in problem
+    assert service.draw().status_code == 409
+    store.set_alias("champion", number)  # recorded: the next look serves it
+    service.wait(lambda: alias(service)["serving"] == number)
+    without = make_service(require_promotion=False)
+    without.wait(lambda: without.client.get("/readyz").status_code == 200)
+
+
+def test_a_tag_that_holds_no_digest(make_service, store, publish):
+    number = publish(seed=1)
+    store.set_alias("champion", number)
+    store.promoted[number] = "f" * 64
+    service = make_service()
+    assert f"files of the digest {'f' * 64}" in refusal(service)
+
+
+def test_without_tracking_a_restart_serves_what_its_disk_holds(make_service, store, publish, tmp_path):
+    """Both files by digest and what the aliases were; once tracking answers again, what it says."""
+    store.set_alias("champion", publish(seed=1))
+    first = make_service()
+    first.wait(lambda: first.client.get("/readyz").status_code == 200)
+    before = first.draw().content
+    store.down = True
+    again = make_service()
+    again.wait(lambda: again.client.get("/readyz").status_code == 200)
+    assert again.client.get("/readyz").json() == {"status": "stale"}
+    assert again.draw().content == before
+    store.down = False
+    store.set_alias("champion", publish(seed=5))
+    again.wait(lambda: alias(again)["serving"] == 2)
+    assert again.client.get("/readyz").json() == {"status": "ready"}
+
+
+def test_without_tracking_changed_files_on_the_disk_are_not_served(make_service, store, publish, tmp_path):
+    store.set_alias("champion", publish(seed=1))
+    first = make_service()
+    first.wait(lambda: first.client.get("/readyz").status_code == 200)
+    first.wait(lambda: (tmp_path / "cache" / last_known.FILE).exists())
+    store.down = True
+    weights = tmp_path / "cache" / "adapters" / store.promoted[1] / names.WEIGHTS_FILE
+    weights.write_bytes(weights.read_bytes()[:-1] + b"!")
+    again = make_service()
+    again.wait(lambda: again.client.get("/models").json()["aliases"].get("champion", {}).get("problem"))
+    assert again.draw().status_code == 503
+
+
+@pytest.mark.parametrize("content", ["", "[]", '{"model": "sketches"}', '{"format": 1, "model": "../x", "aliases": {}}'])
+def test_last_known_aliases_that_cannot_be_read(tmp_path, content, caplog):
+    (tmp_path / last_known.FILE).write_text(content)
+    assert last_known.read(tmp_path, "sketches") is None
+    assert "cannot be read" in caplog.text
+
+
+def test_another_models_last_known_aliases_are_not_taken(tmp_path):
+    last_known.write(tmp_path, last_known.LastKnown(model="photos", generation="1", aliases={}))
+    assert last_known.read(tmp_path, "photos") is not None
+    assert last_known.read(tmp_path, "sketches") is None
+
+
+def test_what_aliases_draw_with_is_counted_and_fits(make_service, store, bundle, tmp_path):
+    """Three aliases of 0.7 MiB in 2 MiB: the one that was asked for least recently goes, the champion stays."""
+    big = adapter_tensors(rank=9000)
+    for number in range(4):
+        build_adapter(tmp_path / f"big {number}", bundle[1].digest(), big | {}, rank=9000, alpha=float(number + 1))
+        store.publish_adapter(tmp_path / f"big {number}")
+        store.set_alias("champion" if number == 0 else f"style-{number}", number + 1)
+    service = make_service(adapter_cache_mib=2)
+    service.wait(lambda: service.client.get("/readyz").status_code == 200)
+    for name in ("style-1", "style-2", "style-3"):
+        assert service.draw(alias=name).status_code == 200
+    service.wait(lambda: service.client.get("/models").json()["adapters_mib"] <= 2)
+    serving = {name for name, one in service.client.get("/models").json()["aliases"].items() if one["serving"]}
+    assert "champion" in serving
+    assert "style-1" not in serving
+    assert service.draw(alias="style-1").status_code == 200  # it comes back when somebody asks
+
+
+def test_one_key_does_not_wait_for_another():
+    locks = KeyedLocks()
+    with locks.held("bundle"), locks.held("adapter"):
+        pass
+    with locks.held("bundle"):
+        pass
+    assert len(locks._locks) == 0
+
+
+@pytest.mark.parametrize(
+    "digest", ["", "..", "/etc", "../bundles/" + "a" * 64, "a" * 63, "A" * 64, "a" * 64 + "\n", "a" * 300, "%2e%2e"]
+)
+@pytest.mark.parametrize("field", ["bundle_digest", "adapter_digest", "adapters"])
+def test_a_pictures_text_never_becomes_a_path(service, tmp_path, field, digest):
+    """Folders with the right names lie in wait: none is touched, and the answer is 422."""
+    from .test_verify import changed, verify
+
+    good = service.draw().content
+    victim = tmp_path / "victim"
+    victim.mkdir()
+    (victim / names.BUNDLE_FILE).write_text("{}")
+    kept = sorted(path for path in (tmp_path / "cache").rglob("*") if path.is_file())
+    value = [{"version": 1, "digest": digest, "weight": 1.0}] if field == "adapters" else digest
+    text = {field: value, "adapters": []} if field != "adapters" else {field: value}
+    answer = verify(service, changed(good, version="base", **text))
+    assert answer.status_code == 422, answer.text
+    answer = verify(service, changed(good, version="base", adapters=[], bundle_digest=str(victim)))
+    assert answer.status_code == 422
+    assert (victim / names.BUNDLE_FILE).exists()
+    assert sorted(path for path in (tmp_path / "cache").rglob("*") if path.is_file()) == kept
+
+
+def test_a_version_in_a_pictures_text_is_a_number(service):
+    from .test_verify import changed, verify
+
+    good = service.draw().content
+    for version in ("../../x", "1/..", "0", "01", "1+", "99999999999", "base+1", ""):
+        assert verify(service, changed(good, version=version)).status_code == 422
+    assert json.loads(verify(service, good).text)["same"] is True
+
+
+def test_a_text_that_names_another_size_is_refused_before_it_is_drawn(service):
+    from .test_verify import changed, verify
+
+    good = service.draw().content
+    drawn = service.count("pictures_total", version="1", alias="champion", outcome="drawn")
+    answer = verify(service, changed(good, width=128, height=128, steps=150))
+    assert answer.status_code == 422
+    assert "its text says 128 x 128 px" in answer.json()["detail"]
+    assert service.count("pictures_total", version="1", alias="champion", outcome="drawn") == drawn
