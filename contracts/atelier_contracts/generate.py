@@ -16,7 +16,7 @@ SchedulerName = Literal["ddim", "euler", "euler_ancestral", "dpmpp_2m_karras"]
 class AdapterChoice(BaseModel):
     """One adapter of a blend."""
 
-    model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
+    model_config = ConfigDict(extra="forbid", allow_inf_nan=False, strict=True)
 
     version: VersionNumber | None = None
     alias: AliasName | None = None
@@ -32,7 +32,7 @@ class AdapterChoice(BaseModel):
 class GenerateRequest(BaseModel):
     """Pictures. Without `version`, `alias`, `adapters` or `base` the champion draws."""
 
-    model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
+    model_config = ConfigDict(extra="forbid", allow_inf_nan=False, strict=True)
 
     prompt: str = Field(min_length=1, max_length=2000)
     negative_prompt: str = Field(default="", max_length=2000)

@@ -18,7 +18,7 @@ Outcome = Literal["done", "refused", "proposed", "rejected", "pending", "failed"
 class Reasoned(BaseModel):
     """A request that is kept with its reason; all of one to retire a version, to approve, or to reject."""
 
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(extra="forbid", strict=True)
 
     reason: str = Field(min_length=1, max_length=2000)
 

@@ -12,7 +12,7 @@ MAX_PICTURES = 8
 class StagePicture(BaseModel):
     """One picture to draw with the staged version: the same fields give the same picture."""
 
-    model_config = ConfigDict(extra="forbid", allow_inf_nan=False, frozen=True)
+    model_config = ConfigDict(extra="forbid", allow_inf_nan=False, frozen=True, strict=True)
 
     prompt: str = Field(min_length=1, max_length=2000)
     seed: int = Field(default=0, ge=0, lt=2**32)
@@ -24,7 +24,7 @@ class StagePicture(BaseModel):
 class StageRequest(BaseModel):
     """Which version, and what to draw with it. Without pictures it is loaded, checked and run for one step."""
 
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(extra="forbid", strict=True)
 
     model: ModelName | None = Field(default=None, description="refused where another model is served")
     version: VersionNumber

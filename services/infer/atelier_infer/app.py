@@ -8,6 +8,7 @@ from contextlib import asynccontextmanager
 from functools import partial
 
 from atelier_contracts.access import TokenFile
+from atelier_contracts.request_body import RequestBodies
 from fastapi import FastAPI
 from starlette.concurrency import run_in_threadpool
 
@@ -22,7 +23,7 @@ from atelier_infer.desk import Desk
 from atelier_infer.engine import Engine
 from atelier_infer.following import Following
 from atelier_infer.gallery import Gallery
-from atelier_infer.gate import Gate
+from atelier_infer.gate import MAX_BODY_BYTES, PICTURES, Gate
 from atelier_infer.generating import make_generating_router
 from atelier_infer.integrity import IntegrityMonitor
 from atelier_infer.jobs import make_jobs_router
@@ -163,6 +164,7 @@ def create_app(*, engine: Engine, metrics: Metrics, store: Store, tokens: TokenF
     app.include_router(make_verifying_router(desk=desk, chooser=chooser, loader=loader, settings=settings))
     app.include_router(make_staging_router(desk=desk, engine=engine, loader=loader, settings=settings))
     add_handlers(app)
+    app.add_middleware(RequestBodies, limit_bytes=lambda path: None if path in PICTURES else MAX_BODY_BYTES)
     app.add_middleware(Gate, tokens=tokens, files=frozenset(page))
     app.add_middleware(RequestLog)  # added last, so outermost
     return app

@@ -8,9 +8,11 @@ import time
 from typing import Literal
 
 from atelier_contracts.generate import MAX_PICTURES, GenerateRequest, SchedulerName
+from atelier_contracts.identifiers import ALIAS_NAME
 from fastapi import APIRouter, Depends, Request, Response
+from fastapi.exceptions import RequestValidationError
 from fastapi.security import HTTPBearer
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from starlette.concurrency import run_in_threadpool
 
 from atelier_infer import picture
@@ -19,16 +21,18 @@ from atelier_infer.errors import UnknownModelError
 from atelier_infer.problems import DOCUMENTED
 from atelier_infer.requestlog import CLIENT_GONE
 
-_MODEL = re.compile(r"(?P<name>[^:@]+)(?::(?P<version>\d+|base)|@(?P<alias>.+))?")
+_MODEL = re.compile(rf"(?P<name>[^:@]+)(?::(?P<version>[1-9]\d{{0,9}}|base)|@(?P<alias>{ALIAS_NAME.strip('^$')}))?")
 
 
 class ImagesRequest(BaseModel):
     """The convention's fields that mean something here; any other value of them, and any other field, is refused."""
 
-    model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
+    model_config = ConfigDict(extra="forbid", allow_inf_nan=False, strict=True)
 
     prompt: str = Field(min_length=1, max_length=2000)
-    model: str | None = Field(None, description="NAME draws with the champion; NAME:7, NAME:base and NAME@alias with others")
+    model: str | None = Field(
+        None, max_length=600, description="NAME draws with the champion; NAME:7, NAME:base and NAME@alias with others"
+    )
     n: int | None = Field(None, ge=1, le=MAX_PICTURES)
     size: str | None = Field(None, pattern=r"^(auto|\d{1,5}x\d{1,5})$", description="WIDTHxHEIGHT; auto is the base's own")
     response_format: Literal["b64_json"] | None = Field(None, description="pictures are in the answer, not at addresses")
@@ -92,6 +96,7 @@ def as_wish(body: ImagesRequest, model: str) -> GenerateRequest:
 
     Raises:
         UnknownModelError: another model is named.
+        RequestValidationError: a value breaks a rule of requests.
     """
     found = _MODEL.fullmatch(body.model or model)
     if found is None or found["name"] != model:
@@ -100,18 +105,22 @@ def as_wish(body: ImagesRequest, model: str) -> GenerateRequest:
             f"{model}@ALIAS"
         )
     width, height = (int(side) for side in body.size.split("x")) if body.size and body.size != "auto" else (None, None)
-    return GenerateRequest(
-        prompt=body.prompt,
-        negative_prompt=body.negative_prompt,
-        steps=body.steps,
-        guidance_scale=body.guidance_scale,
-        scheduler=body.scheduler,
-        seed=body.seed,
-        n=body.n or 1,
-        width=width,
-        height=height,
-        version=int(found["version"]) if found["version"] not in (None, "base") else None,
-        alias=found["alias"],
-        base=found["version"] == "base",
-        scale=body.scale,
-    )
+    fields = {
+        "prompt": body.prompt,
+        "negative_prompt": body.negative_prompt,
+        "steps": body.steps,
+        "guidance_scale": body.guidance_scale,
+        "scheduler": body.scheduler,
+        "seed": body.seed,
+        "n": body.n or 1,
+        "width": width,
+        "height": height,
+        "version": int(found["version"]) if found["version"] not in (None, "base") else None,
+        "alias": found["alias"],
+        "base": found["version"] == "base",
+        "scale": body.scale,
+    }
+    try:
+        return GenerateRequest.model_validate(fields)
+    except ValidationError as error:
+        raise RequestValidationError([fault | {"loc": ("body", *fault["loc"])} for fault in error.errors()]) from error

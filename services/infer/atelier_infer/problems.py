@@ -134,6 +134,8 @@ def readable(faults: Sequence[Any]) -> str:
         rule = fault["msg"].removeprefix("Value error, ")
         if fault["type"] == "json_invalid":
             texts.append(f"the body must be JSON: {fault['ctx']['error']} at character {where}")
+        elif not where and fault["type"] in ("model_attributes_type", "dict_type", "model_type", "missing"):
+            texts.append("the body must be a JSON object, sent with the header `Content-Type: application/json`")
         elif fault["type"] == "missing":
             texts.append(f"{where or 'the body'} is required; received nothing")
         elif fault["type"] == "value_error" and not where:  # a rule about several fields names them and their values itself

@@ -37,11 +37,13 @@ def make_router(
     router = APIRouter()
     login = [Depends(HTTPBearer(auto_error=False))]  # for the OpenAPI document; the gate has looked already
 
+    @router.head("/healthz", include_in_schema=False)
     @router.get("/healthz")
     async def healthz() -> Status:
         """The process answers. No login."""
         return Status(status="alive")
 
+    @router.head("/readyz", include_in_schema=False)
     @router.get("/readyz", responses={503: {"model": Status}})
     async def readyz() -> Response:
         """Requests can be answered, be it with "no champion yet". No login."""

@@ -9,6 +9,7 @@ from contextlib import asynccontextmanager
 from atelier_contracts.access import TokenFile
 from atelier_contracts.generate import Problem
 from atelier_contracts.promotion import RefusedProblem
+from atelier_contracts.request_body import RequestBodies
 from fastapi import FastAPI, Response
 from starlette.concurrency import run_in_threadpool
 
@@ -43,6 +44,9 @@ from atelier_registry.subscriber_routes import subscriber_router
 from atelier_registry.watching import Watch
 
 log = logging.getLogger(__name__)
+
+MAX_BODY_BYTES = 64 * 1024
+"""Of any request: eight pictures with prompts of 2000 characters, and room."""
 
 PUSH_ENDS_S = 3.0
 """So long the end of the process waits for a subscriber's answer; without it the event is posted again at the next start."""
@@ -136,11 +140,13 @@ def create_app(
     app.include_router(subscriber_router(push))
     app.include_router(page.router())
 
+    @app.head("/healthz", include_in_schema=False)
     @app.get("/healthz", tags=["health"])
     async def healthz() -> Status:
         """The process answers."""
         return Status(status="ok")
 
+    @app.head("/readyz", include_in_schema=False)
     @app.get("/readyz", tags=["health"], responses={503: {"model": Status}})
     async def readyz(response: Response) -> Status:
         """MLflow and the database answer. Which one does not is told by the log."""
@@ -151,6 +157,7 @@ def create_app(
     problems.install(app)
     problems.describe(app, Problem, RefusedProblem)
     app.add_middleware(ETags)
+    app.add_middleware(RequestBodies, limit_bytes=lambda path: MAX_BODY_BYTES)
     app.add_middleware(BearerAccess, tokens=tokens)
     app.add_middleware(RequestLog)  # the last one added is the outermost
     return app
