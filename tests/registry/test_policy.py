@@ -10,7 +10,7 @@ from atelier_registry.policy import AliasPolicy, Policy, read_policy
 
 from .conftest import EVIDENCE, FILES
 
-DRIFT = {"at_most": 0.1, "pictures": [{"prompt": "a cat", "seed": 7, "steps": 4, "size": 8}]}
+DRIFT = {"at_most": 0.3, "pictures": [{"prompt": "a cat", "seed": 7, "steps": 4, "size": 64}]}
 
 
 def policy(**champion):
@@ -174,26 +174,64 @@ def test_better_than_the_champion_on_a_real_server(start, world, name):
     assert api.promote(name, 3).status_code == 409  # as good is not better
 
 
+def verdict(decision, rule):
+    return next(each for each in decision["verdicts"] if each["rule"] == rule)
+
+
 def test_drift_between_candidate_and_champion(start, fake, adapters, stager):
+    stager.angles = {1: 0, 2: 4, 3: 90}
     api = start(fake, policy=policy(drift=DRIFT))
-    assert api.promote(adapters, 1).status_code == 200  # nothing to compare with
-    assert stager.calls == []
-    stager.levels = {1: 100, 2: 110, 3: 200}
+    first = api.promote(adapters, 1).json()
+    assert verdict(first, "drift")["reason"] == "there is no other champion to compare pictures with"
     passed = api.promote(adapters, 2).json()
-    assert next(v for v in passed["verdicts"] if v["rule"] == "drift")["numbers"]["picture_1"] == pytest.approx(
-        10 / 255, abs=1e-6
-    )
+    assert 0 < verdict(passed, "drift")["numbers"]["picture_1"] < DRIFT["at_most"]
     refused = api.promote(adapters, 3)
-    assert "its pictures are up to 0.35" in refused.json()["detail"]
+    assert refused.status_code == 409
+    assert "picture 1 is" in refused.json()["detail"]
+    assert "at most 0.3 is allowed" in refused.json()["detail"]
     stager.down = True
     assert "infer does not answer" in api.promote(adapters, 3).json()["detail"]
     assert api.as_("ada").promote(adapters, 3, force=True).status_code == 200
 
 
+def test_a_picture_may_have_a_limit_of_its_own(start, fake, adapters, stager):
+    stager.angles = {1: 0, 2: 90}
+    strict, lenient = DRIFT["pictures"][0], DRIFT["pictures"][0] | {"prompt": "a dog", "at_most": 1.0}
+    api = start(fake, policy=policy(drift={"at_most": 0.3, "pictures": [strict, lenient]}))
+    api.promote(adapters, 1)
+    detail = api.promote(adapters, 2).json()["detail"]
+    assert "picture 1 is" in detail
+    assert "picture 2" not in detail
+
+
+def test_a_version_that_draws_nothing_does_not_pass(start, fake, adapters, stager):
+    """Not even as the first champion, nor beside one that draws nothing either."""
+    api = start(fake, policy=policy(drift=DRIFT))
+    assert "draws nothing on picture 1" in api.promote(adapters, 1).json()["detail"]
+    api.as_("ada").promote(adapters, 1, force=True)
+    assert "not_blank" in api.promote(adapters, 2).json()["detail"]
+
+
+def test_a_version_that_does_not_listen_does_not_pass(start, fake, adapters, stager):
+    pictures = [{"prompt": prompt, "seed": 7, "steps": 4, "size": 64} for prompt in ("a cat", "two dogs at the sea")]
+    api = start(fake, policy=policy(drift={"at_most": 1, "prompts_apart_by": 0.2, "pictures": pictures}))
+    stager.angles = {1: 0}
+    assert api.promote(adapters, 1).status_code == 200
+    stager.deaf, stager.angles = True, {2: 0}
+    refused = api.promote(adapters, 2)
+    assert "pictures of different prompts are 0.000 apart, at least 0.2 is asked for" in refused.json()["detail"]
+
+
+def test_prompts_can_be_compared_only_where_nothing_else_differs(tmp_path):
+    text = "default: {champion: {drift: {at_most: 0.5, prompts_apart_by: 0.1, pictures: [{prompt: a, seed: 1}, {prompt: b}]}}}"
+    with pytest.raises(PolicyError, match="differ in the prompt alone"):
+        read_policy(written(tmp_path, text))
+
+
 def test_what_was_judged_against_another_champion_is_judged_again(start, fake, adapters, stager):
+    stager.angles = {1: 0, 2: 4, 3: 90}
     api = start(fake, policy=policy(drift=DRIFT))
     api.promote(adapters, 1)
-    stager.levels = {1: 100, 2: 110, 3: 200}
     once = iter([lambda: fake.point(adapters, "champion", 3)])
     stager.before = lambda: next(once, lambda: None)()
     answer = api.promote(adapters, 2)  # while it is drawn somebody makes version 3 champion, and 2 is far from that

@@ -5,10 +5,10 @@ import math
 from datetime import UTC, datetime, timedelta
 
 import pytest
-from atelier_contracts.stage import StagePicture
 from atelier_registry import chain, rules
 from atelier_registry.digests import AdapterIdentity
-from atelier_registry.policy import AliasPolicy, Better, Bound, Drift
+from atelier_registry.picture_distance import PictureFindings
+from atelier_registry.policy import AliasPolicy, Better, Bound, Drift, DriftPicture
 from atelier_registry.registry import Version
 from atelier_registry.rules import Seen, Subject
 from hypothesis import given
@@ -113,13 +113,20 @@ def test_loads_and_drift():
     assert judge(rules.loads, load_problem="").passed
     assert judge(rules.loads, load_problem="NaN").reason == "NaN"
     assert not judge(rules.loads).passed
-    rule = rules.drift(Drift(at_most=0.2, pictures=[StagePicture(prompt="a cat")]))
+    rule = rules.drift(Drift(at_most=0.2, pictures=[DriftPicture(prompt="a cat"), DriftPicture(prompt="a dog", at_most=0.5)]))
     assert judge(rule).passed
-    assert judge(rule, None, subject(1), drift=(0.1, 0.2)).passed
-    far = judge(rule, None, subject(1), drift=(0.1, 0.3))
+    assert judge(rule, None, subject(1), pictures=PictureFindings((0.1, 0.4), (), None)).passed
+    far = judge(rule, None, subject(1), pictures=PictureFindings((0.3, 0.6), (), None))
     assert not far.passed
-    assert far.numbers == {"at_most": 0.2, "picture_1": 0.1, "picture_2": 0.3}
-    assert judge(rule, None, subject(1), drift_problem="infer is down").reason == "infer is down"
+    assert "picture 1 is 0.300 away, at most 0.2 is allowed; picture 2 is 0.600 away, at most 0.5" in far.reason
+    assert far.numbers == {"at_most": 0.2, "picture_1": 0.3, "picture_2": 0.6}
+    assert judge(rule, None, subject(1), picture_problem="infer is down").reason == "infer is down"
+    assert not judge(rules.not_blank, pictures=PictureFindings((), (2,), None)).passed
+    assert not judge(rules.not_blank).passed
+    matters = rules.prompt_matters(0.1)
+    assert judge(matters, pictures=PictureFindings((), (), 0.1)).passed
+    assert not judge(matters, pictures=PictureFindings((), (), 0.09)).passed
+    assert not judge(matters).passed
 
 
 numbers = st.floats(allow_nan=True, allow_infinity=True)

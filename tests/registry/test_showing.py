@@ -2,10 +2,9 @@
 
 import pytest
 from atelier_contracts.stage import Staged
-from atelier_registry.stager import distance
 
 from .conftest import EVIDENCE, FILES
-from .fake_stager import png
+from .fake_stager import pixel_difference, png
 
 KIND = {"atelier.kind": "adapter"}
 
@@ -51,7 +50,7 @@ def test_pictures_and_curves(two, world, name):
     assert [(picture["key"], picture["step"]) for picture in pictures] == [("validation", 10), ("validation", 20)]
     shown = two.client.get(pictures[1]["path"], headers=two._headers)
     assert shown.headers["content-type"] == "image/png"
-    assert distance(shown.content, png(20)) == 0
+    assert pixel_difference(shown.content, png(20)) == 0
     curve = two.get(f"/models/{name}/versions/1/curves/ema_loss").json()
     assert curve["points"][:2] == [{"step": 10, "value": 0.1}, {"step": 20, "value": 0.05}]
     assert curve["points"][2]["value"] == "NaN"
@@ -67,23 +66,13 @@ def test_draw(start, fake, adapters, stager):
     found = api.post(f"/models/{adapters}/draw", {"versions": [1, 2, 3], "pictures": [asked]}).json()["drawn"]
     assert [one["version"] for one in found] == [1, 2, 3]
     pictures = [Staged.model_validate(one["staged"]).pictures[0].png for one in found[:2]]
-    assert distance(*pictures) == pytest.approx(10 / 255)
+    assert pixel_difference(*pictures) == pytest.approx(10 / 255)
     assert "NaN" in found[2]["problem"]
     assert api.post(f"/models/{adapters}/draw", {"versions": [99], "pictures": [asked]}).status_code == 404
     assert api.post(f"/models/{adapters}/draw", {"versions": [1] * 5, "pictures": [asked]}).status_code == 422
     stager.down = True
     down = api.post(f"/models/{adapters}/draw", {"versions": [1], "pictures": [asked]}).json()["drawn"]
     assert "does not answer" in down[0]["problem"]
-
-
-def test_distance():
-    assert distance(png(0), png(255)) == 1
-    assert distance(png(7), png(7)) == 0
-    from atelier_registry.errors import StageRefusedError
-
-    for one, other in ((png(0), png(0, 16)), (b"no picture", png(0))):
-        with pytest.raises(StageRefusedError):
-            distance(one, other)
 
 
 def retire(api, name, number, **more):

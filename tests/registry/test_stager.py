@@ -9,11 +9,12 @@ from atelier_infer.app import create_app, make_engine
 from atelier_infer.metrics import Metrics
 from atelier_infer.settings import Settings
 from atelier_registry.errors import StageRefusedError, StageUnavailableError
-from atelier_registry.stager import HttpStager, NoStager, distance
+from atelier_registry.stager import HttpStager, NoStager
 
 from ..infer.fake_store import FakeStore
 from ..infer.tiny_bundle import adapter_tensors, build_adapter, build_bundle
 from ..servers import app_running, free_port
+from .fake_stager import pixel_difference
 
 PICTURES = [StagePicture(prompt="a cat", seed=7, steps=2), StagePicture(prompt="a dog", seed=8, steps=1, size=64)]
 
@@ -53,8 +54,8 @@ def test_it_draws(infer):
     stager = HttpStager(infer[0], "promoter", 120)
     one, other = (stager.stage("sketches", number, PICTURES) for number in (1, 2))
     assert [picture.asked for picture in one.pictures] == PICTURES
-    assert 0 < distance(one.pictures[0].png, other.pictures[0].png) < 1
-    assert distance(one.pictures[0].png, stager.stage("sketches", 1, PICTURES).pictures[0].png) == 0
+    assert 0 < pixel_difference(one.pictures[0].png, other.pictures[0].png) < 1
+    assert pixel_difference(one.pictures[0].png, stager.stage("sketches", 1, PICTURES).pictures[0].png) == 0
     assert stager.stage("sketches", 2).pictures == []
 
 

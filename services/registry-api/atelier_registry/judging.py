@@ -19,10 +19,11 @@ from atelier_registry import rules
 from atelier_registry.catalogue import find_version
 from atelier_registry.digests import AdapterDigests
 from atelier_registry.errors import StageError
-from atelier_registry.policy import AliasPolicy, Policy
+from atelier_registry.picture_distance import NotAPictureError, PictureFindings, compare
+from atelier_registry.policy import AliasPolicy, Policy, same_but_the_prompt
 from atelier_registry.registry import Model, ModelRegistry
 from atelier_registry.rules import Seen, Subject
-from atelier_registry.stager import Stager, distance
+from atelier_registry.stager import Stager
 
 log = logging.getLogger(__name__)
 
@@ -34,14 +35,14 @@ class Trial:
     Attributes:
         digests: version to the digest of the files that were asked for.
         load_problem: why the candidate cannot be loaded; empty where it can; None where infer was not asked.
-        drift: distances of the pictures; see `rules.Seen`.
-        drift_problem: why there are none.
+        pictures: see `rules.Seen`.
+        picture_problem: see `rules.Seen`.
     """
 
     digests: dict[int, str | None] = field(default_factory=dict)
     load_problem: str | None = None
-    drift: tuple[float, ...] = ()
-    drift_problem: str = ""
+    pictures: PictureFindings | None = None
+    picture_problem: str = ""
 
 
 @dataclass(frozen=True)
@@ -116,7 +117,7 @@ class Judge:
         return self._judged([*rules.standing(alias), *([rules.loads] if loadable else [])], target, None, trial)
 
     def _judged(self, asked: list[rules.Rule], candidate: Subject, champion: Subject | None, trial: Trial) -> Judged:
-        seen = Seen(datetime.now(UTC), trial.load_problem, trial.drift, trial.drift_problem)
+        seen = Seen(datetime.now(UTC), trial.load_problem, trial.pictures, trial.picture_problem)
         verdicts = tuple(rule(candidate, champion, seen) for rule in asked)
         return Judged(verdicts, candidate.identity.digest if candidate.identity else None, trial)
 
@@ -137,17 +138,17 @@ class Judge:
             return earlier
         if not (policy.loads or policy.drift):
             return Trial(digests)
-        load_problem = None
-        if policy.loads:
-            load_problem = self._problem(candidate)
-        if not policy.drift or champion is None:
+        load_problem = self._problem(candidate) if policy.loads else None
+        if not policy.drift:
             return Trial(digests, load_problem)
+        asked = [picture.request for picture in policy.drift.pictures]
         try:
-            ours, theirs = (self._staged(each, policy.drift.pictures) for each in (candidate, champion))
-            pairs = zip(ours.pictures, theirs.pictures, strict=True)
-            return Trial(digests, load_problem, tuple(distance(one.png, other.png) for one, other in pairs))
-        except StageError as error:
-            return Trial(digests, load_problem, (), str(error))
+            drawn = [self._staged(each, asked).pictures for each in subjects]
+            ours, *theirs = ([picture.png for picture in pictures] for pictures in drawn)
+            findings = compare(ours, theirs[0] if theirs else [], same_but_the_prompt(asked))
+            return Trial(digests, load_problem, findings)
+        except (StageError, NotAPictureError) as error:
+            return Trial(digests, load_problem, None, str(error))
 
     def _problem(self, subject: Subject) -> str:
         try:

@@ -18,6 +18,7 @@ from atelier_contracts.promotion import Verdict
 
 from atelier_registry.digests import AdapterIdentity
 from atelier_registry.errors import InvalidArgumentError
+from atelier_registry.picture_distance import PictureFindings
 from atelier_registry.policy import AliasPolicy, Better, Bound, Drift
 from atelier_registry.registry import READY, Version
 
@@ -52,14 +53,14 @@ class Seen:
     Attributes:
         now: when.
         load_problem: why infer cannot load the candidate; empty where it can; None where it was not asked.
-        drift: mean absolute difference of pixels to the champion's picture, 0 to 1, one for each picture of the policy.
-        drift_problem: why there is no drift, empty where there is.
+        pictures: what the policy's pictures show; None where they were not drawn.
+        picture_problem: why they were not, empty where they were.
     """
 
     now: datetime
     load_problem: str | None = None
-    drift: tuple[float, ...] = ()
-    drift_problem: str = ""
+    pictures: PictureFindings | None = None
+    picture_problem: str = ""
 
 
 Rule = Callable[[Subject, Subject | None, Seen], Verdict]
@@ -96,7 +97,9 @@ def rules_of(policy: AliasPolicy, alias: str) -> list[Rule]:
     if policy.loads:
         rules.append(loads)
     if policy.drift:
-        rules.append(drift(policy.drift))
+        rules += [not_blank, drift(policy.drift)]
+        if policy.drift.prompts_apart_by is not None:
+            rules.append(prompt_matters(policy.drift.prompts_apart_by))
     return rules
 
 
@@ -280,21 +283,49 @@ def loads(candidate: Subject, champion: Subject | None, seen: Seen) -> Verdict:
     )
 
 
+def not_blank(candidate: Subject, champion: Subject | None, seen: Seen) -> Verdict:
+    """Something is to be seen on each of the policy's pictures, whatever the champion draws."""
+    if seen.pictures is None:
+        return Verdict(rule="not_blank", passed=False, reason=seen.picture_problem or "no pictures were drawn")
+    blank = seen.pictures.blank
+    shown = ", ".join(map(str, blank))
+    reason = f"draws nothing on picture {shown} of the policy" if blank else "something is to be seen on every picture"
+    return Verdict(rule="not_blank", passed=not blank, reason=reason, numbers={"blank": float(len(blank))})
+
+
 def drift(limit: Drift) -> Rule:
     """Its pictures are not too far from the champion's."""
 
     def rule(candidate: Subject, champion: Subject | None, seen: Seen) -> Verdict:
         if champion is None:
             return Verdict(rule="drift", passed=True, reason="there is no other champion to compare pictures with")
-        if seen.drift_problem or not seen.drift:
-            return Verdict(rule="drift", passed=False, reason=seen.drift_problem or "no pictures were drawn")
-        worst = max(seen.drift)
+        if seen.pictures is None or not seen.pictures.distances:
+            return Verdict(rule="drift", passed=False, reason=seen.picture_problem or "no pictures were drawn")
+        most = [limit.at_most if picture.at_most is None else picture.at_most for picture in limit.pictures]
+        measured = list(zip(seen.pictures.distances, most, strict=True))
+        far = [f"picture {n} is {d:.3f} away, at most {m:g} is allowed" for n, (d, m) in enumerate(measured, 1) if d > m]
+        worst = max(seen.pictures.distances)
+        near = f"its pictures are up to {worst:.3f} from those of version {champion.version.number}"
         return Verdict(
             rule="drift",
-            passed=worst <= limit.at_most,
-            reason=f"its pictures are up to {worst:.4f} from those of version {champion.version.number}, "
-            f"at most {limit.at_most:g} is allowed",
-            numbers={"at_most": limit.at_most, **{f"picture_{n}": round(value, 6) for n, value in enumerate(seen.drift, 1)}},
+            passed=not far,
+            reason=f"compared with version {champion.version.number}: {'; '.join(far)}" if far else near,
+            numbers={"at_most": limit.at_most, **{f"picture_{n}": round(value, 6) for n, (value, _) in enumerate(measured, 1)}},
+        )
+
+    return rule
+
+
+def prompt_matters(least: float) -> Rule:
+    """Two prompts give two pictures: a version that draws the same whatever it is asked for does not pass."""
+
+    def rule(candidate: Subject, champion: Subject | None, seen: Seen) -> Verdict:
+        found = seen.pictures.prompt_distance if seen.pictures else None
+        if found is None:
+            return Verdict(rule="prompt_matters", passed=False, reason=seen.picture_problem or "no pictures were drawn")
+        reason = f"pictures of different prompts are {found:.3f} apart, at least {least:g} is asked for"
+        return Verdict(
+            rule="prompt_matters", passed=found >= least, reason=reason, numbers={"apart": round(found, 6), "at_least": least}
         )
 
     return rule

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Sequence
 from typing import Protocol
 
 import requests
 from atelier_contracts.generate import Problem
 from atelier_contracts.stage import Staged, StagePicture, StageRequest
-from PIL import Image, ImageChops, ImageStat
 from pydantic import ValidationError
 
 from atelier_registry.errors import StageRefusedError, StageUnavailableError
@@ -85,22 +83,6 @@ class HttpStager:
         if answer.status_code in (429, 503) or not detail:
             raise StageUnavailableError(f"infer cannot load it now: {detail or f'status {answer.status_code}'}")
         raise StageRefusedError(f"infer cannot load version {version}: {detail}")
-
-
-def distance(one: bytes, other: bytes) -> float:
-    """Mean absolute difference of two PNGs over pixels and channels, 0 (equal) to 1 (black against white).
-
-    Raises:
-        StageRefusedError: the sizes differ, or one is no picture.
-    """
-    try:
-        with Image.open(io.BytesIO(one)) as a, Image.open(io.BytesIO(other)) as b:
-            if a.size != b.size:
-                raise StageRefusedError(f"pictures of {a.size} and {b.size} px cannot be compared; name a size in the policy")
-            means = ImageStat.Stat(ImageChops.difference(a.convert("RGB"), b.convert("RGB"))).mean
-    except OSError as error:
-        raise StageRefusedError("infer sent something that is no picture") from error
-    return float(sum(means)) / len(means) / 255
 
 
 def _detail(answer: requests.Response) -> str:
