@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Coroutine
+from functools import partial
 from typing import Annotated, Any
 
 from atelier_contracts.access import Role, Token, TokenFile
@@ -28,15 +29,23 @@ class BearerAccess:
         self._app, self._tokens = app, tokens
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answers 401, or leaves the token in `request.state.token` and passes on."""
+        """Answers 401, or leaves `token` and `still_allowed` in `request.state` and passes on."""
         if scope["type"] == "http" and not is_open(scope["path"]):
+            authorization = Headers(scope=scope).get("authorization", "")
             try:
-                token = self._find(Headers(scope=scope).get("authorization", ""))
+                token = self._find(authorization)
             except AccessError as error:
                 await answer(error)(scope, receive, send)
                 return
-            scope.setdefault("state", {})["token"] = token
+            scope.setdefault("state", {}).update(token=token, still_allowed=partial(self._is_known, authorization, token.id))
         await self._app(scope, receive, send)
+
+    def _is_known(self, authorization: str, id: str) -> bool:
+        """Whether a token that came in is still in the file, under the same name."""
+        try:
+            return self._find(authorization).id == id
+        except AccessError:
+            return False
 
     def _find(self, authorization: str) -> Token:
         scheme, _, secret = authorization.partition(" ")

@@ -17,6 +17,7 @@ from atelier_registry import page, problems
 from atelier_registry.access import BearerAccess
 from atelier_registry.answers import Status
 from atelier_registry.approvals import Approvals
+from atelier_registry.bounded_stager import BoundedStager
 from atelier_registry.catalogue_routes import catalogue_router
 from atelier_registry.chain_anchor import ChainAnchor
 from atelier_registry.digests import AdapterDigests
@@ -30,6 +31,7 @@ from atelier_registry.judging import Judge
 from atelier_registry.ledger import Ledger
 from atelier_registry.locks import AliasLocks
 from atelier_registry.logs import RequestLog
+from atelier_registry.metrics import Metrics, RequestMetrics, metrics_router
 from atelier_registry.moving import Mover
 from atelier_registry.picture_routes import picture_router
 from atelier_registry.policy import Policy
@@ -44,6 +46,9 @@ from atelier_registry.subscriber_routes import subscriber_router
 from atelier_registry.watching import Watch
 
 log = logging.getLogger(__name__)
+
+DECISIONS_AT_INFER, LOOKS_AT_INFER = 8, 4
+"""Requests that may wait for infer at a time; there are 40 threads, so what needs no infer gets one."""
 
 MAX_BODY_BYTES = 64 * 1024
 """Of any request: eight pictures with prompts of 2000 characters, and room."""
@@ -91,9 +96,14 @@ def create_app(
 
     digests = AdapterDigests(registry, ledger)
     mover = Mover(registry, ledger, digests, locks, changed)
-    judge = Judge(registry, digests, policy, stager)
+    deciding, looking = BoundedStager(stager, DECISIONS_AT_INFER, "decisions"), BoundedStager(stager, LOOKS_AT_INFER, "readers")
+    judge, preview = Judge(registry, digests, policy, deciding), Judge(registry, digests, policy, looking)
+    metrics = Metrics()
+    ledger.watch(metrics.decision)
     integrity = IntegrityMonitor(registry, ledger, digests, integrity_check_s)
     anchor = ChainAnchor(registry, ledger)
+    metrics.gauge("changed_files", "Versions that aliases point at whose files were changed", lambda: integrity.count)
+    metrics.gauge("chain_changed", "1 where the chain is not what was anchored", lambda: float(anchor.problem is not None))
     watch = Watch(registry, ledger, mover, outside_poll_s)
     readiness = Readiness({"database": ledger.ping, "tracking": registry.ping})
 
@@ -125,18 +135,19 @@ def create_app(
         lifespan=lifespan,
     )
     app.include_router(catalogue_router(recent, integrity))
-    app.include_router(picture_router(recent, stager))
+    app.include_router(picture_router(recent, looking))
     app.include_router(
         promotion_router(
             recent,
             ledger,
             integrity,
-            Promotions(registry, ledger, mover, judge),
+            Promotions(registry, ledger, mover, judge, preview),
             Approvals(registry, ledger, mover, judge),
             Retiring(registry, ledger, mover, recent.forget),
         )
     )
     app.include_router(event_router(feed))
+    app.include_router(metrics_router(metrics))
     app.include_router(subscriber_router(push))
     app.include_router(page.router())
 
@@ -159,5 +170,6 @@ def create_app(
     app.add_middleware(ETags)
     app.add_middleware(RequestBodies, limit_bytes=lambda path: MAX_BODY_BYTES)
     app.add_middleware(BearerAccess, tokens=tokens)
+    app.add_middleware(RequestMetrics, metrics=metrics)
     app.add_middleware(RequestLog)  # the last one added is the outermost
     return app

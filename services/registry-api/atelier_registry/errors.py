@@ -28,6 +28,7 @@ RegistryApiError
 ├── UnavailableError
 │   ├── TrackingUnavailableError  MLflow did not answer, or answered with something that is not an answer
 │   ├── DatabaseUnavailableError  the decisions cannot be read or written
+│   ├── StageBusyError            as many requests wait for infer as may wait
 │   └── AliasBusyError            other decisions on the same alias took too long
 └── StartError
     ├── PolicyError               the policy file is not legal; the message lists every problem
@@ -232,6 +233,10 @@ class DatabaseUnavailableError(UnavailableError):
 
     def __init__(self) -> None:
         super().__init__("the database of decisions cannot be reached; send the same request again later")
+
+
+class StageBusyError(UnavailableError):
+    """As many requests wait for infer as may wait: others get their threads."""
 
 
 class AliasBusyError(UnavailableError):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Annotated, Any
 
 from atelier_contracts.access import Role
-from fastapi import APIRouter, Depends, Header, Query
+from fastapi import APIRouter, Depends, Header, Query, Request
 from fastapi.responses import StreamingResponse
 
 from atelier_registry.access import needs
@@ -24,6 +24,7 @@ def event_router(feed: Feed) -> APIRouter:
 
     @router.get("/events", response_class=StreamingResponse, responses=documented() | _STREAM)
     async def events(
+        request: Request,
         after: Annotated[
             int | None,
             Query(ge=0, lt=2**63, description="id of the last event that was seen; 0: from the first; absent: from now"),
@@ -39,6 +40,8 @@ def event_router(feed: Feed) -> APIRouter:
                 raise InvalidArgumentError(f"Last-Event-ID must be the id of an event; received {last!r}")
             after = int(last)
         headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}  # nginx would hold events back
-        return StreamingResponse(feed.stream(after, follow), media_type="text/event-stream", headers=headers)
+        return StreamingResponse(
+            feed.stream(after, follow, request.state.still_allowed), media_type="text/event-stream", headers=headers
+        )
 
     return router

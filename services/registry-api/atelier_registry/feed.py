@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator
+import time
+from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 from atelier_contracts.events import ALIAS_EVENT, AliasMoved
@@ -19,6 +20,10 @@ LOOK_S = 0.2
 """How late an event of another process is heard of; those of this one are told at once."""
 
 HEARTBEAT_S = 15.0
+
+REVOKED_S = 1.0
+"""How long a stream may go on after its token was revoked."""
+
 PAGE = 200
 
 
@@ -55,16 +60,18 @@ class Feed:
         self._ending = True
         self.nudge()
 
-    async def stream(self, after: int | None, follow: bool) -> AsyncIterator[str]:
+    async def stream(self, after: int | None, follow: bool, allowed: Callable[[], bool]) -> AsyncIterator[str]:
         """Server-sent events with an id above `after`, or from now on.
 
         Args:
             after: cursor; 0 tells everything.
             follow: go on after the newest event, until the listener hangs up or the service ends.
+            allowed: whether the listener's token is still good.
         """
         cursor = await run_in_threadpool(self._ledger.last_event) if after is None else after
         yield f": after {cursor}\n\n"
-        while not self._ending:
+        beat = time.monotonic()
+        while not self._ending and allowed():
             try:
                 found = await run_in_threadpool(self._ledger.events, cursor, PAGE)
             except UnavailableError:
@@ -76,13 +83,14 @@ class Feed:
                 continue
             if not follow:
                 return
-            if not await self._newer(cursor):
+            if not await self._newer(cursor) and time.monotonic() - beat >= HEARTBEAT_S:
                 yield ": still here\n\n"
+                beat = time.monotonic()
 
     async def _newer(self, cursor: int) -> bool:
         async with self._changed:
             try:
-                async with asyncio.timeout(HEARTBEAT_S):
+                async with asyncio.timeout(REVOKED_S):
                     await self._changed.wait_for(lambda: self._newest > cursor or self._ending)
             except TimeoutError:
                 return False

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
@@ -70,11 +70,16 @@ class Ledger:
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
         self._writer = engine.execution_options(immediate=True)
+        self._watchers: list[Callable[[Decision], None]] = []
 
     def ping(self) -> None:
         """Returns when the chain can be read."""
         with self._reading() as connection:
             connection.execute(select(entries.c.id).limit(1)).first()
+
+    def watch(self, told: Callable[[Decision], None]) -> None:
+        """Calls `told` with a decision after each of its entries was written."""
+        self._watchers.append(told)
 
     # Writing.
 
@@ -230,6 +235,8 @@ class Ledger:
         decision = self.decision(number)
         shown = {"id", "actor", "action", "model", "alias", "from_version", "to_version", "outcome", "forced"}
         log.info("decision", extra={"fields": decision.model_dump(include=shown | {_DIGEST, "chain_entry", "chain_hash"})})
+        for told in self._watchers:
+            told(decision)
         return decision
 
     @staticmethod

@@ -47,6 +47,7 @@ STATUS: dict[type[errors.RegistryApiError], tuple[int, dict[str, str]]] = {
     errors.UnreadableFileError: (409, {}),
     errors.StageRefusedError: (409, {}),
     errors.StageUnavailableError: (503, _LATER),
+    errors.StageBusyError: (503, _LATER),
     errors.TrackingUnavailableError: (503, _LATER),
     errors.DatabaseUnavailableError: (503, _LATER),
     errors.AliasBusyError: (503, _LATER),

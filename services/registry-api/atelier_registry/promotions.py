@@ -30,10 +30,14 @@ class Promotions:
         ledger: where decisions are kept.
         mover: sets aliases.
         judge: asks the rules.
+        preview: asks them for whoever only looks; it may be refused infer while decisions are not.
     """
 
-    def __init__(self, registry: ModelRegistry, ledger: Ledger, mover: Mover, judge: Judge) -> None:
+    def __init__(
+        self, registry: ModelRegistry, ledger: Ledger, mover: Mover, judge: Judge, preview: Judge | None = None
+    ) -> None:
         self._registry, self._ledger, self._mover, self._judge = registry, ledger, mover, judge
+        self._preview = preview or judge
 
     def verdict(self, actor: str, name: str, number: int, request: PromoteRequest) -> Decision:
         """What a promotion would come to. Nothing is changed or kept.
@@ -44,7 +48,7 @@ class Promotions:
         """
         rules.check_alias(request.alias)
         model = find_model(self._registry, name)
-        judged = self._judge.promotion(model, number, request.alias)
+        judged = self._preview.promotion(model, number, request.alias)
         needs_approval = self._judge.policy(name, request.alias).approval
         return _preview(actor, "promote", model, number, request, judged, [APPROVAL] * needs_approval)
 
