@@ -1,13 +1,24 @@
 """The registry as this service sees it: the fake and a real MLflow server pass the same tests."""
 
+import contextlib
+import io
 import shutil
+import socket
+import sqlite3
 import uuid
 from pathlib import Path
 
 import pytest
 from atelier_contracts import names
 from atelier_contracts.manifests import AdapterManifest
-from atelier_infer.errors import AdapterError, BundleMissingError, NotAnAdapterError, TrackingError, UnknownVersionError
+from atelier_infer.errors import (
+    AdapterError,
+    BundleMissingError,
+    NotAnAdapterError,
+    SourceError,
+    TrackingError,
+    UnknownVersionError,
+)
 from atelier_infer.mlflow_store import MlflowStore
 from atelier_infer.shelf import Shelf
 from atelier_infer.store import BundleVersion
@@ -181,3 +192,65 @@ def test_what_mlflows_own_flavor_logs_is_read(mlflow_server, adapter, tmp_path):
     cache.mkdir()
     home = Shelf(store, cache).adapter(int(version.version))
     assert {path.name for path in home.iterdir()} == {names.WEIGHTS_FILE, names.ADAPTER_FILE}
+
+
+ODD_SOURCES = (
+    "http://127.0.0.1:{port}/api/2.0/mlflow-artifacts/artifacts/0/x",
+    "mlflow-artifacts://127.0.0.1:{port}/0/x",
+    "MLFLOW-ARTIFACTS:/0/x",
+    "mlflow-artifacts:/0/x/",
+    "mlflow-artifacts:/0//x",
+    "mlflow-artifacts:/0/../x",
+    "mlflow-artifacts:/0/mod%65l",
+    "mlflow-artifacts:/0/mo\tdel",
+    "mlflow-artifacts:/0/x?",
+    "mlflow-artifacts:/mlflow.env",
+    "file:///etc",
+    "/etc",
+    "s3://bucket/0/x",
+)
+
+
+@pytest.mark.parametrize("source", ODD_SOURCES)
+def test_files_are_read_from_the_tracking_server_alone(mlflow_server, adapter, bundle, tmp_path, source):
+    """Nobody but the tracking server ever receives this service's login, and no other spelling of its addresses is followed."""
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        listening.settimeout(0.2)
+        publisher = MlflowPublisher(mlflow_server.uri)
+        number = publisher.publish_adapter(adapter[0])
+        publisher.publish_bundle(bundle[0], bundle[1].digest())
+        store = MlflowStore(tracking_uri=mlflow_server.uri, model=publisher.model)
+        bundles = store.bundles(bundle[1].digest())
+        place = source.format(port=listening.getsockname()[1])
+        with contextlib.closing(sqlite3.connect(mlflow_server.database, timeout=10)) as database, database:
+            for model, version in ((publisher.model, number), *((one.model, one.number) for one in bundles)):
+                database.execute(
+                    "UPDATE model_versions SET source = ?, storage_location = ? WHERE name = ? AND version = ?",
+                    (place, place, model, version),
+                )
+        for ask in (
+            lambda: store.adapter_manifest(number),
+            lambda: store.fetch_adapter(number, tmp_path),
+            lambda: store.fetch_bundle(bundles[-1], tmp_path),
+        ):
+            with pytest.raises(SourceError) as error:
+                ask()
+            assert "received" in str(error.value)
+        with pytest.raises(TimeoutError):
+            listening.accept()
+    assert list(tmp_path.iterdir()) == [tmp_path / "adapter"]
+
+
+def test_a_training_runs_first_validation_picture_is_found(mlflow_server, adapter):
+    """By the names that `log_image` gives its files now: an earlier pattern never matched them."""
+    from PIL import Image
+
+    publisher = MlflowPublisher(mlflow_server.uri)
+    number = publisher.publish_adapter(adapter[0])
+    for step, colour in ((10, "red"), (20, "blue")):
+        for key in ("validation_0", "validation_1"):
+            image = Image.new("RGB", (8, 8), colour if key == "validation_0" else "green")
+            publisher.client.log_image(publisher.run.run_id, image, key=key, step=step, synchronous=True)
+    store = MlflowStore(tracking_uri=mlflow_server.uri, model=publisher.model)
+    found = Image.open(io.BytesIO(store.validation_picture(number)))
+    assert found.convert("RGB").getpixel((0, 0)) == (0, 0, 255)

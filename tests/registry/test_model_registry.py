@@ -1,6 +1,7 @@
 """What a `ModelRegistry` does: the same tests for the fake and for an MLflow server."""
 
 import math
+import socket
 
 import pytest
 import requests
@@ -204,12 +205,34 @@ def test_a_file_too_large_for_a_manifest_is_not_read(real_world, name):
         real_world.registry.files(name, 1)
 
 
-def test_files_on_another_host_are_not_asked_for(real_world, name):
+@pytest.mark.parametrize(
+    "place",
+    [
+        "mlflow-artifacts://elsewhere:80/1",
+        "http://127.0.0.1:{port}/1",
+        "mlflow-artifacts://127.0.0.1:{port}/1",
+        "MLFLOW-ARTIFACTS:/1/model",
+        "mlflow-artifacts:/1/model/",
+        "mlflow-artifacts:/1/../model",
+        "mlflow-artifacts:/1/mod%65l",
+        "mlflow-artifacts:/1/mo\tdel",
+        "mlflow-artifacts:/mlflow.env",
+        "file:///etc",
+        "s3://bucket/1",
+    ],
+)
+def test_files_are_read_from_the_tracking_server_alone(real_world, name, place):
+    """In the one spelling of its addresses; nobody else ever receives this service's login."""
     real_world.add_model(name)
-    real_world.add_version(name)
-    real_world.keep_files_elsewhere(name, 1, "mlflow-artifacts://elsewhere:80/1")
-    with pytest.raises(UnreadableFileError, match="elsewhere"):
-        real_world.registry.files(name, 1)
+    real_world.add_version(name, tags={"atelier.kind": "adapter"})
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        listening.settimeout(0.2)
+        real_world.keep_files_elsewhere(name, 1, place.format(port=listening.getsockname()[1]))
+        for ask in (real_world.registry.files, real_world.registry.adapter_files):
+            with pytest.raises(UnreadableFileError, match="not kept by the tracking server"):
+                ask(name, 1)
+        with pytest.raises(TimeoutError):
+            listening.accept()
 
 
 def test_names_with_both_kinds_of_quotes_cannot_be_searched_for(real_world, name):

@@ -10,7 +10,7 @@ import mlflow
 import pytest
 import torch
 from atelier_contracts import names
-from atelier_contracts.manifests import AdapterManifest, Evidence
+from atelier_contracts.manifests import AdapterManifest, Evidence, file_sha256
 from atelier_trainer.errors import TrackingError
 from atelier_trainer.train import train
 
@@ -38,6 +38,7 @@ def test_the_version_carries_its_tags_and_files(left, tmp_path):
     evidence = Evidence.model_validate_json((folder / names.ADAPTER_FOLDER / names.EVIDENCE_FILE).read_text())
     assert manifest.bundle_digest == version.tags[names.TAG_BUNDLE_DIGEST]
     assert manifest.run_id == left.trained.run_id
+    assert evidence.weights_sha256 == file_sha256(folder / names.ADAPTER_FOLDER / names.WEIGHTS_FILE)
     assert evidence.output_finite
     assert evidence.onnx_max_error < 1e-5
     assert evidence.validation_loss == left.trained.validation_loss

@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import json
 import logging
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any, Literal
 
 from atelier_contracts.promotion import Action, Decision, Verdict
@@ -26,6 +27,9 @@ from atelier_registry.tables import entries, events
 log = logging.getLogger(__name__)
 
 Kind = Literal["begun", "done", "failed", "refused", "proposed", "rejected", "outside", "recorded", "reverted"]
+CLOCK_SKEW = timedelta(minutes=5)
+"""How far ahead another process's clock may be before its times are no longer followed."""
+
 MOVED = ("done", "outside")
 """Kinds of entries after which an alias points somewhere else."""
 
@@ -67,8 +71,11 @@ class Move:
 class Ledger:
     """The chain and the outbox. Every method raises `DatabaseUnavailableError` where the database does not answer."""
 
-    def __init__(self, engine: Engine) -> None:
-        self._engine = engine
+    def __init__(self, engine: Engine, clock: Callable[[], datetime] = lambda: datetime.now(UTC)) -> None:
+        self._engine, self._clock = engine, clock
+        self._aliases: dict[tuple[str, str], Move] = {}
+        self._aliases_read = 0
+        self._aliases_lock = threading.Lock()
         self._writer = engine.execution_options(immediate=True)
         self._watchers: list[Callable[[Decision], None]] = []
 
@@ -92,7 +99,7 @@ class Ledger:
         with self._appending() as connection:
             if kind == "begun":
                 self._check_free(connection, facts)
-            number = _append(connection, None, kind, facts)
+            number = _append(connection, None, kind, facts, self._clock())
             if kind == "outside":
                 _emit(connection, number, facts)
         return self._logged(number)
@@ -107,7 +114,7 @@ class Ledger:
         with self._appending() as connection:
             if kind == "begun":
                 self._check_free(connection, facts)
-            _append(connection, decision.id, kind, facts)
+            _append(connection, decision.id, kind, facts, self._clock())
             if kind == "done" and decision.alias is not None:
                 _emit(connection, decision.id, facts)
         return self._logged(decision.id)
@@ -165,10 +172,17 @@ class Ledger:
         return next(iter(self._moves(query if at is None else query.where(entries.c.at <= chain.timestamp(at)))), None)
 
     def aliases(self) -> dict[tuple[str, str], Move]:
-        """Where every alias went last."""
-        last = select(func.max(entries.c.id)).where(entries.c.kind.in_(MOVED), entries.c.alias.is_not(None))
-        found = self._moves(_moved().where(entries.c.id.in_(last.group_by(entries.c.model, entries.c.alias))))
-        return {(move.model, move.alias): move for move in found}
+        """Where every alias went last. Entries are never changed, so each is read once, however often this is asked."""
+        with self._aliases_lock:
+            newest, _ = self.head()
+            if newest < self._aliases_read:  # another database: one that was restored
+                self._aliases, self._aliases_read = {}, 0
+            new = entries.c.id > self._aliases_read, entries.c.id <= newest, entries.c.alias.is_not(None)
+            self._aliases |= {
+                (move.model, move.alias): move for move in self._moves(_moved().where(*new).order_by(entries.c.id))
+            }
+            self._aliases_read = newest
+            return dict(self._aliases)
 
     def adapter_digest(self, model: str, version: int, since: datetime) -> str | None:
         """The digest that was decided on the last time that an alias was let point at a version.
@@ -279,7 +293,7 @@ class Ledger:
             raise DatabaseUnavailableError from error
 
 
-def _append(connection: Connection, decision: int | None, kind: Kind, facts: Facts) -> int:
+def _append(connection: Connection, decision: int | None, kind: Kind, facts: Facts, now: datetime) -> int:
     newest = select(entries.c.id, entries.c.hash, entries.c.at).order_by(entries.c.id.desc()).limit(1)
     last = connection.execute(newest).first()
     number = last.id + 1 if last else 1
@@ -287,13 +301,25 @@ def _append(connection: Connection, decision: int | None, kind: Kind, facts: Fac
         "id": number,
         "decision": decision or number,
         "kind": kind,
-        # a clock that was set back must not put an entry before its predecessor
-        "at": max(chain.timestamp(datetime.now(UTC)), last.at if last else ""),
+        "at": _stamp(now, last.at if last else ""),
         "details": chain.canonical(facts.details),
         "previous_hash": last.hash if last else chain.GENESIS,
     }
     connection.execute(insert(entries).values(**row, hash=chain.digest(row)))
     return number
+
+
+def _stamp(now: datetime, before: str) -> str:
+    """The time of an entry: not before its predecessor's, unless that came from a clock that was far ahead.
+
+    Clocks of several processes differ by a little. An entry that is hours ahead would otherwise stamp all later ones alike.
+    """
+    stamp = chain.timestamp(now)
+    if stamp >= before or before > chain.timestamp(now + CLOCK_SKEW):
+        if stamp < before:
+            log.warning("the newest entry was stamped %s by a clock that is ahead of this one, which says %s", before, stamp)
+        return stamp
+    return before
 
 
 def _emit(connection: Connection, decision: int, facts: Facts) -> None:
