@@ -61,8 +61,9 @@ def test_graphs_have_the_opset_and_pass_the_checker(bundle):
         } == {OPSET}
 
 
+@pytest.mark.parametrize("file", [names.UNET_FILE, names.FUSED_UNET_FILE])
 @pytest.mark.parametrize(("rows", "side", "rank"), [(1, 16, 4), (2, 16, 0), (3, 24, 12), (5, 8, 1)])
-def test_the_unet_computes_what_torch_computes(bundle, pipeline, rows, side, rank):
+def test_the_unet_computes_what_torch_computes(bundle, pipeline, rows, side, rank, file):
     folder, manifest = bundle
     fed = feeds(manifest, rows, side, rank)
     unet = pipeline.unet
@@ -73,8 +74,25 @@ def test_the_unet_computes_what_torch_computes(bundle, pipeline, rows, side, ran
     with torch.inference_mode():
         inputs = [torch.from_numpy(fed[key]) for key in ("sample", "timestep", "encoder_hidden_states")]
         wanted = unet(*inputs).sample.numpy()
-    got = session(folder / names.UNET_FILE).run(None, fed)[0]
+    got = session(folder / file).run(None, fed)[0]
     assert np.abs(got - wanted).max() <= 1e-5 * np.abs(wanted).max()
+
+
+def test_one_graph_is_standard_and_the_other_has_attention_in_one_operator(bundle):
+    folder, _ = bundle
+    standard, fused = (onnx.load(folder / name, load_external_data=False) for name in (names.UNET_FILE, names.FUSED_UNET_FILE))
+    assert {node.domain for node in standard.graph.node} == {""}
+    kinds = [node.op_type for node in fused.graph.node]
+    assert kinds.count("MultiHeadAttention") == [node.op_type for node in standard.graph.node].count("Softmax") > 0
+    assert "Softmax" not in kinds
+
+
+@pytest.mark.parametrize("file", [names.UNET_FILE, names.FUSED_UNET_FILE])
+def test_a_row_does_not_depend_on_its_company(bundle, file):
+    folder, manifest = bundle
+    fed, unet = feeds(manifest, 5, 16, 0), session(folder / file)
+    alone = {name: value[2:3] if len(value) == 5 else value for name, value in fed.items()}
+    assert np.array_equal(unet.run(None, fed)[0][2:3], unet.run(None, alone)[0])
 
 
 def test_a_row_is_served_with_its_own_scale(bundle):

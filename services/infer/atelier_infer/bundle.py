@@ -93,6 +93,8 @@ def open_bundle(folder: Path, *, runtime: Runtime, decode_tile_px: int = 768) ->
         raise BundleError(f"{where}: {names.TOKENIZER_FILE} cannot be read: {error}") from error
     layers = {name: FLOATS for layer in manifest.lora_targets for name in names.lora_inputs(layer)}
 
+    unet = names.FUSED_UNET_FILE if runtime.fuses and names.FUSED_UNET_FILE in manifest.files else names.UNET_FILE
+
     def opened(file: str, contract: Graph, *, half: bool = False) -> ort.InferenceSession:
         return _session(runtime, folder / file, f"{manifest.digest()}-{file.removesuffix('.onnx')}", contract, half)
 
@@ -102,7 +104,7 @@ def open_bundle(folder: Path, *, runtime: Runtime, decode_tile_px: int = 768) ->
         schedule=schedule,
         prompts=PromptReader(tokenizer, text_tokens=manifest.text_tokens, pad_token_id=manifest.pad_token_id),
         texts=TextStates(opened(names.TEXT_ENCODER_FILE, TEXT_GRAPH)),
-        unet=runtime.bound(opened(names.UNET_FILE, (UNET_GRAPH[0] | layers, UNET_GRAPH[1]), half=True)),
+        unet=runtime.bound(opened(unet, (UNET_GRAPH[0] | layers, UNET_GRAPH[1]), half=True)),
         vae_decoder=opened(names.VAE_DECODER_FILE, VAE_GRAPH),
         no_adapter=_rank_zero(manifest.lora_targets),
         decode_tile_px=decode_tile_px,
