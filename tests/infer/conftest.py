@@ -17,6 +17,7 @@ from atelier_contracts.manifests import AdapterManifest, BundleManifest
 from atelier_infer import desk, drawing
 from atelier_infer.app import create_app, make_engine
 from atelier_infer.engine import Engine
+from atelier_infer.memory_model import Cost, MemoryModel
 from atelier_infer.metrics import Metrics
 from atelier_infer.orders import Order
 from atelier_infer.settings import Settings
@@ -27,6 +28,12 @@ from .fake_store import FakeStore
 from .tiny_bundle import adapter_tensors, build_adapter, build_bundle
 
 SECRET = "rita-s token"
+TINY_MEMORY = MemoryModel(
+    resident_bytes=2**20,
+    step=Cost(fixed=0, per_px=64, per_px2=0, measured_px=1),
+    decode=Cost(fixed=0, per_px=64, per_px2=0, measured_px=1),
+)
+"""Of tiny_bundle, about; measuring it at each start would take a second."""
 
 
 @dataclass
@@ -124,7 +131,12 @@ def make_service(tmp_path, store, token_file):
             metrics = Metrics()
             engine = make_engine(settings, metrics)
             app = create_app(
-                engine=engine, metrics=metrics, store=store, tokens=TokenFile(settings.token_file), settings=settings
+                engine=engine,
+                metrics=metrics,
+                store=store,
+                tokens=TokenFile(settings.token_file),
+                settings=settings,
+                measure=lambda folder, limit_bytes: TINY_MEMORY,
             )
             url = stack.enter_context(app_running(app))
             headers = {"Authorization": f"Bearer {SECRET}"}

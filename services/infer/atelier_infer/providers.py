@@ -103,9 +103,13 @@ class Runtime:
             )
         return session
 
+    @property
+    def build(self) -> str:
+        """Names what graphs are made for: one optimised by one version, or for one kind of processor, may not suit another."""
+        return f"{self.provider}-{ort.__version__}-{_processor()}"
+
     def _home(self, key: str) -> Path | None:
-        # a graph optimised by one version, or for one kind of processor, may not suit another
-        return self.cache_dir and self.cache_dir / "graphs" / f"{self.provider}-{ort.__version__}-{_processor()}" / key
+        return self.cache_dir and self.cache_dir / "graphs" / self.build / key
 
     def _open(self, path: Path, home: Path | None, options: ort.SessionOptions | None = None) -> ort.InferenceSession:
         return ort.InferenceSession(str(path), options or self._options(), providers=[self._provider(home)])

@@ -7,11 +7,23 @@ from fastapi.responses import JSONResponse
 from fastapi.security import HTTPBearer
 from starlette.concurrency import run_in_threadpool
 
-from atelier_infer.answers import CanaryState, Listed, LoadedAdapter, LoadedBundle, Models, Served, Status, VersionList
+from atelier_infer.answers import (
+    CanaryState,
+    Listed,
+    LoadedAdapter,
+    LoadedBundle,
+    MemoryState,
+    Models,
+    Served,
+    Status,
+    VersionList,
+)
 from atelier_infer.canary import Canary
+from atelier_infer.disk_cache import DiskCache
 from atelier_infer.engine import Engine
 from atelier_infer.gallery import Gallery
 from atelier_infer.loader import Loader
+from atelier_infer.memory import MIB, Memory
 from atelier_infer.metrics import Metrics
 from atelier_infer.problems import DOCUMENTED
 from atelier_infer.settings import Settings
@@ -28,16 +40,19 @@ def make_router(
     gallery: Gallery,
     metrics: Metrics,
     settings: Settings,
+    disk: DiskCache,
     canary: Canary | None = None,
 ) -> APIRouter:
     """The routes, over the parts given."""
     router = APIRouter()
     login = [Depends(HTTPBearer(auto_error=False))]  # for the OpenAPI document; the gate has looked already
 
-    @router.get("/healthz")
-    async def healthz() -> Status:
-        """The process answers. No login."""
-        return Status(status="alive")
+    @router.get("/healthz", responses={503: {"model": Status}})
+    async def healthz() -> Response:
+        """The process answers, and the thread that draws works or waits for work; otherwise start it anew. No login."""
+        if not engine.alive:
+            return JSONResponse(Status(status="stuck").model_dump(), 503)
+        return JSONResponse(Status(status="alive").model_dump())
 
     @router.get("/readyz", responses={503: {"model": Status}})
     async def readyz() -> Response:
@@ -86,6 +101,9 @@ def make_router(
                 for digest, bundle in bundles.items()
             ],
             requests=engine.admitted,
+            memory=_memory(engine.memory) if engine.memory else None,
+            cache_mib=round(await run_in_threadpool(lambda: disk.nbytes) / MIB, 1),
+            cache_limit_mib=settings.cache_limit_mib,
         )
 
     @router.get("/versions", dependencies=login, responses={401: DOCUMENTED[401], 503: DOCUMENTED[503]})
@@ -124,6 +142,14 @@ def make_router(
         return Response(png, media_type="image/png", headers={"Cache-Control": "private, max-age=3600"})
 
     return router
+
+
+def _memory(memory: Memory) -> MemoryState:
+    return MemoryState(
+        limit_mib=round(memory.limit_bytes / MIB, 1),
+        free_mib=round(memory.free_bytes / MIB, 1),
+        held_mib={part: round(nbytes / MIB, 1) for part, nbytes in memory.parts().items()},
+    )
 
 
 def _state(canary: Canary) -> CanaryState:

@@ -35,8 +35,9 @@ BUNDLE_FILES = {
 class Shelf:
     """`<folder>/adapters/<digest>/` and `<folder>/bundles/<digest>/`. Deleting any of it costs a download, nothing else."""
 
-    def __init__(self, store: Store, folder: Path) -> None:
-        self._store, self._folder = store, folder
+    def __init__(self, store: Store, folder: Path, used: Callable[[Path], None] = lambda home: None) -> None:
+        """`used` is told of each folder that is handed out."""
+        self._store, self._folder, self._used = store, folder, used
 
     def tidy(self) -> None:
         """Removes downloads that a killed process left behind."""
@@ -84,6 +85,7 @@ class Shelf:
                     log.warning("cached copy dropped", extra={"fields": {"folder": str(home), "reason": str(error)}})
                     shutil.rmtree(home)
                 else:
+                    self._used(home)
                     return home
             home.parent.mkdir(parents=True, exist_ok=True)
             with tempfile.TemporaryDirectory(prefix=INCOMING, dir=self._folder) as name:
@@ -101,6 +103,7 @@ class Shelf:
                     (found[0].parent / file).rename(clean / file)
                 if not home.exists():  # another process may have been quicker
                     clean.rename(home)
+        self._used(home)
         return home
 
 
