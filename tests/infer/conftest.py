@@ -127,6 +127,7 @@ def make_service(tmp_path, store, token_file):
                 "intra_op_threads": 1,
                 "drain_timeout_s": 5,
             }
+            extras = {name: changes.pop(name) for name in ("measure", "report_revert") if name in changes}
             settings = Settings(**(values | changes))
             metrics = Metrics()
             engine = make_engine(settings, metrics)
@@ -136,7 +137,7 @@ def make_service(tmp_path, store, token_file):
                 store=store,
                 tokens=TokenFile(settings.token_file),
                 settings=settings,
-                measure=lambda folder, limit_bytes: TINY_MEMORY,
+                **{"measure": lambda folder, limit_bytes: TINY_MEMORY, **extras},
             )
             url = stack.enter_context(app_running(app))
             headers = {"Authorization": f"Bearer {SECRET}"}

@@ -183,7 +183,7 @@ def create_app(
         docs_url=None,  # the pages load scripts from elsewhere
         redoc_url=None,
     )
-    app.state.desk = desk
+    app.state.desk, app.state.loader = desk, loader
     app.include_router(
         make_router(
             engine=engine,

@@ -104,7 +104,7 @@ class Batch:
         return self._run(drawings, feeds)
 
     def _run(self, drawings: Drawings, feeds: Feeds) -> Array:
-        """Runs the graph on all rows at once, or on one after the other: a row does not depend on its company."""
+        """Runs the graph on all rows at once, or on one after the other, which changes rounding alone."""
         rows, unet = _all_rows(drawings), drawings[0].bundle.unet
         try:
             if self._rows_at_once(drawings) >= rows:

@@ -282,27 +282,31 @@ class Engine:
                 self._busy_since = time.monotonic()
             self._run_errands()
             self._sweep()
+            self._turn()
+
+    def _turn(self) -> None:
+        """One step of those whose turn it is; a method, so that no job is held while the thread waits for the next."""
+        with self._condition:
+            jobs = self._turns.next()
+            if not jobs and self._decoding:  # its end makes room
+                self._condition.wait(ROOM_POLL_S)
+                return
+            left = list(self._turns)
+        if not jobs and left and self.memory:
+            oldest = min(left, key=lambda job: job.queued_at)
+            picture: Any = oldest.picture
+            self._end(oldest, self.memory.full(picture))
+            return
+        started = time.monotonic()
+        if jobs := [job for job in jobs if self._begun(job)]:
+            rows = sum(job.rows for job in jobs)
+            self._step(jobs)
+            seconds = time.monotonic() - started
+            for job in jobs:
+                job.cost_s += seconds / len(jobs)
             with self._condition:
-                jobs = self._turns.next()
-                if not jobs and self._decoding:  # its end makes room
-                    self._condition.wait(ROOM_POLL_S)
-                    continue
-                left = list(self._turns)
-            if not jobs and left and self.memory:
-                oldest = min(left, key=lambda job: job.queued_at)
-                picture: Any = oldest.picture
-                self._end(oldest, self.memory.full(picture))
-                continue
-            started = time.monotonic()
-            if jobs := [job for job in jobs if self._begun(job)]:
-                rows = sum(job.rows for job in jobs)
-                self._step(jobs)
-                seconds = time.monotonic() - started
-                for job in jobs:
-                    job.cost_s += seconds / len(jobs)
-                with self._condition:
-                    self._turns.spent(seconds)
-                self._stepped(rows, len(jobs), seconds)
+                self._turns.spent(seconds)
+            self._stepped(rows, len(jobs), seconds)
 
     def _begun(self, job: Job) -> bool:
         if job.started_at is not None:
