@@ -6,7 +6,6 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 import numpy as np
-import onnx
 import pytest
 from atelier_contracts import names
 from atelier_infer.adapter import load_adapter
@@ -19,13 +18,13 @@ from atelier_infer.memory_limit import MARGIN, usable_bytes
 from atelier_infer.memory_measurement import Measurement
 from atelier_infer.memory_model import HEADROOM, Cost, MemoryModel, fit
 from atelier_infer.providers import Runtime
-from onnx import TensorProto, helper, numpy_helper
+from onnx import TensorProto, helper
 from PIL import Image
 
 from .conftest import TINY_MEMORY
 from .test_batch import plan as plan
 from .test_generate import problem
-from .tiny_bundle import build_bundle, write_manifest
+from .tiny_bundle import build_bundle, change_unet, write_manifest
 
 PLENTY = 2**40
 
@@ -270,19 +269,9 @@ def test_the_account_is_told_to_prometheus(service):
 def hungry(folder) -> None:
     """A base whose step asks ONNX Runtime for rows ** 24 / 2 ** 24 floats: 4 rows have them, 8 rows ask for a pebibyte."""
     build_bundle(folder)
-    path = folder / names.UNET_FILE
-    model = onnx.load(path)
-    graph = model.graph
-    constants = {
-        "first": np.array(0),
-        "exponent": np.array(24.0),
-        "divisor": np.array([2.0**24]),
-        "nothing": np.array(0, np.float32),
-    }
-    graph.initializer.extend(numpy_helper.from_array(value, name) for name, value in constants.items())
-    (last,) = (node for node in graph.node if "out_sample" in node.output)
-    last.output[:] = ["plain"]
-    graph.node.extend(
+    change_unet(
+        folder,
+        {"first": np.array(0), "exponent": np.array(24.0), "divisor": np.array([2.0**24]), "nothing": np.array(0, np.float32)},
         [
             helper.make_node("Gather", ["shape", "first"], ["b"]),
             helper.make_node("Cast", ["b"], ["b float"], to=TensorProto.DOUBLE),
@@ -293,10 +282,8 @@ def hungry(folder) -> None:
             helper.make_node("ReduceSum", ["zeros"], ["sum"], keepdims=0),
             helper.make_node("Mul", ["sum", "nothing"], ["zero"]),
             helper.make_node("Add", ["plain", "zero"], ["out_sample"]),
-        ]
+        ],
     )
-    onnx.save(model, path, save_as_external_data=True, location=f"{path.name}.data", size_threshold=64)
-    write_manifest(folder)
 
 
 @pytest.fixture
