@@ -114,11 +114,11 @@ def test_a_base_that_cannot_be_run_is_refused_with_the_reason(tmp_path):
 
 
 def test_a_picture_that_never_fits_is_refused_with_the_largest_square(opened):
-    memory, base = Memory(100 * MIB, process_bytes=20 * MIB), replace(opened, memory=costs(1000, resident=12 * MIB))
-    memory.check_size(base, 256, 256)  # 68 MiB are left for 62.5 and a preview of 4
+    memory, base = Memory(100 * MIB, process_bytes=20 * MIB), replace(opened, memory=costs(1000, resident=10 * MIB))
+    memory.check_size(base, 256, 256)  # 70 MiB are left for 62.5 and a preview of 6
     with pytest.raises(PictureSizeError, match="received 272 x 256; the largest square that fits is 256 x 256 px"):
         memory.check_size(base, 272, 256)
-    base = replace(base, memory=costs(1000, resident=75 * MIB))
+    base = replace(base, memory=costs(1000, resident=72 * MIB))
     with pytest.raises(PictureSizeError, match="the largest square that fits is 32 x 32 px"):
         memory.check_size(base, 128, 128)
     memory.check_size(opened, 4096, 4096)  # not measured, so not known
@@ -139,7 +139,7 @@ def test_tiles_are_smaller_where_a_whole_picture_leaves_no_room_for_a_step(opene
 
 
 def test_a_step_takes_pictures_as_long_as_their_rows_fit(opened, plan):
-    memory = Memory(14 * MIB, process_bytes=0)  # 10 without a preview
+    memory = Memory(16 * MIB, process_bytes=0)  # 10 without a preview
     base = replace(opened, memory=costs(1024))
     drawings = [Drawing(base, [], replace(plan, guidance_scale=3.0, width=32)) for _ in range(8)]  # 2 rows of 1 MiB each
     assert [memory.fits(drawings[:count], ()) for count in (1, 5, 6)] == [True, True, False]
@@ -151,12 +151,12 @@ def test_a_step_takes_pictures_as_long_as_their_rows_fit(opened, plan):
     assert memory.rows_at_once(drawings[:1]) == 1
     memory.hold(drawings[0], "adapters", 1 * MIB)
     assert not memory.fits(drawings[:1], ())
-    assert "needs 1 MiB now: of 14 MiB are held: adapters 10" in str(memory.full(drawings[0]))
+    assert "needs 1 MiB now: of 16 MiB are held: adapters 10" in str(memory.full(drawings[0]))
 
 
 def test_a_step_leaves_room_for_what_is_decoded(opened, plan):
-    memory, base = Memory(10 * MIB, process_bytes=0), replace(opened, memory=costs(1024, decode_px=64))
-    drawing = Drawing(base, [], plan)  # a preview takes 8 MiB with its bytes
+    memory, base = Memory(14 * MIB, process_bytes=0), replace(opened, memory=costs(1024, decode_px=64))
+    drawing = Drawing(base, [], plan)  # a preview takes 10 MiB with its bytes
     assert memory.fits([drawing], ())
     large = Drawing(base, [], replace(plan, width=320, height=320))
     assert not memory.fits([drawing], [large])

@@ -1,7 +1,9 @@
 """The exported graphs compute what torch computes: with an adapter, without one, at other sizes and batches."""
 
 import json
+import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import onnx
@@ -16,6 +18,7 @@ from atelier_trainer.errors import ExportError
 
 from .conftest import TINY
 
+ROOT = Path(__file__).parents[2]
 pytestmark = pytest.mark.timeout(1200)  # an export takes minutes on a machine that is busy
 
 
@@ -175,3 +178,16 @@ def test_parity_is_measured_with_the_adapter_in(bundle, pipeline):
     pipeline.unet.conv_out.weight.data *= 1.01
     with pytest.raises(ExportError, match="differ by"):
         adapter.measure_parity(pipeline.unet, folder, manifest)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="peaks are read from /proc")
+def test_wide_pictures_stay_within_the_memory_that_the_service_was_given(bundle, tmp_path):
+    """The largest size there is, with the service's own parts: attention that holds all scores would take 19 GB."""
+    report = tmp_path / "report.json"
+    command = [sys.executable, ROOT / "benchmarks/infer_memory.py", "--bundle", bundle[0], "--memory-mib", "600"]
+    rest = ["--size", "640", "1024", "--steps", "1", "--threads", "1", "--json", report]
+    answer = subprocess.run([*command, *rest], capture_output=True, text=True)
+    assert answer.returncode == 0, answer.stdout + answer.stderr
+    sizes = json.loads(report.read_text())["sizes"]
+    assert [one["px"] for one in sizes] == [640, 1024]
+    assert all(0 < one["step_peak_mib"] <= 600 and 0 < one["decode_peak_mib"] <= 600 for one in sizes)

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from atelier_infer.drawing import Drawing
 
 MIB = 2**20
-PIXEL_BYTES = 64
+PIXEL_BYTES = 96
 """Of a picture of the decoder while it becomes a PNG: float32 and its copies, levels, bytes."""
 
 SHRINK_FROM = 64 * MIB

@@ -46,7 +46,7 @@ class Measurement:
         runtime: what runs them.
         decode_tile_px: longest side that is decoded whole.
         max_side_px: largest side that is drawn.
-        seconds: no further size is begun that would end after them.
+        seconds: of the steps, and of the decodings: no further size is begun that would end after them.
     """
 
     runtime: Runtime
@@ -133,7 +133,7 @@ def measured(bundle: Bundle, before: int, *, max_side_px: int, seconds: float, l
         seconds: likewise.
         limit_bytes: likewise.
     """
-    manifest, began = bundle.manifest, time.monotonic()
+    manifest = bundle.manifest
     multiple, native = manifest.size_multiple_px, manifest.native_size_px
     rounded = {max(multiple, int(native * ratio) // multiple * multiple) for ratio in RATIOS}
     sides = [side for side in sorted(rounded) if side <= max_side_px] or [multiple]
@@ -168,7 +168,7 @@ def measured(bundle: Bundle, before: int, *, max_side_px: int, seconds: float, l
         ("decode", decode, [(1, side) for side in small]),
         ("step", step, [(rows, side) for side in sides for rows in (1, 2)]),
     ):
-        took, last, last_px = 0.0, 0, 0
+        began, took, last, last_px = time.monotonic(), 0.0, 0, 0
         for rows, side in sorted(sizes, key=lambda size: size[0] * size[1] ** 2):
             grows = rows * side**2 / last_px if last_px else 1.0
             if last_px and (time.monotonic() - began + took * grows > seconds or rest - before + last * grows**2 > limit_bytes):
