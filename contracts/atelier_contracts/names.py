@@ -19,6 +19,7 @@ WEIGHTS_FILE, ADAPTER_FILE, EVIDENCE_FILE = "pytorch_lora_weights.safetensors", 
 ADAPTER_FOLDER = "adapter_weights"  # mlflow.diffusers' own name
 BUNDLE_FILE, TOKENIZER_FILE, SCHEDULER_FILE = "bundle.json", "tokenizer.json", "scheduler_config.json"
 TEXT_ENCODER_FILE, UNET_FILE, VAE_DECODER_FILE = "text_encoder.onnx", "unet.onnx", "vae_decoder.onnx"
+FUSED_UNET_FILE = "unet_fused.onnx"  # unet.onnx with ONNX Runtime's own attention operator; older bundles lack it
 
 # Inputs of unet.onnx. Shapes: b batch, r sum of the ranks in the batch, in/out features of the layer.
 LORA_SCALE = "lora_scale"  # [b, 1, r]

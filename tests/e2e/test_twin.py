@@ -85,6 +85,18 @@ def test_train_register_promote_generate_roll_back(twin):
         assert drawn_by(infer, version=2) == "2"
 
 
+def test_wide_pictures_fit_the_memory_of_the_container(twin):
+    with twin.api("INFER_PORT", "reader") as infer:
+        for side in (640, 768, 1024):
+            wish = {"prompt": "a red car", "seed": 1, "steps": 2, "width": side, "height": side}
+            answer = infer.post("/generate", json=wish)
+            assert answer.status_code == 200, answer.text
+            assert Image.open(io.BytesIO(answer.content)).size == (side, side)
+        memory = infer.get("/models").json()["memory"]
+    assert 1500 < memory["limit_mib"] < 2048  # what compose.yaml gives it, less a margin
+    assert 0 < memory["free_mib"] < memory["limit_mib"]
+
+
 def test_the_registry_and_infer_ask_each_other(twin):
     asked = {"versions": [1, 2], "pictures": [{"prompt": "a red car", "seed": 1, "steps": 2, "size": 128}]}
     with twin.api("REGISTRY_API_PORT", "reader") as registry:

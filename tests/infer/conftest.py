@@ -17,6 +17,8 @@ from atelier_contracts.manifests import AdapterManifest, BundleManifest
 from atelier_infer import desk, drawing
 from atelier_infer.app import create_app, make_engine
 from atelier_infer.engine import Engine
+from atelier_infer.memory import MIB, Memory
+from atelier_infer.memory_model import Cost, MemoryModel
 from atelier_infer.metrics import Metrics
 from atelier_infer.orders import Order
 from atelier_infer.settings import Settings
@@ -27,6 +29,12 @@ from .fake_store import FakeStore
 from .tiny_bundle import adapter_tensors, build_adapter, build_bundle
 
 SECRET = "rita-s token"
+TINY_MEMORY = MemoryModel(
+    resident_bytes=2**20,
+    step=Cost(fixed=0, per_px=64, per_px2=0, measured_px=1),
+    decode=Cost(fixed=0, per_px=64, per_px2=0, measured_px=1),
+)
+"""Of tiny_bundle, about; measuring it at each start would take a second."""
 
 
 @dataclass
@@ -120,11 +128,19 @@ def make_service(tmp_path, store, token_file):
                 "intra_op_threads": 1,
                 "drain_timeout_s": 5,
             }
+            extras = {name: changes.pop(name) for name in ("measure", "report_revert") if name in changes}
             settings = Settings(**(values | changes))
             metrics = Metrics()
-            engine = make_engine(settings, metrics)
+            # what the tests' own process holds is not the service's
+            memory = Memory(settings.memory_mib * MIB, process_bytes=64 * MIB) if settings.memory_mib else None
+            engine = make_engine(settings, metrics, memory)
             app = create_app(
-                engine=engine, metrics=metrics, store=store, tokens=TokenFile(settings.token_file), settings=settings
+                engine=engine,
+                metrics=metrics,
+                store=store,
+                tokens=TokenFile(settings.token_file),
+                settings=settings,
+                **{"measure": lambda folder, limit_bytes: TINY_MEMORY, **extras},
             )
             url = stack.enter_context(app_running(app))
             headers = {"Authorization": f"Bearer {SECRET}"}

@@ -6,7 +6,9 @@ import time
 import numpy as np
 import pytest
 from atelier_infer.engine import Engine
-from atelier_infer.errors import CancelledJobError, DrainingError, QueueFullError
+from atelier_infer.errors import CancelledJobError, DrainingError, MemoryFullError, QueueFullError
+
+from .conftest import wait
 
 PATIENCE_S = 20
 
@@ -287,3 +289,90 @@ def test_stopping_tells_everyone(make_engine):
             job.future.result(PATIENCE_S)
     with pytest.raises(DrainingError):
         engine.errand(lambda: None)
+
+
+class Account:
+    """Stands for the account of memory: so many pictures fit, and none while another is decoded if `alone`."""
+
+    def __init__(self, room: int, *, alone: bool = False) -> None:
+        self.room, self.alone = room, alone
+
+    def fits(self, pictures, decoded) -> bool:
+        return len(pictures) <= self.room and not (self.alone and decoded)
+
+    def full(self, picture) -> MemoryFullError:
+        return MemoryFullError(f"no memory for {picture.name}")
+
+
+def test_a_step_waits_for_the_memory_of_a_decoding(make_engine):
+    decoding, go = threading.Event(), threading.Event()
+
+    class Decoded(Paced):
+        def finish(self, proceed) -> np.ndarray:
+            decoding.set()
+            assert go.wait(PATIENCE_S)
+            self.journal.append("decoded")
+            return super().finish(proceed)
+
+    engine, journal = make_engine(memory=Account(8, alone=True)), []
+    first, second = Decoded(1, journal, "first"), Paced(1, journal, "second")
+    first.let()
+    second.let()
+    jobs = [engine.submit(first)]
+    assert decoding.wait(PATIENCE_S)
+    jobs.append(engine.submit(second))
+    go.set()
+    assert [job.future.result(PATIENCE_S).shape for job in jobs] == [(1, 1, 3)] * 2
+    assert journal == ["first begins", "first steps", "decoded", "second begins", "second steps"]
+
+
+def test_what_nothing_under_way_can_make_room_for_ends_with_the_reason(make_engine):
+    job = make_engine(memory=Account(0)).submit(Paced(1, name="large"))
+    with pytest.raises(MemoryFullError, match="no memory for large"):
+        job.future.result(PATIENCE_S)
+
+
+def test_a_batch_that_runs_out_of_memory_is_split_and_keeps_its_steps(make_engine):
+    account, seen = Account(8), []
+
+    def scarce(pictures):
+        seen.append([picture.name for picture in pictures])
+        if len(pictures) > 2:
+            account.room = 2
+            raise MemoryFullError("too many")
+        return advance(pictures)
+
+    engine = make_engine(advance=scarce, memory=account, queue_limit=8)
+    held = threading.Event()
+    blocker = threading.Thread(target=engine.errand, args=(lambda: held.wait(PATIENCE_S),))
+    blocker.start()
+    drawings = [Paced(2, key="size", name=str(index)) for index in range(4)]
+    jobs = [engine.submit(drawing) for drawing in drawings]
+    for drawing in drawings:
+        drawing.let(2)
+    held.set()
+    assert [len(job.future.result(PATIENCE_S)) for job in jobs] == [1] * 4
+    blocker.join()
+    assert seen == [["0", "1", "2", "3"], ["0", "1"], ["0", "1"], ["2", "3"], ["2", "3"]]
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+def test_a_thread_that_is_stuck_or_dead_is_not_alive(make_engine):
+    engine = make_engine(stuck_after_s=0.2)
+    assert engine.alive
+    slow = Paced(1)
+    job = engine.submit(slow)
+    slow.arrived()
+    wait(lambda: not engine.alive)
+    slow.let()
+    job.future.result(PATIENCE_S)
+    wait(lambda: engine.alive)
+
+    def broken(rows, drawings, seconds):
+        raise RuntimeError("a defect outside of every step")
+
+    engine = make_engine(stepped=broken)
+    fatal = Paced(1)
+    fatal.let()
+    engine.submit(fatal).future.result(PATIENCE_S)
+    wait(lambda: not engine.alive)

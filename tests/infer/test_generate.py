@@ -231,7 +231,14 @@ def test_open_paths_need_no_login_and_show_no_details(service):
 
 
 def test_models_shows_what_is_loaded(service, adapter, bundle):
-    assert service.client.get("/models").json() == {
+    told = service.client.get("/models").json()
+    assert told.pop("cache_mib") > 0
+    memory = told.pop("memory")
+    assert set(memory["held_mib"]) == {
+        "process", "measurement", "bundles", "adapters", "side_by_side", "pictures", "uploads", "arena"
+    }  # fmt: skip
+    assert memory["free_mib"] == pytest.approx(memory["limit_mib"] - sum(memory["held_mib"].values()), abs=1)
+    assert told == {
         "model": "sketches",
         "scheduler": "ddim",
         "provider": "cpu",
@@ -249,13 +256,14 @@ def test_models_shows_what_is_loaded(service, adapter, bundle):
         ],
         "bundles": [{"bundle_digest": bundle[1].digest(), "base": "tiny/base", "native_size_px": 32}],
         "requests": 0,
+        "cache_limit_mib": 16384,
     }
 
 
 def test_openapi_documents_every_answer(service):
     document = service.client.get("/openapi.json").json()
     answers = document["paths"]["/generate"]["post"]["responses"]
-    assert set(answers) == {"200", "401", "403", "404", "406", "409", "413", "422", "429", "500", "502", "503"}
+    assert set(answers) == {"200", "401", "403", "404", "406", "408", "409", "413", "422", "429", "500", "502", "503"}
     assert set(answers["200"]["content"]) == {"application/json", "image/png", "image/webp"}
     assert document["paths"]["/generate"]["post"]["security"] == [{"HTTPBearer": []}]
     assert all(list(answers[status]["content"]) == ["application/problem+json"] for status in answers if status != "200")

@@ -8,9 +8,10 @@ import pytest
 from atelier_contracts import names
 from atelier_infer import desk, drawing, loader, versions
 from atelier_infer.drawing import Drawing
+from onnx import helper
 
 from .test_generate import problem
-from .tiny_bundle import adapter_tensors, build_adapter, build_bundle
+from .tiny_bundle import adapter_tensors, build_adapter, build_bundle, change_unet
 
 
 @pytest.fixture(autouse=True)
@@ -153,13 +154,17 @@ def test_before_tracking_ever_answered(make_service, store, publish):
 
 
 def test_a_model_that_was_made_anew_starts_from_nothing(service, store, publish):
+    store.pictures[1] = b"\x89PNG of the old one"
+    assert b"old" in service.client.get("/versions/1/picture").content
     before = service.draw().content
     number = publish(seed=5)
     store.folders = {1: store.folders[number]}
     store.make_model_again()  # version 1 is another adapter now
     store.set_alias("champion", 1)
+    store.pictures[1] = b"\x89PNG of the new one"
     service.wait(lambda: service.draw().content != before)
     assert version_of(service.draw()) == "1"
+    assert b"new" in service.client.get("/versions/1/picture").content
 
 
 def test_versions_by_number_are_kept_up_to_the_limit(make_service, store, publish, tmp_path, bundle):
@@ -268,7 +273,17 @@ def test_two_blank_pictures_in_a_row_and_the_version_before_serves_again(service
     assert ready(service) == (200, "ready")
 
 
-@pytest.mark.parametrize("wish", [{"guidance_scale": 29}, {"scale": 3.9}, {"base": True}])
+@pytest.mark.parametrize(
+    "wish",
+    [
+        {"guidance_scale": 29},
+        {"scale": 3.9},
+        {"base": True},
+        {"width": 64, "height": 32},
+        {"adapters": [{"alias": "champion", "weight": 1}] * 4},
+        {"adapters": [{"alias": "champion", "weight": 1}, {"version": 1, "weight": 1}]},
+    ],
+)
 def test_wild_requests_say_nothing_about_a_version(service, store, publish, monkeypatch, wish):
     number = publish(seed=5)
     store.set_alias("champion", number)
@@ -277,6 +292,60 @@ def test_wild_requests_say_nothing_about_a_version(service, store, publish, monk
     for _ in range(3):
         service.draw(**wish)
     assert alias(service)["serving"] == number
+
+
+def test_a_graph_that_fails_says_nothing_about_a_version(make_service, store, publish, tmp_path):
+    """The base's UNet looks up the last row in a list of one: every guided step fails, the others do not."""
+    folder = tmp_path / "fragile"
+    build_bundle(folder)
+    constants = {"first": np.array([0]), "one": np.array([1]), "nothing": np.zeros(1, np.float32)}
+    nodes = [
+        helper.make_node("Gather", ["shape", "first"], ["b"]),
+        helper.make_node("Sub", ["b", "one"], ["last row"]),
+        helper.make_node("Gather", ["nothing", "last row"], ["zero"]),
+        helper.make_node("Add", ["plain", "zero"], ["out_sample"]),
+    ]
+    manifest = change_unet(folder, constants, nodes)
+    store.publish_bundle(folder, manifest.digest())
+    store.set_alias("champion", publish(seed=1, bundle_digest=manifest.digest()))
+    service = make_service()
+    service.wait(lambda: ready(service) == (200, "ready"))
+    store.set_alias("champion", publish(seed=2, bundle_digest=manifest.digest()))
+    service.wait(lambda: version_of(service.draw(guidance_scale=1)) == "2")
+    for _ in range(3):
+        assert "ONNX Runtime failed" in problem(service.draw(), 500)
+    assert alias(service)["serving"] == 2
+    assert service.count("pictures_total", version="2", alias="champion", outcome="failed") == 3
+    assert version_of(service.draw(guidance_scale=1)) == "2"
+
+
+def test_a_step_back_is_reported(make_service, store, publish, monkeypatch):
+    reports = []
+    store.set_alias("champion", publish(seed=1))
+    service = make_service(report_revert=lambda *report: reports.append(report))
+    service.wait(lambda: version_of(service.draw()) == "1")
+    store.set_alias("champion", publish(seed=5))
+    service.wait(lambda: version_of(service.draw()) == "2")
+    blank(service, monkeypatch)
+    for _ in range(4):
+        service.draw()
+    ((name, version, serving, reason),) = reports
+    assert (name, version, serving) == ("champion", 2, 1)
+    assert "2 blank or non-finite pictures in a row" in reason
+
+
+def test_a_dead_thread_is_told_to_who_watches(service, monkeypatch):
+    assert service.client.get("/healthz").json() == {"status": "alive"}
+    service.engine._stuck_after_s = 0.05
+    held = threading.Event()
+    thread = threading.Thread(target=service.engine.errand, args=(lambda: held.wait(20),))
+    thread.start()
+    service.wait(lambda: service.client.get("/healthz").status_code == 503)
+    assert service.client.get("/healthz").json() == {"status": "stuck"}
+    assert service.client.get("/readyz").status_code == 200
+    held.set()
+    thread.join()
+    service.wait(lambda: service.client.get("/healthz").status_code == 200)
 
 
 def test_a_sound_picture_between_two_blank_ones(service, store, publish, monkeypatch):
@@ -334,7 +403,7 @@ def test_what_requests_use_stays_in_memory_and_more_is_told_to_wait(
     errand = service.engine.errand
     monkeypatch.setattr(service.engine, "errand", lambda call: call())  # a probe would wait for the step that waits here
     refused = service.draw(version=2)
-    assert "aliases and requests use 0.7 of the 1 MiB" in problem(refused, 503)
+    assert "requests under way use 0.7 of the 1 MiB" in problem(refused, 503)
     assert refused.headers["retry-after"] == "5"
     assert 1 in [one["version"] for one in service.client.get("/models").json()["adapters"]]
     go.set()

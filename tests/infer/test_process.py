@@ -2,11 +2,14 @@
 
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
 import sys
 import threading
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 
 import httpx
 import pytest
@@ -192,3 +195,60 @@ def test_a_canary_from_the_environment_and_a_job_that_the_end_of_the_process_end
         assert len(receiver.came) == 2
     for secret in (SIGNING, "secret-path", "a cat"):
         assert secret not in log.read_text()
+
+
+def open_socket(client) -> socket.socket:
+    return socket.create_connection((client.base_url.host, client.base_url.port), 30)
+
+
+def answer_of(connection: socket.socket) -> bytes:
+    """Everything until the other side closes."""
+    received = b""
+    with connection:
+        while part := connection.recv(65536):
+            received += part
+    return received
+
+
+def resident_mib(process: subprocess.Popen) -> float:
+    text = open(f"/proc/{process.pid}/status").read()  # noqa: SIM115
+    return int(re.search(r"VmHWM:\s+(\d+)", text)[1]) / 1024
+
+
+def test_half_sent_requests_are_bounded_in_memory_and_time(mlflow_server, start):
+    publisher = MlflowPublisher(mlflow_server.uri)
+    process, client, _ = start(publisher.model, UPLOAD_MIB=32, UPLOAD_TIMEOUT_S=3, HEADER_TIMEOUT_S=1)
+    before, login = resident_mib(process), f"Authorization: Bearer {SECRET}\r\n"
+    head = f"POST /verify HTTP/1.1\r\nHost: x\r\n{login}Content-Length: 30000000\r\n\r\n".encode()
+
+    def send(index: int) -> bytes:
+        connection = open_socket(client)
+        with suppress(ConnectionError):  # the answer may come, and the connection end, before all is sent
+            connection.sendall(head + b"x" * 20_000_000)
+        try:
+            return answer_of(connection)
+        except ConnectionError:
+            return b"reset"
+
+    with ThreadPoolExecutor(20) as pool:
+        answers = pool.map(send, range(20))
+        assert client.get("/models").status_code == 200
+        assert client.post("/generate", json={"prompt": "a cat"}).status_code == 409  # small bodies have a sum of their own
+        kinds = [answer.split(b"\r\n")[0] for answer in answers]
+    assert kinds.count(b"HTTP/1.1 408 Request Timeout") <= 1
+    assert set(kinds) <= {b"HTTP/1.1 408 Request Timeout", b"HTTP/1.1 503 Service Unavailable", b"reset"}
+    assert resident_mib(process) - before < 150  # 400 were sent
+    assert client.get("/models").json()["memory"]["held_mib"]["uploads"] == 0
+
+    halves = [open_socket(client) for _ in range(50)]
+    for half in halves:
+        half.sendall(b"GET /healthz HTTP/1.1\r\nHost: x\r\nX-Slow: ")
+    silent, again = open_socket(client), open_socket(client)
+    again.sendall(b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n")
+    assert again.recv(65536).startswith(b"HTTP/1.1 200 OK")
+    again.sendall(b"GET /healthz HTTP/1.1\r\n")  # the second request of a connection
+    assert {answer_of(one) for one in (*halves, silent, again)} <= {b"", b'{"status":"alive"}'}
+    small = open_socket(client)
+    small.sendall(f"POST /generate HTTP/1.1\r\nHost: x\r\n{login}Content-Length: 50\r\n\r\n{{".encode())
+    assert answer_of(small).startswith(b"HTTP/1.1 408 Request Timeout")
+    assert client.get("/healthz").status_code == 200

@@ -15,6 +15,7 @@ from atelier_infer.providers import NAMES, Runtime
 
 from .test_batch import drawn_together
 from .test_batch import plan as plan
+from .tiny_bundle import build_bundle, write_manifest
 
 
 @pytest.fixture
@@ -38,6 +39,16 @@ def test_the_second_opening_takes_what_the_first_optimised(bundle, tmp_path, pla
     assert [(home / OPTIMIZED).stat().st_mtime_ns for home in homes] == stamps
     pictures = [drawn_together(one, [([], plan)])[0].finish() for one in (first, again)]
     np.testing.assert_array_equal(*pictures)
+
+
+def test_attention_in_one_operator_is_run_where_the_bundle_and_the_provider_have_it(tmp_path):
+    folder = tmp_path / "bundle"
+    build_bundle(folder)
+    (folder / names.FUSED_UNET_FILE).write_bytes((folder / names.UNET_FILE).read_bytes())
+    write_manifest(folder)
+    open_bundle(folder, runtime=Runtime("cpu", 1, tmp_path))
+    assert [home.name.partition("-")[2] for home in graphs(tmp_path)] == ["text_encoder", "unet_fused", "vae_decoder"]
+    assert (Runtime("cuda").fuses, Runtime("openvino").fuses) == (True, False)
 
 
 def test_the_cached_graph_is_what_is_opened(bundle, tmp_path):

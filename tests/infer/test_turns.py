@@ -140,3 +140,40 @@ def test_iterating_gives_everyone_once(rows_limit):
         line.add(seat)
     line.next()
     assert sorted(map(id, line)) == sorted(map(id, seats))
+
+
+def test_one_joins_as_long_as_there_is_the_memory_and_steps_back_when_there_is_less():
+    room = [3]
+    line, seats = (
+        Turns(rows_limit=8, rank_limit=64, enough_memory=lambda some: len(some) <= room[0]),
+        [Seat() for _ in range(5)],
+    )
+    for seat in seats:
+        line.add(seat)
+    assert line.next() == seats[:3]
+    room[0] = 1
+    assert line.next() == seats[:1]
+    room[0] = 4
+    assert line.next() == seats[:4], "who was put back comes before who has not begun"
+    line.split()
+    assert line.next() == seats[:4], "without a reason to stay apart they join again"
+    room[0] = 2
+    line.split()
+    assert line.next() == seats[:2]
+    for seat in seats:
+        line.remove(seat)
+    assert (len(line), line.next()) == (0, [])
+
+
+def test_a_size_for_which_there_is_no_memory_does_not_hold_up_the_others():
+    line, large, small = (
+        Turns(rows_limit=8, rank_limit=64, enough_memory=lambda some: some[0].key != "large"),
+        Seat(key="large"),
+        Seat(),
+    )
+    line.add(large)
+    line.add(small)
+    assert line.next() == [small]
+    line.remove(small)
+    assert line.next() == []
+    assert len(line) == 1

@@ -89,6 +89,19 @@ def write_manifest(folder: Path, *, seed: int = 0, **changes) -> BundleManifest:
     return manifest
 
 
+def change_unet(folder: Path, constants: dict[str, np.ndarray], nodes: list[onnx.NodeProto]) -> BundleManifest:
+    """Puts nodes behind a base's UNet: from `plain`, which it gave before, and `shape`, that of its input, to `out_sample`."""
+    path = folder / names.UNET_FILE
+    graph = onnx.load(path).graph
+    (last,) = (node for node in graph.node if "out_sample" in node.output)
+    last.output[:] = ["plain"]
+    graph.initializer.extend(numpy_helper.from_array(value, name) for name, value in constants.items())
+    graph.node.extend(nodes)
+    path.with_name(f"{path.name}.data").unlink()
+    _save(graph, path, external=True)
+    return write_manifest(folder)
+
+
 def adapter_tensors(*, seed: int = 1, rank: int = 2, scale: float = 1.0, layers=tuple(TARGETS)) -> dict[str, np.ndarray]:
     draw = np.random.default_rng(seed)
     found = {}

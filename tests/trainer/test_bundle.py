@@ -1,7 +1,9 @@
 """The exported graphs compute what torch computes: with an adapter, without one, at other sizes and batches."""
 
 import json
+import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import onnx
@@ -16,6 +18,7 @@ from atelier_trainer.errors import ExportError
 
 from .conftest import TINY
 
+ROOT = Path(__file__).parents[2]
 pytestmark = pytest.mark.timeout(1200)  # an export takes minutes on a machine that is busy
 
 
@@ -61,8 +64,9 @@ def test_graphs_have_the_opset_and_pass_the_checker(bundle):
         } == {OPSET}
 
 
+@pytest.mark.parametrize("file", [names.UNET_FILE, names.FUSED_UNET_FILE])
 @pytest.mark.parametrize(("rows", "side", "rank"), [(1, 16, 4), (2, 16, 0), (3, 24, 12), (5, 8, 1)])
-def test_the_unet_computes_what_torch_computes(bundle, pipeline, rows, side, rank):
+def test_the_unet_computes_what_torch_computes(bundle, pipeline, rows, side, rank, file):
     folder, manifest = bundle
     fed = feeds(manifest, rows, side, rank)
     unet = pipeline.unet
@@ -73,8 +77,25 @@ def test_the_unet_computes_what_torch_computes(bundle, pipeline, rows, side, ran
     with torch.inference_mode():
         inputs = [torch.from_numpy(fed[key]) for key in ("sample", "timestep", "encoder_hidden_states")]
         wanted = unet(*inputs).sample.numpy()
-    got = session(folder / names.UNET_FILE).run(None, fed)[0]
+    got = session(folder / file).run(None, fed)[0]
     assert np.abs(got - wanted).max() <= 1e-5 * np.abs(wanted).max()
+
+
+def test_one_graph_is_standard_and_the_other_has_attention_in_one_operator(bundle):
+    folder, _ = bundle
+    standard, fused = (onnx.load(folder / name, load_external_data=False) for name in (names.UNET_FILE, names.FUSED_UNET_FILE))
+    assert {node.domain for node in standard.graph.node} == {""}
+    kinds = [node.op_type for node in fused.graph.node]
+    assert kinds.count("MultiHeadAttention") == [node.op_type for node in standard.graph.node].count("Softmax") > 0
+    assert "Softmax" not in kinds
+
+
+@pytest.mark.parametrize("file", [names.UNET_FILE, names.FUSED_UNET_FILE])
+def test_a_row_does_not_depend_on_its_company(bundle, file):
+    folder, manifest = bundle
+    fed, unet = feeds(manifest, 5, 16, 0), session(folder / file)
+    alone = {name: value[2:3] if len(value) == 5 else value for name, value in fed.items()}
+    assert np.array_equal(unet.run(None, fed)[0][2:3], unet.run(None, alone)[0])
 
 
 def test_a_row_is_served_with_its_own_scale(bundle):
@@ -157,3 +178,16 @@ def test_parity_is_measured_with_the_adapter_in(bundle, pipeline):
     pipeline.unet.conv_out.weight.data *= 1.01
     with pytest.raises(ExportError, match="differ by"):
         adapter.measure_parity(pipeline.unet, folder, manifest)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="peaks are read from /proc")
+def test_wide_pictures_stay_within_the_memory_that_the_service_was_given(bundle, tmp_path):
+    """The largest size there is, with the service's own parts: attention that holds all scores would take 19 GB."""
+    report = tmp_path / "report.json"
+    command = [sys.executable, ROOT / "benchmarks/infer_memory.py", "--bundle", bundle[0], "--memory-mib", "600"]
+    rest = ["--size", "640", "1024", "--steps", "1", "--threads", "1", "--json", report]
+    answer = subprocess.run([*command, *rest], capture_output=True, text=True)
+    assert answer.returncode == 0, answer.stdout + answer.stderr
+    sizes = json.loads(report.read_text())["sizes"]
+    assert [one["px"] for one in sizes] == [640, 1024]
+    assert all(0 < one["step_peak_mib"] <= 600 and 0 < one["decode_peak_mib"] <= 600 for one in sizes)

@@ -13,7 +13,9 @@ import uvicorn
 from atelier_contracts.access import TokenFile
 from fastapi import FastAPI
 
+from atelier_infer.connection import timed_connection
 from atelier_infer.errors import ProviderError
+from atelier_infer.malloc import give_back_large_blocks
 from atelier_infer.metrics import Metrics
 from atelier_infer.requestlog import JsonLines
 from atelier_infer.settings import Settings, SettingsError, hand_over_login, read_settings
@@ -84,12 +86,14 @@ def serve(settings: Settings) -> int:
     except ProviderError as error:
         sys.stderr.write(f"atelier_infer cannot start:\nATELIER_INFER_PROVIDER: {error}\n")
         return 2
+    give_back_large_blocks()
     metrics = Metrics()
     engine = make_engine(settings, metrics)
     config = uvicorn.Config(
         build(settings, engine, metrics),
         host=settings.host,
         port=settings.port,
+        http=timed_connection(settings.header_timeout_s),
         log_config=None,
         access_log=False,  # requestlog writes a line with more in it
         timeout_graceful_shutdown=int(settings.drain_timeout_s) + MARGIN_S,

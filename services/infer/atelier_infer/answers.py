@@ -11,7 +11,7 @@ from pydantic import BaseModel, Field
 class Status(BaseModel):
     """`GET /healthz` and `GET /readyz`; no details, because no login is needed."""
 
-    status: Literal["alive", "ready", "stale", "starting", "draining"] = Field(
+    status: Literal["alive", "stuck", "ready", "stale", "starting", "draining"] = Field(
         description="stale: answers, but with older versions than the registry names; see GET /models with a token"
     )
 
@@ -55,6 +55,17 @@ class LoadedBundle(BaseModel):
     native_size_px: int
 
 
+class MemoryState(BaseModel):
+    """The account of memory."""
+
+    limit_mib: float = Field(description="what the service may use: ATELIER_INFER_MEMORY_MIB, or what there is less a margin")
+    free_mib: float = Field(description="what is left for a step, decodings, adapters and bases")
+    held_mib: dict[str, float] = Field(
+        description="process, bundles, adapters (whoever holds them), side_by_side (arrays of mixed steps), pictures (kept "
+        "PNGs), uploads, arena (what ONNX Runtime keeps of the last steps), measurement"
+    )
+
+
 class Models(BaseModel):
     """`GET /models`."""
 
@@ -67,6 +78,9 @@ class Models(BaseModel):
     adapters_mib: float = Field(description="memory of all of them")
     bundles: list[LoadedBundle]
     requests: int = Field(description="pictures that wait, load or are drawn now")
+    memory: MemoryState | None
+    cache_mib: float = Field(description="of the folder with bundles, adapters and graphs")
+    cache_limit_mib: int
 
 
 class Listed(BaseModel):

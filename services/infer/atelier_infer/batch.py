@@ -6,7 +6,7 @@ Notation: b rows of all drawings, c latent channels, h and w latent height and w
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from atelier_contracts import names
@@ -14,7 +14,7 @@ from atelier_contracts import names
 from atelier_infer.adapter import Adapter
 from atelier_infer.bundle import Bundle
 from atelier_infer.drawing import Drawing, Plan, Weighted
-from atelier_infer.errors import DrawingError
+from atelier_infer.errors import DrawingError, MemoryFullError
 from atelier_infer.graphs import Feeds, run_graph
 from atelier_infer.schedulers import Array
 
@@ -22,11 +22,39 @@ KEPT = 2
 """Combinations of adapters whose arrays are kept laid side by side; the same one usually takes many steps."""
 
 
-class Batch:
-    """Takes steps. Used by one thread."""
+BY_ROW = {names.LORA_SCALE, "sample", "timestep", "encoder_hidden_states"}
+"""Inputs whose first dimension is b."""
 
-    def __init__(self) -> None:
+Drawings = Sequence[Drawing]
+
+
+def _all_rows(drawings: Drawings) -> int:
+    return sum(drawing.rows for drawing in drawings)
+
+
+class Batch:
+    """Takes steps. Used by one thread.
+
+    Args:
+        rows_at_once: rows that one run of the graph may have in a step of some drawings; it gets all of them or one.
+        failed: told of drawings and rows for which there was not enough memory.
+        shrink: told of drawings and rows before a run: whether the memory of the session is to be given back after it.
+    """
+
+    def __init__(
+        self,
+        *,
+        rows_at_once: Callable[[Drawings], int] = _all_rows,
+        failed: Callable[[Drawings, int], None] = lambda drawings, rows: None,
+        shrink: Callable[[Drawings, int], bool] = lambda drawings, rows: False,
+    ) -> None:
+        self._rows_at_once, self._failed, self._shrink = rows_at_once, failed, shrink
         self._laid: OrderedDict[tuple[str, ...], Feeds] = OrderedDict()
+
+    @property
+    def nbytes(self) -> int:
+        """Memory of the arrays that are kept laid side by side."""
+        return sum(array.nbytes for feeds in list(self._laid.values()) for array in feeds.values())
 
     def step(self, drawings: Sequence[Drawing]) -> list[DrawingError | None]:
         """One step of drawings of the same key.
@@ -36,6 +64,9 @@ class Batch:
 
         Returns:
             Per drawing what went wrong with it alone.
+
+        Raises:
+            MemoryFullError: there was not enough memory; no drawing has taken the step.
         """
         try:
             out = self._out(drawings)
@@ -70,7 +101,27 @@ class Batch:
             "timestep": np.repeat(np.array([drawing.timestep() for drawing in drawings], np.float32), rows),
             "encoder_hidden_states": np.concatenate([drawing.states() for drawing in drawings]),
         }
-        return run_graph(drawings[0].bundle.unet, feeds)
+        return self._run(drawings, feeds)
+
+    def _run(self, drawings: Drawings, feeds: Feeds) -> Array:
+        """Runs the graph on all rows at once, or on one after the other, which changes rounding alone."""
+        rows, unet = _all_rows(drawings), drawings[0].bundle.unet
+        try:
+            if self._rows_at_once(drawings) >= rows:
+                return run_graph(unet, feeds, shrink=self._shrink(drawings, rows))
+        except MemoryFullError:
+            self._failed(drawings, rows)
+            if rows == 1 or len(drawings) > 1:
+                raise
+        shrink, parts = self._shrink(drawings, 1), list[Array]()
+        for row in range(rows):
+            part = {name: array[row : row + 1] if name in BY_ROW else array for name, array in feeds.items()}
+            try:
+                parts.append(run_graph(unet, part, shrink=shrink))
+            except MemoryFullError:
+                self._failed(drawings, 1)
+                raise
+        return np.concatenate(parts)
 
     def _side_by_side(self, bundle: Bundle, adapters: dict[str, Adapter]) -> Feeds:
         """A [in, r] and B [r, out] of every target."""

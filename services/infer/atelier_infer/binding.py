@@ -25,7 +25,7 @@ class BoundSession:
         self.copied = 0
         """Arrays that were brought to the device so far."""
 
-    def run(self, output_names: None, feeds: Feeds) -> list[Any]:
+    def run(self, output_names: None, feeds: Feeds, run_options: ort.RunOptions | None = None) -> list[Any]:
         """Every output of the graph.
 
         An array counts as fed again when it is the same object; so whoever feeds one must not write into it later.
@@ -40,6 +40,6 @@ class BoundSession:
             binding.bind_ortvalue_input(name, held[1])
         for output in self._session.get_outputs():
             binding.bind_output(output.name, self._device)
-        self._session.run_with_iobinding(binding)
+        self._session.run_with_iobinding(binding, run_options)
         outputs: list[Any] = binding.copy_outputs_to_cpu()
         return outputs

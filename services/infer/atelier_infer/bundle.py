@@ -14,6 +14,7 @@ from tokenizers import Tokenizer
 
 from atelier_infer.errors import BundleError
 from atelier_infer.graphs import Graph as Runnable
+from atelier_infer.memory_model import MemoryModel
 from atelier_infer.prompt import PromptReader
 from atelier_infer.providers import Runtime
 from atelier_infer.schedulers import Array, NoiseSchedule
@@ -45,6 +46,7 @@ class Bundle:
             w * vae_factor], about [-1, 1].
         no_adapter: A and B of rank 0 for every target.
         decode_tile_px: longest side that is decoded whole.
+        memory: what it needs; none where that is not known.
     """
 
     digest: str
@@ -56,15 +58,17 @@ class Bundle:
     vae_decoder: Runnable
     no_adapter: dict[str, Array]
     decode_tile_px: int
+    memory: MemoryModel | None = None
 
 
-def open_bundle(folder: Path, *, runtime: Runtime, decode_tile_px: int = 768) -> Bundle:
+def open_bundle(folder: Path, *, runtime: Runtime, decode_tile_px: int = 768, memory: MemoryModel | None = None) -> Bundle:
     """Opens a folder whose digests were checked.
 
     Args:
         folder: bundle.json and the files that it lists.
         runtime: what runs the graphs.
         decode_tile_px: longest side of a picture that is decoded whole.
+        memory: what it needs, if that was measured.
 
     Raises:
         ProviderError: another provider than the runtime's would run a graph.
@@ -93,6 +97,8 @@ def open_bundle(folder: Path, *, runtime: Runtime, decode_tile_px: int = 768) ->
         raise BundleError(f"{where}: {names.TOKENIZER_FILE} cannot be read: {error}") from error
     layers = {name: FLOATS for layer in manifest.lora_targets for name in names.lora_inputs(layer)}
 
+    unet = names.FUSED_UNET_FILE if runtime.fuses and names.FUSED_UNET_FILE in manifest.files else names.UNET_FILE
+
     def opened(file: str, contract: Graph, *, half: bool = False) -> ort.InferenceSession:
         return _session(runtime, folder / file, f"{manifest.digest()}-{file.removesuffix('.onnx')}", contract, half)
 
@@ -102,10 +108,11 @@ def open_bundle(folder: Path, *, runtime: Runtime, decode_tile_px: int = 768) ->
         schedule=schedule,
         prompts=PromptReader(tokenizer, text_tokens=manifest.text_tokens, pad_token_id=manifest.pad_token_id),
         texts=TextStates(opened(names.TEXT_ENCODER_FILE, TEXT_GRAPH)),
-        unet=runtime.bound(opened(names.UNET_FILE, (UNET_GRAPH[0] | layers, UNET_GRAPH[1]), half=True)),
+        unet=runtime.bound(opened(unet, (UNET_GRAPH[0] | layers, UNET_GRAPH[1]), half=True)),
         vae_decoder=opened(names.VAE_DECODER_FILE, VAE_GRAPH),
         no_adapter=_rank_zero(manifest.lora_targets),
         decode_tile_px=decode_tile_px,
+        memory=memory,
     )
 
 

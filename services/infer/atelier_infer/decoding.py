@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from atelier_infer.bundle import Bundle
 from atelier_infer.errors import CancelledJobError, NonFiniteError
 from atelier_infer.graphs import run_graph
+from atelier_infer.memory import SHRINK_FROM
 from atelier_infer.schedulers import Array
 
 Pixels = NDArray[np.uint8]
@@ -67,7 +68,9 @@ def preview(bundle: Bundle, predicted: Array) -> Pixels:
 def _run(bundle: Bundle, scaled: Array, proceed: Callable[[], bool]) -> Array:
     if not proceed():
         raise CancelledJobError("the request was cancelled; send it again to have it drawn")
-    return run_graph(bundle.vae_decoder, {"latents": scaled})
+    px = scaled.shape[2] * scaled.shape[3] * bundle.manifest.vae_factor**2
+    large = bundle.memory is not None and bundle.memory.decode.bytes(1, px) >= SHRINK_FROM
+    return run_graph(bundle.vae_decoder, {"latents": scaled}, shrink=large)
 
 
 def _tiled(bundle: Bundle, scaled: Array, tile: int, proceed: Callable[[], bool]) -> Array:

@@ -21,6 +21,7 @@ from atelier_infer.choosing import Chooser, Chosen, names_nothing
 from atelier_infer.drawing import Drawing
 from atelier_infer.engine import Engine
 from atelier_infer.errors import CallerError, InferError, ReusedKeyError, UnknownJobError
+from atelier_infer.memory import Memory
 from atelier_infer.metrics import Metrics
 from atelier_infer.orders import Cast, Order, Outcome
 from atelier_infer.plan import make_plans, with_seed
@@ -33,7 +34,7 @@ HANG_UP_POLL_S = 0.1
 """How often a waiting request looks whether its sender is still there."""
 
 PLAIN_GUIDANCE = 15.0
-"""A request with more, or with an adapter at another scale than its own, says nothing about a version when it fails."""
+"""A request with more, with another size than the base's or scale than the adapter's, or a blend says nothing of a version."""
 
 
 class Desk:
@@ -48,14 +49,20 @@ class Desk:
         metrics: Metrics,
         settings: Settings,
         callbacks: Callbacks,
+        memory: Memory,
         canary: Canary | None = None,
     ) -> None:
         self._engine, self._versions, self._chooser, self._canary = engine, versions, chooser, canary
-        self._metrics, self._settings, self._callbacks = metrics, settings, callbacks
+        self._metrics, self._settings, self._callbacks, self._memory = metrics, settings, callbacks, memory
         self._kept: dict[str, Order] = {}
         self._keys: dict[tuple[str, str], tuple[str, asyncio.Task[Order]]] = {}
         self._waiting: dict[str, int] = {}
         self._tasks: dict[str, asyncio.Task[None]] = {}
+
+    @property
+    def nbytes(self) -> int:
+        """Memory of the finished pictures that are kept."""
+        return sum(order.nbytes for order in list(self._kept.values()))
 
     async def place(
         self,
@@ -188,9 +195,12 @@ class Desk:
 
     def _cast(self, chosen: Chosen, wish: GenerateRequest) -> Cast:
         settings = self._settings
-        plans, warnings = make_plans(wish, chosen.bundle, scheduler=settings.scheduler, max_side_px=settings.max_side_px)
-        plain = wish.guidance_scale <= PLAIN_GUIDANCE and set(chosen.weights) == {1.0}
-        numbers: Sequence[int] = chosen.numbers if plain else ()
+        plans, warnings = make_plans(
+            wish, chosen.bundle, scheduler=settings.scheduler, max_side_px=settings.max_side_px, memory=self._memory
+        )
+        alone = len(chosen.versions) == 1 and chosen.weights == (1.0,)
+        native = {chosen.bundle.manifest.native_size_px} == {plans[0].width, plans[0].height}
+        numbers: Sequence[int] = chosen.numbers if alone and native and wish.guidance_scale <= PLAIN_GUIDANCE else ()
         kind, alias = chosen.kind, chosen.alias
 
         def seen(outcome: Outcome, seconds: float | None) -> None:
@@ -207,16 +217,17 @@ class Desk:
         )
 
     async def _draw(self, order: Order, held: ExitStack) -> None:
-        first = order.cast
         with held:
             try:
                 await order.draw()
             finally:
                 self._tasks.pop(order.id, None)
-        if order.cast is not first:
+        if order.redrawn:
             self._metrics.redrawn()
         if order.error and not isinstance(order.error, InferError):
             log.error("an error that nobody foresaw", exc_info=order.error)
+        if order.error:  # its frames would keep the drawings in memory
+            order.error = _without_frames(order.error)
         if order.callback:
             self._callbacks.send(order.callback, order.status().model_dump_json().encode())
 
@@ -239,6 +250,11 @@ class Desk:
                 del self._keys[key]
 
 
+def _without_frames(error: Exception) -> Exception:
+    error.__context__ = error.__cause__ = None
+    return error.with_traceback(None)
+
+
 def _ended(order: Order) -> float:
     return order.ended_at or 0.0
 
@@ -246,10 +262,9 @@ def _ended(order: Order) -> float:
 def log_fields(order: Order) -> dict[str, Any]:
     """What the request's log line says; never a prompt."""
     first = order.drawn[0].model_dump(exclude={"prompt", "negative_prompt", "adapters"})
-    started = [job.started_at - job.queued_at for job in order.jobs if job.started_at is not None]
     return first | {
         "alias": order.alias,
         "pictures": len(order.drawn),
         "job": order.id,
-        "queued_s": round(max(started, default=0.0), 3),
+        "queued_s": round(order.queued_s(), 3),
     }

@@ -15,11 +15,15 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol, TypeVar
 
 from atelier_infer.decoding import Pixels
-from atelier_infer.errors import CancelledJobError, DrainingError, QueueFullError
+from atelier_infer.errors import CancelledJobError, DrainingError, MemoryFullError, QueueFullError
+from atelier_infer.memory import Memory
 from atelier_infer.turns import Turns
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
+
+ROOM_POLL_S = 0.5
+"""How often the thread looks anew while it waits for a decoding to end; it is also woken by that."""
 
 SMOOTHING = 0.2
 """Weight of the newest drawing in the mean cost that Retry-After is computed from."""
@@ -100,6 +104,8 @@ class Engine:
         rows_limit: rows of one step.
         rank_limit: sum of the ranks in one step.
         drain_timeout_s: after `drain`, for what is under way.
+        stuck_after_s: the thread counts as stuck when it has done one thing for so long; well above the longest step.
+        memory: says which pictures fit into a step, beside those that are decoded meanwhile; without it, any.
         stepped: told of each step: rows, drawings, seconds.
     """
 
@@ -111,12 +117,22 @@ class Engine:
         rows_limit: int,
         rank_limit: int,
         drain_timeout_s: float,
+        stuck_after_s: float = math.inf,
+        memory: Memory | None = None,
         stepped: Callable[[int, int, float], None] = lambda rows, drawings, seconds: None,
     ) -> None:
         self._advance, self._stepped = advance, stepped
         self._limit, self._drain_timeout_s = queue_limit, drain_timeout_s
         self._condition = threading.Condition()
-        self._turns: Turns[Job] = Turns(rows_limit=rows_limit, rank_limit=rank_limit)
+        self._stuck_after_s, self._busy_since = stuck_after_s, math.inf
+        self.memory = memory
+        self._decoding: list[Job] = []
+
+        def enough(jobs: Sequence[Job]) -> bool:
+            pictures: list[list[Any]] = [[job.picture for job in some] for some in (jobs, self._decoding)]
+            return memory is None or memory.fits(*pictures)
+
+        self._turns: Turns[Job] = Turns(rows_limit=rows_limit, rank_limit=rank_limit, enough_memory=enough)
         self._errands: deque[Callable[[], None]] = deque()
         self._admitted = 0
         self._mean_s = 1.0
@@ -146,6 +162,13 @@ class Engine:
         """Pictures that take steps."""
         with self._condition:
             return self._turns.drawing
+
+    @property
+    def alive(self) -> bool:
+        """Whether its thread works or waits for work; False once it is dead, or stuck in one step for stuck_after_s."""
+        if self._stopping or self._thread.ident is None:
+            return True
+        return self._thread.is_alive() and time.monotonic() - self._busy_since < self._stuck_after_s
 
     def start(self) -> None:
         """Starts the threads."""
@@ -252,23 +275,38 @@ class Engine:
     def _work(self) -> None:
         while True:
             with self._condition:
+                self._busy_since = math.inf
                 self._condition.wait_for(lambda: self._stopping or self._errands or len(self._turns))
                 if self._stopping and not len(self._turns):
                     return
+                self._busy_since = time.monotonic()
             self._run_errands()
             self._sweep()
+            self._turn()
+
+    def _turn(self) -> None:
+        """One step of those whose turn it is; a method, so that no job is held while the thread waits for the next."""
+        with self._condition:
+            jobs = self._turns.next()
+            if not jobs and self._decoding:  # its end makes room
+                self._condition.wait(ROOM_POLL_S)
+                return
+            left = list(self._turns)
+        if not jobs and left and self.memory:
+            oldest = min(left, key=lambda job: job.queued_at)
+            picture: Any = oldest.picture
+            self._end(oldest, self.memory.full(picture))
+            return
+        started = time.monotonic()
+        if jobs := [job for job in jobs if self._begun(job)]:
+            rows = sum(job.rows for job in jobs)
+            self._step(jobs)
+            seconds = time.monotonic() - started
+            for job in jobs:
+                job.cost_s += seconds / len(jobs)
             with self._condition:
-                jobs = self._turns.next()
-            started = time.monotonic()
-            if jobs := [job for job in jobs if self._begun(job)]:
-                rows = sum(job.rows for job in jobs)
-                self._step(jobs)
-                seconds = time.monotonic() - started
-                for job in jobs:
-                    job.cost_s += seconds / len(jobs)
-                with self._condition:
-                    self._turns.spent(seconds)
-                self._stepped(rows, len(jobs), seconds)
+                self._turns.spent(seconds)
+            self._stepped(rows, len(jobs), seconds)
 
     def _begun(self, job: Job) -> bool:
         if job.started_at is not None:
@@ -287,6 +325,12 @@ class Engine:
     def _step(self, jobs: list[Job]) -> None:
         try:
             faults = self._advance([job.picture for job in jobs])
+        except MemoryFullError as error:
+            if len(jobs) > 1:
+                with self._condition:
+                    self._turns.split()
+                return
+            faults = [error]
         except Exception as error:  # noqa: BLE001  it belongs to the requests that wait for the pixels
             faults = [error] * len(jobs)
         for job, fault in zip(jobs, faults, strict=True):
@@ -299,19 +343,29 @@ class Engine:
             except Exception:  # a listener must not end the thread that everyone's pictures need
                 log.exception("a listener failed")
             if job.picture.done:
-                self._remove(job)
+                with self._condition:
+                    self._turns.remove(job)
+                    self._decoding.append(job)
                 self._decoder.submit(self._finish, job)
 
     def _finish(self, job: Job) -> None:
         started = time.monotonic()
         try:
-            pixels = job.picture.finish(lambda: not job.cancelled.is_set())
+            pixels = self._decoded(job)
         except Exception as error:  # noqa: BLE001  it belongs to the request that waits for the pixels
             job.future.set_exception(error)
         else:
             job.ended_at = time.monotonic()
             self._mean_s += SMOOTHING * (job.cost_s + job.ended_at - started - self._mean_s)
             job.future.set_result(pixels)
+
+    def _decoded(self, job: Job) -> Pixels:
+        try:
+            return job.picture.finish(lambda: not job.cancelled.is_set())
+        finally:
+            with self._condition:
+                self._decoding.remove(job)
+                self._condition.notify_all()
 
     def _sweep(self) -> None:
         """Ends what was cancelled, and everything once the deadline is over."""

@@ -5,7 +5,8 @@ InferError
 │   ├── LoginError           no token, or one that the token file does not know
 │   ├── RoleError            the token's role may not do this
 │   ├── BodySizeError        a body larger than any legal request
-│   ├── PictureSizeError     width or height breaks a rule of the bundle or of the settings
+│   ├── BodyTimeoutError     a body that did not arrive in time
+│   ├── PictureSizeError     width or height breaks a rule of the bundle or of the settings, or needs too much memory
 │   ├── StepsError           more steps than the base was trained with
 │   ├── BlendError           the adapters of a blend do not share a base
 │   ├── FormatError          no picture can be given in the form that was asked for
@@ -21,8 +22,9 @@ InferError
 │   └── NoChampionError      nothing was promoted yet
 ├── BusyError                the same request may succeed later
 │   ├── QueueFullError       as many requests wait as may wait
+│   ├── UploadsFullError     as many bytes of bodies are under way as may be
 │   ├── StagingError         the version asked for is being loaded
-│   ├── MemoryFullError      requests under way use all memory for adapters
+│   ├── MemoryFullError      there is no memory now for an adapter, a base or a step
 │   ├── CancelledJobError    the request was cancelled
 │   └── DrainingError        the service is shutting down
 ├── RefusedError             a version must not be served
@@ -67,8 +69,12 @@ class BodySizeError(CallerError):
     """Raised when a body is larger than any legal request."""
 
 
+class BodyTimeoutError(CallerError):
+    """Raised when a body did not arrive in time."""
+
+
 class PictureSizeError(CallerError):
-    """Raised when width or height breaks a rule of the bundle or of the settings."""
+    """Raised when width or height breaks a rule of the bundle or of the settings, or needs more memory than there is."""
 
 
 class StepsError(CallerError):
@@ -139,12 +145,16 @@ class QueueFullError(BusyError):
     """Raised when as many requests wait as may wait."""
 
 
+class UploadsFullError(BusyError):
+    """Raised when the bodies of requests under way have all the memory that bodies may have."""
+
+
 class StagingError(BusyError):
     """Raised when the version asked for is being loaded for the first time."""
 
 
 class MemoryFullError(BusyError):
-    """Raised when the adapters of requests under way use all memory that adapters may use."""
+    """Raised when there is no memory now for an adapter, a second base or a step."""
 
 
 class CancelledJobError(BusyError):

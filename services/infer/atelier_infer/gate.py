@@ -6,10 +6,11 @@ from http import HTTPMethod
 
 from atelier_contracts.access import Token, TokenFile
 from starlette.datastructures import Headers
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from starlette.types import ASGIApp, Receive, Scope, Send
 
-from atelier_infer.errors import BodySizeError, InferError, LoginError
+from atelier_infer.errors import InferError, LoginError
 from atelier_infer.problems import answer
+from atelier_infer.uploads import Uploads
 
 OPEN = ("/healthz", "/readyz")
 """Paths without a login. They show no details."""
@@ -19,6 +20,9 @@ MAX_BODY_BYTES = 64 * 1024
 
 MAX_PICTURE_BYTES = 32 * 2**20
 """Of a body that is a picture."""
+
+BODILESS = (HTTPMethod.GET, HTTPMethod.HEAD, HTTPMethod.DELETE, HTTPMethod.OPTIONS)
+"""Methods whose body no route reads, if there is one."""
 
 PICTURES = ("/verify",)
 """Paths whose body is a picture."""
@@ -30,9 +34,9 @@ class Gate:
     The token is left in `request.state.token` for a route that asks for more.
     """
 
-    def __init__(self, app: ASGIApp, *, tokens: TokenFile, files: frozenset[str] = frozenset()) -> None:
+    def __init__(self, app: ASGIApp, *, tokens: TokenFile, uploads: Uploads, files: frozenset[str] = frozenset()) -> None:
         """`files` are the paths of the page's own files, which need no login either."""
-        self._app, self._tokens, self._open = app, tokens, files | set(OPEN)
+        self._app, self._tokens, self._uploads, self._open = app, tokens, uploads, files | set(OPEN)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answers 401 or 413 itself; hands everything else on."""
@@ -42,12 +46,23 @@ class Gate:
         try:
             token = self._token(Headers(scope=scope).get("authorization", ""))
             scope["state"]["token"], scope["state"]["log"]["token_id"] = token, token.id
-            if scope["method"] == HTTPMethod.POST:
-                receive = await _whole_body(receive, MAX_PICTURE_BYTES if scope["path"] in PICTURES else MAX_BODY_BYTES)
         except InferError as error:
             await answer(error)(scope, receive, send)
             return
-        await self._app(scope, receive, send)
+        if scope["method"] not in BODILESS:
+            await self._with_body(scope, receive, send)
+        else:
+            await self._app(scope, receive, send)
+
+    async def _with_body(self, scope: Scope, receive: Receive, send: Send) -> None:
+        with self._uploads.body(MAX_PICTURE_BYTES if scope["path"] in PICTURES else MAX_BODY_BYTES) as body:
+            try:
+                receive = await body.whole(receive)
+            except InferError as error:
+                # the rest of the body is not read, so nothing else can come over this connection
+                await answer(error, close=True)(scope, receive, send)
+                return
+            await self._app(scope, receive, send)
 
     def _token(self, authorization: str) -> Token:
         scheme, _, secret = authorization.partition(" ")
@@ -57,26 +72,3 @@ class Gate:
         if token is None:
             raise LoginError("the token is not known; ask for one that is in the service's token file")
         return token
-
-
-async def _whole_body(receive: Receive, limit: int) -> Receive:
-    """Reads the body up to the limit, and returns a `receive` that gives it again and then hears of disconnects."""
-    parts: list[bytes] = []
-    size = 0
-    messages: list[Message] = []
-    while not messages:
-        message = await receive()
-        if message["type"] != "http.request":
-            messages.append(message)
-            break
-        parts.append(message.get("body", b""))
-        size += len(parts[-1])
-        if size > limit:
-            raise BodySizeError(f"a body must be at most {limit} bytes; received more; shorten the request")
-        if not message.get("more_body", False):
-            messages.append({"type": "http.request", "body": b"".join(parts), "more_body": False})
-
-    async def again() -> Message:
-        return messages.pop() if messages else await receive()
-
-    return again

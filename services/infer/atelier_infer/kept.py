@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -20,6 +21,7 @@ OPTIMIZED, WEIGHTS, SUMS = "graph.onnx", "graph.onnx.data", "sha256.json"
 def usable(home: Path) -> bool:
     """Whether an intact graph is kept there; a damaged one is removed."""
     if _intact(home):
+        os.utime(home)  # the cache folder drops what was used longest ago
         return True
     if home.exists():
         log.warning("kept graph dropped: it is damaged", extra={"fields": {"folder": str(home)}})

@@ -187,10 +187,10 @@ class Loader:
 
     def _check_room(self, number: int, adapter: Adapter) -> None:
         with self._lock:
-            used = sum(item.nbytes for held, item in self._adapters.items() if self._pins[held] or held in self._held)
+            used = sum(item.nbytes for held, item in self._adapters.items() if self._pins[held])
         if used and used + adapter.nbytes > self._cache_bytes:
             raise MemoryFullError(
-                f"version {number} needs {adapter.nbytes / 2**20:.1f} MiB; aliases and requests use {used / 2**20:.1f} of the "
+                f"version {number} needs {adapter.nbytes / 2**20:.1f} MiB; requests under way use {used / 2**20:.1f} of the "
                 f"{self._cache_bytes / 2**20:.0f} MiB for adapters; send the request again later, or raise adapter_cache_mib",
                 5,
             )

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from typing import Literal
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client.core import GaugeMetricFamily
+from prometheus_client.registry import Collector
 
 PICTURE_BOUNDS_S = (0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 25.0, 50.0, 100.0, 250.0)
 STEP_BOUNDS_S = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.0, 4.0, 8.0)
@@ -14,6 +16,17 @@ STEP_BOUNDS_S = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.0, 4.0, 8.0)
 Lot = Literal["champion", "canary", "aside", "unfit"]
 """`champion`, `canary`: whose lot it was, and who began to draw; `aside`, `unfit`: the canary's, but the champion draws, since
 the canary takes no requests, or its base cannot draw this size or so many steps."""
+
+
+class _Memory(Collector):
+    def __init__(self, parts: Callable[[], Mapping[str, int]]) -> None:
+        self._parts = parts
+
+    def collect(self) -> Iterator[GaugeMetricFamily]:
+        found = GaugeMetricFamily("atelier_infer_memory_bytes", "Memory that is held, by what it is for", labels=["part"])
+        for part, nbytes in self._parts().items():
+            found.add_metric([part], nbytes)
+        yield found
 
 
 class Metrics:
@@ -50,6 +63,11 @@ class Metrics:
     def gauge(self, name: str, help: str, read: Callable[[], float]) -> None:
         """A value that is read when it is asked for."""
         Gauge(f"atelier_infer_{name}", help, registry=self._registry).set_function(read)
+
+    def memory(self, limit_bytes: int, parts: Callable[[], Mapping[str, int]]) -> None:
+        """The account of memory: its limit, and what is held now by what it is for."""
+        Gauge("atelier_infer_memory_limit_bytes", "Memory that the service may use", registry=self._registry).set(limit_bytes)
+        self._registry.register(_Memory(parts))
 
     def stepped(self, rows: int, pictures: int, seconds: float) -> None:
         """One step."""

@@ -7,7 +7,7 @@ import base64
 import secrets
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, Literal
 
@@ -19,13 +19,13 @@ from atelier_infer.callbacks import Callback
 from atelier_infer.decoding import preview
 from atelier_infer.drawing import Drawing
 from atelier_infer.engine import Engine, Job
-from atelier_infer.errors import DrawingError, InferError
+from atelier_infer.errors import DrawingError, InferError, NonFiniteError
 from atelier_infer.problems import as_problem
 
 State = Literal["waiting", "drawing", "done", "failed", "cancelled"]
 
 Outcome = Literal["drawn", "unsound", "failed", "cancelled"]
-"""Of a picture; `unsound`: it was blank or not finite, or its graph failed."""
+"""Of a picture; `unsound`: it was blank or not finite."""
 
 EVENTS_KEPT = 256
 """Events that a slow watcher may lag behind; then it misses some."""
@@ -53,13 +53,23 @@ class Cast:
     seen: Callable[[Outcome, float | None], None]
 
 
+@dataclass(frozen=True)
+class Marks:
+    """When what happened to a job; all that is kept of it."""
+
+    queued_at: float
+    started_at: float | None
+    stepped_at: float | None
+    ended_at: float | None
+
+
 @dataclass(eq=False)
 class Order:
-    """One request. Lives on the event loop's thread.
+    """One request. Lives on the event loop's thread. Once it has ended it holds encoded pictures: no adapter, base or pixels.
 
     Attributes:
         token_id: who sent it.
-        cast: what it is drawn with.
+        cast: what it is drawn with; without drawings once it has ended.
         understudy: what all of it is drawn with instead when the cast's drawing fails.
         callback: sent when it has ended.
         pngs: the pictures that are finished.
@@ -77,6 +87,9 @@ class Order:
     cancelled: bool = False
     ended_at: float | None = None
     encode_s: float = 0.0
+    redrawn: bool = False
+    marks: list[Marks] = field(default_factory=list)
+    _steps: tuple[int, int] = (0, 0)
     _watchers: list[asyncio.Queue[tuple[str, Any]]] = field(default_factory=list)
     _preview_at: float = 0.0
     _previews: set[asyncio.Task[None]] = field(default_factory=set)
@@ -86,13 +99,19 @@ class Order:
         try:
             error = await self._perform()
             if isinstance(error, DrawingError) and self.understudy and not self.cancelled:
-                self.cast, self.understudy = self.understudy, None
+                self.cast, self.understudy, self.redrawn = self.understudy, None, True
                 self.pngs.clear()
                 error = await self._perform()
             self.error = error
         finally:
             self.ended_at = time.monotonic()
+            self._release()
         self._tell("end", None)
+
+    def _release(self) -> None:
+        self.marks = self._marks()
+        self._steps = self._counted()
+        self.jobs, self.cast, self.understudy = [], replace(self.cast, drawings=[]), None
 
     def cancel(self) -> None:
         """Ends it within one step; without effect on one that has ended."""
@@ -140,12 +159,13 @@ class Order:
         going = [job for job in self.jobs if not job.future.done()] if self.ended_at is None else []
         positions = [place for job in going if (place := self.engine.position(job)) is not None]
         left = [self.engine.seconds_left(job) for job in going]
+        step, steps = self._counted() if self.ended_at is None else self._steps
         return JobStatus(
             id=self.id,
             state=self.state,
             position=min(positions, default=None),
-            step=sum(drawing.taken for drawing in self.drawings),
-            steps=sum(drawing.steps for drawing in self.drawings),
+            step=step,
+            steps=steps,
             seconds_left=round(max(left), 1) if left else None,
             pictures=[f"/jobs/{self.id}/pictures/{index}" for index in sorted(self.pngs)],
             drawn=self.drawn,
@@ -158,12 +178,17 @@ class Order:
     def timing(self) -> str:
         """The value of `Server-Timing`, in ms: the longest of the pictures each. Source: W3C Server Timing."""
         spans = {"queue": 0.0, "steps": 0.0, "decode": 0.0}
-        for job in self.jobs:
+        for job in self.marks or self._marks():
             marks = [job.queued_at, job.started_at, job.stepped_at, job.ended_at]
             for name, start, end in zip(spans, marks, marks[1:], strict=False):
                 if start is not None and end is not None:
                     spans[name] = max(spans[name], end - start)
         return ", ".join(f"{name};dur={1000 * seconds:.1f}" for name, seconds in (*spans.items(), ("encode", self.encode_s)))
+
+    def queued_s(self) -> float:
+        """The longest wait of its pictures for their first step."""
+        waits = [mark.started_at - mark.queued_at for mark in self.marks or self._marks() if mark.started_at is not None]
+        return max(waits, default=0.0)
 
     def watch(self) -> asyncio.Queue[tuple[str, Any]]:
         """A queue that hears of steps, previews, pictures and the end, until `unwatch`."""
@@ -174,6 +199,13 @@ class Order:
     def unwatch(self, watcher: asyncio.Queue[tuple[str, Any]]) -> None:
         """Ends it."""
         self._watchers.remove(watcher)
+
+    def _marks(self) -> list[Marks]:
+        return [Marks(job.queued_at, job.started_at, job.stepped_at, job.ended_at) for job in self.jobs]
+
+    def _counted(self) -> tuple[int, int]:
+        """Steps taken and steps in all, of all pictures."""
+        return sum(drawing.taken for drawing in self.drawings), sum(drawing.steps for drawing in self.drawings)
 
     def _tell(self, name: str, data: Any) -> None:
         for watcher in self._watchers:
@@ -204,7 +236,7 @@ class Order:
                 job.cancel()
         if failed:
             ended: Outcome = "cancelled" if self.cancelled else "failed"
-            cast.seen("unsound" if isinstance(failed, DrawingError) else ended, None)
+            cast.seen("unsound" if isinstance(failed, NonFiniteError) else ended, None)
         return failed
 
     async def _picture(self, index: int, job: Job, cast: Cast) -> None:
@@ -225,7 +257,7 @@ class Order:
             loop.call_soon_threadsafe(self._stepped, index, drawing, drawing.taken, drawing.predicted)
 
     def _stepped(self, index: int, drawing: Drawing, taken: int, predicted: Any) -> None:
-        if self.drawings[index] is not drawing:  # of a cast that has left
+        if drawing not in self.drawings:  # of a cast that has left
             return
         self._tell("step", {"picture": index, "step": taken, "steps": drawing.steps})
         now = time.monotonic()

@@ -10,6 +10,7 @@ from atelier_contracts.manifests import BundleManifest
 from atelier_infer.bundle import Bundle
 from atelier_infer.drawing import Plan
 from atelier_infer.errors import PictureSizeError, StepsError
+from atelier_infer.memory import Memory
 from atelier_infer.schedulers import SchedulerName
 
 SEEDS = 2**32
@@ -21,7 +22,7 @@ def with_seed(wish: GenerateRequest) -> GenerateRequest:
 
 
 def make_plans(
-    wish: GenerateRequest, bundle: Bundle, *, scheduler: SchedulerName, max_side_px: int
+    wish: GenerateRequest, bundle: Bundle, *, scheduler: SchedulerName, max_side_px: int, memory: Memory
 ) -> tuple[list[Plan], list[str]]:
     """Checks a request, which has a seed, against the bundle that is to draw it.
 
@@ -29,7 +30,7 @@ def make_plans(
         A plan per picture, with rising seeds, and warnings about what could not be read of the prompts.
 
     Raises:
-        PictureSizeError: width or height breaks a rule; a size is never rounded.
+        PictureSizeError: width or height breaks a rule, or needs more memory than there is; a size is never rounded.
         StepsError: more steps than the base was trained with.
     """
     native = bundle.manifest.native_size_px
@@ -38,6 +39,7 @@ def make_plans(
     faults = [fault for name, side in sides.items() if (fault := _side_fault(name, side, bundle.manifest, max_side_px))]
     if faults:
         raise PictureSizeError("; ".join(faults))
+    memory.check_size(bundle, width, height)
     trained = bundle.schedule.num_train_timesteps
     if wish.steps > trained - bundle.schedule.steps_offset:
         raise StepsError(

@@ -37,6 +37,8 @@ STATUS: dict[type[errors.InferError], HTTPStatus] = {
     errors.UnknownAliasError: HTTPStatus.NOT_FOUND,
     errors.NoChampionError: HTTPStatus.CONFLICT,
     errors.QueueFullError: HTTPStatus.TOO_MANY_REQUESTS,
+    errors.UploadsFullError: HTTPStatus.SERVICE_UNAVAILABLE,
+    errors.BodyTimeoutError: HTTPStatus.REQUEST_TIMEOUT,
     errors.StagingError: HTTPStatus.SERVICE_UNAVAILABLE,
     errors.MemoryFullError: HTTPStatus.SERVICE_UNAVAILABLE,
     errors.CancelledJobError: HTTPStatus.SERVICE_UNAVAILABLE,
@@ -65,13 +67,14 @@ DOCUMENTED: dict[int | str, dict[str, Any]] = {
         HTTPStatus.FORBIDDEN: "The token's role may not do this",
         HTTPStatus.NOT_FOUND: "No such version or alias; the detail names those that exist",
         HTTPStatus.NOT_ACCEPTABLE: "No picture can be given in the form that Accept names",
+        HTTPStatus.REQUEST_TIMEOUT: "The body did not arrive in time",
         HTTPStatus.CONFLICT: "No champion yet, or the version does not fit its bundle",
         HTTPStatus.REQUEST_ENTITY_TOO_LARGE: "A body larger than any legal request",
         HTTPStatus.UNPROCESSABLE_ENTITY: "A value breaks a rule; the detail names rule, value and remedy",
         HTTPStatus.TOO_MANY_REQUESTS: "The queue is full; see Retry-After",
         HTTPStatus.INTERNAL_SERVER_ERROR: "The output was not finite, or a graph failed",
         HTTPStatus.BAD_GATEWAY: "The registry gave damaged files",
-        HTTPStatus.SERVICE_UNAVAILABLE: "Loading, shutting down, or tracking does not answer; see Retry-After",
+        HTTPStatus.SERVICE_UNAVAILABLE: "Loading, short of memory, shutting down, or tracking is away; see Retry-After",
     }.items()
 }
 """Every problem, for the OpenAPI document."""
@@ -90,9 +93,9 @@ def as_problem(error: Exception) -> Problem:
     return Problem(title=status.phrase, status=status, detail=str(error) if known else UNFORESEEN)
 
 
-def answer(error: errors.InferError) -> Response:
-    """The problem document of an error of the tree."""
-    headers = {}
+def answer(error: errors.InferError, *, close: bool = False) -> Response:
+    """The problem document of an error of the tree; the connection ends with it if need be."""
+    headers = {"Connection": "close"} if close else {}
     if isinstance(error, errors.BusyError):
         headers["Retry-After"] = str(error.retry_after_s)
     if isinstance(error, errors.TrackingError):

@@ -34,6 +34,8 @@ WHAT_TO_DO: dict[ProviderName, str] = {
 }
 DEVICES: dict[ProviderName, str] = {"cuda": "cuda"}
 """Of providers whose memory is not the processor's: where arrays go."""
+FUSING: tuple[ProviderName, ...] = ("cpu", "cuda")
+"""Providers that have ONNX Runtime's own attention operator."""
 
 
 @dataclass(frozen=True)
@@ -49,6 +51,11 @@ class Runtime:
     provider: ProviderName = "cpu"
     intra_op_threads: int = 0
     cache_dir: Path | None = None
+
+    @property
+    def fuses(self) -> bool:
+        """Whether it runs graphs with ONNX Runtime's own attention operator."""
+        return self.provider in FUSING
 
     def check(self) -> None:
         """Whether this build of ONNX Runtime has the provider.
@@ -96,9 +103,13 @@ class Runtime:
             )
         return session
 
+    @property
+    def build(self) -> str:
+        """Names what graphs are made for: one optimised by one version, or for one kind of processor, may not suit another."""
+        return f"{self.provider}-{ort.__version__}-{_processor()}"
+
     def _home(self, key: str) -> Path | None:
-        # a graph optimised by one version, or for one kind of processor, may not suit another
-        return self.cache_dir and self.cache_dir / "graphs" / f"{self.provider}-{ort.__version__}-{_processor()}" / key
+        return self.cache_dir and self.cache_dir / "graphs" / self.build / key
 
     def _open(self, path: Path, home: Path | None, options: ort.SessionOptions | None = None) -> ort.InferenceSession:
         return ort.InferenceSession(str(path), options or self._options(), providers=[self._provider(home)])
@@ -108,6 +119,7 @@ class Runtime:
         # against ORT_ENABLE_ALL: a quarter of the load time, less than half the memory, same speed
         options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_EXTENDED
         options.intra_op_num_threads = self.intra_op_threads
+        options.enable_mem_pattern = False  # it would hold a second copy of a step's memory for each size, at the same speed
         options.log_severity_level = 3  # errors; what matters is checked here
         return options
 

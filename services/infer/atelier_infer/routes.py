@@ -8,12 +8,24 @@ from fastapi.responses import JSONResponse
 from fastapi.security import HTTPBearer
 from starlette.concurrency import run_in_threadpool
 
-from atelier_infer.answers import CanaryState, Listed, LoadedAdapter, LoadedBundle, Models, Served, Status, VersionList
+from atelier_infer.answers import (
+    CanaryState,
+    Listed,
+    LoadedAdapter,
+    LoadedBundle,
+    MemoryState,
+    Models,
+    Served,
+    Status,
+    VersionList,
+)
 from atelier_infer.canary import Canary
+from atelier_infer.disk_cache import DiskCache
 from atelier_infer.engine import Engine
 from atelier_infer.gallery import Gallery
 from atelier_infer.integrity import IntegrityMonitor
 from atelier_infer.loader import Loader, Version
+from atelier_infer.memory import MIB, Memory
 from atelier_infer.metrics import Metrics
 from atelier_infer.problems import DOCUMENTED
 from atelier_infer.settings import Settings
@@ -31,6 +43,7 @@ def make_router(
     integrity: IntegrityMonitor,
     metrics: Metrics,
     settings: Settings,
+    disk: DiskCache,
     canary: Canary | None = None,
 ) -> APIRouter:
     """The routes, over the parts given."""
@@ -38,10 +51,12 @@ def make_router(
     login = [Depends(HTTPBearer(auto_error=False))]  # for the OpenAPI document; the gate has looked already
 
     @router.head("/healthz", include_in_schema=False)
-    @router.get("/healthz")
-    async def healthz() -> Status:
-        """The process answers. No login."""
-        return Status(status="alive")
+    @router.get("/healthz", responses={503: {"model": Status}})
+    async def healthz() -> Response:
+        """The process answers, and the thread that draws works or waits for work; otherwise start it anew. No login."""
+        if not engine.alive:
+            return JSONResponse(Status(status="stuck").model_dump(), 503)
+        return JSONResponse(Status(status="alive").model_dump())
 
     @router.head("/readyz", include_in_schema=False)
     @router.get("/readyz", responses={503: {"model": Status}})
@@ -92,6 +107,9 @@ def make_router(
                 for digest, bundle in bundles.items()
             ],
             requests=engine.admitted,
+            memory=_memory(engine.memory) if engine.memory else None,
+            cache_mib=round(await run_in_threadpool(lambda: disk.nbytes) / MIB, 1),
+            cache_limit_mib=settings.cache_limit_mib,
         )
 
     @router.get("/versions", dependencies=login, responses={401: DOCUMENTED[401], 503: DOCUMENTED[503]})
@@ -141,6 +159,14 @@ def _changed(integrity: IntegrityMonitor, version: Version | None) -> str | None
     if not (version and version.number and version.adapter):
         return None
     return integrity.problem(version.number, version.adapter.digest)
+
+
+def _memory(memory: Memory) -> MemoryState:
+    return MemoryState(
+        limit_mib=round(memory.limit_bytes / MIB, 1),
+        free_mib=round(memory.free_bytes / MIB, 1),
+        held_mib={part: round(nbytes / MIB, 1) for part, nbytes in memory.parts().items()},
+    )
 
 
 def _state(canary: Canary) -> CanaryState:

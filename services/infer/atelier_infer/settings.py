@@ -61,6 +61,12 @@ class Settings(BaseSettings):
     require_promotion: bool = True
     integrity_check_s: float = Field(300.0, gt=0, le=86400)
     adapter_cache_mib: int = Field(256, ge=0)
+    memory_mib: int | None = Field(None, ge=64)
+    cache_limit_mib: int = Field(16_384, ge=0)
+    upload_mib: int = Field(64, ge=32)
+    upload_timeout_s: float = Field(30.0, gt=0)
+    header_timeout_s: float = Field(10.0, gt=0)
+    stuck_after_s: float = Field(900.0, gt=0)
     job_keep_s: float = Field(600.0, ge=0)
     job_keep_mib: int = Field(256, ge=0)
     callback_hosts: str | None = None

@@ -54,8 +54,9 @@ class Shelf:
     A digest is parsed before it becomes a path, so nothing outside these two levels is ever written or removed.
     """
 
-    def __init__(self, store: Store, folder: Path) -> None:
-        self._store, self._folder = store, folder
+    def __init__(self, store: Store, folder: Path, used: Callable[[Path], None] = lambda home: None) -> None:
+        """`used` is told of each folder that is handed out."""
+        self._store, self._folder, self._used = store, folder, used
 
     def tidy(self) -> None:
         """Removes downloads that a killed process left behind."""
@@ -142,6 +143,7 @@ class Shelf:
                 log.warning("cached copy dropped", extra={"fields": {"folder": str(home), "reason": str(error)}})
                 shutil.rmtree(home)
                 return None
+        self._used(home)
         return home
 
     def _fetched(self, kind: Kind, digest: str, fetch: Callable[[Path], None], landmark: str, check: Check) -> Path:
@@ -160,6 +162,7 @@ class Shelf:
                     (found / file).rename(clean / file)
                 if not home.exists():  # another process may have been quicker
                     clean.rename(home)
+        self._used(home)
         return home
 
 

@@ -7,7 +7,7 @@ import math
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -59,6 +59,15 @@ class Failure:
     retry_at: float
 
 
+ReportRevert = Callable[[str, int, int, str], None]
+"""Called with alias, version, the version that serves again, and why. It must be quick: a lock is held meanwhile."""
+
+
+def log_revert(alias: str, version: int, serving: int, reason: str) -> None:
+    """Writes it to the log."""
+    log.error("stepped back", extra={"fields": {"alias": alias, "version": version, "serving": serving, "reason": reason}})
+
+
 class Versions:
     """Swaps an alias only when its new target is loaded and checked; until then the old one serves.
 
@@ -71,6 +80,8 @@ class Versions:
         alias_poll_s: between two looks at the aliases.
         followed: aliases that are loaded before anybody asks for them, after the champion, and stay loaded.
         require_promotion: whether an alias draws only with versions that registry-api decided on.
+        report_revert: told of each alias that goes back to the version before it.
+        made_anew: told when version numbers mean something else from now on.
     """
 
     def __init__(
@@ -84,7 +95,10 @@ class Versions:
         alias_poll_s: float,
         followed: Iterable[str] = (),
         require_promotion: bool = True,
+        report_revert: ReportRevert = log_revert,
+        made_anew: Callable[[], None] = lambda: None,
     ) -> None:
+        self._report_revert, self._made_anew = report_revert, made_anew
         self._store, self._loader, self._absent, self._poll_s = store, loader, absent, alias_poll_s
         self._model, self._cache_dir, self._require_promotion = model, cache_dir, require_promotion
         self._restored: LastKnown | None = None
@@ -199,7 +213,8 @@ class Versions:
                 f"{alias} again until the alias names another version; look at its run, and roll back or promote another one"
             )
             self._failures[alias] = Failure(number, error, 1, math.inf)
-            log.error("stepped back", extra={"fields": {"alias": alias, "version": number, "serving": before.number}})
+            assert before.number is not None  # no alias serves the base
+            self._report_revert(alias, number, before.number, str(error))
 
     def poll(self) -> None:
         """One round: looks at the aliases and stages those whose target changed. Called by the thread."""
@@ -325,6 +340,7 @@ class Versions:
                 self._strikes.clear()
                 self._failures.clear()
                 self._loader.forget()
+                self._made_anew()
             self._unreachable, self._view = None, view
         return view
 

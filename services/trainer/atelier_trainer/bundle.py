@@ -20,10 +20,11 @@ from atelier_contracts.manifests import BundleManifest, file_sha256
 from torch.export import Dim
 from torch.nn import functional as F
 
+from atelier_trainer.attention import fused_attention, split_graphs
 from atelier_trainer.errors import ExportError
 
 OPSET = 20  # OpenVINO's provider has no Attention operator, which opset 23 would use
-FORMAT = "atelier-bundle-2"  # part of the source digest: a new way of exporting makes new bundles
+FORMAT = "atelier-bundle-3"  # part of the source digest: a new way of exporting makes new bundles
 ATTENTION_LAYERS = ("to_q", "to_k", "to_v", "to_out.0")
 
 
@@ -162,8 +163,9 @@ def _export_unet(unet: Any, layers: dict[str, torch.nn.Linear], multiple: int, t
         example += [torch.randn(linear.in_features, rank), torch.randn(rank, linear.out_features)]
         shapes += [{1: r}, {0: r}]
         input_names += names.lora_inputs(name)
-    with _lora_inputs_in(unet, layers) as module:
+    with _lora_inputs_in(unet, layers) as module, fused_attention(unet):
         write_graph(module, example, (*shapes[:4], tuple(shapes[4:])), input_names, ["out_sample"], out)
+    split_graphs(out.with_name(names.FUSED_UNET_FILE), out)
 
 
 def _export_text_encoder(text_encoder: torch.nn.Module, tokens: int, out: Path) -> None:
