@@ -10,8 +10,7 @@ import threading
 from collections.abc import Iterator
 from pathlib import Path
 
-from .conftest import PASSWORDS, apr1
-from .containers import Neighbours, Server, tracking
+from .containers import PASSWORDS, Neighbours, Server, apr1, tracking
 
 log = logging.getLogger(__name__)
 MIB = 1 << 20

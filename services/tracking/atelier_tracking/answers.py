@@ -27,7 +27,7 @@ class Problem:
 REFUSALS = {
     "path": Problem(
         400,
-        "The path is written in an unusual way. Write it without empty and dot segments, ; # ? backslash and control characters, "
+        "The path is written in an unusual way. Write it without empty and dot segments, ; # ? and control characters, "
         "with escapes only where they are needed, and a path in the query once and likewise.",
     ),
     "length": Problem(411, "A body needs a Content-Length here. Only files that are put may come in chunks."),

@@ -25,7 +25,7 @@ UPLOADS = 16
 DOWNLOADS = 32
 RESERVE_BYTES = 64 << 20
 """Stays free in the spool, for files whose size is not announced."""
-LIGHT, MEDIUM, HEAVY = 256, 6, 1
+LIGHT, MEDIUM, HEAVY = 256, 4, 1
 """Bodies that MLflow may hold at a time: of less than 100 kB, of less than 1 MB, and larger."""
 ARRIVING = 8
 """Bodies of 100 kB and more that one user may be sending at a time."""

@@ -90,7 +90,7 @@ class Settings(BaseModel):
     tls_key_file: FilePath | None = None
     http_port: int = Field(80, ge=1, le=65535)
     https_port: int = Field(443, ge=1, le=65535)
-    body_limit_mib: int = Field(10, ge=1, le=512)
+    body_limit_mib: int = Field(5, ge=1, le=512)
     spool_dir: Path = Path("/var/spool/tracking")
     drain_timeout_s: int = Field(25, ge=0, le=3600)
 
