@@ -58,6 +58,14 @@ def _printable(value: SecretStr) -> SecretStr:
     return value
 
 
+def _plain_path(value: Path) -> Path:
+    # it is written into nginx's configuration
+    if not re.fullmatch(r"/[A-Za-z0-9._/-]*", str(value)):
+        raise ValueError("must be an absolute path of letters, digits and . _ - /")
+    return value
+
+
+PlainPath = Annotated[Path, AfterValidator(_plain_path)]
 WebAddress = Annotated[str, AfterValidator(_web_address)]
 Secret = Annotated[SecretStr, AfterValidator(_printable)]
 
@@ -86,12 +94,12 @@ class Settings(BaseModel):
     mlflow_crypto_kek_passphrase: Secret | None = None
     public_url: Annotated[str, AfterValidator(_origin)] | None = None
     trusted_proxies: tuple[Annotated[str, AfterValidator(_network)], ...] = ()
-    tls_certificate_file: FilePath | None = None
-    tls_key_file: FilePath | None = None
+    tls_certificate_file: Annotated[FilePath, AfterValidator(_plain_path)] | None = None
+    tls_key_file: Annotated[FilePath, AfterValidator(_plain_path)] | None = None
     http_port: int = Field(80, ge=1, le=65535)
     https_port: int = Field(443, ge=1, le=65535)
     body_limit_mib: int = Field(5, ge=1, le=512)
-    spool_dir: Path = Path("/var/spool/tracking")
+    spool_dir: PlainPath = Path("/var/spool/tracking")
     drain_timeout_s: int = Field(25, ge=0, le=3600)
 
 
