@@ -10,11 +10,13 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
-from .attacks import TABLE, Row
+from .attacks import FILES, TABLE, Row
 from .sampling import Peak
-from .sending import Lists, Zeros, send_all
-from .world import CHECKS, World, objects
+from .sending import Lists, Zeros, send, send_all
+from .world import BUCKET, CHECKS, World, listed, objects
 
 MEMORY_LIMIT_MIB = 700
 
@@ -40,6 +42,50 @@ def test_the_table(world: World, peak: Peak, row: Row):
     for check in row.after:
         CHECKS[check](world)
     assert statuses <= set(row.expected)
+
+
+ESCAPED = [
+    "%",
+    "%25",
+    "%3F",
+    "%3b",
+    "%2F",
+    "%5c",
+    "%2e%2e",
+    "%00",
+    "%09",
+    "%0d%0a",
+    "%20",
+    "%C0%AF",
+    "%E2%80%A8",
+    "%EF%BC%8F",
+    "%ff",
+    "%61",
+    "%2561",
+]
+PIECES = [
+    *ESCAPED,
+    *[";", "?", "#", "/", "\\", ".", "..", "/./", "/../", "//", "+", "file:", "FILE:", "s3:", "&", "=", "~", "A"],
+    " ",
+    "\t",
+    "\x7f",
+]
+MIXTURES = st.lists(st.tuples(st.integers(0, 200), st.sampled_from(PIECES)), min_size=1, max_size=3)
+
+
+@settings(derandomize=True, max_examples=200, deadline=None, database=None, suppress_health_check=list(HealthCheck))
+@given(MIXTURES, st.sampled_from(["DELETE", "PUT"]))
+def test_no_mixture_of_spellings_reaches_a_frozen_file(world: World, insertions: list[tuple[int, str]], method: str):
+    path = filled(FILES + "/{e}/{r}/artifacts/model/weights.bin", world.names)
+    for place, piece in insertions:
+        place %= len(path) + 1
+        path = path[:place] + piece + path[place:]
+    status = send(world.tracking, method, path, "theo", b"evil" if method == "PUT" else None, {})
+    assert 200 <= status < 500, path
+    found = listed(world)
+    assert world.listed.items() <= found.items(), path
+    for key in set(found) - set(world.listed):  # beside it, a trainer may write
+        world.s3.delete_object(Bucket=BUCKET, Key=key)
 
 
 def test_bodies_of_every_weight_at_the_same_time_fit(world: World, peak: Peak):
