@@ -11,7 +11,7 @@ CHECKOV := $(VENV)/checkov/bin/checkov
 SOURCES := contracts embedded services infra twin tests benchmarks scripts
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo serve up down logs test test-full test-integration test-browser test-extras test-twin test-infra sizes fidelity fidelity-base lint fmt lock clean
+.PHONY: help install demo serve up down logs test test-full test-integration test-browser test-extras test-twin test-security test-infra sizes fidelity fidelity-base lint fmt lock clean
 
 help:  ## print this
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -62,6 +62,9 @@ test-extras: $(INSTALLED)  ## install registry-api and infer by themselves and u
 test-twin: $(INSTALLED)  ## test the images and the whole twin, in containers of their own (minutes; needs Docker)
 	@docker compose --profile trainer build --quiet
 	@$(BIN)/python -m pytest -m "twin or e2e"
+
+test-security: $(INSTALLED)  ## attack the tracking image, and try what each role may do (minutes; needs Docker)
+	@$(BIN)/python -m pytest -m security
 
 test-infra: $(INSTALLED) $(CHECKOV)  ## check the Terraform files, and deploy to a stand-in for AWS and back (minutes; needs terraform)
 	@$(BIN)/python -m pytest -m infra tests/infra

@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from .containers import GIVEN, IMAGE, ROOT, Neighbours, Server, docker, neighbours, tracking
-
-PASSWORDS = {"ada": "ada's", "rita": "rita's", "theo": "theo's", "pia": "pia's", "registry": "registry's"}
-ROLES = {"ada": "admin", "rita": "reader", "theo": "trainer", "pia": "promoter", "registry": "promoter"}
+from .containers import PASSWORDS, Neighbours, Server, apr1, built_image, guarded_tracking, neighbours, tracking
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -21,15 +17,9 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.timeout(3600))
 
 
-def apr1(password: str) -> str:
-    return subprocess.run(["openssl", "passwd", "-apr1", password], capture_output=True, text=True, check=True).stdout.strip()
-
-
 @pytest.fixture(scope="session")
 def image() -> str:
-    if not GIVEN:
-        docker("build", "--quiet", "--tag", IMAGE, "--file", "services/tracking/Dockerfile", str(ROOT), timeout_s=1500)
-    return IMAGE
+    return built_image()
 
 
 @pytest.fixture(scope="session")
@@ -50,30 +40,5 @@ def walked(around: Neighbours, tmp_path_factory: pytest.TempPathFactory) -> Iter
 
 @pytest.fixture(scope="session")
 def guarded(around: Neighbours, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    """Roles, a registry user, secrets in files, nothing writable but what has to be."""
-    folder = tmp_path_factory.mktemp("guarded")
-    files = {"htpasswd": "".join(f"{user}:{apr1(password)}\n" for user, password in PASSWORDS.items())}
-    files["roles"] = "".join(f"{user} {role}\n" for user, role in ROLES.items())
-    files["password"] = around.password + "\n"
-    folder.chmod(0o755)
-    for name, text in files.items():
-        (folder / name).write_text(text)
-        (folder / name).chmod(0o644)
-    env = around.settings(
-        HTPASSWD_FILE="/given/htpasswd", ROLES_FILE="/given/roles", DB_PW_FILE="/given/password", REGISTRY_USER="registry"
-    )
-    del env["DB_PW"]
-    options = [
-        "--network",
-        around.network,
-        "--read-only",
-        "--tmpfs",
-        "/tmp",
-        "--volume",
-        "/var/spool/tracking",
-        "--cap-drop",
-        "ALL",
-    ]
-    options += ["--cap-add", "NET_BIND_SERVICE", "--sysctl", "net.ipv4.ip_unprivileged_port_start=1024"]
-    with tracking(env, folder, *options, "--volume", f"{folder}:/given:ro", logins=PASSWORDS) as server:
+    with guarded_tracking(around, tmp_path_factory.mktemp("guarded")) as server:
         yield server

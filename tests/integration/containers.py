@@ -22,6 +22,9 @@ GIVEN = os.environ.get("TRACKING_IMAGE")
 IMAGE = GIVEN or "atelier/tracking:integration"
 PATIENCE_S = 240
 
+PASSWORDS = {"ada": "ada's", "rita": "rita's", "theo": "theo's", "pia": "pia's", "registry": "registry's"}
+ROLES = {"ada": "admin", "rita": "reader", "theo": "trainer", "pia": "promoter", "registry": "promoter"}
+
 
 def docker(*arguments: str, check: bool = True, stdin: str | None = None, timeout_s: float = 300) -> str:
     """Output of a docker command; the test fails with its error where there is no engine or the command fails."""
@@ -32,6 +35,16 @@ def docker(*arguments: str, check: bool = True, stdin: str | None = None, timeou
     if check and ended.returncode:
         pytest.fail(f"docker {' '.join(arguments)[:200]} ended with {ended.returncode}:\n{ended.stderr[-3000:]}")
     return ended.stdout if check else ended.stdout + ended.stderr
+
+
+def built_image() -> str:
+    if not GIVEN:
+        docker("build", "--quiet", "--tag", IMAGE, "--file", "services/tracking/Dockerfile", str(ROOT), timeout_s=1500)
+    return IMAGE
+
+
+def apr1(password: str) -> str:
+    return subprocess.run(["openssl", "passwd", "-apr1", password], capture_output=True, text=True, check=True).stdout.strip()
 
 
 @dataclass(frozen=True)
@@ -214,4 +227,25 @@ def tracking(
         server = Server(name, port_of(name, port), dict(logins or {}))
         if ready:
             server.wait()
+        yield server
+
+
+@contextlib.contextmanager
+def guarded_tracking(around: Neighbours, folder: Path, *options: str) -> Iterator[Server]:
+    """Roles, a registry user, secrets in files, nothing writable but what has to be."""
+    files = {"htpasswd": "".join(f"{user}:{apr1(password)}\n" for user, password in PASSWORDS.items())}
+    files["roles"] = "".join(f"{user} {role}\n" for user, role in ROLES.items())
+    files["password"] = around.password + "\n"
+    folder.chmod(0o755)
+    for name, text in files.items():
+        (folder / name).write_text(text)
+        (folder / name).chmod(0o644)
+    env = around.settings(
+        HTPASSWD_FILE="/given/htpasswd", ROLES_FILE="/given/roles", DB_PW_FILE="/given/password", REGISTRY_USER="registry"
+    )
+    del env["DB_PW"]
+    locked = ["--read-only", "--tmpfs", "/tmp", "--volume", "/var/spool/tracking", "--cap-drop", "ALL"]
+    locked += ["--cap-add", "NET_BIND_SERVICE", "--sysctl", "net.ipv4.ip_unprivileged_port_start=1024"]
+    given = ["--network", around.network, "--volume", f"{folder}:/given:ro"]
+    with tracking(env, folder, *given, *locked, *options, logins=PASSWORDS) as server:
         yield server

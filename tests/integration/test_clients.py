@@ -7,8 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from .conftest import PASSWORDS, apr1
-from .containers import Neighbours, Server, docker, tracking
+from .containers import PASSWORDS, Neighbours, Server, apr1, docker, tracking
 
 
 def client(code: str, uri: str, user: str, folder: Path, **more: str) -> str:

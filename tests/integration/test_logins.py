@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from .conftest import PASSWORDS, apr1
-from .containers import Neighbours, tracking
+from .containers import PASSWORDS, Neighbours, apr1, tracking
 
 
 def test_guesses_are_limited_by_address_and_user(around: Neighbours, tmp_path: Path):

@@ -8,8 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from .conftest import PASSWORDS, apr1
-from .containers import Neighbours, Server, docker, make_bucket, port_of, tracking, until
+from .containers import PASSWORDS, Neighbours, Server, apr1, docker, make_bucket, port_of, tracking, until
 
 
 def said(server: Server, event: str) -> list[dict]:

@@ -129,10 +129,11 @@ def test_names_and_versions_are_frozen(guarded: Server, champion: Registered):
     unharmed(guarded, champion)
 
 
-def test_a_copied_version_freezes_the_files_too(guarded: Server, champion: Registered):
-    copy = f"copy-{secrets.token_hex(4)}"
-    guarded.call("theo", "POST", "registered-models/create", {"name": copy})
-    guarded.call("theo", "POST", "model-versions/create", {"name": copy, "source": f"models:/{champion.name}/1"})
+def test_another_version_of_the_same_files_freezes_them_too(guarded: Server, champion: Registered):
+    other = f"other-{secrets.token_hex(4)}"
+    guarded.call("theo", "POST", "registered-models/create", {"name": other})
+    source = {"source": f"runs:/{champion.run}/model", "run_id": champion.run}
+    guarded.call("theo", "POST", "model-versions/create", source | {"name": other})
     guarded.call("registry", "DELETE", "model-versions/delete", {"name": champion.name, "version": "1"})
     assert guarded.put("theo", f"{champion.files}/weights.bin", b"evil") == 403
     root = "mlflow-artifacts:/" + champion.files
@@ -147,13 +148,20 @@ def test_deleting_the_run_and_the_experiment_harms_nothing(guarded: Server, cham
     guarded.call("theo", "POST", "experiments/restore", {"experiment_id": champion.experiment})
 
 
-def test_a_version_in_the_bucket_itself_is_frozen_too(guarded: Server, champion: Registered):
-    name, folder = f"direct-{secrets.token_hex(4)}", f"direct/{secrets.token_hex(4)}"
+def test_a_logged_model_in_the_bucket_itself_is_frozen_too(guarded: Server):
+    name = f"direct-{secrets.token_hex(4)}"
+    body = {"name": name, "artifact_location": f"s3://artifacts/{name}"}
+    experiment = guarded.call("theo", "POST", "experiments/create", body)["experiment_id"]
+    model = {"experiment_id": experiment, "name": "adapter"}
+    logged = guarded.call("theo", "POST", "logged-models", model)["model"]["info"]["model_id"]
+    folder = f"{name}/models/{logged}/artifacts"
+    assert guarded.put("theo", f"{folder}/weights.bin") == 200
     guarded.call("theo", "POST", "registered-models/create", {"name": name})
-    guarded.call("theo", "POST", "model-versions/create", {"name": name, "source": f"s3://artifacts/{folder}"})
-    for path in (f"{folder}/weights.bin", f"{folder}/{champion.run}/weights.bin", f"{folder}/tr-{'e' * 32}/x"):
+    version = {"name": name, "source": f"models:/{logged}", "model_id": logged}
+    guarded.call("theo", "POST", "model-versions/create", version)
+    for path in (f"{folder}/weights.bin", f"{folder}/tr-{'e' * 32}/x"):
         assert guarded.put("theo", path, b"evil") == 403, path
-    assert guarded.put("theo", f"{champion.experiment}/traces/tr-{'e' * 32}/artifacts/attachment") == 200
+    assert guarded.put("theo", f"{experiment}/traces/tr-{'e' * 32}/artifacts/attachment") == 200
 
 
 def test_what_no_version_needs_stays_open(guarded: Server, champion: Registered):
@@ -172,13 +180,14 @@ def test_what_no_version_needs_stays_open(guarded: Server, champion: Registered)
     assert guarded.ask("DELETE", f"/api/2.0/mlflow-artifacts/artifacts/{e}/{r}/artifacts/samples", "theo").status == 200
 
 
-def test_the_registry_may_do_all_of_it(guarded: Server, champion: Registered):
-    assert guarded.put("registry", f"{champion.files}/extra.bin") == 200
+def test_the_registry_does_what_is_its_own(guarded: Server, champion: Registered):
+    assert guarded.put("registry", f"{champion.files}/extra.bin") == 403
+    assert guarded.put("registry", f"{champion.experiment}/{champion.run}/artifacts/extra.bin") == 403
     guarded.call(
         "registry", "POST", "model-versions/set-tag", {"name": champion.name, "version": "2", "key": "a", "value": "b"}
     )
     name = f"gone-{secrets.token_hex(4)}"
-    guarded.call("theo", "POST", "registered-models/create", {"name": name})
+    guarded.call("registry", "POST", "registered-models/create", {"name": name, "tags": [{"key": "atelier.x", "value": "1"}]})
     guarded.call("registry", "POST", "registered-models/rename", {"name": name, "new_name": name + "-2"})
     guarded.call("registry", "DELETE", "registered-models/delete", {"name": name + "-2"})
 
@@ -186,7 +195,10 @@ def test_the_registry_may_do_all_of_it(guarded: Server, champion: Registered):
 def test_without_a_registry_user_everything_is_open(walked: Server):
     name = f"open-{secrets.token_hex(4)}"
     walked.call("ada", "POST", "registered-models/create", {"name": name})
-    walked.call("ada", "POST", "model-versions/create", {"name": name, "source": "s3://artifacts/elsewhere/model"})
+    run = walked.call("ada", "POST", "runs/create", {"experiment_id": "0"})["run"]["info"]["run_id"]
+    version = {"name": name, "source": f"runs:/{run}/model", "run_id": run, "tags": [{"key": "atelier.x", "value": "1"}]}
+    walked.call("ada", "POST", "model-versions/create", version)
+    assert walked.put("ada", f"0/{run}/artifacts/model/weights.bin") == 200
     walked.call("ada", "POST", "registered-models/alias", {"name": name, "alias": "champion", "version": "1"})
     assert walked.call("ada", "GET", f"registered-models/alias?name={name}&alias=champion")["model_version"]["version"] == "1"
     walked.call("ada", "DELETE", "registered-models/delete", {"name": name})

@@ -9,8 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from .conftest import PASSWORDS, apr1
-from .containers import IMAGE, ROOT, Neighbours, Server, docker, port_of, tracking
+from .containers import IMAGE, PASSWORDS, ROOT, Neighbours, Server, apr1, docker, port_of, tracking
 
 AWKWARD = "$HOME $$ @:/#%25'\"\\ ;&?= ä€漢 {x} ``"
 

@@ -32,10 +32,12 @@ def test_the_map_names_every_group_of_tests():
     assert groups <= set(re.findall(r"\w+", line))
 
 
-def test_links_on_the_first_page_lead_somewhere():
-    links = re.findall(r"\]\(([^)#]+)\)", README)
+@pytest.mark.parametrize("page", ["README.md", "SECURITY.md", "docs/security.md"])
+def test_links_lead_somewhere(page):
+    file = ROOT / page
+    links = re.findall(r"\]\(([^)#]+)[^)]*\)", file.read_text())
     assert links
-    assert [link for link in links if not link.startswith("http") and not (ROOT / link).exists()] == []
+    assert [link for link in links if not link.startswith("http") and not (file.parent / link).exists()] == []
 
 
 def test_make_alone_explains_every_target():

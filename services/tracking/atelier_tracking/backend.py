@@ -5,6 +5,7 @@ from __future__ import annotations
 from urllib.parse import quote, urlencode
 
 from atelier_tracking.settings import Settings
+from atelier_tracking.sources import PATTERN
 
 SWITCHES = {
     # job execution starts several more processes, and would run what users send
@@ -16,6 +17,8 @@ SWITCHES = {
     "MLFLOW_SQLALCHEMYSTORE_POOL_RECYCLE": "600",
     "MLFLOW_SQLALCHEMYSTORE_POOL_SIZE": "5",
     "MLFLOW_SQLALCHEMYSTORE_MAX_OVERFLOW": "15",
+    # a version's source has one spelling, which the gate can compare
+    "MLFLOW_CREATE_MODEL_VERSION_SOURCE_VALIDATION_REGEX": PATTERN,
     "GIT_PYTHON_REFRESH": "quiet",
     # each thread that handles large bodies gets a heap of its own otherwise
     "MALLOC_ARENA_MAX": "2",
@@ -24,6 +27,8 @@ SWITCHES = {
 }
 
 CONNECT_TIMEOUT_S = 5
+REGISTRY_USER = "TRACKING_REGISTRY_USER"
+"""Tells MLflow's process whom reserved tags are for."""
 
 DRIVER = "postgresql+psycopg2"
 """Named, since SQLAlchemy 2.1 takes another driver by default."""
@@ -59,6 +64,10 @@ def mlflow_environment(settings: Settings) -> dict[str, str]:
     if settings.aws_access_key_id is not None and settings.aws_secret_access_key is not None:
         environment["AWS_ACCESS_KEY_ID"] = settings.aws_access_key_id.get_secret_value()
         environment["AWS_SECRET_ACCESS_KEY"] = settings.aws_secret_access_key.get_secret_value()
+    if settings.registry_user is not None:
+        environment[REGISTRY_USER] = settings.registry_user
+    if settings.mlflow_crypto_kek_passphrase is not None:
+        environment["MLFLOW_CRYPTO_KEK_PASSPHRASE"] = settings.mlflow_crypto_kek_passphrase.get_secret_value()
     if endpoint := settings.s3_public_endpoint_url or settings.s3_endpoint_url:
         environment["MLFLOW_S3_ENDPOINT_URL"] = endpoint
     return environment

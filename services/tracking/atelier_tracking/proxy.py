@@ -6,12 +6,15 @@ import os
 import re
 import secrets
 import socket
+import string
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from urllib.parse import urlsplit
 
+from atelier_tracking.answers import REFUSALS, locations
 from atelier_tracking.errors import ServerError
-from atelier_tracking.roles import PROTECTED, allowed
+from atelier_tracking.logins import Login
+from atelier_tracking.roles import PROTECTED, REGISTRY, allowed
 from atelier_tracking.routes import map_entries, read_routes
 from atelier_tracking.settings import Settings
 
@@ -22,7 +25,17 @@ UPLOADS = 16
 DOWNLOADS = 32
 RESERVE_BYTES = 64 << 20
 """Stays free in the spool, for files whose size is not announced."""
-
+LIGHT, MEDIUM, HEAVY = 256, 4, 1
+"""Bodies that MLflow may hold at a time: of less than 100 kB, of less than 1 MB, and larger."""
+ARRIVING = 8
+"""Bodies of 100 kB and more that one user may be sending at a time."""
+BARE_LIMIT_KIB, READ_LIMIT_KIB = 64, 1024
+"""Largest body with a method that needs none, and with a search."""
+HEADER_TIMEOUT_S, BODY_TIMEOUT_S, FILE_TIMEOUT_S = 15, 30, 120
+"""For the whole head of a request, between two pieces of its body, and between two pieces of a file."""
+SCRIPTS = ("frozen.js", "gate.js", "paths.js")
+NO_USER = "-"
+"""Stands in the password file for every name that does not exist; no name in HTPASSWD can be this."""
 
 PLACEHOLDER = re.compile(r"@\{(\w+)\}")
 """`$` belongs to nginx and to JavaScript."""
@@ -43,17 +56,30 @@ def write_files(settings: Settings, run_dir: Path) -> None:
             (run_dir / folder).mkdir(mode=0o700)
         (run_dir / "state/empty").write_text("\n")
         values = placeholders(settings, run_dir)
-        _write(run_dir / "htpasswd", "".join(f"{login.user}:{login.hash}\n" for login in settings.logins))
-        _write(run_dir / "gate.js", _filled("gate.js", values))
+        logins = [*settings.logins, Login(NO_USER, unmatched(settings.logins[0].hash))]
+        _write(run_dir / "htpasswd", "".join(f"{login.user}:{login.hash}\n" for login in logins))
+        for name in SCRIPTS:
+            _write(run_dir / name, _filled(name, values))
         _write(run_dir / "nginx.conf", _filled("nginx.conf", values))
     except OSError as error:
         raise ServerError(f"{run_dir} must be writable: {error}") from error
+
+
+def unmatched(hashed: str) -> str:
+    """A hash of the same scheme and cost that no password is known for.
+
+    Args:
+        hashed: of a login; its salt is kept, its 22 last characters are drawn anew.
+    """
+    return hashed[:-22] + "".join(secrets.choice("./" + string.ascii_letters + string.digits) for _ in range(21)) + "."
 
 
 def placeholders(settings: Settings, run_dir: Path) -> dict[str, str]:
     """What stands for each `@{name}` of nginx.conf and gate.js."""
     users = [login.user for login in settings.logins]
     registry = settings.registry_user
+    pairs = allowed(gateway=settings.mlflow_crypto_kek_passphrase is not None, registry=registry is not None)
+    roles = (settings.roles or {}) | ({registry: REGISTRY} if registry else {})
     protected = [f"{user or ''} {kind}" for user in ("", *users) if user != registry for kind in PROTECTED] if registry else []
     origin = (
         [f'"{settings.public_url} {settings.public_url}" "";'] if settings.public_url else [r'"~^(?<one>\S+) \k<one>$" "";']
@@ -68,20 +94,30 @@ def placeholders(settings: Settings, run_dir: Path) -> dict[str, str]:
     values = {
         "run": str(run_dir),
         "drain_s": str(max(1, settings.drain_timeout_s)),
-        "users": _lines(f'"{user}" "{user}";' for user in users),
+        "spool": str(settings.spool_dir),
+        "users": _lines(f'"user {user}" "{user}";' for user in users),
         "default_role": "none" if settings.roles is not None else "admin",
-        "roles": _lines(f'"{user}" {role};' for user, role in (settings.roles or {}).items()),
+        "roles": _lines(f'"user {user}" {role};' for user, role in roles.items()),
         "kinds": map_entries(read_routes()),
-        "allowed": _lines(f'"{role} {kind}" yes;' for role, kind in allowed()),
+        "allowed": _lines(f'"{role} {kind}" yes;' for role, kind in pairs),
         "protected": _lines(f'"{pair}" yes;' for pair in protected),
         "origin": _lines(origin),
-        "origin_hint": f"This page comes from another address than this server. {hint}",
         "own_origin": settings.public_url or "$scheme://$http_host",
         "guesses_per_minute": str(GUESSES_PER_MINUTE),
         "guess_burst": str(GUESS_BURST),
         "uploads": str(UPLOADS),
         "downloads": str(DOWNLOADS),
         "reserve_bytes": str(RESERVE_BYTES),
+        "light": str(LIGHT),
+        "medium": str(MEDIUM),
+        "heavy": str(HEAVY),
+        "arriving": str(ARRIVING),
+        "bare_limit_kib": str(BARE_LIMIT_KIB),
+        "read_limit_kib": str(READ_LIMIT_KIB),
+        "header_timeout_s": str(HEADER_TIMEOUT_S),
+        "body_timeout_s": str(BODY_TIMEOUT_S),
+        "file_timeout_s": str(FILE_TIMEOUT_S),
+        "no_user": NO_USER,
         "body_limit_mib": str(settings.body_limit_mib),
         "salt": secrets.token_hex(32),
         "registry_user": registry or "",
@@ -92,8 +128,11 @@ def placeholders(settings: Settings, run_dir: Path) -> dict[str, str]:
         "certificate": str(settings.tls_certificate_file),
         "key": str(settings.tls_key_file),
         "secure_name": _secure_name(settings),
-        "presigned": "proxy_pass http://mlflow;" if settings.s3_public_endpoint_url else "try_files /absent =404;",
+        "presigned": "proxy_pass http://$weight;" if settings.s3_public_endpoint_url else "try_files /absent =404;",
     }
+    limits = {name: values[f"{name}_limit_{unit}"] for name, unit in (("body", "mib"), ("bare", "kib"), ("read", "kib"))}
+    values["answers"] = locations(limits | {"origin": f"This page comes from another address than this server. {hint}"})
+    values["retries"] = _lines(f"{reason} {refusal.retry_s};" for reason, refusal in REFUSALS.items() if refusal.retry_s)
     secure = settings.tls_certificate_file is not None
     values["site"] = _filled("site.conf", values)
     values["health"] = _filled("health.conf", values)

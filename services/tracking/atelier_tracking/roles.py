@@ -12,6 +12,7 @@ ROLES = ("reader", "trainer", "promoter", "admin")
 LOWEST = {
     "read": "reader",
     "write": "trainer",
+    "register": "trainer",
     "artifact": "trainer",
     "model": "trainer",
     "presign": "trainer",
@@ -19,11 +20,20 @@ LOWEST = {
     "curate": "promoter",
     "registered": "admin",
     "admin": "admin",
+    "gateway": "admin",
 }
 """Class of a route (see routes.py) to the lowest role that may use it. A class that is not listed is for nobody."""
 
-PROTECTED = ("curate", "registered", "presign")
-"""For REGISTRY_USER alone once it is set; `artifact` and `model` are so too where a registered version needs the files."""
+PROTECTED = ("curate", "registered")
+"""For REGISTRY_USER alone once it is set."""
+
+UNCHECKED = ("presign",)
+"""For nobody once REGISTRY_USER is set: what is uploaded so does not come by the gate."""
+
+REGISTRY = "registry"
+"""Role of REGISTRY_USER, whatever ROLES says: it reads, registers and does what is PROTECTED, but writes no files."""
+
+OF_REGISTRY = ("read", "register", "describe", *PROTECTED)
 
 
 def parse_roles(text: str, users: Collection[str]) -> dict[str, str]:
@@ -63,6 +73,14 @@ def parse_roles(text: str, users: Collection[str]) -> dict[str, str]:
     return roles
 
 
-def allowed() -> list[tuple[str, str]]:
-    """Every pair (role, class) that is allowed."""
-    return [(role, kind) for kind, lowest in LOWEST.items() for role in ROLES if ROLES.index(role) >= ROLES.index(lowest)]
+def allowed(gateway: bool, registry: bool) -> list[tuple[str, str]]:
+    """Every pair (role, class) that is allowed.
+
+    Args:
+        gateway: whether secrets of the gateway are kept under a passphrase of this server's own; without one it is closed.
+        registry: whether there is a REGISTRY_USER.
+    """
+    off = (() if gateway else ("gateway",)) + (UNCHECKED if registry else ())
+    lowest = {kind: role for kind, role in LOWEST.items() if kind not in off}
+    pairs = [(role, kind) for kind, least in lowest.items() for role in ROLES if ROLES.index(role) >= ROLES.index(least)]
+    return pairs + [(REGISTRY, kind) for kind in OF_REGISTRY]

@@ -12,7 +12,10 @@ import warnings
 from collections.abc import Callable
 from pathlib import Path
 
+from atelier_tracking.backend import REGISTRY_USER
 from atelier_tracking.lines import say
+from atelier_tracking.reserved import reserve
+from atelier_tracking.sources import write_odd_sources
 
 RETRY_S = 2.0
 KEEP_ALIVE_S = 120
@@ -62,6 +65,11 @@ def main() -> None:
     os.environ[constants.ARTIFACTS_DESTINATION_ENV_VAR] = os.environ["MLFLOW_ARTIFACTS_DESTINATION"]
     os.environ[constants.ARTIFACT_ROOT_ENV_VAR] = "mlflow-artifacts:/"
     initialize_backend_stores(uri, default_artifact_root="mlflow-artifacts:/")
+    write_odd_sources(
+        libpq, os.environ["MLFLOW_ARTIFACTS_DESTINATION"].removeprefix("s3://"), socket.parent / "state/odd_sources.json"
+    )
+    if registry_user := os.environ.get(REGISTRY_USER):
+        reserve(registry_user)
     say("MLflow serves")
     uvicorn.run(
         "mlflow.server.fastapi_app:app",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import ssl
 from collections.abc import Mapping
 from ipaddress import ip_network
@@ -15,13 +16,13 @@ from atelier_tracking.errors import SettingsError
 from atelier_tracking.logins import Login, parse_logins
 from atelier_tracking.roles import ROLES, parse_roles
 
-FROM_FILES = ("DB_PW", "HTPASSWD", "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "ROLES")
+FROM_FILES = ("DB_PW", "HTPASSWD", "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "ROLES", "MLFLOW_CRYPTO_KEK_PASSPHRASE")
 """Each of these may be given by a file instead, named by the same variable with `_FILE`."""
 
 UNREAD = "(unread)"
 """Stands for what a file would have given, so that the variable is not also called missing."""
 
-SECRET = ("DB_PW", "HTPASSWD", "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY")
+SECRET = ("DB_PW", "HTPASSWD", "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "MLFLOW_CRYPTO_KEK_PASSPHRASE")
 
 
 def _web_address(value: str) -> str:
@@ -35,6 +36,8 @@ def _web_address(value: str) -> str:
 
 def _origin(value: str) -> str:
     parts = urlsplit(_web_address(value))
+    if not re.fullmatch(r"[A-Za-z0-9._-]+|[0-9A-Fa-f:.]+", parts.hostname or ""):
+        raise ValueError("must name a host of letters, digits, dots and hyphens, or an IP address")
     if parts.path not in ("", "/") or parts.query or parts.fragment:
         raise ValueError("must be scheme://name or scheme://name:port alone, as a browser shows it before the first /")
     port = "" if parts.port in (None, {"http": 80, "https": 443}[parts.scheme]) else f":{parts.port}"
@@ -55,6 +58,14 @@ def _printable(value: SecretStr) -> SecretStr:
     return value
 
 
+def _plain_path(value: Path) -> Path:
+    # it is written into nginx's configuration
+    if not re.fullmatch(r"/[A-Za-z0-9._/-]*", str(value)):
+        raise ValueError("must be an absolute path of letters, digits and . _ - /")
+    return value
+
+
+PlainPath = Annotated[Path, AfterValidator(_plain_path)]
 WebAddress = Annotated[str, AfterValidator(_web_address)]
 Secret = Annotated[SecretStr, AfterValidator(_printable)]
 
@@ -80,14 +91,15 @@ class Settings(BaseModel):
     logins: tuple[Login, ...]
     roles: dict[str, str] | None = None
     registry_user: str | None = None
+    mlflow_crypto_kek_passphrase: Secret | None = None
     public_url: Annotated[str, AfterValidator(_origin)] | None = None
     trusted_proxies: tuple[Annotated[str, AfterValidator(_network)], ...] = ()
-    tls_certificate_file: FilePath | None = None
-    tls_key_file: FilePath | None = None
+    tls_certificate_file: Annotated[FilePath, AfterValidator(_plain_path)] | None = None
+    tls_key_file: Annotated[FilePath, AfterValidator(_plain_path)] | None = None
     http_port: int = Field(80, ge=1, le=65535)
     https_port: int = Field(443, ge=1, le=65535)
-    body_limit_mib: int = Field(64, ge=1, le=512)
-    spool_dir: Path = Path("/var/spool/tracking")
+    body_limit_mib: int = Field(5, ge=1, le=512)
+    spool_dir: PlainPath = Path("/var/spool/tracking")
     drain_timeout_s: int = Field(25, ge=0, le=3600)
 
 

@@ -6,7 +6,7 @@ import re
 from itertools import pairwise
 
 import pytest
-from atelier_tracking.roles import LOWEST, PROTECTED, ROLES, allowed
+from atelier_tracking.roles import LOWEST, PROTECTED, REGISTRY, ROLES, allowed
 from atelier_tracking.routes import classify, map_entries, read_routes
 
 KINDS = {*LOWEST, "closed"}
@@ -31,7 +31,9 @@ def test_every_class_is_known_and_no_route_stands_twice():
         ("POST", "/api/2.0/mlflow/runs/create/", "closed"),
         ("GET", "/api/3.0/mlflow/datasets/search", "read"),
         ("DELETE", "/api/3.0/mlflow/datasets/search", "write"),
-        ("GET", "/api/3.0/mlflow/gateway/secrets/list", "admin"),
+        ("GET", "/api/3.0/mlflow/gateway/secrets/list", "gateway"),
+        ("GET", "/api/3.0/mlflow/gateway/secrets/config", "gateway"),
+        ("POST", "/gateway/x/mlflow/invocations", "gateway"),
         ("GET", "/api/3.0/mlflow/gateway/endpoints/list", "read"),
         ("PUT", "/ajax-api/2.0/mlflow-artifacts/artifacts/0/x/artifacts/a b/c", "artifact"),
         ("DELETE", "/api/2.0/mlflow/logged-models/m-1", "model"),
@@ -46,11 +48,21 @@ def test_classes(method, path, kind):
 
 
 def test_roles_grow():
-    pairs = set(allowed())
+    pairs = set(allowed(gateway=True, registry=False))
     for lower, higher in pairwise(ROLES):
         assert {kind for role, kind in pairs if role == lower} < {kind for role, kind in pairs if role == higher}
     assert {kind for role, kind in pairs if role == "reader"} == {"read"}
     assert "closed" not in {kind for _, kind in pairs}
+
+
+def test_the_registrys_user_writes_no_files_and_administers_nothing():
+    kinds = {kind for role, kind in allowed(gateway=True, registry=True) if role == REGISTRY}
+    assert kinds == {"read", "register", "describe", "curate", "registered"}
+
+
+@pytest.mark.parametrize(("gateway", "registry", "off"), [(False, True, {"gateway", "presign"}), (True, False, set())])
+def test_what_is_off_is_for_nobody(gateway, registry, off):
+    assert set(LOWEST) - {kind for _, kind in allowed(gateway, registry)} == off
 
 
 def test_the_map_holds_nothing_that_nginx_would_read_as_its_own():

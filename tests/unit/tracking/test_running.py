@@ -11,7 +11,9 @@ from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 
 import pytest
-from atelier_tracking.proxy import PLACEHOLDER, placeholders, write_files
+from atelier_tracking.errors import LoginsError
+from atelier_tracking.logins import parse_logins
+from atelier_tracking.proxy import NO_USER, PLACEHOLDER, SCRIPTS, placeholders, unmatched, write_files
 from atelier_tracking.readiness import QUESTIONS, Ready, Watch, ask
 from atelier_tracking.serve import wait_until
 from atelier_tracking.settings import read_settings
@@ -114,14 +116,36 @@ def test_every_placeholder_is_filled_and_nothing_is_readable_by_others(tmp_path:
     }
     write_files(read_settings(environment), tmp_path)
     written = {file.name: file for file in tmp_path.iterdir() if file.is_file()}
-    assert set(written) == {"htpasswd", "gate.js", "nginx.conf"}
+    assert set(written) == {"htpasswd", "nginx.conf", *SCRIPTS}
     for file in written.values():
         assert file.stat().st_mode & 0o077 == 0
         assert not PLACEHOLDER.search(file.read_text())
     config = written["nginx.conf"].read_text()
-    assert '"rita" reader;' in config and "set_real_ip_from 10.0.0.0/8;" in config
+    assert '"user rita" reader;' in config and '"user ada" registry;' in config
+    assert "set_real_ip_from 10.0.0.0/8;" in config
     assert '"rita curate" yes;' in config and '"ada curate" yes;' not in config
     assert HASH not in config
+
+
+def test_no_name_is_one_of_nginxs_own(tmp_path: Path):
+    names = ("default", "include", "hostnames", "volatile")
+    settings = read_settings(WALKED | {"HTPASSWD": "\n".join(f"{name}:{HASH}" for name in names)})
+    users = placeholders(settings, tmp_path)["users"].split()
+    assert users == [word for name in names for word in ('"user', f'{name}"', f'"{name}";')]
+
+
+@pytest.mark.parametrize(
+    "hashed", [HASH, "$2y$10$" + "a" * 53, "$5$rounds=5000$salt$" + "a" * 43, "$6$salt$" + "a" * 86], ids=lambda text: text[:3]
+)
+def test_a_name_that_does_not_exist_costs_as_much_as_one_that_does(tmp_path: Path, hashed: str):
+    made = unmatched(hashed)
+    assert parse_logins(f"ada:{made}")[0].hash == made != hashed
+    assert made[:-43] == hashed[:-43]
+    with pytest.raises(LoginsError):
+        parse_logins(f"{NO_USER}:{HASH}")
+    write_files(read_settings(WALKED | {"HTPASSWD": f"ada:{hashed}"}), tmp_path)
+    lines = (tmp_path / "htpasswd").read_text().splitlines()
+    assert [line.split(":")[0] for line in lines] == ["ada", NO_USER]
 
 
 def test_salts_differ_between_starts(tmp_path: Path):

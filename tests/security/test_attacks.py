@@ -1,0 +1,143 @@
+"""Each row of the table against the running images; then what all of them together did to the services."""
+
+from __future__ import annotations
+
+import json
+import socket
+import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from .attacks import FILES, TABLE, Row
+from .sampling import Peak
+from .sending import Lists, Zeros, send, send_all
+from .world import BUCKET, CHECKS, World, listed, objects
+
+MEMORY_LIMIT_MIB = 700
+
+
+def filled(value: Any, names: dict[str, str]) -> Any:
+    """The value with every `{name}` of the world in its strings replaced; other braces stay."""
+    if isinstance(value, dict):
+        return {key: filled(each, names) for key, each in value.items()}
+    if isinstance(value, list):
+        return [filled(each, names) for each in value]
+    if isinstance(value, bytes):
+        return filled(value.decode(), names).encode()
+    if isinstance(value, str):
+        for name, text in names.items():
+            value = value.replace("{" + name + "}", text)
+    return value
+
+
+@pytest.mark.parametrize("row", TABLE, ids=str)
+def test_the_table(world: World, peak: Peak, row: Row):
+    path, body = filled(row.path, world.names), filled(row.body, world.names)
+    statuses = send_all(row.times, world.tracking, row.method, path, row.who, body, row.headers)
+    for check in row.after:
+        CHECKS[check](world)
+    assert statuses <= set(row.expected)
+
+
+ESCAPED = [
+    "%",
+    "%25",
+    "%3F",
+    "%3b",
+    "%2F",
+    "%5c",
+    "%2e%2e",
+    "%00",
+    "%09",
+    "%0d%0a",
+    "%20",
+    "%C0%AF",
+    "%E2%80%A8",
+    "%EF%BC%8F",
+    "%ff",
+    "%61",
+    "%2561",
+]
+PIECES = [
+    *ESCAPED,
+    *[";", "?", "#", "/", "\\", ".", "..", "/./", "/../", "//", "+", "file:", "FILE:", "s3:", "&", "=", "~", "A"],
+    " ",
+    "\t",
+    "\x7f",
+]
+MIXTURES = st.lists(st.tuples(st.integers(0, 200), st.sampled_from(PIECES)), min_size=1, max_size=3)
+
+
+@settings(derandomize=True, max_examples=200, deadline=None, database=None, suppress_health_check=list(HealthCheck))
+@given(MIXTURES, st.sampled_from(["DELETE", "PUT"]))
+def test_no_mixture_of_spellings_reaches_a_frozen_file(world: World, insertions: list[tuple[int, str]], method: str):
+    path = filled(FILES + "/{e}/{r}/artifacts/model/weights.bin", world.names)
+    for place, piece in insertions:
+        place %= len(path) + 1
+        path = path[:place] + piece + path[place:]
+    status = send(world.tracking, method, path, "theo", b"evil" if method == "PUT" else None, {})
+    assert 200 <= status < 500, path
+    found = listed(world)
+    assert world.listed.items() <= found.items(), path
+    for key in set(found) - set(world.listed):  # beside it, a trainer may write
+        world.s3.delete_object(Bucket=BUCKET, Key=key)
+
+
+def test_bodies_of_every_weight_at_the_same_time_fit(world: World, peak: Peak):
+    """The largest of each class, that MLflow needs the most memory for, from two users, until each was taken up once."""
+    upload = filled("/ajax-api/2.0/mlflow/upload-artifact?run_uuid={own}&path=b.bin", world.names)
+    batch = "/api/2.0/mlflow/runs/log-batch"
+    groups = [(8, batch, Lists(5_200_000)), (16, batch, Lists(990_000)), (60, batch, Lists(99_000)), (8, upload, Zeros(10))]
+    with ThreadPoolExecutor(len(groups)) as pool:
+        sent = [
+            pool.submit(send_all, times, world.tracking, "POST", path, user, body, {})
+            for (times, path, body), user in zip(groups, ("theo", "ada", "theo", "ada"), strict=True)
+        ]
+    assert set().union(*(each.result() for each in sent)) <= {200, 400, 503}
+    for check in CHECKS.values():
+        check(world)
+
+
+def test_half_sent_requests_are_ended_and_keep_nobody_waiting(world: World):
+    """200 heads and 40 bodies that never come whole: tracking ends each by itself, and answers others meanwhile."""
+    login = world.tracking.headers("theo")["Authorization"]
+    body = (
+        f"POST /api/2.0/mlflow/runs/log-batch HTTP/1.1\r\nHost: x\r\nAuthorization: {login}\r\nContent-Length: 9000000\r\n\r\n"
+    )
+    starts = [b"GET / HTTP/1.1\r\nHost: x\r\nX-Slow: "] * 200 + [body.encode() + bytes(1000)] * 40
+    halves = [socket.create_connection(("127.0.0.1", world.tracking.port), timeout=180) for _ in starts]
+    for half, start in zip(halves, starts, strict=True):
+        half.sendall(start)
+    assert world.tracking.ask("GET", "/version", "rita", timeout_s=30).status == 200
+    for half in halves:
+        while half.recv(65536):
+            pass
+        half.close()
+    for check in CHECKS.values():
+        check(world)
+
+
+def test_a_name_that_does_not_exist_is_refused_as_one_that_does(world: World):
+    answers = [
+        world.tracking.ask("GET", "/version", user) for user in ("theo:wrong", "nobody:wrong", "-:-", "default:x", "include:x")
+    ]
+    assert {answer.status for answer in answers} == {401}
+    bodies = [{**json.loads(answer.body), "instance": ""} for answer in answers]
+    assert all(body == bodies[0] for body in bodies)
+
+
+def test_after_the_whole_table_tracking_stands(world: World, peak: Peak, capsys: pytest.CaptureFixture[str]):
+    time.sleep(1)  # a last sample
+    highest = peak.end_mib()
+    with capsys.disabled():
+        sys.stdout.write(f"\n{len(TABLE)} attacks: {world.restarts} restarts, tracking's memory at most {highest:.0f} MiB\n")
+    for check in CHECKS.values():
+        check(world)
+    assert objects(world) == world.objects
+    assert world.restarts == 0
+    assert highest <= MEMORY_LIMIT_MIB
