@@ -1,4 +1,4 @@
-"""`python -m atelier_twin secrets|login|summary|first-version`: what compose.yaml runs once and lets end."""
+"""`python -m atelier_twin secrets|login|summary|ports|first-version`: what compose.yaml runs once and lets end."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import argparse
 import os
 import sys
 
-from atelier_twin import first_version, login
+from atelier_twin import first_version, login, ports
 from atelier_twin.errors import TwinError
 from atelier_twin.layout import Places, lay_out
 from atelier_twin.secrets import read_or_make
@@ -15,12 +15,17 @@ from atelier_twin.secrets import read_or_make
 def main(arguments: list[str] | None = None) -> int:
     """Runs one job and returns its exit code: 0 done, 1 failed."""
     parser = argparse.ArgumentParser(prog="python -m atelier_twin", description=__doc__)
-    parser.add_argument("job", choices=("secrets", "login", "summary", "first-version"))
-    job = parser.parse_args(arguments).job
+    parser.add_argument("job", choices=("secrets", "login", "summary", "ports", "first-version"))
+    parser.add_argument("running", nargs="*", metavar="SERVICE", help="ports: services of this twin that run already")
+    parsed = parser.parse_args(arguments)
+    job = parsed.job
     say = sys.stdout.write
     try:
         if job == "first-version":
             first_version.run(first_version.Plan.read(os.environ), say)
+            return 0
+        if job == "ports":
+            ports.check(ports.wanted(os.environ, parsed.running))
             return 0
         places = Places()
         made, fresh = read_or_make(places.secrets / "secrets.json", os.environ)

@@ -2,6 +2,7 @@
 
 TwinError
 ├── SecretsError      the secrets cannot be read or written
+├── PortsTaken        a port of this machine cannot be opened
 ├── StepFailed        a command of the trainer ended with an error
 └── RequestRefused    a service answered with an error, or not at all
 """
@@ -13,6 +14,10 @@ class TwinError(Exception):
 
 class SecretsError(TwinError):
     """The secrets cannot be read or written."""
+
+
+class PortsTaken(TwinError):
+    """A port of this machine cannot be opened."""
 
 
 class StepFailed(TwinError):
