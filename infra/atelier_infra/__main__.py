@@ -18,7 +18,7 @@ from atelier_infra.errors import InfraError, Interrupted, NotReadyError
 from atelier_infra.images import exists, push, revision
 from atelier_infra.logs import lines
 from atelier_infra.processes import Processes
-from atelier_infra.raising import confirmed, raise_up
+from atelier_infra.raising import confirmed, raise_up, shared_secrets
 from atelier_infra.report import report
 from atelier_infra.rollout import Rollout
 from atelier_infra.stack import Stack, read_stack
@@ -62,9 +62,12 @@ def _run(parsed: Namespace, console: Console) -> None:
         raise_up(parsed, terraform, aws, changes, console)
         return
     with console.status("asking AWS whose credentials these are"):
-        aws.account()
+        account = aws.account()
     stack = read_stack(terraform.outputs())
     if parsed.command == "destroy":
+        if stack.config_bucket and not password:
+            remote, _ = shared_secrets(folder, account, aws, changes, console, overwrite=False)
+            terraform.give("db_password", (remote.read("tracking") or {}).get("DB_PW", "none"))
         question = (
             "Delete EVERYTHING, artifacts and database included?"
             if parsed.data

@@ -24,9 +24,16 @@ def parser() -> argparse.ArgumentParser:
 
     _init(command("init", "write terraform.tfvars and the files with the logins; asks for what no flag gives"))
     command("plan", "show what `up` would change, and what it costs a month")
-    up = command("up", "make everything that terraform.tfvars asks for, and bring the logins to AWS")
+    up = command(
+        "up", "make everything that terraform.tfvars asks for, and bring the logins to AWS, or take over those that are there"
+    )
     up.add_argument("--yes", action="store_true", help="do not ask")
     up.add_argument("--empty-database", action="store_true", help="do not go on from the snapshot that `destroy` kept")
+    up.add_argument(
+        "--overwrite-secrets",
+        action="store_true",
+        help="replace the secrets at AWS by those of this machine, where both differ",
+    )
     push = command("push", "build the images, tag them by git revision, push them to ECR")
     _chosen(push)
     push.add_argument("--tag", help="tag instead of the git revision; needed where files are not committed")

@@ -133,6 +133,25 @@ def test_a_second_up_leaves_nothing_to_do(env):
     assert env.differences() == set()
 
 
+def second_machine(env: Environment, tmp_path: Path) -> Environment:
+    """Terraform's files, answers and state, as a state bucket shares them; none of the ignored secrets."""
+    shutil.copytree(
+        env.folder.path, tmp_path / "infra", symlinks=True, ignore=shutil.ignore_patterns("secrets", "plan", "again")
+    )
+    return Environment(Folder(tmp_path / "infra", env.folder.endpoint), env.cloud)
+
+
+def test_up_on_a_second_machine_takes_the_logins_over(env, tmp_path):
+    second, manager = second_machine(env, tmp_path), env.cloud.client("secretsmanager")
+    before = manager.get_secret_value(SecretId="atelier/tracking")
+    out = second.run("up", "--yes")
+    assert "taken over from secret atelier/tracking" in out and "write the logins" not in out
+    after = manager.get_secret_value(SecretId="atelier/tracking")
+    assert (after["VersionId"], after["SecretString"]) == (before["VersionId"], before["SecretString"])
+    read = [envfiles.read(each.folder.path / "secrets" / "tracking.env") for each in (env, second)]
+    assert read[0] == read[1] == json.loads(before["SecretString"])
+
+
 def test_no_secret_is_in_the_state(env):
     manager = env.cloud.client("secretsmanager")
     password = manager.get_secret_value(SecretId="atelier/database")["SecretString"]
@@ -318,6 +337,19 @@ def test_secrets_move_to_an_env_file(env):
     }
     assert env.password()["db_password"] not in env.state()
     assert "runs with settings from before the last `up`; `deploy --tag r2`" in env.run("status")
+
+
+def test_a_second_machine_takes_over_the_env_file_and_the_password_in_it(env, tmp_path):
+    second, bucket = second_machine(env, tmp_path), f"atelier-config-123456789012-{REGION}"
+    body = env.cloud.client("s3").get_object(Bucket=bucket, Key="tracking.env")["Body"].read()
+    out = second.run("up", "--yes")
+    assert "taken over from s3://" in out and "upload" not in out
+    assert env.cloud.client("s3").get_object(Bucket=bucket, Key="tracking.env")["Body"].read() == body
+    assert second.password() == env.password() != {}
+    path = second.folder.path / "secrets" / "tracking.env"
+    envfiles.write(path, envfiles.read(path) | {"DB_PW": "another-password"})
+    assert "RDS would keep the old one: raise db_password_version" in second.run("up", "--yes", code=1)
+    assert env.cloud.client("s3").get_object(Bucket=bucket, Key="tracking.env")["Body"].read() == body
 
 
 def test_destroy_keeps_the_data_and_up_goes_on_from_it(env):
