@@ -3,6 +3,7 @@
 TwinError
 ├── SecretsError      the secrets cannot be read or written
 ├── PortsTaken        a port of this machine cannot be opened
+├── BackupError       a backup cannot be made, is damaged, or would overwrite something
 ├── StepFailed        a command of the trainer ended with an error
 └── RequestRefused    a service answered with an error, or not at all
 """
@@ -18,6 +19,10 @@ class SecretsError(TwinError):
 
 class PortsTaken(TwinError):
     """A port of this machine cannot be opened."""
+
+
+class BackupError(TwinError):
+    """A backup cannot be made, is damaged, or would overwrite something."""
 
 
 class StepFailed(TwinError):

@@ -12,9 +12,7 @@ import warnings
 from collections.abc import Callable
 from pathlib import Path
 
-from atelier_tracking.errors import SchemaError
 from atelier_tracking.lines import say
-from atelier_tracking.schema import open_schema
 
 RETRY_S = 2.0
 WRONG_SCHEMA = 4
@@ -58,6 +56,9 @@ def main() -> None:
     import uvicorn
     from mlflow.server import constants
     from mlflow.server.handlers import initialize_backend_stores
+
+    from atelier_tracking.errors import SchemaError
+    from atelier_tracking.schema import open_schema
 
     libpq = uri.replace("postgresql+psycopg2://", "postgresql://", 1)
     wait_until(lambda: psycopg2.connect(libpq).close(), psycopg2.OperationalError)
