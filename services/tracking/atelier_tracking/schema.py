@@ -55,17 +55,18 @@ class Schema:
             SchemaError: the tables are those of another release.
         """
         with self._locked():
-            state = self.state()
+            state, revision = self.state(), self.revision()
             if state == "empty":
                 self._mlflow._initialize_tables(self._engine)
+        self._engine.dispose()  # the server that starts now has connections of its own
         if state == "older":
             raise SchemaError(
-                f"the database's tables must be at revision {self.head} for this image; they are at {self.revision()}, and a "
+                f"the database's tables must be at revision {self.head} for this image; they are at {revision}, and a "
                 f"migration cannot be undone: make a backup, then run `{COMMAND}` with this image and the same settings "
                 "(twin: `docker compose run --rm tracking migrate`; AWS: `python -m atelier_infra upgrade`)"
             )
         if state == "newer":
-            raise self._later_release()
+            raise self._later_release(revision)
 
     def migrate(self) -> tuple[str | None, str]:
         """Brings the tables to this image's revision.
@@ -79,7 +80,7 @@ class Schema:
         with self._locked():
             before, state = self.revision(), self.state()
             if state == "newer":
-                raise self._later_release()
+                raise self._later_release(before)
             if state == "empty":
                 self._mlflow._initialize_tables(self._engine)
             elif state == "older":
@@ -87,9 +88,9 @@ class Schema:
             self._mlflow._verify_schema(self._engine)
         return before, self.head
 
-    def _later_release(self) -> SchemaError:
+    def _later_release(self, revision: str | None) -> SchemaError:
         return SchemaError(
-            f"the database's tables must be at revision {self.head} for this image; they are at {self.revision()}, which "
+            f"the database's tables must be at revision {self.head} for this image; they are at {revision}, which "
             "it does not know: start the later release that wrote them, or restore a backup from before"
         )
 
