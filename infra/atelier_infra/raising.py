@@ -53,7 +53,7 @@ def raise_up(parsed: Namespace, terraform: Terraform, aws: Aws, changes: Changes
         path = Path(place) / "plan"
         plan = terraform.plan(path, {})
         if _makes_database(plan) and not getattr(parsed, "empty_database", False):
-            kept = snapshots(str(tfvars.line(folder, "name", "atelier")), aws)
+            kept = snapshots(str(tfvars.line(folder, "name", "atelier")), aws, kept=True)
             if kept:
                 console.print(f"the database goes on from snapshot {kept[-1]} (--empty-database begins anew)", highlight=False)
                 plan = terraform.plan(path, {"database_snapshot": kept[-1]})
