@@ -360,8 +360,12 @@ def test_a_dry_run_of_everything_changes_nothing(env):
     assert env.run("url").startswith("http://")
 
 
+CA = "-----BEGIN CERTIFICATE-----\nMIIB\n-----END CERTIFICATE-----"
+
+
 def test_secrets_move_to_an_env_file(env):
-    env.edit('secrets = "secrets-manager"', 'secrets = "env-file"')
+    env.edit('secrets = "secrets-manager"', 'secrets = "env-file"\ndatabase_ca_file = "rds.pem"')
+    (env.folder.path / "rds.pem").write_text(CA)
     out = env.run("up", "--yes")
     assert "upload tracking.env" in out
     written = (env.folder.path / "secrets" / "tracking.env").read_bytes()
@@ -378,6 +382,23 @@ def test_secrets_move_to_an_env_file(env):
     }
     assert env.password()["db_password"] not in env.state()
     assert "runs with settings from before the last `up`; `deploy --tag r2`" in env.run("status")
+
+
+def test_with_amazons_certificates_the_services_check_whom_they_talk_to(env, tmp_path):
+    found = container(env)
+    given = {each["name"]: each["value"] for each in found["environment"]}
+    assert (given["DB_TLS_MODE"], given["DATABASE_CA"]) == ("verify-full", CA.replace("\n", r"\n"))
+    (tmp_path / "tini").write_text('#!/bin/sh\necho "$@"; env | grep -c DATABASE_CA; cat "$DB_TLS_CA_FILE"')
+    (tmp_path / "tini").chmod(0o755)
+    words = [word.replace("/tmp/database-ca.pem", str(tmp_path / "ca.pem")) for word in found["entryPoint"]]
+    values = {
+        "PATH": f"{tmp_path}:/usr/bin:/bin",
+        "DATABASE_CA": given["DATABASE_CA"],
+        "DB_TLS_CA_FILE": str(tmp_path / "ca.pem"),
+    }
+    assert given["DB_TLS_CA_FILE"] == "/tmp/database-ca.pem"
+    ran = subprocess.run([*words, "migrate"], env=values, capture_output=True, text=True, check=True).stdout
+    assert ran.splitlines() == ["-- python3 -m atelier_tracking migrate", "0", *CA.splitlines()]
 
 
 def test_a_second_machine_takes_over_the_env_file_and_the_password_in_it(env, tmp_path):
