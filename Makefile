@@ -33,7 +33,11 @@ serve: $(INSTALLED)  ## run the services on what the demo left, until Ctrl-C
 	@$(BIN)/python -m atelier_embedded serve
 
 up:  ## build what is missing, start the twin with Docker, wait until it is ready, say where it is
-	@docker compose up --build --detach
+	@running="$$(docker compose ps --services --status running)"; \
+	docker compose run --rm --quiet-pull ports $$running || exit 1; \
+	docker compose up --build --detach || { \
+		[ -n "$$running" ] || docker compose stop; \
+		echo "the twin did not start; docker compose logs says what each container said" >&2; exit 1; }
 	@docker compose up --detach --wait tracking registry-api infer # the job first-version may have ended: not an error
 	@docker compose run --rm --no-deps --quiet-pull secrets summary
 

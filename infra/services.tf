@@ -2,6 +2,13 @@ locals {
   tracking_uri = "http://tracking.${var.name}.internal"
   database     = { password = one(aws_secretsmanager_secret.database[*].arn), host = one(aws_db_instance.this[*].address) }
   tokens_file  = "/tmp/tokens"
+  # Files reach a task as variables in one line, too: a shell line in front of the services writes them.
+  database_ca       = var.database_ca_file == null ? null : replace(replace(trimspace(file(var.database_ca_file)), "\r", ""), "\n", "\\n")
+  database_ca_file  = "/tmp/database-ca.pem"
+  database_tls      = local.database_ca == null ? "sslmode=require" : "sslmode=verify-full&sslrootcert=${local.database_ca_file}"
+  start_with_ca     = local.database_ca == null ? "" : "umask 077 && printf '%b\\n' \"$DATABASE_CA\" > ${local.database_ca_file} && unset DATABASE_CA && "
+  tracking_start    = local.database_ca == null ? null : "${local.start_with_ca}exec tini -- python3 -m atelier_tracking \"$@\""
+  given_database_ca = local.database_ca == null ? {} : { DATABASE_CA = local.database_ca }
   # ECS hands secrets over as variables only, the APIs read who may come in from a file. README, "Where secrets are".
   start_with_tokens = "umask 077 && printf '%b\\n' \"$ATELIER_TOKENS\" > ${local.tokens_file} && unset ATELIER_TOKENS && exec python -m"
 
@@ -13,16 +20,18 @@ locals {
           DB_USER         = local.database_user
           DB_PORT         = "5432"
           DB_ENDPOINT     = local.database.host
-          DB_TLS_MODE     = "require"
+          DB_TLS_MODE     = local.database_ca == null ? "require" : "verify-full"
           AWS_BUCKET_NAME = aws_s3_bucket.this["artifacts"].id
           AWS_REGION      = var.region
           DRAIN_TIMEOUT_S = "110"
         },
+        local.database_ca == null ? {} : { DB_TLS_CA_FILE = local.database_ca_file },
+        local.given_database_ca,
         var.load_balancer == null ? {} : { PUBLIC_URL = "https://${var.load_balancer.domain}", TRUSTED_PROXIES = local.network.cidr },
         contains(var.services, "registry-api") ? { REGISTRY_USER = "registry-api" } : {},
       )
       from_database = local.env_file ? {} : { DB_PW = local.database.password }
-      module        = null
+      start         = local.tracking_start
       task_policy   = { json = data.aws_iam_policy_document.artifacts.json }
       stop_s        = 120 # uploads under way finish
     }
@@ -30,14 +39,15 @@ locals {
       environment = merge(
         {
           ATELIER_REGISTRY_TRACKING_URI = local.tracking_uri
-          ATELIER_REGISTRY_DATABASE_URL = "postgresql://${local.database_user}@${local.database.host == null ? "" : local.database.host}:5432/${local.database_name}?sslmode=require"
+          ATELIER_REGISTRY_DATABASE_URL = "postgresql://${local.database_user}@${local.database.host == null ? "" : local.database.host}:5432/${local.database_name}?${local.database_tls}"
           ATELIER_REGISTRY_TOKEN_FILE   = local.tokens_file
           MLFLOW_DISABLE_TELEMETRY      = "true"
         },
+        local.given_database_ca,
         contains(var.services, "infer") ? { ATELIER_REGISTRY_INFER_URL = "http://infer.${var.name}.internal:${local.ports.infer}" } : {},
       )
       from_database = local.env_file ? {} : { PGPASSWORD = local.database.password } # read by PostgreSQL's client library
-      module        = "atelier_registry"
+      start         = "${local.start_with_ca}${local.start_with_tokens} atelier_registry"
       task_policy   = null
       stop_s        = 40
     }
@@ -55,7 +65,7 @@ locals {
         contains(var.services, "registry-api") && var.load_balancer != null ? { ATELIER_INFER_REGISTRY_URL = "https://${local.names.registry-api}" } : {},
       )
       from_database = {}
-      module        = "atelier_infer"
+      start         = "${local.start_with_tokens} atelier_infer"
       task_policy   = null
       stop_s        = 40
     }
@@ -95,7 +105,8 @@ module "service" {
   subnet_ids        = local.network.public
   security_group_id = aws_security_group.service[each.key].id
   environment       = local.definitions[each.key].environment
-  start_command     = local.definitions[each.key].module == null ? null : "${local.start_with_tokens} ${local.definitions[each.key].module}"
+  start_command     = local.definitions[each.key].start
+  brings_init       = each.key == "tracking"
   task_policy       = local.definitions[each.key].task_policy
   stop_s            = local.definitions[each.key].stop_s
   secrets = merge(

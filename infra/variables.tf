@@ -103,6 +103,16 @@ variable "database" {
   }
 }
 
+variable "database_ca_file" {
+  description = "Amazon's certificates for RDS of this region, as a PEM file: with it the services check whom they talk to (sslmode verify-full). README, \"Where secrets are\"."
+  type        = string
+  default     = null
+  validation {
+    condition     = var.database_ca_file == null ? true : strcontains(try(file(var.database_ca_file), ""), "-----BEGIN CERTIFICATE-----") && length(try(file(var.database_ca_file), "")) < 20000
+    error_message = "database_ca_file must be a PEM file of at most 20,000 characters, such as the bundle of one region; received ${jsonencode(var.database_ca_file)}. The bundle of all regions is too long for a task definition."
+  }
+}
+
 variable "database_snapshot" {
   description = "Begin from this snapshot instead of empty; read only when the instance is made."
   type        = string

@@ -66,8 +66,8 @@ class Project:
         """Takes free ports."""
         self.settings = {name: str(free_port()) for name in PORTS} | self.settings
 
-    def compose(self, *arguments: str, check: bool = True, timeout_s: float = 600) -> str:
-        """Standard output of one command."""
+    def compose(self, *arguments: str, check: bool = True, both: bool = False, timeout_s: float = 600) -> str:
+        """Standard output of one command; standard error too, where `both` is asked for."""
         command = ["docker", "compose", "--ansi", "never", "--project-name", self.name, "--file", "compose.yaml", *arguments]
         ended = subprocess.run(
             command, cwd=ROOT, env=os.environ | self.settings, capture_output=True, text=True, timeout=timeout_s
@@ -77,7 +77,7 @@ class Project:
             pytest.fail(
                 f"docker compose {' '.join(arguments)} ended with {ended.returncode}:\n{ended.stderr[-3000:]}\n{logs[-6000:]}"
             )
-        return ended.stdout
+        return ended.stdout + (ended.stderr if both else "")
 
     def url(self, port: str) -> str:
         """Where a published port answers."""

@@ -17,8 +17,9 @@ from atelier_infra.changes import Changes
 from atelier_infra.errors import InfraError, Interrupted, NotReadyError
 from atelier_infra.images import exists, push, revision
 from atelier_infra.logs import lines
+from atelier_infra.operator import Operator
 from atelier_infra.processes import Processes
-from atelier_infra.raising import confirmed, raise_up
+from atelier_infra.raising import confirmed, raise_up, shared_secrets
 from atelier_infra.report import report
 from atelier_infra.rollout import Rollout
 from atelier_infra.stack import Stack, read_stack
@@ -62,8 +63,12 @@ def _run(parsed: Namespace, console: Console) -> None:
         raise_up(parsed, terraform, aws, changes, console)
         return
     with console.status("asking AWS whose credentials these are"):
-        aws.account()
+        account = aws.account()
     stack = read_stack(terraform.outputs())
+    if parsed.command in ("destroy", "restore") and stack.config_bucket:
+        # what the tasks read, whatever this machine has: a database that is made anew gets it
+        remote, _ = shared_secrets(folder, account, aws, changes, console, overwrite=False)
+        terraform.give("db_password", (remote.read("tracking") or {}).get("DB_PW") or password or "none")
     if parsed.command == "destroy":
         question = (
             "Delete EVERYTHING, artifacts and database included?"
@@ -74,7 +79,13 @@ def _run(parsed: Namespace, console: Console) -> None:
             terraform.init()
             destroy(terraform, stack, aws, changes, console, data=parsed.data)
         return
-    _on_a_stack(parsed, stack, aws, changes, console, folder.parent)
+    operator = Operator(stack, account, aws, changes, console, folder.parent)
+    if parsed.command in ("upgrade", "backup", "gc"):
+        getattr(operator, parsed.command)(parsed)
+    elif parsed.command == "restore":
+        operator.restore(parsed, terraform)
+    else:
+        _on_a_stack(parsed, stack, aws, changes, console, folder.parent)
 
 
 def _on_a_stack(parsed: Namespace, stack: Stack, aws: Aws, changes: Changes, console: Console, root: Path) -> None:

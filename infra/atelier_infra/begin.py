@@ -74,23 +74,8 @@ def _ask(answers: Namespace, console: Console) -> None:
 
 def _state(folder: Path, answers: Namespace, aws: Aws, changes: Changes) -> None:
     """Makes the bucket if needed, and tells Terraform of it."""
-    s3, bucket = aws.client("s3"), answers.state_bucket
-    with translated(answers.region):
-        try:
-            s3.head_bucket(Bucket=bucket)
-            exists = True
-        except ClientError as error:
-            if error.response["Error"]["Code"] not in ("404", "NoSuchBucket"):
-                raise AnswerError(
-                    f"--state-bucket must be a bucket of yours or a free name; received {bucket!r}, which is taken"
-                ) from error
-            exists = False
-    if not exists:
-        place = {} if answers.region == "us-east-1" else {"CreateBucketConfiguration": {"LocationConstraint": answers.region}}
-        changes.make(f"make bucket {bucket}", s3.create_bucket, Bucket=bucket, **place)
-        block = dict.fromkeys(("BlockPublicAcls", "IgnorePublicAcls", "BlockPublicPolicy", "RestrictPublicBuckets"), True)
-        changes.make("close it to the public", s3.put_public_access_block, Bucket=bucket, PublicAccessBlockConfiguration=block)
-        changes.make("keep old states", s3.put_bucket_versioning, Bucket=bucket, VersioningConfiguration={"Status": "Enabled"})
+    bucket = answers.state_bucket
+    closed_bucket(bucket, aws, changes)
     place_of_state = {"bucket": bucket, "key": f"{answers.name}.tfstate", "region": answers.region}
     lines = [f"    {name} = {json.dumps(value)}" for name, value in place_of_state.items()]
     if not changes.dry_run:
@@ -99,3 +84,24 @@ def _state(folder: Path, answers: Namespace, aws: Aws, changes: Changes) -> None
                 ["terraform {", '  backend "s3" {', *lines, "    encrypt = true", "    use_lockfile = true", "  }", "}", ""]
             )
         )
+
+
+def closed_bucket(bucket: str, aws: Aws, changes: Changes) -> None:
+    """Makes a bucket that is closed to the public and keeps old versions, unless it is there.
+
+    Raises:
+        AnswerError: somebody else has the name.
+    """
+    s3 = aws.client("s3")
+    with translated(aws.region):
+        try:
+            s3.head_bucket(Bucket=bucket)
+            return
+        except ClientError as error:
+            if error.response["Error"]["Code"] not in ("404", "NoSuchBucket"):
+                raise AnswerError(f"a bucket must be yours or its name free; received {bucket!r}, which is taken") from error
+    place = {} if aws.region == "us-east-1" else {"CreateBucketConfiguration": {"LocationConstraint": aws.region}}
+    changes.make(f"make bucket {bucket}", s3.create_bucket, Bucket=bucket, **place)
+    block = dict.fromkeys(("BlockPublicAcls", "IgnorePublicAcls", "BlockPublicPolicy", "RestrictPublicBuckets"), True)
+    changes.make("close it to the public", s3.put_public_access_block, Bucket=bucket, PublicAccessBlockConfiguration=block)
+    changes.make("keep old versions", s3.put_bucket_versioning, Bucket=bucket, VersioningConfiguration={"Status": "Enabled"})

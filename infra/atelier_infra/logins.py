@@ -13,7 +13,7 @@ from pathlib import Path
 
 import bcrypt
 
-from atelier_infra import envfiles
+from atelier_infra import envfiles, sync_record
 
 ROLES = {"trainer": "trainer", "registry-api": "promoter", "infer": "reader"}
 """Logins of programs, and what each may do in tracking."""
@@ -44,8 +44,8 @@ def complete(folder: Path, services: list[str], user: str, *, env_file: bool) ->
     logins, roles = _lines(tracking, "HTPASSWD"), _lines(tracking, "ROLES")
     memo: list[str] = []
 
-    def add(name: str, role: str) -> str:
-        password = secrets.token_urlsafe(18)
+    def add(name: str, role: str, password: str | None = None) -> str:
+        password = password or secrets.token_urlsafe(18)
         logins.append(f"{name}:{bcrypt.hashpw(password.encode(), bcrypt.gensalt(COST)).decode()}")
         roles.append(f"{name} {role}")
         memo.append(f"tracking {role} {name} {password}")
@@ -61,10 +61,12 @@ def complete(folder: Path, services: list[str], user: str, *, env_file: bool) ->
     if "trainer" not in known:
         add("trainer", ROLES["trainer"])
     for service, values in apis.items():
-        if "MLFLOW_TRACKING_PASSWORD" not in values:
-            logins[:] = [line for line in logins if not line.startswith(f"{service}:")]
-            roles[:] = [line for line in roles if line.split()[:1] != [service]]
-            values |= {"MLFLOW_TRACKING_USERNAME": service, "MLFLOW_TRACKING_PASSWORD": add(service, ROLES[service])}
+        # each half may have come from elsewhere: the login in tracking's file, the password in the service's own
+        name, password = values.get("MLFLOW_TRACKING_USERNAME", service), values.get("MLFLOW_TRACKING_PASSWORD")
+        if password is None or not _lets_in(logins, name, password):
+            logins[:] = [line for line in logins if not line.startswith(f"{name}:")]
+            roles[:] = [line for line in roles if line.split()[:1] != [name]]
+            values |= {"MLFLOW_TRACKING_USERNAME": name, "MLFLOW_TRACKING_PASSWORD": add(name, ROLES[service], password)}
         if "ATELIER_TOKENS" not in values:
             token = secrets.token_urlsafe(24)
             values["ATELIER_TOKENS"] = _line(user, "admin", token)
@@ -74,11 +76,40 @@ def complete(folder: Path, services: list[str], user: str, *, env_file: bool) ->
         tracking["DB_PW"] = secrets.token_urlsafe(30)
     if env_file and "registry-api" in apis:
         apis["registry-api"]["PGPASSWORD"] = tracking["DB_PW"]  # one user of the database, whose password may be changed
-    for service, values in apis.items():
-        envfiles.write(folder / f"{service}.env", values)
-    envfiles.write(folder / "tracking.env", tracking | {"HTPASSWD": r"\n".join(logins), "ROLES": r"\n".join(roles)})
+    tracking |= {"HTPASSWD": r"\n".join(logins), "ROLES": r"\n".join(roles)}
+    for service, values in [*apis.items(), ("tracking", tracking)]:
+        _write(folder, service, values)
     _remember(folder / "logins", memo)
     return [" ".join(line.split()[:3]) for line in memo]
+
+
+def _lets_in(logins: list[str], name: str, password: str) -> bool:
+    hashed = next((line.partition(":")[2] for line in logins if line.startswith(f"{name}:")), None)
+    if hashed is None or not hashed.startswith("$2"):
+        return hashed is not None  # a hash of another kind is somebody's own
+    return bcrypt.checkpw(password.encode(), hashed.encode())
+
+
+def forget(folder: Path, service: str) -> None:
+    """Takes the passwords and tokens of a service out of `logins`: they are not those of its env file any more."""
+    path = folder / "logins"
+    if path.exists():
+        lines = [line for line in path.read_text().splitlines() if line.split()[:1] != [service]]
+        envfiles.write_text(path, "".join(f"{line}\n" for line in lines))
+
+
+def _write(folder: Path, service: str, values: dict[str, str]) -> None:
+    """Writes an env file, and remembers whether everything in it was made here and brought nowhere yet."""
+    path = folder / f"{service}.env"
+    before = envfiles.read(path)
+    made_here = not path.exists() or (
+        sync_record.known(folder, service, "local") == sync_record.digest(before)
+        and sync_record.known(folder, service, "remote") is None
+    )
+    if values != before or not path.exists():
+        envfiles.write(path, values)
+    if made_here:
+        sync_record.note(folder, service, local=values, remote=None)
 
 
 def _acquaint(apis: dict[str, dict[str, str]]) -> list[str]:

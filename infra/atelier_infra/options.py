@@ -24,9 +24,16 @@ def parser() -> argparse.ArgumentParser:
 
     _init(command("init", "write terraform.tfvars and the files with the logins; asks for what no flag gives"))
     command("plan", "show what `up` would change, and what it costs a month")
-    up = command("up", "make everything that terraform.tfvars asks for, and bring the logins to AWS")
+    up = command(
+        "up", "make everything that terraform.tfvars asks for, and bring the logins to AWS, or take over those that are there"
+    )
     up.add_argument("--yes", action="store_true", help="do not ask")
     up.add_argument("--empty-database", action="store_true", help="do not go on from the snapshot that `destroy` kept")
+    up.add_argument(
+        "--overwrite-secrets",
+        action="store_true",
+        help="replace the secrets at AWS by those of this machine, where both differ",
+    )
     push = command("push", "build the images, tag them by git revision, push them to ECR")
     _chosen(push)
     push.add_argument("--tag", help="tag instead of the git revision; needed where files are not committed")
@@ -45,6 +52,25 @@ def parser() -> argparse.ArgumentParser:
     stop.add_argument("--timeout-s", type=float, default=600.0, help="seconds to wait (default: %(default)g)")
     url = command("url", "print where a service answers now")
     url.add_argument("service", nargs="?", default="tracking", choices=SERVICES)
+    upgrade = command("upgrade", "snapshot the database, migrate its tables by a task of their own, deploy; says the way back")
+    upgrade.add_argument("--tag", help="tag instead of the git revision")
+    upgrade.add_argument("--timeout-s", type=float, default=1800.0, help="seconds to wait for each step (default: %(default)g)")
+    backup = command("backup", "snapshot the database and copy every artifact into a bucket of its own")
+    backup.add_argument("--timeout-s", type=float, default=3600.0, help="seconds to wait for it (default: %(default)g)")
+    restore = command("restore", "put a backup, or a snapshot of the database alone, in the place of what is there")
+    restore.add_argument("backup", metavar="NAME", help="as `backup` or `upgrade` printed it")
+    restore.add_argument("--yes", action="store_true", help="do not ask")
+    restore.add_argument(
+        "--timeout-s", type=float, default=600.0, help="seconds to wait for the services' end (default: %(default)g)"
+    )
+    gc = command(
+        "gc", "remove for good what was deleted in MLflow and no registered version needs; says what, removes with --yes"
+    )
+    gc.add_argument("--yes", action="store_true", help="remove it")
+    gc.add_argument(
+        "--older-than-days", type=float, default=30.0, metavar="N", help="deleted so long ago (default: %(default)g)"
+    )
+    gc.add_argument("--timeout-s", type=float, default=3600.0, help="seconds to wait for its end (default: %(default)g)")
     command("status", "show what runs, in which revision, and what costs money without being used")
     logs = command("logs", "print a service's log")
     logs.add_argument("service", nargs="?", default="tracking", choices=SERVICES)

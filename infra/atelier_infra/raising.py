@@ -12,11 +12,12 @@ from typing import Any
 from rich.console import Console
 from rich.prompt import Prompt
 
-from atelier_infra import costs, envfiles, logins, tfvars
+from atelier_infra import costs, database_password, envfiles, logins, tfvars
 from atelier_infra.aws import Aws
-from atelier_infra.bring import bring
 from atelier_infra.changes import Changes
 from atelier_infra.errors import AnswerError
+from atelier_infra.remote_secrets import EnvFileSecrets, ManagerSecrets, RemoteSecrets
+from atelier_infra.shared_secrets import SharedSecrets
 from atelier_infra.stack import read_stack
 from atelier_infra.teardown import snapshots
 from atelier_infra.terraform import Terraform
@@ -32,7 +33,15 @@ def raise_up(parsed: Namespace, terraform: Terraform, aws: Aws, changes: Changes
     folder = terraform.folder
     only_look = parsed.command == "plan" or changes.dry_run
     env_file = tfvars.line(folder, "secrets", "") == "env-file"
+    remote, shared = shared_secrets(
+        folder, account, aws, changes, console, overwrite=getattr(parsed, "overwrite_secrets", False)
+    )
+    if parsed.command == "up":
+        shared.take_over(tfvars.services(folder), dry_run=changes.dry_run)
     if not only_look:
+        if env_file and not parsed.overwrite_secrets:
+            name = str(tfvars.line(folder, "name", "atelier"))
+            database_password.refuse_if_lost(folder / "secrets", name, config_bucket(name, account, aws), aws)
         made = logins.complete(folder / "secrets", tfvars.services(folder), "admin", env_file=env_file)
         for each in made:
             console.print(f"[green]✓[/] login: {each} (secrets/logins)", highlight=False)
@@ -44,7 +53,7 @@ def raise_up(parsed: Namespace, terraform: Terraform, aws: Aws, changes: Changes
         path = Path(place) / "plan"
         plan = terraform.plan(path, {})
         if _makes_database(plan) and not getattr(parsed, "empty_database", False):
-            kept = snapshots(str(tfvars.line(folder, "name", "atelier")), aws)
+            kept = snapshots(str(tfvars.line(folder, "name", "atelier")), aws, kept=True)
             if kept:
                 console.print(f"the database goes on from snapshot {kept[-1]} (--empty-database begins anew)", highlight=False)
                 plan = terraform.plan(path, {"database_snapshot": kept[-1]})
@@ -57,6 +66,8 @@ def raise_up(parsed: Namespace, terraform: Terraform, aws: Aws, changes: Changes
             raise AnswerError(
                 "this plan would delete the database and make an empty one; `terraform plan` in the folder shows why"
             )
+        if env_file and not only_look:
+            database_password.refuse_if_unset(plan, folder / "secrets", remote)
         _summary(plan, console)
         costs.show(plan, costs.read_prices(), console)
         if only_look:
@@ -65,11 +76,30 @@ def raise_up(parsed: Namespace, terraform: Terraform, aws: Aws, changes: Changes
             return
         terraform.apply(path)
     stack = read_stack(terraform.outputs())
-    bring(stack, folder / "secrets", aws, changes)
+    shared.bring(stack.services)
     if stack.balancer and not any("route53" in each["type"] for each in plan.get("resource_changes", [])):
         for service in stack.services.values():
             console.print(f"DNS record needed: {service.name} CNAME {stack.balancer}", highlight=False, soft_wrap=True)
     console.print("next: python -m atelier_infra push, deploy, start")
+
+
+def config_bucket(name: str, account: str, aws: Aws) -> str:
+    """The bucket of the env files, as storage.tf names it."""
+    return f"{name}-config-{account}-{aws.region}"
+
+
+def shared_secrets(
+    folder: Path, account: str, aws: Aws, changes: Changes, console: Console, *, overwrite: bool
+) -> tuple[RemoteSecrets, SharedSecrets]:
+    """Where the tasks read secrets by terraform.tfvars, and this machine's files against it."""
+    name = str(tfvars.line(folder, "name", "atelier"))
+    places: list[RemoteSecrets] = [
+        EnvFileSecrets(config_bucket(name, account, aws), aws, changes),
+        ManagerSecrets(name, aws, changes),
+    ]
+    if tfvars.line(folder, "secrets", "") != "env-file":
+        places.reverse()
+    return places[0], SharedSecrets(folder / "secrets", places[0], console, earlier=places[1], overwrite=overwrite)
 
 
 def confirmed(question: str, console: Console, expected: str | None = None) -> bool:

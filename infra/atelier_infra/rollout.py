@@ -56,14 +56,36 @@ class Rollout:
             RolloutError: the new revision never became healthy; the service runs the one before again.
         """
         before = self.describe(service)
+        self.roll_out(service, self.register(service, tag), tag, timeout_s, before)
+
+    def register(self, service: Service, tag: str) -> str:
+        """Makes a task definition of Terraform's with an image filled in; returns its ARN."""
         template = self.definition(str(service.template_arn))
         takes = self._ecs.meta.service_model.operation_model("RegisterTaskDefinition").input_shape.members
         wanted = {key: value for key, value in template.items() if key in takes}
         container, *others = wanted["containerDefinitions"]
         wanted["containerDefinitions"] = [container | {"image": f"{service.repository}:{tag}"}, *others]
         made = self._changes.make(f"register {service.service} {tag}", self._ecs.register_task_definition, **wanted)
-        new = made["taskDefinition"]["taskDefinitionArn"] if made else "dry-run"
-        self._update(f"roll {service.service} {tag} out", service, taskDefinition=new)
+        return str(made["taskDefinition"]["taskDefinitionArn"]) if made else "dry-run"
+
+    def roll_out(
+        self, service: Service, new: str, tag: str, timeout_s: float, before: dict[str, Any], *, start: bool = False
+    ) -> None:
+        """Lets a service run a task definition.
+
+        Args:
+            service: which.
+            new: ARN of the definition.
+            tag: of its image, for messages.
+            timeout_s: to wait for the new tasks.
+            before: the service as it was, for the number of its tasks and for the way back.
+            start: it was stopped for the upgrade; the same call starts it, so that the old image never runs in between.
+
+        Raises:
+            RolloutError: the new revision never became healthy; the service runs the one before again.
+        """
+        count = {"desiredCount": before["desiredCount"]} if start else {}
+        self._update(f"roll {service.service} {tag} out", service, taskDefinition=new, **count)
         if self._changes.dry_run:
             return
         if before["desiredCount"] == 0:

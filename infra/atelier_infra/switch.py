@@ -47,7 +47,7 @@ class Switch:
         for name, described in found.items():
             if not self._rollout.is_deployed(described):
                 raise NotReadyError(f"{name} has no image yet; run `python -m atelier_infra push {name}`, then `deploy {name}`")
-        self._start_database(timeout_s)
+        self.start_database(timeout_s)
         for service in services.values():
             self._rollout.scale(service, 1)
         if not self._changes.dry_run:
@@ -56,11 +56,7 @@ class Switch:
 
     def stop(self, services: dict[str, Service], *, database: bool, timeout_s: float) -> None:
         """Stops services, tracking last, and by choice the database."""
-        for service in reversed(services.values()):
-            self._rollout.scale(service, 0)
-        if not self._changes.dry_run:
-            for service in services.values():
-                self._wait_until_stopped(service, timeout_s)
+        self.stop_services(services, timeout_s)
         if not database:
             self._console.print("the database goes on, at the price that `plan` shows; `stop --database` stops it, too")
             return
@@ -72,7 +68,16 @@ class Switch:
             self._changes.make("stop the database", self._rds.stop_db_instance, DBInstanceIdentifier=self._stack.database)
         self._console.print(SEVEN_DAYS)
 
-    def _start_database(self, timeout_s: float) -> None:
+    def stop_services(self, services: dict[str, Service], timeout_s: float) -> None:
+        """Stops services, tracking last, and waits until no task of them runs."""
+        for service in reversed(services.values()):
+            self._rollout.scale(service, 0)
+        if not self._changes.dry_run:
+            for service in services.values():
+                self._wait_until_stopped(service, timeout_s)
+
+    def start_database(self, timeout_s: float) -> None:
+        """Starts the database where it is stopped, and waits for it."""
         status = self.database()["DBInstanceStatus"]
         if status == "stopping" and not self._changes.dry_run:
             status = self._wait_for_database("stopped", timeout_s)

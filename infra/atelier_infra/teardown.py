@@ -46,15 +46,16 @@ def destroy(terraform: Terraform, stack: Stack, aws: Aws, changes: Changes, cons
     _forget_revisions(stack, aws, changes)
 
 
-def snapshots(name: str, aws: Aws) -> list[str]:
-    """Snapshots that `destroy` kept, oldest first."""
+def snapshots(name: str, aws: Aws, *, kept: bool = False) -> list[str]:
+    """Snapshots of an environment's database, oldest first; `kept`: without those of `backup` and `upgrade`."""
     with translated(aws.region):
         pages = aws.client("rds").get_paginator("describe_db_snapshots").paginate(SnapshotType="manual")
         found = [each for page in pages for each in page["DBSnapshots"]]
     mine = [
         each for each in found if each["DBInstanceIdentifier"] == name and each["DBSnapshotIdentifier"].startswith(f"{name}-")
     ]
-    return [each["DBSnapshotIdentifier"] for each in sorted(mine, key=lambda each: each["DBSnapshotIdentifier"])]
+    names = sorted(str(each["DBSnapshotIdentifier"]) for each in mine)
+    return [each for each in names if not (kept and each.startswith((f"{name}-backup-", f"{name}-before-")))]
 
 
 def _run(
@@ -102,4 +103,6 @@ def _forget_revisions(stack: Stack, aws: Aws, changes: Changes) -> None:
 def _delete_snapshots(stack: Stack, aws: Aws, changes: Changes) -> None:
     rds = aws.client("rds")
     for each in snapshots(stack.name, aws):
+        if each.startswith(f"{stack.name}-backup-"):
+            continue  # a backup outlives what it was made of
         changes.make(f"delete snapshot {each}", rds.delete_db_snapshot, DBSnapshotIdentifier=each)

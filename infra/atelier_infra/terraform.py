@@ -79,9 +79,12 @@ class Terraform:
         if done.returncode:
             raise ToolError(explained("terraform init", done.stderr.strip() or done.stdout.strip()))
 
-    def plan(self, out: Path, variables: Mapping[str, str], *, destroy: bool = False) -> dict[str, Any]:
-        """Writes a plan file, and returns the plan as terraform's JSON."""
+    def plan(
+        self, out: Path, variables: Mapping[str, str], *, destroy: bool = False, replace: str | None = None
+    ) -> dict[str, Any]:
+        """Writes a plan file, and returns the plan as terraform's JSON. `replace`: a resource to make anew in any case."""
         arguments = ["plan", "-json", "-input=false", f"-out={out}", *(["-destroy"] if destroy else [])]
+        arguments += [f"-replace={replace}"] if replace else []
         self._stream([*arguments, *_flags(variables)], "planning")
         shown = self._call(["show", "-json", str(out)])
         if shown.returncode:

@@ -148,3 +148,19 @@ run "env_file_without_a_password" {
   }
   expect_failures = [aws_db_instance.this]
 }
+
+run "certificates_that_are_none" {
+  command = plan
+  variables {
+    database_ca_file = "variables.tf"
+  }
+  expect_failures = [var.database_ca_file]
+}
+
+run "certificates_that_are_not_there" {
+  command = plan
+  variables {
+    database_ca_file = "nowhere.pem"
+  }
+  expect_failures = [var.database_ca_file]
+}

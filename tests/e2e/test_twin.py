@@ -251,14 +251,3 @@ def test_everything_is_kept_when_the_twin_is_stopped_and_started(twin, workers):
     with twin.api("INFER_PORT", "reader") as infer:
         drawn_by(infer)
     until("first-version to see the champion", lambda: "nothing to do" in twin.compose("logs", "first-version"))
-
-
-def test_a_twin_made_anew_has_other_secrets(twin):
-    before = secret_texts(twin)
-    old = twin.api("INFER_PORT", "reader")
-    twin.remove()
-    twin.settings["FIRST_VERSION"] = "off"
-    twin.up()
-    assert not set(before) & set(secret_texts(twin))
-    assert old.post("/generate", json={"prompt": "a cat"}).status_code == 401
-    until("the job to say that it is off", lambda: "FIRST_VERSION=off" in twin.compose("logs", "first-version"))

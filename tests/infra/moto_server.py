@@ -1,9 +1,10 @@
 """moto as a process of its own, with what Terraform and the command need to go on.
 
-Four things differ from plain moto. Requests count as sent over TLS: moto ignores the condition of a policy that refuses
+Five things differ from plain moto. Requests count as sent over TLS: moto ignores the condition of a policy that refuses
 everything else, and would refuse everything. A service has as many tasks as it should, each with a public address, and its
-rollouts complete: moto starts no tasks for a service. A database that is started or stopped is so at the third look, as in
-AWS, not at once. A database's parameter that was set says that a user did; without that Terraform sets it again for ever.
+rollouts complete: moto starts no tasks for a service. A task with a command of its own has ended well at the first look. A
+database that is started or stopped is so at the third look, as in AWS, not at once. A database's parameter that was set says
+that a user did; without that Terraform sets it again for ever.
 """
 
 from __future__ import annotations
@@ -76,6 +77,19 @@ def interface_of(task: Any) -> str:
     return str(next(detail["value"] for detail in task.attachments[0]["details"] if detail["name"] == "networkInterfaceId"))
 
 
+def one_off_tasks_end() -> None:
+    plain = EC2ContainerServiceBackend.describe_tasks
+
+    def describe_tasks(self: EC2ContainerServiceBackend, cluster_str: str, tasks: list[str]) -> list[Any]:
+        found = plain(self, cluster_str, tasks)
+        for task in found:
+            if task.overrides.get("containerOverrides"):
+                task.last_status, task.containers[0].exit_code = "STOPPED", 0
+        return found
+
+    EC2ContainerServiceBackend.describe_tasks = describe_tasks
+
+
 def databases_take_time() -> None:
     looks = 2
     start, stop, describe = RDSBackend.start_db_instance, RDSBackend.stop_db_instance, RDSBackend.describe_db_instances
@@ -113,6 +127,7 @@ def parameters_have_a_source() -> None:
 if __name__ == "__main__":
     over_tls()
     services_run_tasks()
+    one_off_tasks_end()
     databases_take_time()
     parameters_have_a_source()
     main(["-H", "127.0.0.1", "-p", sys.argv[1]])

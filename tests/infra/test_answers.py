@@ -136,6 +136,7 @@ def test_services_of_the_file(folder, init):
 
 
 COMMANDS = ("init", "plan", "up", "push", "deploy", "start", "stop", "url", "status", "logs", "destroy")
+COMMANDS += ("upgrade", "backup", "restore", "gc")
 
 
 @pytest.mark.parametrize("name", COMMANDS)

@@ -101,3 +101,44 @@ def test_a_line_that_is_no_assignment_is_refused_without_its_value(tmp_path, lin
     with pytest.raises(AnswerError, match=r"tracking.env, line 3: must be NAME=value") as caught:
         envfiles.read(tmp_path / "tracking.env")
     assert "secret" not in str(caught.value)
+
+
+def test_a_services_login_is_renewed_by_taking_its_password_out(tmp_path):
+    logins.complete(tmp_path, ["tracking", "registry-api", "infer"], "ana", env_file=False)
+    before = {name: envfiles.read(tmp_path / f"{name}.env") for name in ("tracking", "registry-api", "infer")}
+    kept = {name: value for name, value in before["registry-api"].items() if name != "MLFLOW_TRACKING_PASSWORD"}
+    envfiles.write(tmp_path / "registry-api.env", {name: kept[name] for name in kept if name != "ATELIER_REGISTRY_INFER_TOKEN"})
+    logins.complete(tmp_path, ["tracking", "registry-api", "infer"], "ana", env_file=False)
+    after = {name: envfiles.read(tmp_path / f"{name}.env") for name in before}
+    for name in ("MLFLOW_TRACKING_PASSWORD", "ATELIER_REGISTRY_INFER_TOKEN"):
+        assert after["registry-api"][name] != before["registry-api"][name]
+    hashes = dict(line.split(":") for line in after["tracking"]["HTPASSWD"].split(r"\n"))
+    assert bcrypt.checkpw(after["registry-api"]["MLFLOW_TRACKING_PASSWORD"].encode(), hashes["registry-api"].encode())
+    assert after["tracking"]["ROLES"].split(r"\n").count("registry-api promoter") == 1
+    wanted = hashlib.sha256(after["registry-api"]["ATELIER_REGISTRY_INFER_TOKEN"].encode()).hexdigest()
+    assert token_lines(after["infer"])["registry-api"].sha256 == wanted
+    assert (after["infer"]["MLFLOW_TRACKING_PASSWORD"], token_lines(after["infer"])["ana"]) == (
+        before["infer"]["MLFLOW_TRACKING_PASSWORD"],
+        token_lines(before["infer"])["ana"],
+    )
+
+
+def test_the_trainers_login_is_renewed_by_taking_its_lines_out(tmp_path):
+    logins.complete(tmp_path, ["tracking"], "ana", env_file=False)
+    before = envfiles.read(tmp_path / "tracking.env")
+    envfiles.write(tmp_path / "tracking.env", {name: value.split(r"\n")[0] for name, value in before.items()})
+    assert logins.complete(tmp_path, ["tracking"], "ana", env_file=False) == ["tracking trainer trainer"]
+    after = envfiles.read(tmp_path / "tracking.env")
+    assert after["ROLES"] == before["ROLES"] and after["HTPASSWD"].split(r"\n")[0] == before["HTPASSWD"].split(r"\n")[0]
+    assert after["HTPASSWD"] != before["HTPASSWD"]
+
+
+def test_a_login_whose_hash_is_gone_is_made_for_the_password_that_the_service_has(tmp_path):
+    logins.complete(tmp_path, ["tracking", "infer"], "ana", env_file=False)
+    tracking = envfiles.read(tmp_path / "tracking.env")
+    envfiles.write(tmp_path / "tracking.env", {name: value.rpartition(r"\n")[0] for name, value in tracking.items()})
+    infer = envfiles.read(tmp_path / "infer.env")
+    logins.complete(tmp_path, ["tracking", "infer"], "ana", env_file=False)
+    hashes = dict(line.split(":") for line in envfiles.read(tmp_path / "tracking.env")["HTPASSWD"].split(r"\n"))
+    assert envfiles.read(tmp_path / "infer.env") == infer
+    assert bcrypt.checkpw(infer["MLFLOW_TRACKING_PASSWORD"].encode(), hashes["infer"].encode())

@@ -133,6 +133,25 @@ def test_a_second_up_leaves_nothing_to_do(env):
     assert env.differences() == set()
 
 
+def second_machine(env: Environment, tmp_path: Path) -> Environment:
+    """Terraform's files, answers and state, as a state bucket shares them; none of the ignored secrets."""
+    shutil.copytree(
+        env.folder.path, tmp_path / "infra", symlinks=True, ignore=shutil.ignore_patterns("secrets", "plan", "again")
+    )
+    return Environment(Folder(tmp_path / "infra", env.folder.endpoint), env.cloud)
+
+
+def test_up_on_a_second_machine_takes_the_logins_over(env, tmp_path):
+    second, manager = second_machine(env, tmp_path), env.cloud.client("secretsmanager")
+    before = manager.get_secret_value(SecretId="atelier/tracking")
+    out = second.run("up", "--yes")
+    assert "taken over from secret atelier/tracking" in out and "write the logins" not in out
+    after = manager.get_secret_value(SecretId="atelier/tracking")
+    assert (after["VersionId"], after["SecretString"]) == (before["VersionId"], before["SecretString"])
+    read = [envfiles.read(each.folder.path / "secrets" / "tracking.env") for each in (env, second)]
+    assert read[0] == read[1] == json.loads(before["SecretString"])
+
+
 def test_no_secret_is_in_the_state(env):
     manager = env.cloud.client("secretsmanager")
     password = manager.get_secret_value(SecretId="atelier/database")["SecretString"]
@@ -268,6 +287,46 @@ def test_push_deploy_start(env, monkeypatch):
     assert {**running, "image": ""} == {**template, "image": ""}
 
 
+def test_upgrade_takes_a_snapshot_migrates_deploys_and_tells_the_way_back(env):
+    out = env.run("upgrade", "--tag", "r1")
+    said = ("take snapshot atelier-before-r1-", "stop tracking", "run `migrate`", "roll tracking r1 out", "tracking is healthy")
+    assert [out.index(each) for each in said] == sorted(out.index(each) for each in said)
+    [snapshot] = env.cloud.client("rds").describe_db_snapshots(SnapshotType="manual")["DBSnapshots"]
+    assert f"python -m atelier_infra restore {snapshot['DBSnapshotIdentifier']}" in out
+    assert "python -m atelier_infra deploy tracking --tag r2" in out
+    assert "holds no image r9" in env.run("upgrade", "--tag", "r9", code=1)
+    assert "tracking is healthy" in env.run("deploy", "--tag", "r2")
+
+
+def test_gc_runs_the_command_of_the_image_that_is_deployed(env):
+    assert "run `gc --older-than-days 30`" in env.run("gc")
+    assert "run `gc --older-than-days 7 --yes`" in env.run("gc", "--yes", "--older-than-days", "7")
+
+
+def test_a_backup_is_checked_before_it_is_restored(env):
+    """The restore itself takes Terraform and moto minutes: test_ways.py."""
+    s3, bucket = env.cloud.client("s3"), f"atelier-artifacts-123456789012-{REGION}"
+    for key in ("1/a/model", "1/a/notes", "1/a/kept"):
+        s3.put_object(Bucket=bucket, Key=key, Body=key.encode())
+    [name] = re.findall(r"atelier_infra restore (\S+)", env.run("backup"))
+    backups = f"atelier-backups-123456789012-{REGION}"
+    assert set(s3.get_public_access_block(Bucket=backups)["PublicAccessBlockConfiguration"].values()) == {True}
+    manifest = json.loads(s3.get_object(Bucket=backups, Key=f"{name}/manifest.json")["Body"].read())
+    assert ([each["key"] for each in manifest["objects"]], manifest["images"]) == (
+        ["1/a/kept", "1/a/model", "1/a/notes"],
+        {"tracking": "r2"},
+    )
+    for key in ("1/a/model", "1/a/notes"):
+        s3.put_object(Bucket=bucket, Key=key, Body=b"overwritten")
+    assert "There is no terminal to answer on; say --yes" in env.run("restore", name, code=1)
+    out = env.run("restore", name, "--dry-run")
+    assert "would bring 2 of 3 artifacts back" in out and "would make the database anew from atelier-backup-" in out
+    s3.put_object(Bucket=backups, Key=f"{name}/artifacts/1/a/model", Body=b"damaged")
+    assert "is damaged, nothing was restored: 1 files" in env.run("restore", name, "--yes", code=1)
+    assert "there is no backup 20000101-000000" in env.run("restore", "20000101-000000", "--yes", code=1)
+    assert "there is no complete snapshot somebody-elses" in env.run("restore", "somebody-elses", "--yes", code=1)
+
+
 def test_terraform_and_the_command_do_not_undo_each_other(env):
     assert env.differences() == set()
 
@@ -294,14 +353,19 @@ def test_stop_and_start_with_the_database(env):
 
 def test_a_dry_run_of_everything_changes_nothing(env):
     before = env.state()
-    for words in (["stop", "--database"], ["start"], ["deploy", "--tag", "r1"], ["destroy"], ["up"]):
+    operator = (["upgrade", "--tag", "r1"], ["backup"], ["gc"])
+    for words in (["stop", "--database"], ["start"], ["deploy", "--tag", "r1"], ["destroy"], ["up"], *operator):
         assert "✓" not in env.run(*words, "--dry-run")
     assert env.state() == before
     assert env.run("url").startswith("http://")
 
 
+CA = "-----BEGIN CERTIFICATE-----\nMIIB\n-----END CERTIFICATE-----"
+
+
 def test_secrets_move_to_an_env_file(env):
-    env.edit('secrets = "secrets-manager"', 'secrets = "env-file"')
+    env.edit('secrets = "secrets-manager"', 'secrets = "env-file"\ndatabase_ca_file = "rds.pem"')
+    (env.folder.path / "rds.pem").write_text(CA)
     out = env.run("up", "--yes")
     assert "upload tracking.env" in out
     written = (env.folder.path / "secrets" / "tracking.env").read_bytes()
@@ -320,12 +384,43 @@ def test_secrets_move_to_an_env_file(env):
     assert "runs with settings from before the last `up`; `deploy --tag r2`" in env.run("status")
 
 
+def test_with_amazons_certificates_the_services_check_whom_they_talk_to(env, tmp_path):
+    found = container(env)
+    given = {each["name"]: each["value"] for each in found["environment"]}
+    assert (given["DB_TLS_MODE"], given["DATABASE_CA"]) == ("verify-full", CA.replace("\n", r"\n"))
+    (tmp_path / "tini").write_text('#!/bin/sh\necho "$@"; env | grep -c DATABASE_CA; cat "$DB_TLS_CA_FILE"')
+    (tmp_path / "tini").chmod(0o755)
+    words = [word.replace("/tmp/database-ca.pem", str(tmp_path / "ca.pem")) for word in found["entryPoint"]]
+    values = {
+        "PATH": f"{tmp_path}:/usr/bin:/bin",
+        "DATABASE_CA": given["DATABASE_CA"],
+        "DB_TLS_CA_FILE": str(tmp_path / "ca.pem"),
+    }
+    assert given["DB_TLS_CA_FILE"] == "/tmp/database-ca.pem"
+    ran = subprocess.run([*words, "migrate"], env=values, capture_output=True, text=True, check=True).stdout
+    assert ran.splitlines() == ["-- python3 -m atelier_tracking migrate", "0", *CA.splitlines()]
+
+
+def test_a_second_machine_takes_over_the_env_file_and_the_password_in_it(env, tmp_path):
+    second, bucket = second_machine(env, tmp_path), f"atelier-config-123456789012-{REGION}"
+    body = env.cloud.client("s3").get_object(Bucket=bucket, Key="tracking.env")["Body"].read()
+    out = second.run("up", "--yes")
+    assert "taken over from s3://" in out and "upload" not in out
+    assert env.cloud.client("s3").get_object(Bucket=bucket, Key="tracking.env")["Body"].read() == body
+    assert second.password() == env.password() != {}
+    path = second.folder.path / "secrets" / "tracking.env"
+    envfiles.write(path, envfiles.read(path) | {"DB_PW": "another-password"})
+    assert "RDS would keep the old one: raise db_password_version" in second.run("up", "--yes", code=1)
+    assert env.cloud.client("s3").get_object(Bucket=bucket, Key="tracking.env")["Body"].read() == body
+
+
 def test_destroy_keeps_the_data_and_up_goes_on_from_it(env):
     assert "There is no terminal to answer on; say --yes" in env.run("destroy", code=1)
     out = env.run("destroy", "--yes")
     assert "kept: bucket" in out
     assert env.cloud.client("rds").describe_db_instances()["DBInstances"] == []
-    [kept] = env.cloud.client("rds").describe_db_snapshots(SnapshotType="manual")["DBSnapshots"]
+    found = env.cloud.client("rds").describe_db_snapshots(SnapshotType="manual")["DBSnapshots"]
+    kept = max(found, key=lambda each: each["DBSnapshotIdentifier"])
     assert kept["DBSnapshotIdentifier"].startswith("atelier-kept-")
     assert [each["Name"] for each in env.cloud.client("s3").list_buckets()["Buckets"]] != []
     assert "only the data of this environment is left" in env.run("start", code=1)
@@ -336,10 +431,12 @@ def test_destroy_with_the_data_leaves_nothing(env):
     env.cloud.client("s3").put_object(Bucket=f"atelier-artifacts-123456789012-{REGION}", Key="1/model", Body=b"x")
     env.run("destroy", "--data", "--yes")
     assert env.folder.terraform("state", "list").stdout == ""
+    rds, s3, backups = env.cloud.client("rds"), env.cloud.client("s3"), f"atelier-backups-123456789012-{REGION}"
+    [backup] = rds.describe_db_snapshots(SnapshotType="manual")["DBSnapshots"]
+    assert backup["DBSnapshotIdentifier"].startswith("atelier-backup-"), "a backup outlives what it was made of"
+    assert [each["Name"] for each in s3.list_buckets()["Buckets"]] == [backups]
     left = {
-        "buckets": env.cloud.client("s3").list_buckets()["Buckets"],
         "databases": env.cloud.client("rds").describe_db_instances()["DBInstances"],
-        "snapshots": env.cloud.client("rds").describe_db_snapshots(SnapshotType="manual")["DBSnapshots"],
         "images": env.cloud.client("ecr").describe_repositories()["repositories"],
         "secrets": env.cloud.client("secretsmanager").list_secrets()["SecretList"],
         "task definitions": env.cloud.client("ecs").list_task_definitions(status="ACTIVE")["taskDefinitionArns"],

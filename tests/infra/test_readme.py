@@ -82,5 +82,21 @@ def test_the_commands_of_the_first_page_are_ten_at_most():
 
 
 def test_every_command_is_mentioned():
-    for name in ("init", "plan", "up", "push", "deploy", "start", "stop", "url", "status", "logs", "destroy"):
+    for name in (
+        "init",
+        "plan",
+        "up",
+        "push",
+        "deploy",
+        "start",
+        "stop",
+        "url",
+        "status",
+        "logs",
+        "destroy",
+        "upgrade",
+        "backup",
+        "restore",
+        "gc",
+    ):
         assert f"`{name}" in README or f"atelier_infra {name}" in README

@@ -8,6 +8,7 @@ import os
 import re
 import secrets as random
 import shutil
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -23,15 +24,29 @@ from .test_path import Environment
 pytestmark = [pytest.mark.full, pytest.mark.timeout(2400)]
 
 SERVICES = ("tracking", "registry-api", "infer")
+# An authority and a server's certificate for its address, as Amazon's for RDS
+AUTHORITY = "openssl req -x509 -newkey rsa:2048 -nodes -days 2 -subj '/CN=Amazon RDS' -keyout ca.key -out rds.pem"
+SERVER = """
+openssl req -newkey rsa:2048 -nodes -subj /CN=database -keyout server.key -out server.csr
+echo "subjectAltName=DNS:$ADDRESS" > names
+openssl x509 -req -in server.csr -CA rds.pem -CAkey ca.key -CAcreateserial -days 2 -extfile names -out server.crt
+chmod 644 server.key
+"""
 # RDS's parameter rds.force_ssl, and its first user, who owns the database and is no superuser
 LIKE_RDS = """
 umask 077
-openssl req -x509 -newkey rsa:2048 -nodes -days 2 -subj /CN=database -keyout $PGDATA/server.key -out $PGDATA/server.crt
+cp /tmp/server.key /tmp/server.crt $PGDATA
 echo 'ssl = on' >> $PGDATA/postgresql.conf
 sed -i 's/^host \\+all \\+all \\+all /hostssl all all all /' $PGDATA/pg_hba.conf
 psql -v ON_ERROR_STOP=1 -c "CREATE ROLE $MASTER LOGIN CREATEDB CREATEROLE PASSWORD '$MASTER_PASSWORD'"
 psql -v ON_ERROR_STOP=1 -c "CREATE DATABASE $DATABASE OWNER $MASTER"
 """
+
+
+def run(folder: Path, script: str, **variables: str) -> None:
+    """A shell script on this machine."""
+    ended = subprocess.run(["sh", "-ec", script], cwd=folder, env=os.environ | variables, capture_output=True, text=True)
+    assert ended.returncode == 0, ended.stderr
 
 
 class Tasks:
@@ -63,12 +78,16 @@ class Tasks:
     def start_database(self) -> None:
         tracking, script = self.given["tracking"], self.place / "like-rds.sh"
         script.write_text(LIKE_RDS)
+        authority = self.environment.folder.path
+        run(authority, SERVER, ADDRESS=tracking["DB_ENDPOINT"])
         given = {"POSTGRES_PASSWORD": random.token_hex(8), "MASTER": tracking["DB_USER"], "MASTER_PASSWORD": tracking["DB_PW"]}
         given |= {"DATABASE": tracking["DB_NAME"]}
         options = ["--network-alias", tracking["DB_ENDPOINT"], "--tmpfs", "/var/lib/postgresql/data"]
         options += [option for name, value in given.items() for option in ("--env", f"{name}={value}")]
         docker("create", "--name", self.name("database"), "--network", self.network, *options, "postgres:17")
         docker("cp", str(script), f"{self.name('database')}:/docker-entrypoint-initdb.d/like-rds.sh")
+        for file in ("server.key", "server.crt"):
+            docker("cp", str(authority / file), f"{self.name('database')}:/tmp/{file}")
         docker("start", self.name("database"))
         ready = ("exec", self.name("database"), "pg_isready", "--quiet", "--host=127.0.0.1")
         until("PostgreSQL", lambda: docker(*ready, check=False).returncode == 0)
@@ -121,6 +140,8 @@ def tasks(initialised: Path, moto: str, tmp_path_factory: pytest.TempPathFactory
     environment = Environment(folder, cloud)
     both = [word for service in SERVICES[1:] for word in ("--service", service)]
     environment.run("init", "--region", REGION, "--allow", "203.0.113.7", "--user", "ana", *both)
+    run(folder.path, AUTHORITY)
+    environment.edit('secrets = "secrets-manager"', 'secrets = "secrets-manager"\ndatabase_ca_file = "rds.pem"')
     environment.run("up", "--yes")
     made = Tasks(environment, tmp_path_factory.mktemp("settings"))
     try:
@@ -146,9 +167,19 @@ def test_the_database_is_spoken_to_over_tls_alone(tasks):
         f"SELECT DISTINCT client_addr, ssl FROM pg_stat_activity JOIN pg_stat_ssl USING (pid) WHERE usename = '{user}'"
     )
     assert len(rows) == 2 and {encrypted for _, encrypted in rows} == {"t"}
-    plain = "import os, psycopg2; psycopg2.connect(os.environ['ATELIER_REGISTRY_DATABASE_URL'].replace('require', 'disable'))"
+    url = "os.environ['ATELIER_REGISTRY_DATABASE_URL']"
+    plain = f"import os, psycopg2; psycopg2.connect({url}.replace('verify-full', 'disable'))"
     refused = tasks.inside("registry-api", "python", "-c", plain, check=False)
     assert refused.returncode == 1 and "no encryption" in refused.stderr
+
+
+def test_another_server_than_the_one_with_the_certificate_is_not_spoken_to(tasks):
+    code = f"""if True:
+        import os, socket, psycopg2
+        name = {tasks.given["tracking"]["DB_ENDPOINT"]!r}
+        psycopg2.connect(os.environ["ATELIER_REGISTRY_DATABASE_URL"].replace(name, socket.gethostbyname(name)))"""
+    refused = tasks.inside("registry-api", "python", "-c", code, check=False)
+    assert refused.returncode == 1 and "does not match host name" in refused.stderr
 
 
 def test_each_has_tables_of_its_own(tasks):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 
 import pytest
 
@@ -118,3 +119,28 @@ def test_all_services_behind_a_balancer_by_the_clock(folder: Folder, cloud: Clou
     assert "infer" in environment.run("status")
     environment.run("destroy", "--data", "--yes")
     nothing_left(cloud, folder)
+
+
+def test_a_backup_brings_the_artifacts_and_the_database_back(folder: Folder, cloud: Cloud) -> None:
+    environment, s3, rds = Environment(folder, cloud), cloud.client("s3"), cloud.client("rds")
+    environment.run("init", "--region", "eu-central-1", "--allow", "203.0.113.7", "--user", "ana")
+    environment.run("up", "--yes")
+    environment.run("up", "--yes")
+    bucket = "atelier-artifacts-123456789012-eu-central-1"
+    for key in ("1/a/model", "1/a/notes", "1/a/kept"):
+        s3.put_object(Bucket=bucket, Key=key, Body=key.encode())
+    [name] = re.findall(r"atelier_infra restore (\S+)", environment.run("backup"))
+    s3.delete_object(Bucket=bucket, Key="1/a/model")
+    s3.put_object(Bucket=bucket, Key="1/a/notes", Body=b"overwritten")
+    s3.put_object(Bucket=bucket, Key="1/b/later", Body=b"later")
+    out = environment.run("restore", name, "--yes")
+    assert "brought 2 of 3 artifacts back" in out
+    for key in ("1/a/model", "1/a/notes", "1/a/kept"):
+        assert s3.get_object(Bucket=bucket, Key=key)["Body"].read() == key.encode()
+    assert s3.get_object(Bucket=bucket, Key="1/b/later")["Body"].read() == b"later"
+    [database] = rds.describe_db_instances()["DBInstances"]
+    assert (database["DBInstanceIdentifier"], database["DeletionProtection"]) == ("atelier", True)
+    found = {each["DBSnapshotIdentifier"] for each in rds.describe_db_snapshots(SnapshotType="manual")["DBSnapshots"]}
+    [kept] = [each for each in found if each.startswith("atelier-kept-")]
+    assert f"what was there is in snapshot {kept}" in out
+    assert environment.differences() == set()

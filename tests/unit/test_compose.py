@@ -13,14 +13,16 @@ import yaml
 from atelier_infer import settings as infer
 from atelier_registry import settings as registry
 from atelier_tracking import settings as tracking
-from atelier_twin import layout
+from atelier_twin import database, layout, ports
 
 ROOT = Path(__file__).parents[2]
 COMPOSE = yaml.safe_load((ROOT / "compose.yaml").read_text())
 SERVICES: dict[str, Any] = COMPOSE["services"]
 README = (ROOT / "README.md").read_text()
 DOCKERFILES = sorted((ROOT / "services").glob("*/Dockerfile"))
-OURS = {"tracking", "registry-api", "infer", "trainer", "first-version", "secrets", "tokens"}
+OURS = {"tracking", "registry-api", "infer", "trainer", "first-version", "secrets", "tokens", "ports", "backup", "restore"}
+JOBS = {"trainer", "tokens", "ports", "backup", "restore"}
+"""What a person starts."""
 MLFLOW = {"MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_URI", "MLFLOW_DISABLE_TELEMETRY"}
 UNPINNED = ("--ignore", "DL3008")  # Debian drops a package's old version when a fix for it comes
 DEFAULTED = re.compile(r"\$\{(\w+)(?::-([^}]*))?\}")
@@ -121,7 +123,24 @@ def test_our_containers_give_up_what_they_do_not_need(service):
 def test_ports_are_open_to_this_machine_alone_unless_asked():
     published = {name: service["ports"] for name, service in SERVICES.items() if "ports" in service}
     assert set(published) == {"tracking", "registry-api", "infer", "localstack"}
-    assert all(port.startswith("${TWIN_ADDRESS:-127.0.0.1}:${") for ports in published.values() for port in ports)
+    pattern = re.compile(r"\$\{(TWIN|S3)_ADDRESS:-127\.0\.0\.1\}:\$\{")
+    assert all(pattern.match(port) for opened in published.values() for port in opened)
+
+
+def test_s3_is_opened_by_a_setting_of_its_own():
+    """LocalStack knows no login: who opens the services to a network does not open the objects with them."""
+    assert SERVICES["localstack"]["ports"] == ["${S3_ADDRESS:-127.0.0.1}:${S3_PORT:-4566}:4566"]
+    others = {name: service for name, service in SERVICES.items() if name != "localstack"}
+    assert ":4566" not in str([service.get("ports") for service in others.values()])
+
+
+def test_the_ports_that_are_checked_are_those_that_are_opened():
+    opened = {name: service["ports"] for name, service in SERVICES.items() if "ports" in service}
+    assert opened.keys() == ports.PUBLISHED.keys()
+    for name, (address, port) in ports.PUBLISHED.items():
+        [line] = opened[name]
+        assert [setting for setting, _ in DEFAULTED.findall(line)] == [address, port]
+        assert {address, port} <= SERVICES["ports"]["environment"].keys()
 
 
 def test_lasting_services_have_a_limit_and_come_back():
@@ -131,15 +150,17 @@ def test_lasting_services_have_a_limit_and_come_back():
 
 
 def test_up_does_not_start_jobs_that_a_person_starts():
-    assert {name for name, service in SERVICES.items() if "profiles" in service} == {"trainer", "tokens"}
+    assert {name for name, service in SERVICES.items() if "profiles" in service} == JOBS
 
 
 def test_only_those_that_need_them_reach_the_database_and_the_objects():
     reached = {
         name: service.get("networks", ["default"]) for name, service in SERVICES.items() if "network_mode" not in service
     }
-    assert {name for name, networks in reached.items() if "database" in networks} == {"postgres", "tracking", "registry-api"}
-    assert {name for name, networks in reached.items() if "objects" in networks} == {"localstack", "tracking"}
+    copies = {"backup", "restore"}
+    on_database = {name for name, networks in reached.items() if "database" in networks}
+    assert on_database == {"postgres", "tracking", "registry-api"} | copies
+    assert {name for name, networks in reached.items() if "objects" in networks} == {"localstack", "tracking"} | copies
     assert {name for name, networks in reached.items() if networks == ["default"]} == {"first-version", "trainer"}
 
 
@@ -162,3 +183,16 @@ def test_the_readme_has_every_setting_of_the_twin():
         re.findall(r"^\| `(\w+)` \| (.*?) \|", README.split("\n### Settings of the twin\n")[1].split("\n## ")[0], re.MULTILINE)
     )
     assert rows == {name: f"`{default}`" if default else "none" for name, default in used.items()}
+
+
+def test_a_backup_is_read_by_no_service_and_written_by_one_job():
+    mounts = {name: [v for v in service.get("volumes", []) if ":/backups" in v] for name, service in SERVICES.items()}
+    assert {name: each[0].rpartition("/backups")[2] for name, each in mounts.items() if each} == {
+        "backup": "",
+        "restore": ":ro",
+    }
+
+
+def test_the_server_finds_the_password_that_its_own_pg_dump_needs():
+    assert SERVICES["postgres"]["environment"]["POSTGRES_PASSWORD_FILE"] == database.SUPERUSER_FILE
+    assert database.LOGIN.endswith(f"--dbname={SERVICES['postgres']['environment']['POSTGRES_DB']}")

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import os
+import socket
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, HTTPServer
 
 import pytest
 from atelier_contracts.access import Role, parse_tokens
-from atelier_twin import first_version, login
-from atelier_twin.errors import RequestRefused, SecretsError, StepFailed
+from atelier_twin import first_version, login, ports
+from atelier_twin.errors import PortsTaken, RequestRefused, SecretsError, StepFailed
 from atelier_twin.htpasswd import apr1
 from atelier_twin.layout import OWN_TOKENS, Places, entries, lay_out
 from atelier_twin.secrets import LOGINS, TOKENS, make, read_or_make
@@ -178,3 +180,44 @@ def test_it_can_be_switched_off(tmp_path):
         first_version.Plan.read(environment | {"FIRST_VERSION": "no"})
     with pytest.raises(StepFailed, match="whole number from 1; received '0'"):
         first_version.Plan.read(environment | {"FIRST_VERSION_STEPS": "0"})
+
+
+def free_ports() -> dict[str, str]:
+    """Settings with addresses and ports that nobody has."""
+    settings = {"TWIN_ADDRESS": "127.0.0.1", "S3_ADDRESS": "127.0.0.1"}
+    with contextlib.ExitStack() as opened:
+        for name in ("TRACKING_PORT", "REGISTRY_API_PORT", "INFER_PORT", "S3_PORT"):
+            one = opened.enter_context(socket.socket())
+            one.bind(("127.0.0.1", 0))
+            settings[name] = str(one.getsockname()[1])
+    return settings
+
+
+def test_free_ports_are_free_again_after_the_look():
+    settings = free_ports()
+    for _ in range(2):
+        ports.check(ports.wanted(settings, ()))
+
+
+def test_each_taken_port_is_one_line_with_the_setting_that_moves_it():
+    settings = free_ports()
+    with socket.socket() as one, socket.socket() as two:
+        for holder, name in ((one, "REGISTRY_API_PORT"), (two, "S3_PORT")):
+            holder.bind(("127.0.0.1", int(settings[name])))
+            holder.listen()
+        with pytest.raises(PortsTaken) as told:
+            ports.check(ports.wanted(settings, ()))
+        lines = str(told.value).splitlines()
+        assert len(lines) == 2
+        for line, name in zip(lines, ("REGISTRY_API_PORT", "S3_PORT"), strict=True):
+            assert line.startswith(f"port {settings[name]} of 127.0.0.1 is taken (another program listens there): set {name} ")
+        ports.check(ports.wanted(settings, {"registry-api", "localstack"}))
+
+
+def test_a_port_that_is_given_twice_and_an_address_of_another_machine_are_told():
+    settings = free_ports()
+    settings["INFER_PORT"] = settings["TRACKING_PORT"]
+    with pytest.raises(PortsTaken, match=r"is taken \(TRACKING_PORT has it, too\): set INFER_PORT"):
+        ports.check(ports.wanted(settings, ()))
+    with pytest.raises(PortsTaken, match=r"S3_ADDRESS must be an address of this machine.*received 192\.0\.2\.1"):
+        ports.check(ports.wanted(free_ports() | {"S3_ADDRESS": "192.0.2.1"}, ()))

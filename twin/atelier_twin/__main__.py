@@ -1,4 +1,4 @@
-"""`python -m atelier_twin secrets|login|summary|first-version`: what compose.yaml runs once and lets end."""
+"""`python -m atelier_twin JOB`: what compose.yaml runs once and lets end."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import argparse
 import os
 import sys
 
-from atelier_twin import first_version, login
+from atelier_twin import backup, first_version, layout, login, ports, restore
 from atelier_twin.errors import TwinError
 from atelier_twin.layout import Places, lay_out
 from atelier_twin.secrets import read_or_make
@@ -15,16 +15,34 @@ from atelier_twin.secrets import read_or_make
 def main(arguments: list[str] | None = None) -> int:
     """Runs one job and returns its exit code: 0 done, 1 failed."""
     parser = argparse.ArgumentParser(prog="python -m atelier_twin", description=__doc__)
-    parser.add_argument("job", choices=("secrets", "login", "summary", "first-version"))
-    job = parser.parse_args(arguments).job
+    parser.add_argument("job", choices=("secrets", "login", "summary", "rotate", "ports", "first-version", "backup", "restore"))
+    parser.add_argument("names", nargs="*", help="ports: services of this twin that run already; restore: the backup")
+    parser.add_argument(
+        "--replace", action="store_true", help="restore: also into a twin that is not empty, whose data is lost"
+    )
+    parsed = parser.parse_args(arguments)
+    job = parsed.job
     say = sys.stdout.write
     try:
         if job == "first-version":
             first_version.run(first_version.Plan.read(os.environ), say)
             return 0
+        if job == "ports":
+            ports.check(ports.wanted(os.environ, parsed.names))
+            return 0
         places = Places()
         made, fresh = read_or_make(places.secrets / "secrets.json", os.environ)
-        if job == "secrets":
+        if job == "backup":
+            backup.make(made, os.environ, backup.Folders(), say)
+            return 0
+        if job == "restore":
+            name = parsed.names[0] if len(parsed.names) == 1 else None
+            restore.restore(name, made, os.environ, backup.Folders(), say, replace=parsed.replace)
+            return 0
+        if job == "rotate":
+            layout.rotate(made, places)
+            say(f"new logins and tokens; the old ones end with: {layout.RESTART}\n")
+        elif job == "secrets":
             lay_out(made, places)
             say(f"{'made fresh secrets' if fresh else 'the secrets of the first start are in place'}; {login.HOW}\n")
         else:

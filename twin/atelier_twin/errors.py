@@ -2,6 +2,8 @@
 
 TwinError
 ├── SecretsError      the secrets cannot be read or written
+├── PortsTaken        a port of this machine cannot be opened
+├── BackupError       a backup cannot be made, is damaged, or would overwrite something
 ├── StepFailed        a command of the trainer ended with an error
 └── RequestRefused    a service answered with an error, or not at all
 """
@@ -13,6 +15,14 @@ class TwinError(Exception):
 
 class SecretsError(TwinError):
     """The secrets cannot be read or written."""
+
+
+class PortsTaken(TwinError):
+    """A port of this machine cannot be opened."""
+
+
+class BackupError(TwinError):
+    """A backup cannot be made, is damaged, or would overwrite something."""
 
 
 class StepFailed(TwinError):

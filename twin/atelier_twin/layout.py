@@ -6,6 +6,7 @@ into volumes here, by the one job that may read everything.
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import os
 import shutil
@@ -14,7 +15,7 @@ from pathlib import Path
 
 from atelier_twin.errors import SecretsError
 from atelier_twin.htpasswd import apr1
-from atelier_twin.secrets import LOGINS, TOKENS, Secrets
+from atelier_twin.secrets import LOGINS, TOKENS, Secrets, make, restored, write
 
 USERS = {"postgres": 999, "tracking": 10001, "registry-api": 10002, "infer": 10003, "first-version": 10004}
 """The user that each container runs as: the official image's for PostgreSQL, our Dockerfiles' for the others."""
@@ -23,6 +24,10 @@ TRAINER_USER = 10004
 TOKENS_GROUP = 10000
 """registry-api and infer share one token file, so that a token is revoked in one place; compose.yaml adds both to the group."""
 
+
+PEOPLE_FILE = "tokens/tokens"
+
+RESTART = "docker compose up --detach --force-recreate tracking registry-api infer"
 
 OWN_TOKENS = {"registry-api": "registry-api/infer_token", "infer": "infer/registry_token"}
 """Where a service finds the token that it shows to the other one."""
@@ -65,7 +70,7 @@ def entries(made: Secrets) -> list[Entry]:
         for folder, named in files.items()
         for name, text in named.items()
     ]
-    return [*private, Entry("tokens/tokens", tokens, 0, TOKENS_GROUP)]
+    return [*private, Entry(PEOPLE_FILE, tokens, 0, TOKENS_GROUP)]
 
 
 def _token_line(made: Secrets, name: str) -> str:
@@ -108,12 +113,55 @@ def lay_out(made: Secrets, places: Places) -> None:
         raise SecretsError(f"the secrets cannot be laid out: {error}") from error
 
 
+def replace(made: Secrets, tokens: str, secrets: Path, trainer_home: Path) -> None:
+    """Writes every secret anew, those of a backup.
+
+    Args:
+        made: what to write.
+        tokens: text of the token file, in which people's tokens stand beside those of `made`.
+        secrets: the volume.
+        trainer_home: the trainer's, whose login the next start writes.
+
+    Raises:
+        SecretsError: a file cannot be written, or cannot be given to its user.
+    """
+    try:
+        for entry in entries(made):
+            (secrets / entry.path).unlink(missing_ok=True)
+            _write(secrets / entry.path, dataclasses.replace(entry, text=tokens) if entry.path == PEOPLE_FILE else entry)
+        (trainer_home / ".mlflow/credentials").unlink(missing_ok=True)
+        write(secrets / "secrets.json", made)
+    except OSError as error:
+        raise SecretsError(f"the secrets cannot be laid out: {error}") from error
+
+
+def rotate(made: Secrets, places: Places) -> None:
+    """New logins and tokens for all but the people who were issued one; services read them when they are started anew.
+
+    Args:
+        made: the old ones; the passwords of the database and of S3 stay.
+        places: the volumes.
+
+    Raises:
+        SecretsError: a file cannot be written.
+    """
+    fresh = make({})
+    new = restored(made, {"logins": fresh.logins, "tokens": fresh.tokens})
+    try:
+        lines = (places.secrets / PEOPLE_FILE).read_text().splitlines()
+    except OSError as error:
+        raise SecretsError(f"the tokens cannot be read: {error}; start the twin first") from error
+    issued = "".join(f"{line}\n" for line in lines if line.split()[:1] and line.split()[0] not in TOKENS)
+    replace(new, "".join(_token_line(new, name) for name in TOKENS) + issued, places.secrets, places.trainer_home)
+    lay_out(new, places)
+
+
 def _admit(made: Secrets, secrets: Path) -> None:
     """Lets a service in that an older release of the twin had no token for: its own copy of the token is written after this.
 
     A line that was taken out of the token file stays out of it, since that service's copy is there.
     """
-    file = secrets / "tokens/tokens"
+    file = secrets / PEOPLE_FILE
     if file.exists():
         known = {line.split()[0] for line in file.read_text().splitlines() if line.split()}
         missing = [name for name, copy in OWN_TOKENS.items() if name not in known and not (secrets / copy).exists()]

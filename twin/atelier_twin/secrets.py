@@ -69,16 +69,26 @@ def read_or_make(file: Path, environment: Mapping[str, str]) -> tuple[Secrets, b
             made = dataclasses.replace(kept, tokens=make({}).tokens | kept.tokens)  # a newer release has more of them
         else:
             made, fresh = make(environment), True
-        partial = file.with_suffix(".part")
-        partial.touch(mode=0o600)
-        partial.write_text(json.dumps(dataclasses.asdict(made), indent=2))
-        descriptor = os.open(partial, os.O_RDONLY)
-        os.fsync(descriptor)
-        os.close(descriptor)
-        partial.replace(file)
+        write(file, made)
     except (OSError, ValueError, TypeError) as error:
         again = "`docker compose down --volumes` removes the twin's data and the next start makes new ones"
         raise SecretsError(
             f"{file} must hold this twin's secrets; received {type(error).__name__}: {error}; {again}"
         ) from error
     return made, fresh
+
+
+def restored(made: Secrets, kept: Mapping[str, Mapping[str, str]]) -> Secrets:
+    """This twin's secrets with the logins and tokens of a backup; the database and S3 keep the passwords they have here."""
+    return dataclasses.replace(made, logins=made.logins | dict(kept["logins"]), tokens=made.tokens | dict(kept["tokens"]))
+
+
+def write(file: Path, made: Secrets) -> None:
+    """Replaces the file in one step."""
+    partial = file.with_suffix(".part")
+    partial.touch(mode=0o600)
+    partial.write_text(json.dumps(dataclasses.asdict(made), indent=2))
+    descriptor = os.open(partial, os.O_RDONLY)
+    os.fsync(descriptor)
+    os.close(descriptor)
+    partial.replace(file)

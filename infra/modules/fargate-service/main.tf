@@ -21,7 +21,7 @@ locals {
       volumesFrom      = []
       systemControls   = []
       stopTimeout      = var.stop_s
-      linuxParameters  = { capabilities = { drop = local.dropped }, initProcessEnabled = var.start_command != null }
+      linuxParameters  = { capabilities = { drop = local.dropped }, initProcessEnabled = !var.brings_init }
       healthCheck = {
         command     = ["CMD", "python", "-ISc", "import urllib.request as u; u.urlopen('http://127.0.0.1:${var.port}/healthz', timeout=4)"]
         interval    = 15
@@ -34,7 +34,8 @@ locals {
         options   = { awslogs-group = var.log_group_name, awslogs-region = var.region, awslogs-stream-prefix = "task" }
       }
     },
-    var.start_command == null ? {} : { entryPoint = ["/bin/sh", "-c"], command = [var.start_command] },
+    # words that a task is run with in place of the command, such as tracking's jobs, come after the line as its arguments
+    var.start_command == null ? {} : { entryPoint = ["/bin/sh", "-c", var.start_command, "start"] },
   )
 }
 

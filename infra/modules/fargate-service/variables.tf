@@ -100,8 +100,13 @@ variable "env_file" {
 }
 
 variable "start_command" {
-  description = "Shell line in place of the image's entry point; null keeps that."
+  description = "Shell line in place of the image's entry point; null keeps that. The command's words are its arguments."
   type        = string
+}
+
+variable "brings_init" {
+  description = "Whether the image, or the start command, runs an init process of its own."
+  type        = bool
 }
 
 variable "task_policy" {

@@ -1,4 +1,4 @@
-"""`python -m atelier_tracking`: checks the settings, writes nginx's files, then becomes the supervisor."""
+"""`python -m atelier_tracking`: checks the settings, writes nginx's files, then becomes the supervisor, or runs one job."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import shutil
 import sys
 from pathlib import Path
 
+from atelier_tracking import jobs
 from atelier_tracking.backend import mlflow_environment
 from atelier_tracking.errors import ServerError, SettingsError
 from atelier_tracking.lines import say
@@ -39,11 +40,14 @@ def empty(folder: Path) -> None:
 
 def main() -> int:
     """Becomes the supervisor; returns 2 when the settings are not legal, 3 when this machine does not let it start."""
+    job = jobs.parse(sys.argv[1:]) if sys.argv[1:] else None
     try:
         settings = read_settings(os.environ)
     except SettingsError as error:
         sys.stderr.write(f"tracking cannot start:\n{error}\n")
         return 2
+    if job is not None:
+        return jobs.run(job, settings)
     try:
         empty(RUN_DIR)
         empty(settings.spool_dir)

@@ -4,7 +4,9 @@ TrackingError
 ├── SettingsError      the environment is not complete or not legal
 │   ├── LoginsError    a line of HTPASSWD is not `user:hash` with a hash that is accepted
 │   └── RolesError     a line of the roles is not `user role`
-└── ServerError        nginx or MLflow cannot be started on this machine
+├── ServerError        nginx or MLflow cannot be started on this machine
+├── SchemaError        the database's tables are those of another release
+└── JobError           an operator's command cannot do what it was asked
 """
 
 from __future__ import annotations
@@ -36,3 +38,11 @@ class RolesError(SettingsError):
 
 class ServerError(TrackingError):
     """Raised when nginx or MLflow cannot be started on this machine."""
+
+
+class SchemaError(TrackingError):
+    """Raised when the database's tables are those of another release."""
+
+
+class JobError(TrackingError):
+    """Raised when an operator's command cannot do what it was asked."""

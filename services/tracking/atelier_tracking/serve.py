@@ -18,6 +18,8 @@ from atelier_tracking.reserved import reserve
 from atelier_tracking.sources import write_odd_sources
 
 RETRY_S = 2.0
+WRONG_SCHEMA = 4
+"""Exit status: starting again helps only with another image, or after a migration."""
 KEEP_ALIVE_S = 120
 """Longer than nginx keeps its connections, so that none is closed while nginx sends a request on it."""
 
@@ -58,8 +60,16 @@ def main() -> None:
     from mlflow.server import constants
     from mlflow.server.handlers import initialize_backend_stores
 
+    from atelier_tracking.errors import SchemaError
+    from atelier_tracking.schema import open_schema
+
     libpq = uri.replace("postgresql+psycopg2://", "postgresql://", 1)
     wait_until(lambda: psycopg2.connect(libpq).close(), psycopg2.OperationalError)
+    try:
+        open_schema(uri).require_current()
+    except SchemaError as error:
+        say("the database's tables are those of another release", reason=str(error))
+        sys.exit(WRONG_SCHEMA)
     os.environ[constants.BACKEND_STORE_URI_ENV_VAR] = uri
     os.environ[constants.SERVE_ARTIFACTS_ENV_VAR] = "true"
     os.environ[constants.ARTIFACTS_DESTINATION_ENV_VAR] = os.environ["MLFLOW_ARTIFACTS_DESTINATION"]

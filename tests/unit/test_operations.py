@@ -1,0 +1,76 @@
+"""docs/operations.md: what is typed there is what the code takes, and what is printed there is what it prints."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+import yaml
+from atelier_infra import options
+from atelier_tracking import jobs
+from atelier_twin import layout, login
+
+ROOT = Path(__file__).parents[2]
+PAGE = (ROOT / "docs/operations.md").read_text()
+SERVICES = yaml.safe_load((ROOT / "compose.yaml").read_text())["services"]
+BLOCKS = [line for block in re.findall(r"```sh\n(.*?)```", PAGE, re.DOTALL) for line in block.splitlines()]
+TYPED = sorted({*BLOCKS, *re.findall(r"`((?:docker compose|python -m) [^`]+)`", PAGE)})
+TWIN_JOBS = {
+    "tokens": {"issue", "revoke", "list"},
+    "secrets": {"login", "rotate", "summary"},
+    "backup": set(),
+    "restore": set(),
+}
+
+
+def test_there_are_commands():
+    assert len(BLOCKS) > 15
+
+
+@pytest.mark.parametrize("line", TYPED)
+def test_what_is_typed_is_understood(line):
+    words = shlex.split(line)
+    if words[:3] == ["python", "-m", "atelier_infra"]:
+        options.parser().parse_args(words[3:])
+        return
+    assert words[:2] == ["docker", "compose"]
+    if words[2:4] == ["run", "--rm"]:
+        service, *rest = words[4:]
+        assert service in SERVICES
+        if service == "tracking":
+            jobs.parse(rest)
+        elif rest and TWIN_JOBS[service]:
+            assert rest[0] in TWIN_JOBS[service]
+    else:
+        assert words[2] in {"up", "stop", "build", "down"}
+        assert {word for word in words[3:] if not word.startswith("--")} <= set(SERVICES)
+
+
+def test_every_command_of_an_operator_is_there():
+    for command in ("upgrade", "backup", "restore", "gc", "up", "init"):
+        assert any(line.startswith(f"python -m atelier_infra {command}") for line in BLOCKS), command
+    for job in ("backup", "restore", "tracking migrate", "tracking gc", "secrets rotate"):
+        assert any(line.startswith(f"docker compose run --rm {job}") for line in BLOCKS), job
+
+
+def test_what_is_printed_is_what_the_code_prints():
+    assert layout.RESTART in BLOCKS and f"end with: {layout.RESTART}" in PAGE
+    assert login.HOW.removeprefix("read the login with: ") in BLOCKS
+    code = "".join(
+        file.read_text() for folder in ("twin", "infra", "services/tracking") for file in (ROOT / folder).rglob("*.py")
+    )
+    for words in (
+        "objects and the database",
+        "it holds logins and tokens",
+        "bring it back with: docker compose run --rm restore",
+        "is back: ",
+        "migrated from revision",
+        "would be removed; say --yes to do it",
+        "the way back, for as long as nobody wrote what must not be lost",
+        "were taken over from",
+        "holds other secrets than",
+        "new logins and tokens; the old ones end with",
+    ):
+        assert words in code and words in PAGE, words

@@ -1,0 +1,86 @@
+"""A start makes tables in an empty database, and migrates nothing unasked."""
+
+from __future__ import annotations
+
+import pytest
+from alembic import command
+from atelier_tracking.errors import SchemaError
+from atelier_tracking.schema import open_schema
+from mlflow.store.db.utils import _get_alembic_config
+from mlflow.store.tracking.dbmodels.initial_models import Base
+from sqlalchemy import create_engine, inspect, text
+
+NEXT_TO_LAST = "75868b020152"  # the last migration of MLflow 3.17 makes a table, so MLflow by itself would run it at a start
+
+
+def before_the_last(uri: str) -> set[str]:
+    """Makes the tables of an older MLflow, with a row in them."""
+    engine = create_engine(uri)
+    with engine.begin() as connection:
+        Base.metadata.create_all(connection)
+        config = _get_alembic_config(uri)
+        config.attributes["connection"] = connection
+        command.upgrade(config, NEXT_TO_LAST)
+        connection.execute(text("INSERT INTO experiments (experiment_id, name, lifecycle_stage) VALUES (7, 'mine', 'active')"))
+    return set(inspect(engine).get_table_names())
+
+
+@pytest.fixture
+def uri(tmp_path):
+    return f"sqlite:///{tmp_path / 'mlflow.db'}"
+
+
+def test_an_empty_database_gets_its_tables(uri):
+    schema = open_schema(uri)
+    assert schema.state() == "empty"
+    schema.require_current()
+    assert (schema.state(), schema.revision()) == ("current", schema.head)
+    schema.require_current()
+
+
+def test_an_older_database_is_refused_and_left_as_it_is(uri):
+    tables = before_the_last(uri)
+    schema = open_schema(uri)
+    with pytest.raises(SchemaError) as told:
+        schema.require_current()
+    for words in (schema.head, NEXT_TO_LAST, "python -m atelier_tracking migrate", "make a backup"):
+        assert words in str(told.value)
+    assert schema.revision() == NEXT_TO_LAST
+    assert set(inspect(create_engine(uri)).get_table_names()) == tables
+
+
+def test_the_command_migrates_and_a_second_time_does_nothing(uri):
+    before_the_last(uri)
+    schema = open_schema(uri)
+    assert schema.migrate() == (NEXT_TO_LAST, schema.head)
+    assert schema.migrate() == (schema.head, schema.head)
+    schema.require_current()
+    with create_engine(uri).connect() as connection:
+        assert connection.execute(text("SELECT name FROM experiments WHERE experiment_id = 7")).scalar() == "mine"
+
+
+def test_a_database_of_a_later_release_is_refused_by_both(uri):
+    schema = open_schema(uri)
+    schema.require_current()
+    with create_engine(uri).begin() as connection:
+        connection.execute(text("UPDATE alembic_version SET version_num = 'ffffffffffff'"))
+    for call in (schema.require_current, schema.migrate):
+        with pytest.raises(SchemaError, match=r"ffffffffffff, which it does not know: start the later release"):
+            call()
+
+
+def test_a_first_start_that_was_cut_short_goes_on(uri):
+    Base.metadata.create_all(create_engine(uri))
+    schema = open_schema(uri)
+    assert schema.state() == "empty"
+    schema.require_current()
+    assert schema.state() == "current"
+
+
+def test_tables_with_rows_and_no_revision_are_not_taken_for_empty(uri):
+    engine = create_engine(uri)
+    Base.metadata.create_all(engine)
+    with engine.begin() as connection:
+        connection.execute(text("INSERT INTO experiments (name, lifecycle_stage) VALUES ('mine', 'active')"))
+    with pytest.raises(SchemaError, match="they are at None"):
+        open_schema(uri).require_current()
