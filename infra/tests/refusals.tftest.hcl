@@ -152,7 +152,7 @@ run "env_file_without_a_password" {
 run "certificates_that_are_none" {
   command = plan
   variables {
-    database_ca_file = "variables.tf"
+    database_ca_file = "main.tf"
   }
   expect_failures = [var.database_ca_file]
 }
