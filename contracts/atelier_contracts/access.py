@@ -67,7 +67,7 @@ class TokenFile:
             status = self._path.stat()
             if (stamp := (status.st_mtime_ns, status.st_size)) != self._stamp:
                 self._tokens, self._stamp = parse_tokens(self._path.read_text()), stamp
-        except (OSError, TokenFileError):
+        except (OSError, ValueError):  # TokenFileError, or bytes that are not UTF-8
             self._tokens, self._stamp = [], (0, 0)
         digest = hashlib.sha256(secret.encode()).hexdigest()
         return next((token for token in self._tokens if hmac.compare_digest(token.sha256, digest)), None)

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import random
+import zlib
 from pathlib import Path
 
 import pytest
 from atelier_trainer.courier import Courier, deliver
-from atelier_trainer.errors import TrackingError
-from atelier_trainer.journal import Journal
+from atelier_trainer.errors import JournalError, TrackingError
+from atelier_trainer.journal import Journal, _line
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
@@ -159,3 +160,46 @@ def test_an_unexpected_error_is_not_swallowed(tmp_path):
     with pytest.raises(ZeroDivisionError):
         deliver(journal, Broken(), cautious=False)
     assert journal.pending
+
+
+RECORDS = st.recursive(
+    st.none() | st.integers() | st.text(max_size=6) | st.sampled_from(["metrics", "picture", "status"]),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(["kind", "rows", "key", "step", "x"]), inner),
+    max_leaves=6,
+)
+LINES = st.binary(max_size=30) | RECORDS.map(_line) | st.just(b"%08x %s\n" % (zlib.crc32(b"[" * 9999), b"[" * 9999))
+
+
+@settings(deadline=None, max_examples=80)
+@given(
+    content=st.lists(LINES, max_size=5).map(b"".join),
+    mark=st.none() | st.binary(max_size=6) | st.integers().map(lambda n: b"%d" % n),
+)
+def test_any_files_of_a_journal(tmp_path_factory, content, mark):
+    """Damaged lines are left out, and nothing that was written whole after them is lost."""
+    folder = tmp_path_factory.mktemp("journal")
+    (folder / "journal.jsonl").write_bytes(content)
+    if mark is not None:
+        (folder / "delivered").write_bytes(mark)
+    try:
+        journal = Journal(folder)
+    except JournalError as error:
+        assert "delivered" in str(error)
+        return
+    journal.append({"kind": "status", "status": "RUNNING"})
+    records, end = journal.next(100)
+    journal.delivered(end)
+    journal.close()
+    assert not journal.pending
+    assert records[-1] == {"kind": "status", "status": "RUNNING"}
+    assert {path.name for path in folder.iterdir()} == {"journal.jsonl", "delivered", "pictures"}
+
+
+def test_a_mark_beyond_a_journal_that_lost_its_end(tmp_path):
+    """What is written after a loss of power is sent, though MLflow once had more than there is now."""
+    (tmp_path / "delivered").write_text("9000")
+    journal = Journal(tmp_path)
+    journal.metrics(1, {"loss": 0.5})
+    assert journal.pending
+    assert [record["kind"] for record in journal.next(9)[0]] == ["metrics"]
+    journal.close()

@@ -38,6 +38,9 @@ def read_yaml(path: Path, kind: type[M], what: str) -> M:
         raise StrictYamlError(f"the {what} cannot be read: {error}") from None
     except yaml.YAMLError as error:
         raise StrictYamlError(f"the {what} is not YAML: {' '.join(str(error).split())}") from None
+    except (ValueError, TypeError, LookupError, AttributeError, RecursionError) as error:
+        # PyYAML itself fails at a date that does not exist, `!!int` or `!!timestamp x`, and at too many digits or levels
+        raise StrictYamlError(f"the {what} holds a value that cannot be read: {type(error).__name__}: {error}") from None
     if not isinstance(content, dict):
         fields = " and ".join(f"`{name}`" for name in kind.model_fields)
         raise StrictYamlError(f"the {what} must be a mapping with {fields}; received {type(content).__name__}")

@@ -7,6 +7,7 @@ TrainerError
 ├── ExportError      a graph could not be written, or does not compute what the model computes
 ├── TrackingError    MLflow did not answer, or refused
 ├── CheckpointError  a checkpoint is damaged, or belongs to other settings
+├── JournalError     what a run's journal says of itself is damaged
 ├── NotFinite        the loss became NaN or infinite
 ├── SearchError      a search cannot start, or none of its trials ended well
 └── Stopped          SIGTERM came; a checkpoint was written first
@@ -39,6 +40,10 @@ class TrackingError(TrainerError):
 
 class CheckpointError(TrainerError):
     """A checkpoint is damaged, or belongs to other settings."""
+
+
+class JournalError(TrainerError):
+    """How much of a run's journal MLflow has cannot be read."""
 
 
 class NotFinite(TrainerError):

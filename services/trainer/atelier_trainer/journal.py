@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import re
 import threading
 import time
 import zlib
@@ -17,6 +18,8 @@ from pathlib import Path
 from typing import Any
 
 from PIL import Image
+
+from atelier_trainer.errors import JournalError
 
 log = logging.getLogger(__name__)
 Record = dict[str, Any]
@@ -33,7 +36,7 @@ class Journal:
         self.ended = False  # whether the last status is that of an ended run
         self._lock = threading.Lock()
         self._size = self._mend()
-        self._delivered = int(self._mark.read_text()) if self._mark.exists() else 0
+        self._delivered = self._read_mark()
         self._stream = os.open(self._file, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
 
     def close(self) -> None:
@@ -92,6 +95,22 @@ class Journal:
         with self._lock:
             self._delivered = mark
 
+    def _read_mark(self) -> int:
+        """How much MLflow has; never more than there is, since a loss of power may have shortened the journal alone.
+
+        Raises:
+            JournalError: the file holds something else.
+        """
+        if not self._mark.exists():
+            return 0
+        content = self._mark.read_bytes()
+        if not re.fullmatch(rb"[0-9]{1,18}", content):
+            raise JournalError(
+                f"{self._mark} must hold how many bytes of {self._file.name} MLflow has; received {content[:40]!r}; "
+                "remove it, and everything is sent again: values that MLflow has are not doubled"
+            )
+        return min(int(content), self._size)
+
     def _mend(self) -> int:
         """Removes a line that was cut off, learns which values there are, returns the size."""
         if not self._file.exists():
@@ -128,6 +147,9 @@ def _record(line: bytes) -> Record | None:
         if int(checksum, 16) != zlib.crc32(text):
             return None
         record: Record = json.loads(text)
-    except ValueError:
+        set(_names(record))  # fails where a field is missing or is no name
+        if record["kind"] == "status" and not isinstance(record["status"], str):
+            return None
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
         return None
     return record
