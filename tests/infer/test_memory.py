@@ -2,8 +2,11 @@
 
 import gc
 import io
+import subprocess
+import sys
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -21,7 +24,7 @@ from atelier_infer.providers import Runtime
 from onnx import TensorProto, helper
 from PIL import Image
 
-from .conftest import TINY_MEMORY
+from .conftest import TINY_MEMORY, wait
 from .test_batch import plan as plan
 from .test_generate import problem
 from .tiny_bundle import build_bundle, change_unet, write_manifest
@@ -108,6 +111,29 @@ def test_a_base_that_cannot_be_run_is_refused_with_the_reason(tmp_path):
     write_manifest(tmp_path / "base")
     with pytest.raises(BundleError, match=r"could not be measured within 64 MiB: .*vae_decoder\.onnx"):
         Measurement(Runtime("cpu", 1, None), decode_tile_px=768, max_side_px=128)(tmp_path / "base", 64 * MIB)
+
+
+def test_a_measurement_does_not_outlive_the_service(bundle, tmp_path):
+    code = f"""
+import os, subprocess, threading, time
+from pathlib import Path
+from atelier_infer.memory_measurement import Measurement
+from atelier_infer.providers import Runtime
+real = subprocess.Popen
+def started(command, **options):
+    process = real(["{sys.executable}", "-c", WAITING], **options)
+    print(process.pid, flush=True)
+    return process
+WAITING = "import threading, time; from atelier_infer.memory_measurement import _end_with_parent as end; " \\
+    "threading.Thread(target=end, daemon=True).start(); time.sleep(600)"
+subprocess.Popen = started
+Measurement(Runtime("cpu", 1, None), decode_tile_px=768, max_side_px=128)(Path({str(bundle[0])!r}), 2**40)
+"""
+    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) as parent:
+        child = Path(f"/proc/{int(parent.stdout.readline())}")
+        assert child.exists()
+        parent.kill()
+    wait(lambda: not child.exists() or "Z" in (child / "stat").read_text().split()[2])
 
 
 # --- what is let in
