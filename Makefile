@@ -55,7 +55,7 @@ test-full: $(INSTALLED)  ## run the long matrices, and what runs at full size (h
 	@$(MAKE) test-extras fidelity-base
 
 test-integration: $(INSTALLED)  ## try the tracking image, and registry-api on PostgreSQL, with servers in containers (minutes; needs Docker)
-	@$(BIN)/python -m pytest -m integration
+	@$(BIN)/python -m pytest -m "integration and not browser"
 
 test-browser: $(INSTALLED)  ## drive the pages and MLflow's dashboard in Chromium (minutes; needs Docker and Chromium)
 	@$(BIN)/python -m pytest -m browser

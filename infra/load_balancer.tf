@@ -32,12 +32,12 @@ resource "aws_lb_target_group" "service" {
   vpc_id               = local.network.vpc_id
   deregistration_delay = 60
   health_check {
-    path                = "/healthz"
+    path                = "/readyz" # a task that cannot answer requests now gets none; the container's own check ends a dead one
     matcher             = "200"
     interval            = 15
     timeout             = 5
     healthy_threshold   = 2
-    unhealthy_threshold = 4
+    unhealthy_threshold = 8 # ECS also replaces what is unhealthy here: two minutes without MLflow or its database are no reason
   }
 }
 

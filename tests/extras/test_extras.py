@@ -103,7 +103,7 @@ def test_promote_without_onnxruntime_and_draw_without_torch(mlflow_server, versi
     tokens = tmp_path / "tokens.txt"
     tokens.write_text(f"test admin {hashlib.sha256(SECRET.encode()).hexdigest()}\n")
     registry = installed("registry-api", source, tmp_path / "registry")
-    lacks(registry, "onnxruntime", "torch", "numpy", "pandas")
+    lacks(registry, "onnxruntime", "torch", "pandas")
     infer = installed("infer", source, tmp_path / "infer")
     lacks(infer, "torch", "diffusers", "transformers", "pandas")
     shared = {"TRACKING_URI": mlflow_server.uri, "TOKEN_FILE": str(tokens)}

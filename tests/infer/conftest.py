@@ -17,7 +17,6 @@ from atelier_contracts.manifests import AdapterManifest, BundleManifest
 from atelier_infer import desk, drawing
 from atelier_infer.app import create_app, make_engine
 from atelier_infer.engine import Engine
-from atelier_infer.memory import MIB, Memory
 from atelier_infer.memory_model import Cost, MemoryModel
 from atelier_infer.metrics import Metrics
 from atelier_infer.orders import Order
@@ -131,9 +130,7 @@ def make_service(tmp_path, store, token_file):
             extras = {name: changes.pop(name) for name in ("measure", "report_revert") if name in changes}
             settings = Settings(**(values | changes))
             metrics = Metrics()
-            # what the tests' own process holds is not the service's
-            memory = Memory(settings.memory_mib * MIB, process_bytes=64 * MIB) if settings.memory_mib else None
-            engine = make_engine(settings, metrics, memory)
+            engine = make_engine(settings, metrics)
             app = create_app(
                 engine=engine,
                 metrics=metrics,

@@ -243,7 +243,15 @@ def test_models_shows_what_is_loaded(service, adapter, bundle):
         "scheduler": "ddim",
         "provider": "cpu",
         "adapters_mib": 0.0,
-        "aliases": {"champion": {"target": 1, "serving": 1, "adapter_digest": adapter[1].digest(), "problem": None}},
+        "aliases": {
+            "champion": {
+                "target": 1,
+                "serving": 1,
+                "adapter_digest": adapter[1].digest(),
+                "reverted_from": None,
+                "problem": None,
+            }
+        },
         "canary": None,
         "adapters": [
             {

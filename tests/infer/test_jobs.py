@@ -201,3 +201,16 @@ def test_a_full_queue_refuses_jobs_too(make_service, store, adapter, paced):
 
 def test_a_broken_request_is_refused_at_once(service):
     assert "nearest legal" in problem(service.client.post("/jobs", json=WISH | {"width": 33}), 422)
+
+
+def test_a_stream_ends_when_its_token_is_revoked(service, paced, token_file):
+    """The job goes on; who may not come in any more hears nothing more of it."""
+    go, started, _ = paced
+    job = service.client.post("/jobs", json=WISH).json()["id"]
+    assert started.wait(20)
+    with service.client.stream("GET", f"/jobs/{job}/events") as stream:
+        lines = stream.iter_lines()
+        assert next(lines) == "event: status"
+        token_file.write_text("")
+        assert "event: end" not in list(lines)
+    go.set()

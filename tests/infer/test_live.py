@@ -262,6 +262,7 @@ def test_two_blank_pictures_in_a_row_and_the_version_before_serves_again(service
         "target": number,
         "serving": 1,
         "adapter_digest": "",
+        "reverted_from": number,
         "problem": "",
     }
     assert "2 blank or non-finite pictures in a row; version 1 serves as champion again" in alias(service)["problem"]
@@ -442,3 +443,20 @@ def test_a_switch_under_load_fails_no_request_and_every_picture_is_what_it_says(
         found = service.client.post("/verify", content=answer.content).json()
         assert found["same"], number
         assert answer.headers["x-atelier-adapter-digest"] == found["drawn"]["adapter_digest"]
+
+
+def test_registry_api_can_read_what_was_reverted(service, store, publish):
+    from atelier_registry.revert_monitor import HttpServedReader
+
+    from .conftest import SECRET
+
+    reader = HttpServedReader(str(service.client.base_url).rstrip("/"), SECRET)
+    found = reader.served()
+    assert found.model == store.model
+    assert (found.aliases["champion"].serving, found.aliases["champion"].reverted_from) == (1, None)
+    assert found.aliases["champion"].adapter_digest == store.promoted[1]
+    number = publish(seed=5)
+    store.set_alias("champion", number)
+    service.wait(lambda: alias(service)["serving"] == number)
+    service.app.state.desk._versions.drew([number, number], sound=False)
+    assert reader.served().aliases["champion"].reverted_from == number

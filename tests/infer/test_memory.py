@@ -2,8 +2,11 @@
 
 import gc
 import io
+import subprocess
+import sys
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,7 +16,7 @@ from atelier_infer.batch import Batch
 from atelier_infer.bundle import open_bundle
 from atelier_infer.drawing import Drawing, Weighted
 from atelier_infer.errors import BundleError, MemoryFullError, PictureSizeError
-from atelier_infer.memory import MIB, Memory
+from atelier_infer.memory import MIB, Memory, resident_bytes
 from atelier_infer.memory_limit import MARGIN, usable_bytes
 from atelier_infer.memory_measurement import Measurement
 from atelier_infer.memory_model import HEADROOM, Cost, MemoryModel, fit
@@ -21,7 +24,7 @@ from atelier_infer.providers import Runtime
 from onnx import TensorProto, helper
 from PIL import Image
 
-from .conftest import TINY_MEMORY
+from .conftest import TINY_MEMORY, wait
 from .test_batch import plan as plan
 from .test_generate import problem
 from .tiny_bundle import build_bundle, change_unet, write_manifest
@@ -110,6 +113,29 @@ def test_a_base_that_cannot_be_run_is_refused_with_the_reason(tmp_path):
         Measurement(Runtime("cpu", 1, None), decode_tile_px=768, max_side_px=128)(tmp_path / "base", 64 * MIB)
 
 
+def test_a_measurement_does_not_outlive_the_service(bundle, tmp_path):
+    code = f"""
+import os, subprocess, threading, time
+from pathlib import Path
+from atelier_infer.memory_measurement import Measurement
+from atelier_infer.providers import Runtime
+real = subprocess.Popen
+def started(command, **options):
+    process = real(["{sys.executable}", "-c", WAITING], **options)
+    print(process.pid, flush=True)
+    return process
+WAITING = "import threading, time; from atelier_infer.memory_measurement import _end_with_parent as end; " \\
+    "threading.Thread(target=end, daemon=True).start(); time.sleep(600)"
+subprocess.Popen = started
+Measurement(Runtime("cpu", 1, None), decode_tile_px=768, max_side_px=128)(Path({str(bundle[0])!r}), 2**40)
+"""
+    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) as parent:
+        child = Path(f"/proc/{int(parent.stdout.readline())}")
+        assert child.exists()
+        parent.kill()
+    wait(lambda: not child.exists() or "Z" in (child / "stat").read_text().split()[2])
+
+
 # --- what is let in
 
 
@@ -192,9 +218,14 @@ def test_rows_one_after_the_other_give_the_same_picture(opened, adapter, plan):
 # --- the service
 
 
+def beside_the_tests(mib: int) -> int:
+    """A limit that leaves so much beside what this process takes already."""
+    return resident_bytes() // MIB + mib
+
+
 def test_the_service_refuses_what_never_fits_and_draws_what_does(make_service, store, adapter):
     store.set_alias("champion", store.publish_adapter(adapter[0]))
-    service = make_service(memory_mib=2000, measure=lambda folder, room: costs(1000, resident=MIB))
+    service = make_service(memory_mib=beside_the_tests(2000), measure=lambda folder, room: costs(1000, resident=MIB))
     service.wait(lambda: service.client.get("/readyz").status_code == 200)
     assert service.draw(width=512, height=512).status_code == 200
     service.engine.memory.hold(service, "adapters", service.engine.memory.free_bytes - 100 * MIB)
@@ -224,7 +255,7 @@ def test_a_second_base_that_does_not_fit_beside_the_first_is_refused(make_servic
         return TINY_MEMORY.model_copy(update={"resident_bytes": 600 * MIB})
 
     store.set_alias("champion", publish(seed=1))
-    service = make_service(memory_mib=1100, measure=measure)
+    service = make_service(memory_mib=beside_the_tests(1000), measure=measure)
     service.wait(lambda: service.client.get("/readyz").status_code == 200)
     other = build_bundle(tmp_path / "other", seed=9)
     store.publish_bundle(tmp_path / "other", other.digest())
@@ -233,7 +264,7 @@ def test_a_second_base_that_does_not_fit_beside_the_first_is_refused(make_servic
     told = service.client.get("/models").json()
     assert "needs 600 MiB while the one before it is in memory" in told["aliases"]["champion"]["problem"]
     assert told["memory"]["held_mib"]["bundles"] == 600
-    assert measured[1] <= (1100 - 600) * MIB / 2
+    assert measured[1] <= (1000 - 600) * MIB / 2
     assert service.draw().status_code == 200
 
 

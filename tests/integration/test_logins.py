@@ -9,6 +9,7 @@ from .containers import PASSWORDS, Neighbours, apr1, tracking
 
 def test_guesses_are_limited_by_address_and_user(around: Neighbours, tmp_path: Path):
     users = "\\n".join(f"{user}:{apr1(PASSWORDS[user])}" for user in ("ada", "rita", "theo"))
+    users += "".join(f"\\n{user}:{apr1(user)}" for user in ("default", "include"))  # words that nginx's maps know
     env = around.settings(HTPASSWD=users, TRUSTED_PROXIES="172.16.0.0/12,192.168.0.0/16,10.0.0.0/8")
     with tracking(env, tmp_path, "--network", around.network, logins=PASSWORDS) as server:
 
@@ -16,6 +17,7 @@ def test_guesses_are_limited_by_address_and_user(around: Neighbours, tmp_path: P
             return server.ask("GET", "/static-files/none", user, X_Forwarded_For=address).status
 
         assert status("ada") == 404  # logged in before the guessing
+        assert [status("default:default"), status("include:include"), status("-:-")] == [404, 404, 401]
         guesses = [status(f"ada:guess-{number}") for number in range(40)]
         assert guesses[:10] == [401] * 10
         assert guesses.count(429) >= 20

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import http.client
 import json
 import ssl
 import subprocess
@@ -122,6 +123,7 @@ def test_tls_and_a_public_address(around: Neighbours, tmp_path: Path):
         (tmp_path / name).chmod(0o644)
     tmp_path.chmod(0o755)
     env = around.settings(HTPASSWD=f"ada:{apr1(PASSWORDS['ada'])}", PUBLIC_URL="https://sketch.example")
+    env["MLFLOW_CRYPTO_KEK_PASSPHRASE"] = "a passphrase"
     env |= {
         "TLS_CERTIFICATE_FILE": "/given/certificate.pem",
         "TLS_KEY_FILE": "/given/key.pem",
@@ -137,19 +139,31 @@ def test_tls_and_a_public_address(around: Neighbours, tmp_path: Path):
         assert secure_status(server, None) == 200
         assert secure_status(server, f"https://127.0.0.1:{port_of(server.name, 8443)}") == 403
         assert secure_status(server, "http://sketch.example") == 403
+        assert "Strict-Transport-Security" not in answer.headers
+        for path, status in (("/version", 200), ("/api//x", 400), ("/no/such", 403), ("/healthz", 200)):
+            found = secure_answer(server, "GET", path)
+            assert (found.status, found.getheader("Strict-Transport-Security")) == (status, "max-age=31536000"), path
+        # with a passphrase of its own the gateway is open
+        assert secure_answer(server, "GET", "/api/3.0/mlflow/gateway/secrets/list").status == 200
 
 
-def secure_status(server: Server, origin: str | None) -> int:
-    import http.client
-
+def secure_answer(
+    server: Server, method: str, path: str, body: bytes | None = None, **headers: str
+) -> http.client.HTTPResponse:
     context = ssl.create_default_context()
     context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
     connection = http.client.HTTPSConnection("127.0.0.1", port_of(server.name, 8443), timeout=60, context=context)
-    headers = server.headers("ada") | ({"Origin": origin} if origin else {}) | {"Content-Type": "application/json"}
-    connection.request("POST", "/ajax-api/2.0/mlflow/experiments/search", b'{"max_results": 1}', headers)
-    status = connection.getresponse().status
+    given = server.headers("ada") | {"Content-Type": "application/json"} | headers
+    connection.request(method, path, body, given)
+    answer = connection.getresponse()
+    answer.read()
     connection.close()
-    return status
+    return answer
+
+
+def secure_status(server: Server, origin: str | None) -> int:
+    headers = {"Origin": origin} if origin else {}
+    return secure_answer(server, "POST", "/ajax-api/2.0/mlflow/experiments/search", b'{"max_results": 1}', **headers).status
 
 
 def test_the_dockerfile_is_small():

@@ -49,7 +49,7 @@ def test_an_answer_is_kept_for_a_moment(api, fake):
     fake.calls.clear()
     for _ in range(5):
         api.client.get("/readyz")
-    assert fake.calls == ["ping"]
+    assert [call for call in fake.calls if call != "chain_head"] == ["ping"]
 
 
 def test_slow_work_does_not_hold_up_the_loop(start, fake, adapters):

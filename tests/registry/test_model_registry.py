@@ -1,10 +1,14 @@
 """What a `ModelRegistry` does: the same tests for the fake and for an MLflow server."""
 
+import hashlib
 import math
 import socket
+import tempfile
 
 import pytest
 import requests
+from atelier_contracts.names import WEIGHTS_FILE
+from atelier_registry import artifact_stream
 from atelier_registry.errors import InvalidArgumentError, TrackingUnavailableError, UnreadableFileError
 from atelier_registry.mlflow_registry import MlflowRegistry
 
@@ -262,3 +266,23 @@ def test_no_server(question):
 def test_a_server_that_is_not_mlflow(mlflow_server):
     with pytest.raises(TrackingUnavailableError):
         MlflowRegistry(f"{mlflow_server.uri}/elsewhere").model("pencil")
+
+
+def test_weights_are_read_without_a_disk(real_world, name, monkeypatch, tmp_path):
+    """The service's own file system holds nothing, whatever the size of an adapter."""
+    real_world.add_model(name)
+    weights = "w" * (3 << 20)
+    real_world.add_version(name, tags={"atelier.kind": "adapter"}, files=FILES | {WEIGHTS_FILE: weights})
+    monkeypatch.setenv("TMPDIR", str(tmp_path / "missing"))
+    monkeypatch.setattr(tempfile, "tempdir", None)
+    found = real_world.registry.adapter_files(name, 1)
+    assert found.weights_sha256 == hashlib.sha256(weights.encode()).hexdigest()
+    assert found.manifest == FILES["adapter.json"]
+
+
+def test_a_file_that_grows_while_it_is_read_is_not_read_on(real_world, name, mlflow_server):
+    real_world.add_model(name)
+    real_world.add_version(name, files={"evidence.json": "0" * 5000})
+    uri = real_world.client.get_model_version_download_uri(name, "1")
+    with pytest.raises(UnreadableFileError, match="more than 4999 bytes"):
+        artifact_stream.text(f"{uri}/adapter_weights", "evidence.json", mlflow_server.uri, 4999)

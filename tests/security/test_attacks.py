@@ -103,6 +103,23 @@ def test_bodies_of_every_weight_at_the_same_time_fit(world: World, peak: Peak):
         check(world)
 
 
+def test_versions_with_large_tags_do_not_fill_the_gate(world: World, peak: Peak):
+    """The gate looks up the versions of a run for each file of it: a trainer may make that answer large, and ask often."""
+    run = world.tracking.call("theo", "POST", "runs/create", {"experiment_id": "0"})["run"]["info"]["run_id"]
+    tags = [{"key": f"t{number}", "value": "x" * 99_000} for number in range(18)]
+    world.tracking.call("theo", "POST", "registered-models/create", {"name": "large"})
+    version = {"name": "large", "source": f"runs:/{run}/model", "run_id": run, "tags": tags}
+    world.tracking.call("theo", "POST", "model-versions/create", version)
+    path = f"{FILES}/0/{run}/artifacts/x.txt"
+    assert send_all(60, world.tracking, "PUT", path, "theo", b"own", {}) <= {200, 503}
+    world.s3.delete_object(Bucket=BUCKET, Key=path.removeprefix(FILES + "/"))
+    world.sources = sorted({*world.sources, f"runs:/{run}/model"})
+    for check in CHECKS.values():
+        check(world)
+    world.tracking.call("registry", "DELETE", "registered-models/delete", {"name": "large"})
+    world.sources.remove(f"runs:/{run}/model")
+
+
 def test_half_sent_requests_are_ended_and_keep_nobody_waiting(world: World):
     """200 heads and 40 bodies that never come whole: tracking ends each by itself, and answers others meanwhile."""
     login = world.tracking.headers("theo")["Authorization"]

@@ -22,6 +22,9 @@ class Served(BaseModel):
     target: int = Field(description="the version that the registry names")
     serving: int | None = Field(description="the version that draws; another one while the target is loaded or was refused")
     adapter_digest: str | None = Field(default=None, description="of the files that it draws with")
+    reverted_from: int | None = Field(
+        default=None, description="the target, where it drew blank or non-finite pictures, so that it does not draw any more"
+    )
     problem: str | None = Field(
         description="why the target was refused, or what was changed in the files of the version that draws"
     )

@@ -184,6 +184,8 @@ class Engine:
             self._deadline, self._stopping = 0.0, True
             self._condition.notify_all()
         self._thread.join()
+        for job in list(self._turns):  # of a thread that was dead
+            self._end(job, self._draining_error())
         self._run_errands()
         self._decoder.shutdown()
 

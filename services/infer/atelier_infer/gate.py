@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from http import HTTPMethod
 
 from atelier_contracts.access import Token, TokenFile
@@ -31,7 +32,8 @@ PICTURES = ("/verify",)
 class Gate:
     """Lets in who bears a token of the token file, with a body of a sane size. Every known role may read and draw.
 
-    The token is left in `request.state.token` for a route that asks for more.
+    The token is left in `request.state.token` for a route that asks for more, and `request.state.still_allowed` says whether it
+    is still good, for a route whose answer takes long.
     """
 
     def __init__(self, app: ASGIApp, *, tokens: TokenFile, uploads: Uploads, files: frozenset[str] = frozenset()) -> None:
@@ -44,8 +46,10 @@ class Gate:
             await self._app(scope, receive, send)
             return
         try:
-            token = self._token(Headers(scope=scope).get("authorization", ""))
+            authorization = Headers(scope=scope).get("authorization", "")
+            token = self._token(authorization)
             scope["state"]["token"], scope["state"]["log"]["token_id"] = token, token.id
+            scope["state"]["still_allowed"] = partial(self._is_known, authorization, token.id)
         except InferError as error:
             await answer(error)(scope, receive, send)
             return
@@ -63,6 +67,13 @@ class Gate:
                 await answer(error, close=True)(scope, receive, send)
                 return
             await self._app(scope, receive, send)
+
+    def _is_known(self, authorization: str, id: str) -> bool:
+        """Whether a token that came in is still in the file, under the same name."""
+        try:
+            return self._token(authorization).id == id
+        except LoginError:
+            return False
 
     def _token(self, authorization: str) -> Token:
         scheme, _, secret = authorization.partition(" ")

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator
+import time
+from collections.abc import AsyncIterator, Callable
 from typing import Annotated, Any
 
 from atelier_contracts.generate import GenerateRequest, JobRequest, JobStatus
@@ -23,6 +24,9 @@ from atelier_infer.orders import Order
 from atelier_infer.problems import DOCUMENTED
 
 HEARTBEAT_S = 10.0
+
+REVOKED_S = 1.0
+"""How long a stream may go on after its token was revoked."""
 """A silent stream says so often that it is alive; proxies close silent ones."""
 
 PICTURE: dict[int | str, dict[str, Any]] = {
@@ -63,7 +67,8 @@ def make_jobs_router(desk: Desk, callbacks: Callbacks) -> APIRouter:
         """Progress until the end. Reading it again starts with the status as it is then."""
         order = desk.find(job, request.state.token.id)
         headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
-        return StreamingResponse(_stream(order, previews), media_type="text/event-stream", headers=headers)
+        lines = _stream(order, previews, request.state.still_allowed)
+        return StreamingResponse(lines, media_type="text/event-stream", headers=headers)
 
     @router.get("/{job}/pictures/{index}", response_class=Response, responses=PICTURE | DOCUMENTED)
     async def fetch(job: str, index: int, request: Request) -> Response:
@@ -86,15 +91,19 @@ def make_jobs_router(desk: Desk, callbacks: Callbacks) -> APIRouter:
     return router
 
 
-async def _stream(order: Order, previews: bool) -> AsyncIterator[str]:
-    watcher = order.watch()
+async def _stream(order: Order, previews: bool, allowed: Callable[[], bool]) -> AsyncIterator[str]:
+    watcher, beat = order.watch(), time.monotonic()
     try:
         yield _event("status", order.status().model_dump())
         while order.ended_at is None or not watcher.empty():
+            if not allowed():
+                return
             try:
-                name, data = await asyncio.wait_for(watcher.get(), HEARTBEAT_S)
+                name, data = await asyncio.wait_for(watcher.get(), REVOKED_S)
             except TimeoutError:
-                yield ": still there\n\n"
+                if time.monotonic() - beat >= HEARTBEAT_S:
+                    yield ": still there\n\n"
+                    beat = time.monotonic()
                 continue
             if name not in ("end", "preview") or (name == "preview" and previews):
                 yield _event(name, data)

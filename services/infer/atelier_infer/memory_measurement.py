@@ -8,8 +8,11 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import subprocess
 import sys
+import tempfile
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
@@ -30,6 +33,9 @@ from atelier_infer.memory_model import MemoryModel, fit
 from atelier_infer.providers import Runtime
 
 log = logging.getLogger(__name__)
+
+MODULE = "atelier_infer.memory_measurement"
+"""This one, for the process of its own."""
 
 RANK = 16
 """Of the adapter that is measured with."""
@@ -108,19 +114,30 @@ class Measurement:
             "seconds": self.seconds,
             "limit_bytes": limit_bytes,
         }
-        command = [sys.executable, "-m", __spec__.name if __name__ != "__main__" else __name__, json.dumps(values)]
-        answer = subprocess.run(command, capture_output=True, text=True, check=False)
+        lines, ended, last = _told([sys.executable, "-m", MODULE, json.dumps(values)])
         found: dict[str, Any] = {"rest": None, "step": [], "decode": []}
-        for line in answer.stdout.splitlines():
+        for line in lines:
             kind, value = json.loads(line)
             found[kind] = value if kind == "rest" else [*found[kind], value]
         if not (found["rest"] and found["step"] and found["decode"]):
-            last = (answer.stderr.strip().splitlines() or ["nothing on stderr"])[-1]
             raise BundleError(
                 f"bundle {digest}: its memory could not be measured within {limit_bytes / 2**20:.0f} MiB: the process ended "
-                f"with status {answer.returncode}, {last}; give the service more memory, or export the bundle anew"
+                f"with status {ended}, {last}; give the service more memory, or export the bundle anew"
             )
         return MemoryModel(resident_bytes=found["rest"], step=fit(found["step"]), decode=fit(found["decode"]))
+
+
+def _told(command: list[str]) -> tuple[list[str], int, str]:
+    """What a process says: the lines of its output, its exit status, and the last line of its errors."""
+    with tempfile.TemporaryFile("w+") as said:
+        # it ends when the pipe to it closes, so it does not outlive this process
+        process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=said, text=True)
+        with process:
+            assert process.stdout is not None
+            lines = process.stdout.read().splitlines()
+        said.seek(0)
+        errors = [line for line in said.read().splitlines() if line.strip()]
+    return lines, process.returncode, (errors or ["nothing on stderr"])[-1]
 
 
 def measured(bundle: Bundle, before: int, *, max_side_px: int, seconds: float, limit_bytes: int) -> Iterator[tuple[str, Any]]:
@@ -193,8 +210,14 @@ def _peak(run: Callable[[int, int], None], rows: int, side: int) -> int:
     return status("VmHWM")
 
 
+def _end_with_parent() -> None:
+    sys.stdin.read()
+    os._exit(1)
+
+
 def main() -> None:
     """Prints a JSON line per measurement."""
+    threading.Thread(target=_end_with_parent, daemon=True).start()
     give_back_large_blocks()
     values = json.loads(sys.argv[1])
     before = status("VmRSS")

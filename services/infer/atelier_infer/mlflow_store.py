@@ -30,6 +30,9 @@ from atelier_infer.store import BundleVersion, Entry, View
 PAGE = 200
 """Versions asked for at a time."""
 
+ADAPTER_BYTES = {names.ADAPTER_FILE: 2**20, names.EVIDENCE_FILE: 2**20, names.WEIGHTS_FILE: 2**31}
+"""The files of an adapter, and how large each may be."""
+
 SHOWN = 300
 """Characters of MLflow's own message that are passed on."""
 
@@ -96,7 +99,9 @@ class MlflowStore:
         folder = self._adapter_folder(version)
         with _translated(), TemporaryDirectory() as into:
             listed = mlflow.artifacts.list_artifacts(folder, tracking_uri=self._uri) or []
-            present = {Path(item.path).name for item in listed}
+            present = {Path(item.path).name: item.file_size or 0 for item in listed}
+            if present.get(names.ADAPTER_FILE, 0) > ADAPTER_BYTES[names.ADAPTER_FILE]:
+                raise AdapterError(f"version {version}: {names.ADAPTER_FILE} is too large: {present[names.ADAPTER_FILE]} bytes")
             if names.ADAPTER_FILE not in present:
                 raise AdapterError(
                     f"version {version}: {names.ADAPTER_FOLDER}/{names.ADAPTER_FILE} must exist; received "
@@ -105,10 +110,17 @@ class MlflowStore:
             return self._download(f"{folder}/{names.ADAPTER_FILE}", Path(into)).read_bytes()
 
     def fetch_adapter(self, version: int, into: Path) -> None:
-        """Downloads the folder that mlflow.diffusers keeps weights in."""
+        """Downloads the files of an adapter, and nothing else that lies beside them."""
         folder = self._adapter_folder(version)
         with _translated():
-            self._download(folder, into)
+            for item in mlflow.artifacts.list_artifacts(folder, tracking_uri=self._uri) or []:
+                if (file := Path(item.path).name) not in ADAPTER_BYTES or item.is_dir:
+                    continue
+                if (item.file_size or 0) > ADAPTER_BYTES[file]:
+                    raise AdapterError(
+                        f"version {version}: {file} may have at most {ADAPTER_BYTES[file]} bytes; received {item.file_size}"
+                    )
+                self._download(f"{folder}/{file}", into)
 
     def bundles(self, digest: str) -> list[BundleVersion]:
         """One search over all models."""

@@ -86,6 +86,7 @@ def make_router(
                     target=target,
                     serving=serving[alias].number if alias in serving else None,
                     adapter_digest=_digest(serving.get(alias)),
+                    reverted_from=versions.stepped_back(alias),
                     problem=str(failures[alias].error) if alias in failures else _changed(integrity, serving.get(alias)),
                 )
                 for alias, target in (view.aliases if view else {}).items()

@@ -41,6 +41,7 @@ from atelier_registry.pushing import Push
 from atelier_registry.recent import RecentReads
 from atelier_registry.registry import ModelRegistry
 from atelier_registry.retiring import Retiring
+from atelier_registry.revert_monitor import RevertMonitor, ServedReader
 from atelier_registry.stager import Stager
 from atelier_registry.subscriber_routes import subscriber_router
 from atelier_registry.watching import Watch
@@ -70,6 +71,8 @@ def create_app(
     outside_poll_s: float,
     read_age_s: float,
     integrity_check_s: float,
+    served: ServedReader | None = None,
+    revert_poll_s: float = 30.0,
 ) -> FastAPI:
     """The whole service, ready for an ASGI server.
 
@@ -84,6 +87,8 @@ def create_app(
         stager: who loads versions without serving them.
         outside_poll_s: how often MLflow is looked at for aliases that others moved.
         read_age_s: how old MLflow's answer may be for a request that only looks.
+        served: tells what infer draws with; None where there is no infer.
+        revert_poll_s: how often it is asked.
         integrity_check_s: how often the files of versions that aliases point at are compared with their digests.
     """
     recent = RecentReads(registry, read_age_s)
@@ -102,6 +107,7 @@ def create_app(
     ledger.watch(metrics.decision)
     integrity = IntegrityMonitor(registry, ledger, digests, integrity_check_s)
     anchor = ChainAnchor(registry, ledger)
+    reverts = RevertMonitor(served, ledger, revert_poll_s)
     metrics.gauge("changed_files", "Versions that aliases point at whose files were changed", lambda: integrity.count)
     metrics.gauge("chain_changed", "1 where the chain is not what was anchored", lambda: float(anchor.problem is not None))
     watch = Watch(registry, ledger, mover, outside_poll_s)
@@ -119,9 +125,11 @@ def create_app(
         push.start()
         integrity.start()
         anchor.start()
+        reverts.start()
         yield
         watch.stop()
         integrity.stop()
+        reverts.stop()
         await feed.stop()
         await run_in_threadpool(push.stop, PUSH_ENDS_S)
         await run_in_threadpool(anchor.stop, PUSH_ENDS_S)

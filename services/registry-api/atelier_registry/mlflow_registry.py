@@ -6,19 +6,20 @@ import os
 import re
 from collections.abc import Callable, Collection, Sequence
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path, PurePosixPath
 from tempfile import TemporaryDirectory
 from typing import Any, TypeVar
 
 import mlflow.artifacts
 from atelier_contracts.identifiers import IdentifierError, parse_source
-from atelier_contracts.manifests import file_sha256
 from atelier_contracts.names import ADAPTER_FILE, ADAPTER_FOLDER, CHAIN_MODEL, EVIDENCE_FILE, TAG_CHAIN_HEAD, WEIGHTS_FILE
 from mlflow.entities import ViewType
 from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 from requests.exceptions import RequestException
 
+from atelier_registry import artifact_stream
 from atelier_registry.errors import InvalidArgumentError, TrackingUnavailableError, UnreadableFileError
 from atelier_registry.registry import FILES, AdapterFiles, Model, Page, Picture, Point, Run, Version
 
@@ -27,7 +28,7 @@ T = TypeVar("T")
 _ABSENT = "RESOURCE_DOES_NOT_EXIST"
 _INVALID = "INVALID_PARAMETER_VALUE"
 _MAX_FILE_BYTES = 1 << 20
-_MAX_WEIGHTS_BYTES = 4 << 30
+_MAX_WEIGHTS_BYTES = 2 << 30
 _MAX_PICTURE_BYTES = 16 << 20
 _IMAGE = re.compile(
     r"images/(?P<key>[^/%+]+)(?P<by>[%+])step(?P=by)(?P<step>\d+)(?P=by)timestamp(?P=by)\d+(?P=by)[0-9a-f-]+\.png"
@@ -169,34 +170,38 @@ class MlflowRegistry:
         A version's location is whatever its author registered: a path would be read from this machine's disk, and another
         host would be sent our login.
         """
-        addresses = self._addresses(name, number, dict.fromkeys(wanted, _MAX_FILE_BYTES))
-        texts = {file: _ask(lambda uri=uri: self._text(uri)) for file, uri in addresses.items()}  # type: ignore[misc]
+        place, present = self._folder(name, number, dict.fromkeys(wanted, _MAX_FILE_BYTES))
+        texts = {file: _ask(partial(artifact_stream.text, place, file, self._uri, _MAX_FILE_BYTES)) for file in present}
         return {file: text for file, text in texts.items() if text is not None}
 
     def adapter_files(self, name: str, number: int) -> AdapterFiles:
-        """See `ModelRegistry`."""
+        """See `ModelRegistry`. The weights are read piece by piece."""
         limits = {ADAPTER_FILE: _MAX_FILE_BYTES, EVIDENCE_FILE: _MAX_FILE_BYTES, WEIGHTS_FILE: _MAX_WEIGHTS_BYTES}
-        addresses = self._addresses(name, number, limits)
-        weights = addresses.pop(WEIGHTS_FILE, None)
-        texts = {file: _ask(lambda uri=uri: self._text(uri)) for file, uri in addresses.items()}  # type: ignore[misc]
-        sha256 = _ask(lambda: self._sha256(weights)) if weights else None
-        return AdapterFiles(texts.get(ADAPTER_FILE), texts.get(EVIDENCE_FILE), sha256)
+        place, present = self._folder(name, number, limits)
+        texts = {
+            file: _ask(partial(artifact_stream.text, place, file, self._uri, _MAX_FILE_BYTES))
+            for file in present
+            if file != WEIGHTS_FILE
+        }
+        digest = None
+        if WEIGHTS_FILE in present:
+            digest = _ask(partial(artifact_stream.sha256, place, WEIGHTS_FILE, self._uri, _MAX_WEIGHTS_BYTES))
+        return AdapterFiles(texts.get(ADAPTER_FILE), texts.get(EVIDENCE_FILE), digest)
 
-    def _addresses(self, name: str, number: int, limits: dict[str, int]) -> dict[str, str]:
-        """Where those of the files are that the version has; `limits` gives each file's greatest size in bytes."""
+    def _folder(self, name: str, number: int, limits: dict[str, int]) -> tuple[str, list[str]]:
+        """The address of an adapter's files, and which of those in `limits` it has; `limits` gives each one's most bytes."""
         uri = _ask(lambda: self._client.get_model_version_download_uri(name, str(number)))
         if uri is None:
-            return {}
-        root = _proxied(uri)
-        found = _ask(lambda: mlflow.artifacts.list_artifacts(f"{root}/{ADAPTER_FOLDER}", tracking_uri=self._uri))
-        addresses = {}
-        for info in found or []:
+            return "", []
+        place = f"{_proxied(uri)}/{ADAPTER_FOLDER}"
+        present = []
+        for info in _ask(lambda: mlflow.artifacts.list_artifacts(place, tracking_uri=self._uri)) or []:
             if (file := PurePosixPath(info.path).name) not in limits or info.is_dir:
                 continue
             if (info.file_size or 0) > limits[file]:
                 raise UnreadableFileError(f"{file} has {info.file_size} bytes; at most {limits[file]} are read")
-            addresses[file] = f"{root}/{ADAPTER_FOLDER}/{file}"
-        return addresses
+            present.append(file)
+        return place, present
 
     def set_alias(self, name: str, alias: str, number: int) -> bool:
         """See `ModelRegistry`."""
@@ -232,15 +237,6 @@ class MlflowRegistry:
             about = "Holds the newest hash of registry-api's decisions. It has no versions."
             _ask(lambda: self._client.create_registered_model(CHAIN_MODEL, description=about))
             _ask(set_it)
-
-    def _sha256(self, uri: str) -> str:
-        with TemporaryDirectory() as folder:
-            return file_sha256(Path(mlflow.artifacts.download_artifacts(uri, dst_path=folder, tracking_uri=self._uri)))
-
-    def _text(self, uri: str) -> str:
-        with TemporaryDirectory() as folder:
-            path = mlflow.artifacts.download_artifacts(uri, dst_path=folder, tracking_uri=self._uri)
-            return Path(path).read_text(encoding="utf-8", errors="replace")
 
 
 def _ask(question: Callable[[], T]) -> T | None:

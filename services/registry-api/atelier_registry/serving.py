@@ -18,6 +18,7 @@ from atelier_registry.mlflow_registry import MlflowRegistry, limit_waiting
 from atelier_registry.places import Places
 from atelier_registry.policy import BUILT_IN, read_policy
 from atelier_registry.pushing import Push
+from atelier_registry.revert_monitor import HttpServedReader, ServedReader
 from atelier_registry.schema import migrate
 from atelier_registry.settings import Settings, SettingsError, hand_over_login, read_settings
 from atelier_registry.stager import HttpStager, NoStager, Stager
@@ -71,6 +72,8 @@ def serve() -> int:
         outside_poll_s=settings.outside_poll_s,
         read_age_s=settings.read_age_s,
         integrity_check_s=settings.integrity_check_s,
+        served=_served(settings),
+        revert_poll_s=settings.revert_poll_s,
     )
     config = uvicorn.Config(
         app,
@@ -82,6 +85,12 @@ def serve() -> int:
     )
     Server(config, feed).run()
     return 0
+
+
+def _served(settings: Settings) -> ServedReader | None:
+    if settings.infer_url and (token := settings.token_for_infer()):
+        return HttpServedReader(settings.infer_url, token)
+    return None
 
 
 def _stager(settings: Settings) -> Stager:

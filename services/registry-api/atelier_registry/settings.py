@@ -148,6 +148,9 @@ class Settings(BaseSettings):
     read_age_s: float = Field(
         1.0, ge=0, le=60, description="how old MLflow's answer may be for who only looks; 0: none is kept"
     )
+    revert_poll_s: float = Field(
+        30.0, gt=0, le=3600, description="between two looks at infer for versions that it stopped drawing with"
+    )
     integrity_check_s: float = Field(
         300.0, gt=0, le=86400, description="between two comparisons of the files that aliases point at with their digests"
     )

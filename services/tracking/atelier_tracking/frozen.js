@@ -4,7 +4,7 @@ import paths from 'paths.js';
 
 const API = '/lookup/api/2.0/mlflow/';
 const BUCKET = '@{bucket}';
-const PAGE = 10000;
+const PAGE = 200;  // a run of more versions is taken as needed
 
 async function frozen(r, path, method) {
     const targets = await touched(r, path, method);

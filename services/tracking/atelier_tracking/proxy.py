@@ -29,6 +29,10 @@ LIGHT, MEDIUM, HEAVY = 256, 4, 1
 """Bodies that MLflow may hold at a time: of less than 100 kB, of less than 1 MB, and larger."""
 ARRIVING = 8
 """Bodies of 100 kB and more that one user may be sending at a time."""
+CHANGING = 16
+"""Files that one user may be writing or deleting at a time."""
+LOOKUP_MIB = 2
+"""Largest answer of MLflow to the gate; the gate holds up to three for each file that is written."""
 BARE_LIMIT_KIB, READ_LIMIT_KIB = 64, 1024
 """Largest body with a method that needs none, and with a search."""
 HEADER_TIMEOUT_S, BODY_TIMEOUT_S, FILE_TIMEOUT_S = 15, 30, 120
@@ -112,6 +116,10 @@ def placeholders(settings: Settings, run_dir: Path) -> dict[str, str]:
         "medium": str(MEDIUM),
         "heavy": str(HEAVY),
         "arriving": str(ARRIVING),
+        "changing": str(CHANGING),
+        "lookup_mib": str(LOOKUP_MIB),
+        "lookup_buffers": str(LOOKUP_MIB * 16),
+        "lookup_busy_kib": str(LOOKUP_MIB * 1024 - 64),
         "bare_limit_kib": str(BARE_LIMIT_KIB),
         "read_limit_kib": str(READ_LIMIT_KIB),
         "header_timeout_s": str(HEADER_TIMEOUT_S),
