@@ -67,7 +67,7 @@ test-twin: $(INSTALLED)  ## test the images and the whole twin, in containers of
 	@docker compose --profile trainer build --quiet
 	@$(BIN)/python -m pytest -m "twin or e2e"
 
-test-security: $(INSTALLED)  ## attack the tracking image, and try what each role may do (minutes; needs Docker)
+test-security: $(INSTALLED)  ## attack the images, and try what each role may do (minutes; needs Docker)
 	@$(BIN)/python -m pytest -m security
 
 test-infra: $(INSTALLED) $(CHECKOV)  ## check the Terraform files, and deploy to a stand-in for AWS and back (minutes; needs terraform)

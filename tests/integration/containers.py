@@ -231,8 +231,8 @@ def tracking(
 
 
 @contextlib.contextmanager
-def guarded_tracking(around: Neighbours, folder: Path, *options: str) -> Iterator[Server]:
-    """Roles, a registry user, secrets in files, nothing writable but what has to be."""
+def guarded_tracking(around: Neighbours, folder: Path, *options: str, **changes: str) -> Iterator[Server]:
+    """Roles, a registry user, secrets in files, nothing writable but what has to be; `changes` go over the other settings."""
     files = {"htpasswd": "".join(f"{user}:{apr1(password)}\n" for user, password in PASSWORDS.items())}
     files["roles"] = "".join(f"{user} {role}\n" for user, role in ROLES.items())
     files["password"] = around.password + "\n"
@@ -244,6 +244,7 @@ def guarded_tracking(around: Neighbours, folder: Path, *options: str) -> Iterato
         HTPASSWD_FILE="/given/htpasswd", ROLES_FILE="/given/roles", DB_PW_FILE="/given/password", REGISTRY_USER="registry"
     )
     del env["DB_PW"]
+    env |= changes
     locked = ["--read-only", "--tmpfs", "/tmp", "--volume", "/var/spool/tracking", "--cap-drop", "ALL"]
     locked += ["--cap-add", "NET_BIND_SERVICE", "--sysctl", "net.ipv4.ip_unprivileged_port_start=1024"]
     given = ["--network", around.network, "--volume", f"{folder}:/given:ro"]

@@ -1,6 +1,6 @@
 """The table of attacks: who asks which service for what, what is answered, and what must still be true after it.
 
-A row for another service is added to TABLE with its name; `world.CHECKS` gets what must be true of it.
+These are on tracking; registry-api and infer have service_attacks.py.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ class Row:
         body: see sending.py; strings in it have names in braces too.
         headers: over the usual ones.
         times: so many of it at the same time.
-        after: names in `world.CHECKS`.
+        after: names in `world.CHECKS`, or in `service_checks.CHECKS`.
     """
 
     who: str | None

@@ -1,0 +1,138 @@
+"""Each row of the table of registry-api and infer against the running images; and attacks that take several requests."""
+
+from __future__ import annotations
+
+import time
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+
+import pytest
+from atelier_contracts import names
+
+from ..integration.containers import until
+from .attacks import Row
+from .sending import send_all
+from .service_attacks import TABLE, Forged
+from .service_checks import CHECKS
+from .services import MODEL, Services, drawn_by, infer_settings, other_files, running, token_lines
+from .test_attacks import filled
+
+REASON = {"reason": "an attack"}
+OURS = f"/models/{MODEL}"
+
+
+def body_of(row: Row, known: dict[str, str]):
+    if isinstance(row.body, Forged):
+        changes = filled(dict(row.body.changes), known)
+        return Forged(changes, row.body.side_px, row.body.text).png(known)
+    return row.body if isinstance(row.body, bytes) else filled(row.body, known)
+
+
+@pytest.mark.parametrize("row", TABLE, ids=str)
+def test_the_table(services: Services, row: Row):
+    request = (row.method, filled(row.path, services.names), row.who, body_of(row, services.names), row.headers)
+    statuses = send_all(row.times, services.servers[row.service], *request)
+    for check in row.after:
+        CHECKS[check](services)
+    assert statuses <= set(row.expected)
+
+
+def post(services: Services, user: str, path: str, **more: object):
+    return services.ask("registry-api", user, "POST", path, REASON | more)
+
+
+def test_one_promoter_cannot_approve_what_she_proposed(services: Services):
+    proposed = post(services, "pia", f"{OURS}/versions/1/promote", alias="shown")
+    assert (proposed.status, proposed.json["outcome"]) == (202, "proposed")
+    approve = f"/decisions/{proposed.json['id']}/approve"
+    with ThreadPoolExecutor(4) as pool:
+        assert {each.status for each in pool.map(lambda _: post(services, "pia", approve), range(8))} == {403}
+    again = post(services, "pia", f"{OURS}/versions/1/promote", alias="shown")
+    assert again.json["outcome"] in ("proposed", "refused")
+    assert services.ask("registry-api", "rita", "GET", f"{OURS}/aliases/shown").status == 404
+    assert post(services, "polly", approve).json["approved_by"] == "polly"
+    again = post(services, "pia", approve)
+    assert again.status != 200 or again.json["approved_by"] == "polly"
+    CHECKS["champion"](services)
+
+
+def test_retiring_against_promoting_leaves_no_retired_version_served(services: Services):
+    """Whatever the order: what an alias points at was not retired, and what was retired no alias points at."""
+    for _ in range(3):
+        alias = f"race{time.monotonic_ns() % 10**9}"
+        with ThreadPoolExecutor(6) as pool:
+            acts = [pool.submit(post, services, "pia", f"{OURS}/versions/6/promote", alias=alias) for _ in range(3)]
+            acts += [pool.submit(post, services, "polly", f"{OURS}/versions/6/retire") for _ in range(3)]
+            assert {act.result().status for act in acts} <= {200, 409}
+        told = services.ask("registry-api", "rita", "GET", f"{OURS}/versions/6", Cache_Control="no-cache").json
+        pointed = services.ask("registry-api", "rita", "GET", f"{OURS}/aliases/{alias}", Cache_Control="no-cache").status == 200
+        assert not (told["tags"].get(names.TAG_RETIRED) and pointed)
+    CHECKS["champion"](services)
+
+
+def test_a_revoked_token_ends_at_once_and_ends_its_streams(services: Services):
+    logins = services.servers["infer"].logins
+    (services.folder / "tokens").write_text(token_lines(logins, without="polly"))
+    try:
+        for service in ("infer", "registry-api"):
+            assert services.ask(service, "polly", "GET", "/models").status == 401
+            assert services.ask(service, "pia", "GET", "/models").status == 200
+        (services.folder / "tokens").write_bytes(b"\xff\xfe not a token file")
+        for service in ("infer", "registry-api"):
+            assert services.ask(service, "ada", "GET", "/models").status == 401
+    finally:
+        (services.folder / "tokens").write_text(token_lines(logins))
+    assert services.ask("infer", "polly", "GET", "/models").status == 200
+
+
+def problems(services: Services) -> tuple[list[str], str | None]:
+    """What registry-api says of the model, and infer of the champion."""
+    told = services.ask("registry-api", "rita", "GET", OURS, Cache_Control="no-cache").json["problems"]
+    return told, services.ask("infer", "rita", "GET", "/models").json["aliases"]["champion"]["problem"]
+
+
+@pytest.mark.parametrize("kind", ["all files", "weights"])
+def test_files_of_the_champion_overwritten_in_s3_are_never_drawn(services: Services, kind: str):
+    """Served from memory, then by an infer that starts with an empty cache: the old picture, or a refusal with its reason."""
+    files, manifest = other_files(services)
+    if kind == "weights":
+        files = {names.WEIGHTS_FILE: files[names.WEIGHTS_FILE]}
+    before = {file: services.s3.get_object(Bucket="models", Key=services.key(2, file))["Body"].read() for file in files}
+    first = {service: services.servers[service] for service in ("infer", "registry-api")}
+    try:
+        for file, content in files.items():
+            services.s3.put_object(Bucket="models", Key=services.key(2, file), Body=content)
+        CHECKS["picture"](services)
+        until(lambda: all(problems(services)), "both services to tell of the change", 60)
+        told, drawn = problems(services)
+        assert services.names["digest_2"] in told[0] and "changed since it was promoted" in str(drawn)
+        CHECKS["picture"](services)
+        assert "files of a version were changed" in first["registry-api"].log()
+        assert "files of a served version were changed" in first["infer"].log()
+        assert services.ask("infer", "pia", "POST", "/stage", {"version": 2}).status == 409 or drawn_by(services) == "2"
+        with ExitStack() as stack:
+            stack.callback(services.servers.update, first)
+            stack.enter_context(
+                running(services, "infer", infer_settings(), "--memory", "1g", "--volume", "/var/cache/atelier")
+            )
+            until(lambda: problems(services)[1], "the empty infer to refuse", 60)
+            for wish in ({}, {"version": 2}, {"alias": "champion"}):
+                refused = services.draw(**wish)
+                assert refused.status == (502 if kind == "weights" else 409), refused.body
+                assert ("sha256" if kind == "weights" else services.names["digest_2"]) in refused.json["detail"]
+            assert manifest.digest() not in services.in_cache_names()
+    finally:
+        for file, content in before.items():
+            services.s3.put_object(Bucket="models", Key=services.key(2, file), Body=content)
+    until(lambda: problems(services) == ([], None), "the change to be over", 60)
+    CHECKS["picture"](services)
+
+
+def test_after_all_of_it_both_services_stand(services: Services):
+    for check in CHECKS.values():
+        check(services)
+    for service in ("infer", "registry-api"):
+        log = services.servers[service].log()
+        assert "Traceback" not in log
+        assert [token for token in services.servers["infer"].logins.values() if token in log] == []
+        assert services.ask(service, None, "GET", "/readyz").status == 200
