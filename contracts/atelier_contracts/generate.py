@@ -83,6 +83,8 @@ class CallbackStatus(BaseModel):
 class DrawnAdapter(BaseModel):
     """One adapter that took part."""
 
+    model_config = ConfigDict(strict=True)
+
     version: VersionNumber
     digest: Digest
     weight: float = Field(description="with the request's scale in it", allow_inf_nan=False)
@@ -90,6 +92,8 @@ class DrawnAdapter(BaseModel):
 
 class Drawn(BaseModel):
     """Everything needed to draw the same picture again; kept as JSON in the picture's text."""
+
+    model_config = ConfigDict(strict=True)
 
     model: ModelName
     version: str = Field(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
 
@@ -39,8 +40,12 @@ def check_json(body: bytes) -> None:
         raise BodyError(422, f"the body must be UTF-8; byte {error.start} is not. Encode it and send it again") from None
     except RecursionError:
         raise BodyError(422, f"the body may be nested at most {MAX_DEPTH} levels deep") from None
-    except ValueError:
+    except json.JSONDecodeError:
         return
+    except ValueError:  # Python's own limit, against numbers that take quadratic time
+        raise BodyError(
+            422, f"a whole number may have at most {sys.get_int_max_str_digits()} digits; send a smaller one"
+        ) from None
     _check(value, 0)
 
 

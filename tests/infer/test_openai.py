@@ -36,6 +36,7 @@ def test_the_stock_client_draws(service, client):
     ("wish", "error", "words"),
     [
         ({"model": "photos"}, openai.NotFoundError, "'sketches'"),
+        ({"model": ""}, openai.NotFoundError, "received ''"),
         ({"model": "sketches:99"}, openai.NotFoundError, "no version 99"),
         ({"response_format": "url"}, openai.UnprocessableEntityError, "b64_json"),
         ({"size": "33x32"}, openai.UnprocessableEntityError, "multiple of 16"),

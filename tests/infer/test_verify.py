@@ -80,6 +80,8 @@ def test_what_is_no_picture_of_ours(service):
     good = service.draw().content
     for content in (b"", b"GIF89a", plain.getvalue(), good[:100], changed(good, steps="many"), changed(good, steps=100_000)):
         problem(verify(service, content), 422)
+    for change in ({"steps": True}, {"seed": "7"}, {"width": "32", "height": "32"}):
+        problem(verify(service, changed(good, **change)), 422)
     for side, words in ((2_000, "received 2000 x 2000"), (20_000, "far more")):
         large = io.BytesIO()
         Image.new("1", (side, side)).save(large, "png")

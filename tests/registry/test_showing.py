@@ -70,6 +70,8 @@ def test_draw(start, fake, adapters, stager):
     assert "NaN" in found[2]["problem"]
     assert api.post(f"/models/{adapters}/draw", {"versions": [99], "pictures": [asked]}).status_code == 404
     assert api.post(f"/models/{adapters}/draw", {"versions": [1] * 5, "pictures": [asked]}).status_code == 422
+    for number in (True, "1", 2**31, 2**63):
+        assert api.post(f"/models/{adapters}/draw", {"versions": [number], "pictures": [asked]}).status_code == 422
     stager.down = True
     down = api.post(f"/models/{adapters}/draw", {"versions": [1], "pictures": [asked]}).json()["drawn"]
     assert "does not answer" in down[0]["problem"]

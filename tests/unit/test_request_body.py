@@ -84,3 +84,8 @@ def test_only_json_is_read_as_json():
     assert call([b'"\\ud800"'], headers=headers)[0] == 200
     assert call([b'"\\ud800"'])[0] == 422
     assert call([b'"\\ud800"'], headers=[(b"content-type", b"application/json; charset=utf-8")])[0] == 422
+
+
+def test_a_number_of_more_digits_than_can_be_read_is_refused_as_any_other_bad_value():
+    assert call([b'{"seed": ' + b"9" * 5000 + b"}"], limit=6000)[0] == 422
+    assert call([b'{"seed": ' + b"9" * 4000 + b"}"], limit=6000)[0] == 200

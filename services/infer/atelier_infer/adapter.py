@@ -70,7 +70,8 @@ def load_adapter(folder: Path, bundle: BundleManifest) -> Adapter:
                 raise AdapterError(f"{where}: {key} must have shape {list(shape)}; received {list(tensor.shape)}")
             if tensor.dtype.type not in FLOATS:
                 raise AdapterError(f"{where}: {key} must be float32 or float16; received {tensor.dtype}")
-            feeds[feed] = np.ascontiguousarray(tensor.T, np.float32)
+            with np.errstate(over="ignore"):  # what float32 cannot hold becomes infinity
+                feeds[feed] = np.ascontiguousarray(tensor.T, np.float32)
             if not np.isfinite(feeds[feed]).all():
                 raise AdapterError(f"{where}: {key} must be finite in float32; received NaN or infinity; train again")
     return Adapter(manifest.digest(), manifest, feeds, manifest.alpha / manifest.rank)

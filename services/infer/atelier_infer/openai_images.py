@@ -98,7 +98,7 @@ def as_wish(body: ImagesRequest, model: str) -> GenerateRequest:
         UnknownModelError: another model is named.
         RequestValidationError: a value breaks a rule of requests.
     """
-    found = _MODEL.fullmatch(body.model or model)
+    found = _MODEL.fullmatch(model if body.model is None else body.model)
     if found is None or found["name"] != model:
         raise UnknownModelError(
             f"this service draws with {model!r}; received {body.model!r}; name {model}, {model}:VERSION, {model}:base or "

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from atelier_contracts.identifiers import VersionNumber
 from fastapi import APIRouter, Depends, Response
 from fastapi.responses import JSONResponse
@@ -31,6 +33,8 @@ from atelier_infer.problems import DOCUMENTED
 from atelier_infer.settings import Settings
 from atelier_infer.store import Store
 from atelier_infer.versions import Versions
+
+PICTURE: dict[int | str, dict[str, Any]] = {200: {"content": {"image/png": {}}}}
 
 
 def make_router(
@@ -141,7 +145,7 @@ def make_router(
         "/versions/{version}/picture",
         dependencies=login,
         response_class=Response,
-        responses={200: {"content": {"image/png": {}}}, 401: DOCUMENTED[401], 404: DOCUMENTED[404], 503: DOCUMENTED[503]},
+        responses=PICTURE | {status: DOCUMENTED[status] for status in (401, 404, 409, 422, 503)},
     )
     async def validation_picture(version: VersionNumber) -> Response:
         """The picture that the version's training logged of its first validation prompt."""

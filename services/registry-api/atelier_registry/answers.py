@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Annotated, Literal
+from typing import Literal
 
+from atelier_contracts.identifiers import VersionNumber
 from atelier_contracts.manifests import Evidence
 from atelier_contracts.promotion import Decision
 from atelier_contracts.stage import MAX_PICTURES, Staged, StagePicture
@@ -150,9 +151,9 @@ class Curve(BaseModel):
 class DrawRequest(BaseModel):
     """`POST /models/{name}/draw`: the same pictures by several versions."""
 
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(extra="forbid", strict=True)
 
-    versions: list[Annotated[int, Field(ge=1)]] = Field(min_length=1, max_length=4)
+    versions: list[VersionNumber] = Field(min_length=1, max_length=4)
     pictures: list[StagePicture] = Field(min_length=1, max_length=MAX_PICTURES)
 
 
