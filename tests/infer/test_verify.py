@@ -89,3 +89,18 @@ def test_what_is_no_picture_of_ours(service):
     assert "must be at most" in problem(verify(service, bytes(33 * 2**20)), 413)
     assert "'sketches'" in problem(verify(service, changed(good, model="photos")), 404)
     assert "0" * 64 in problem(verify(service, changed(good, bundle_digest="0" * 64, adapters=[], adapter_digest=None)), 409)
+
+
+def test_a_full_queue_refuses_before_anything_is_loaded(make_service, store, publish, adapter):
+    store.set_alias("champion", store.publish_adapter(adapter[0]))
+    number = publish(seed=5)
+    drawing = make_service()
+    drawing.wait(lambda: drawing.client.get("/readyz").status_code == 200)
+    content = drawing.draw(version=number).content
+    service = make_service(queue_limit=0)
+    service.wait(lambda: service.client.get("/readyz").status_code == 200)
+    with service.engine.admit(1):
+        problem(verify(service, content), 429)
+    loaded = {one["version"] for one in service.client.get("/models").json()["adapters"]}
+    assert loaded == {1}
+    assert verify(service, content).json()["same"] is True

@@ -186,6 +186,22 @@ def test_versions_promoted_before_are_recorded_at_the_next_start(start, world, n
     assert len([each for each in api.history(name) if each["action"] == "record"]) == 2
 
 
+def test_digests_are_recorded_once_mlflow_answers(start, fake, adapters, ledger):
+    """A service that starts before MLflow does is no reason to leave a champion without its digest."""
+    earlier_release(ledger, adapters, "champion", 1)
+    fake.point(adapters, "champion", 1)
+    fake.down = True
+    api = start(fake, outside_poll_s=0.02)
+    assert [each for each in ledger.page(adapters, limit=9) if each.action == "record"] == []
+    fake.down = False
+    for _ in range(500):
+        if fake.version(adapters, 1).tags.get(TAG_PROMOTED_DIGEST) == DIGEST:
+            break
+        threading.Event().wait(0.02)
+    assert fake.version(adapters, 1).tags[TAG_PROMOTED_DIGEST] == DIGEST
+    assert api.history(adapters)[0]["action"] == "record"
+
+
 def test_a_move_outside_registry_api_is_held_to_what_was_decided(api, fake, adapters):
     api.promote(adapters, 1)
     api.promote(adapters, 2)

@@ -129,7 +129,7 @@ def test_left_pending_while_mlflow_is_down_at_the_start(start, fake, adapters, l
     left_pending(ledger, adapters, 2)
     fake.down = True
     api = start(fake)
-    assert "pending decisions wait" in caplog.text
+    assert "an earlier process left waits" in caplog.text
     fake.down = False
     assert api.moves(adapters) == []
     assert api.promote(adapters, 3).json()["from_version"] is None

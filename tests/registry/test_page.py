@@ -13,6 +13,7 @@ from atelier_registry.page import FOLDER
 from atelier_registry.policy import Policy
 
 from ..servers import app_running
+from .conftest import FILES
 from .fake_stager import png
 
 POLICY = Policy.model_validate(
@@ -53,7 +54,7 @@ def url(fake, ledger, locks, push, token_file, stager):
     feed = Feed(ledger)
     app = create_app(
         registry=fake, ledger=ledger, locks=locks, feed=feed, push=push, tokens=TokenFile(token_file), policy=POLICY,
-        stager=stager, outside_poll_s=0.2, read_age_s=1, integrity_check_s=3600,
+        stager=stager, outside_poll_s=0.2, read_age_s=1, integrity_check_s=0.1,
     )  # fmt: skip
     with app_running(app) as address:
         yield f"{address}/"
@@ -122,7 +123,7 @@ def test_decide_with_the_keyboard(open_page, fake, adapters, stager):
 
 @browser
 def test_a_refusal_is_told_rule_by_rule(open_page, fake, adapters):
-    fake.add_version(adapters, tags={"atelier.kind": "adapter"})
+    fake.add_version(adapters, tags={"atelier.kind": "adapter"}, files={"adapter.json": FILES["adapter.json"]})
     page = open_page()
     page.get_by_role("button", name="Version 6").click()
     page.locator("#verdicts .fail").get_by_text("it has no evidence.json").wait_for()
@@ -133,10 +134,22 @@ def test_a_refusal_is_told_rule_by_rule(open_page, fake, adapters):
 
 
 @browser
+def test_changed_files_are_shown(open_page, fake, adapters):
+    page = open_page("ada")
+    page.get_by_role("button", name="Version 2").click()
+    page.get_by_label("Reason").fill("softer")
+    page.get_by_role("button", name="Promote version 2").click()
+    page.get_by_text("Done: the champion is version 2.").wait_for()
+    assert page.locator("#changed li").count() == 0
+    fake.overwrite(adapters, 2, "pytorch_lora_weights.safetensors", "planted")
+    wait(lambda: fake.calls.count("adapter_files") > 4)
+    page.reload()
+    page.locator("#changed").get_by_text("version 2 are not those that were decided on").wait_for()
+
+
+@browser
 def test_two_people_approve(open_page, fake):
     fake.add_model("watched")
-    from .conftest import FILES
-
     fake.add_version("watched", tags={"atelier.kind": "adapter"}, files=FILES)
     one, other = open_page("pia"), open_page("ada")
     one.get_by_role("button", name="Version 1").click()

@@ -6,7 +6,7 @@ import asyncio
 import hashlib
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from typing import Any
 
@@ -72,6 +72,7 @@ class Desk:
         key: str | None = None,
         keep: bool = False,
         chosen: Chosen | None = None,
+        choose: Callable[[], Chosen] | None = None,
         target: Target | None = None,
     ) -> Order:
         """An order that is being drawn from now on.
@@ -82,6 +83,7 @@ class Desk:
             key: an idempotency key; the same one with the same request gives the same order.
             keep: `find` it until job_keep_s after its end.
             chosen: what draws, when that is known already.
+            choose: finds what draws, in a thread and after admission, so that requests which wait for a download are counted.
             target: where its end is told.
 
         Raises:
@@ -90,14 +92,14 @@ class Desk:
         """
         self._forget()
         if key is None:
-            return await self._place(wish, token_id, key, keep, chosen, target)
+            return await self._place(wish, token_id, key, keep, chosen, choose, target)
         where = target.url if target else None
         fingerprint = hashlib.sha256(f"{keep} {where} {wish.model_dump_json()}".encode()).hexdigest()
         known = self._keys.get((token_id, key))
         if known and known[0] != fingerprint:
             raise ReusedKeyError(f"the key {key!r} came with another request; take a new one for a new request")
         if known is None:
-            known = fingerprint, asyncio.create_task(self._place(wish, token_id, key, True, chosen, target))
+            known = fingerprint, asyncio.create_task(self._place(wish, token_id, key, True, chosen, choose, target))
             self._keys[token_id, key] = known
         # a waiter that goes away leaves the order to whoever asks again; `_forget` frees the key of one that failed
         return await asyncio.shield(known[1])
@@ -150,11 +152,14 @@ class Desk:
         key: str | None,
         keep: bool,
         chosen: Chosen | None,
+        choose: Callable[[], Chosen] | None,
         target: Target | None,
     ) -> Order:
         with ExitStack() as stack:
             stack.enter_context(self._engine.admit(wish.n))
             sent, wish = wish, with_seed(wish)
+            if choose is not None:
+                chosen = await run_in_threadpool(choose)
             by_lot = self._canary if chosen is None and names_nothing(wish) else None
             chosen = chosen or self._chooser.at_hand(wish)
             if chosen is None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from io import BytesIO
 
 import numpy as np
@@ -42,8 +43,7 @@ def make_verifying_router(*, desk: Desk, chooser: Chooser, loader: Loader, setti
         if pixels.shape[:2] != (drawn.height, drawn.width):
             raise PictureError(f"its text says {drawn.width} x {drawn.height} px; the picture has {pixels.shape[1::-1]}")
         wish = as_wish(drawn)
-        chosen = await run_in_threadpool(_chosen, wish, drawn)
-        order = await desk.place(wish, request.state.token.id, chosen=chosen)
+        order = await desk.place(wish, request.state.token.id, choose=partial(_chosen, wish, drawn))
         request.state.log.update(log_fields(order))
         if not await desk.wait(order, request):
             return Response(status_code=CLIENT_GONE)

@@ -101,8 +101,9 @@ def create_app(
 
     digests = AdapterDigests(registry, ledger)
     mover = Mover(registry, ledger, digests, locks, changed)
+    for_readers = AdapterDigests(registry, ledger, at_once=LOOKS_AT_INFER)
     deciding, looking = BoundedStager(stager, DECISIONS_AT_INFER, "decisions"), BoundedStager(stager, LOOKS_AT_INFER, "readers")
-    judge, preview = Judge(registry, digests, policy, deciding), Judge(registry, digests, policy, looking)
+    judge, preview = Judge(registry, digests, policy, deciding), Judge(registry, for_readers, policy, looking)
     metrics = Metrics()
     ledger.watch(metrics.decision)
     integrity = IntegrityMonitor(registry, ledger, digests, integrity_check_s)
@@ -116,10 +117,9 @@ def create_app(
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         try:
-            await run_in_threadpool(mover.reconcile)
-            await run_in_threadpool(mover.record_digests)
+            await run_in_threadpool(watch.prepare)
         except UnavailableError as error:
-            log.warning("pending decisions wait for the next decision on their alias: %s", error)
+            log.warning("what an earlier process left waits until MLflow answers: %s", error)
         await feed.start()
         watch.start()
         push.start()

@@ -6,7 +6,7 @@ from math import isfinite
 from typing import Any, TypeVar
 
 from atelier_contracts.manifests import AdapterManifest, Evidence
-from atelier_contracts.names import ADAPTER_FILE, EVIDENCE_FILE, KIND_ADAPTER, KIND_BUNDLE, TAG_BUNDLE_DIGEST
+from atelier_contracts.names import ADAPTER_FILE, CHAIN_MODEL, EVIDENCE_FILE, KIND_ADAPTER, KIND_BUNDLE, TAG_BUNDLE_DIGEST
 from pydantic import BaseModel, ValidationError
 
 from atelier_registry.answers import Comparison, Lineage, ModelSummary, Pair, RunFacts, VersionDetail, VersionSummary
@@ -30,7 +30,8 @@ def find_model(registry: RegistryReader, name: str) -> Model:
     if (model := registry.model(name)) is not None:
         return model
     page = registry.models(_SHOWN, None)
-    raise UnknownModelError(name, [other.name for other in page.items], more=page.next_token is not None)
+    known = [other.name for other in page.items if other.name != CHAIN_MODEL]
+    raise UnknownModelError(name, known, more=page.next_token is not None)
 
 
 def find_version(registry: RegistryReader, name: str, number: int) -> Version:

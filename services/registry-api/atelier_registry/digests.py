@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import threading
 from dataclasses import dataclass
 
 from atelier_contracts.manifests import AdapterManifest, Evidence
 from atelier_contracts.names import ADAPTER_FILE, EVIDENCE_FILE, KIND_ADAPTER, TAG_PROMOTED_DIGEST, WEIGHTS_FILE
 
 from atelier_registry.catalogue import parsed
-from atelier_registry.errors import UnreadableFileError
+from atelier_registry.errors import StageBusyError, UnreadableFileError
 from atelier_registry.ledger import Ledger
 from atelier_registry.registry import ModelRegistry, Version
 
@@ -36,17 +37,30 @@ class AdapterDigests:
     Args:
         registry: where the files are.
         ledger: where the decisions are.
+        at_once: versions whose files are read at the same time; None: any number.
     """
 
-    def __init__(self, registry: ModelRegistry, ledger: Ledger) -> None:
+    def __init__(self, registry: ModelRegistry, ledger: Ledger, at_once: int | None = None) -> None:
         self._registry, self._ledger = registry, ledger
+        self._free = threading.BoundedSemaphore(at_once) if at_once else None
 
     def present(self, version: Version) -> AdapterIdentity:
         """Reads all files of an adapter.
 
         Raises:
+            StageBusyError: as many versions are read as may be read at the same time.
             TrackingUnavailableError: MLflow does not answer.
         """
+        if self._free is None:
+            return self._read(version)
+        if not self._free.acquire(blocking=False):
+            raise StageBusyError("the files of as many versions are read now as may be at a time; ask again in some seconds")
+        try:
+            return self._read(version)
+        finally:
+            self._free.release()
+
+    def _read(self, version: Version) -> AdapterIdentity:
         try:
             files = self._registry.adapter_files(version.model, version.number)
         except UnreadableFileError as error:

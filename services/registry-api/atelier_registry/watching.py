@@ -27,7 +27,7 @@ class Watch:
 
     def __init__(self, registry: ModelRegistry, ledger: Ledger, mover: Mover, every_s: float) -> None:
         self._registry, self._ledger, self._mover, self._every_s = registry, ledger, mover, every_s
-        self._stopping, self._told = threading.Event(), False
+        self._stopping, self._told, self._prepared = threading.Event(), False, False
         self._thread = threading.Thread(target=self._follow, name="watch", daemon=True)
 
     def start(self) -> None:
@@ -37,6 +37,17 @@ class Watch:
     def stop(self) -> None:
         """Ends it after the look that is under way."""
         self._stopping.set()
+
+    def prepare(self) -> None:
+        """Ends what an earlier process left, and records the digests that its release did not; once, whenever MLflow answers.
+
+        Raises:
+            RegistryApiError: MLflow or the database does not answer; the next look tries again.
+        """
+        if not self._prepared:
+            self._mover.reconcile()
+            self._mover.record_digests()
+            self._prepared = True
 
     def look(self) -> None:
         """One look at everything.
@@ -59,6 +70,7 @@ class Watch:
         # a decision looks at its own alias by itself, so the first look can wait like every other
         while not self._stopping.wait(self._every_s):
             try:
+                self.prepare()
                 self.look()
                 self._told = False
             except RegistryApiError as error:

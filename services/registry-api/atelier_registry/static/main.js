@@ -66,6 +66,7 @@ async function refresh() {
     get(path()), get(path("/versions?limit=20&runs=true")), get(path("/history?limit=50")),
   ]);
   state.champion = model.aliases.champion ?? null;
+  $("changed").replaceChildren(...model.problems.map((text) => make("li", text)));
   $("versions").replaceChildren();
   listVersions(page);
   $("history").replaceChildren(...past.decisions.map((each) => decision(each, endings(each))));

@@ -48,7 +48,11 @@ export function decision(found, buttons) {
   const to = found.to_version === null ? "nothing" : `version ${found.to_version}`;
   const from = found.from_version === null ? "" : ` from ${found.from_version}`;
   const who = found.approved_by ? `${found.actor}, approved by ${found.approved_by}` : found.actor;
-  const what = found.action === "retire" ? `retired ${to}` : `${found.action}: ${found.alias}${from} to ${to}`;
+  const what = {
+    retire: `retired ${to}`,
+    record: `record: the digest of ${to}`,
+    revert: `revert: infer draws ${found.alias} with ${to} instead of ${found.from_version}`,
+  }[found.action] ?? `${found.action}: ${found.alias}${from} to ${to}`;
   const marks = [found.outcome === "done" ? "" : `, ${found.outcome}`, found.forced ? ", forced" : ""].join("");
   const details = found.verdicts.length
     ? make("details", [make("summary", "What the rules said"), make("ul", found.verdicts.map(verdict))])
