@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
+import mlflow.tracking._tracking_service.utils
 import pytest
 from atelier_tracking.errors import JobError
 from atelier_tracking.garbage_collection import collect, folder_of
@@ -73,7 +74,8 @@ def made(tmp_path_factory) -> Path:
 @pytest.fixture
 def server(made, tmp_path, monkeypatch):
     uri = f"sqlite:///{shutil.copy(made, tmp_path / 'mlflow.db')}"
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)  # the registry's store asks for logged models there
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)  # the registry's store asks for logged models there …
+    monkeypatch.setattr(mlflow.tracking._tracking_service.utils, "_tracking_uri", None)  # … wherever other tests pointed MLflow
     return Server(uri)
 
 
