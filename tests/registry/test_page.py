@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import time
 
+import httpx
 import pytest
 from atelier_contracts.access import TokenFile
 from atelier_registry.app import create_app
@@ -134,7 +135,7 @@ def test_a_refusal_is_told_rule_by_rule(open_page, fake, adapters):
 
 
 @browser
-def test_changed_files_are_shown(open_page, fake, adapters):
+def test_changed_files_are_shown(open_page, url, fake, adapters):
     page = open_page("ada")
     page.get_by_role("button", name="Version 2").click()
     page.get_by_label("Reason").fill("softer")
@@ -142,7 +143,8 @@ def test_changed_files_are_shown(open_page, fake, adapters):
     page.get_by_text("Done: the champion is version 2.").wait_for()
     assert page.locator("#changed li").count() == 0
     fake.overwrite(adapters, 2, "pytorch_lora_weights.safetensors", "planted")
-    wait(lambda: fake.calls.count("adapter_files") > 4)
+    login = {"Authorization": "Bearer ada-secret"}
+    wait(lambda: httpx.get(f"{url}models/{adapters}", headers=login).json()["problems"] != [])
     page.reload()
     page.locator("#changed").get_by_text("version 2 are not those that were decided on").wait_for()
 
