@@ -180,7 +180,7 @@ def test_rotated_logins_end_with_the_next_start(twin):
     assert everything(twin)["versions"], "the services know each other's new logins"
 
 
-def test_a_twin_made_anew_has_other_secrets(twin):
+def test_a_new_twin_has_other_secrets(twin):
     before = secret_texts(twin)
     old = twin.api("INFER_PORT", "reader")
     twin.remove()

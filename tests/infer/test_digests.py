@@ -65,7 +65,7 @@ def test_a_restart_draws_what_was_promoted_from_its_disk(make_service, store, pu
     assert "files of a served version were changed" in caplog.text
 
 
-def test_a_served_versions_files_that_are_gone_are_told(make_service, store, publish):
+def test_missing_files_of_a_served_version_are_shown(make_service, store, publish):
     store.set_alias("champion", publish(seed=1))
     service = make_service(integrity_check_s=0.05)
     service.wait(lambda: service.client.get("/readyz").status_code == 200)

@@ -335,7 +335,7 @@ def test_a_step_back_is_reported(make_service, store, publish, monkeypatch):
     assert "2 blank or non-finite pictures in a row" in reason
 
 
-def test_a_dead_thread_is_told_to_who_watches(service, monkeypatch):
+def test_healthz_fails_when_the_engine_thread_is_dead(service, monkeypatch):
     assert service.client.get("/healthz").json() == {"status": "alive"}
     service.engine._stuck_after_s = 0.05
     held = threading.Event()

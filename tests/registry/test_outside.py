@@ -48,7 +48,7 @@ def test_an_outage_is_logged_once(start, fake, adapters, caplog):
     fake.down = True
     start(fake, outside_poll_s=0.02)
     time.sleep(0.3)
-    assert caplog.text.count("looking for moves by other hands failed") == 1
+    assert caplog.text.count("looking for aliases that were moved outside registry-api failed") == 1
 
 
 def test_champion_at_a_time(start, fake, adapters):

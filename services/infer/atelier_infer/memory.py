@@ -90,7 +90,7 @@ class Memory:
         """
         if adapter.nbytes > self.free_bytes:
             raise MemoryFullError(
-                f"an adapter of {adapter.nbytes / MIB:.1f} MiB does not fit: {self._told()}; ask for fewer aliases and "
+                f"an adapter of {adapter.nbytes / MIB:.1f} MiB does not fit: {self._usage()}; ask for fewer aliases and "
                 "versions, or raise memory_mib",
                 30,
             )
@@ -106,7 +106,7 @@ class Memory:
             beside = self._held["bundles"]
         if beside and nbytes > self.free_bytes:
             raise MemoryFullError(
-                f"bundle {digest} needs {nbytes / MIB:.0f} MiB while the one before it is in memory: {self._told()}; raise "
+                f"bundle {digest} needs {nbytes / MIB:.0f} MiB while the one before it is in memory: {self._usage()}; raise "
                 "memory_mib, or restart the service: it then loads what the aliases name now",
                 60,
             )
@@ -200,7 +200,7 @@ class Memory:
         """Why a drawing that would fit alone does not fit now."""
         return MemoryFullError(
             f"a step of {drawing.plan.width} x {drawing.plan.height} px needs {self.step_bytes([drawing]) / MIB:.0f} MiB now: "
-            f"{self._told()}; send the request again later, with a smaller size, or raise memory_mib",
+            f"{self._usage()}; send the request again later, with a smaller size, or raise memory_mib",
             10,
         )
 
@@ -236,7 +236,7 @@ class Memory:
         with self._lock:
             self._held[part] += nbytes
 
-    def _told(self) -> str:
+    def _usage(self) -> str:
         parts = ", ".join(f"{part} {nbytes / MIB:.0f}" for part, nbytes in self.parts().items() if nbytes)
         return f"of {self.limit_bytes / MIB:.0f} MiB are held: {parts}"
 

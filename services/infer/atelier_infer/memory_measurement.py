@@ -114,7 +114,7 @@ class Measurement:
             "seconds": self.seconds,
             "limit_bytes": limit_bytes,
         }
-        lines, ended, last = _told([sys.executable, "-m", MODULE, json.dumps(values)])
+        lines, ended, last = _run_child([sys.executable, "-m", MODULE, json.dumps(values)])
         found: dict[str, Any] = {"rest": None, "step": [], "decode": []}
         for line in lines:
             kind, value = json.loads(line)
@@ -127,7 +127,7 @@ class Measurement:
         return MemoryModel(resident_bytes=found["rest"], step=fit(found["step"]), decode=fit(found["decode"]))
 
 
-def _told(command: list[str]) -> tuple[list[str], int, str]:
+def _run_child(command: list[str]) -> tuple[list[str], int, str]:
     """What a process says: the lines of its output, its exit status, and the last line of its errors."""
     with tempfile.TemporaryFile("w+") as said:
         # it ends when the pipe to it closes, so it does not outlive this process

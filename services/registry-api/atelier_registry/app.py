@@ -31,7 +31,7 @@ from atelier_registry.judging import Judge
 from atelier_registry.ledger import Ledger
 from atelier_registry.locks import AliasLocks
 from atelier_registry.logs import RequestLog
-from atelier_registry.metrics import Metrics, RequestMetrics, metrics_router
+from atelier_registry.metrics import Metrics, metrics_router
 from atelier_registry.moving import Mover
 from atelier_registry.picture_routes import picture_router
 from atelier_registry.policy import Policy
@@ -178,6 +178,5 @@ def create_app(
     app.add_middleware(ETags)
     app.add_middleware(RequestBodies, limit_bytes=lambda path: MAX_BODY_BYTES)
     app.add_middleware(BearerAccess, tokens=tokens)
-    app.add_middleware(RequestMetrics, metrics=metrics)
-    app.add_middleware(RequestLog)  # the last one added is the outermost
+    app.add_middleware(RequestLog, measure=metrics.request)  # the last one added is the outermost
     return app

@@ -26,20 +26,20 @@ def catalogue_router(recent: RecentReads, integrity: IntegrityMonitor) -> APIRou
     """The reading endpoints. They are plain functions, so that waiting for MLflow happens in worker threads."""
     router = APIRouter(prefix="/models", tags=["catalogue"], dependencies=[Depends(needs(Role.reader))])
 
-    def told(model: ModelSummary) -> ModelSummary:
+    def with_problems(model: ModelSummary) -> ModelSummary:
         return model.model_copy(update={"problems": integrity.problems(model.name)})
 
     @router.get("", responses=documented() | examples.of({"models": [examples.MODEL], "next_page_token": None}))
     def list_models(limit: Limit = 20, page_token: PageToken = None, cache_control: CacheControl = None) -> ModelPage:
         """Models by name, with their aliases and latest versions."""
         page = recent.reader(cache_control).models(limit, page_token)
-        models = [told(catalogue.summarize_model(model)) for model in page.items if model.name != CHAIN_MODEL]
+        models = [with_problems(catalogue.summarize_model(model)) for model in page.items if model.name != CHAIN_MODEL]
         return ModelPage(models=models, next_page_token=page.next_token)
 
     @router.get("/{name}", responses=documented(404) | examples.of(examples.MODEL))
     def get_model(name: Name, cache_control: CacheControl = None) -> ModelSummary:
         """One model, with its aliases and its latest version."""
-        return told(catalogue.summarize_model(catalogue.find_model(recent.reader(cache_control), name)))
+        return with_problems(catalogue.summarize_model(catalogue.find_model(recent.reader(cache_control), name)))
 
     @router.get(
         "/{name}/versions",

@@ -11,8 +11,8 @@ import threading
 from atelier_contracts.names import KIND_ADAPTER
 
 from atelier_registry.digests import AdapterDigests
-from atelier_registry.errors import RegistryApiError
 from atelier_registry.ledger import Ledger
+from atelier_registry.periodic_task import PeriodicTask
 from atelier_registry.registry import ModelRegistry, Version
 
 log = logging.getLogger(__name__)
@@ -29,20 +29,18 @@ class IntegrityMonitor:
     """
 
     def __init__(self, registry: ModelRegistry, ledger: Ledger, digests: AdapterDigests, every_s: float) -> None:
-        self._registry, self._ledger, self._digests, self._every_s = registry, ledger, digests, every_s
-        self._stopping = threading.Event()
+        self._registry, self._ledger, self._digests = registry, ledger, digests
+        self._task = PeriodicTask("comparing the files of versions", self.look, every_s)
         self._lock = threading.Lock()
         self._problems: dict[tuple[str, int], str] = {}
-        self._reported = False
-        self._thread = threading.Thread(target=self._run, name="integrity", daemon=True)
 
     def start(self) -> None:
         """Starts the thread."""
-        self._thread.start()
+        self._task.start()
 
     def stop(self) -> None:
         """Ends it after the version that is being read."""
-        self._stopping.set()
+        self._task.stop()
 
     def problem(self, model: str, number: int) -> str | None:
         """What the last look found wrong with a version's files."""
@@ -70,7 +68,7 @@ class IntegrityMonitor:
         with self._lock:
             self._problems = {place: text for place, text in self._problems.items() if place in pointed}
         for name, number in sorted(pointed):
-            if self._stopping.is_set():
+            if self._task.stopping:
                 return
             version = self._registry.version(name, number)
             if version is not None and version.kind == KIND_ADAPTER:
@@ -104,15 +102,3 @@ class IntegrityMonitor:
                 "found_digest": found.digest,
             }
             log.error("files of a version were changed", extra={"fields": fields | {"reason": found.problem}})
-
-    def _run(self) -> None:
-        while not self._stopping.wait(self._every_s):
-            try:
-                self.look()
-                self._reported = False
-            except RegistryApiError as error:
-                if not self._reported:
-                    log.warning("the files of versions cannot be compared now: %s", error)
-                self._reported = True
-            except Exception:
-                log.exception("comparing the files of versions failed")

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 
 from atelier_contracts.access import Role
 from atelier_contracts.promotion import Decision
 from fastapi import APIRouter, Depends, Response
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from atelier_registry.access import needs
 from atelier_registry.problems import documented
@@ -39,7 +37,7 @@ class Metrics:
         Gauge(f"atelier_registry_{name}", help, registry=self._registry).set_function(read)
 
     def request(self, route: str, method: str, status: int, seconds: float) -> None:
-        """A request that has ended."""
+        """A request that has ended. `route` is the pattern of its path, so that addresses make no new series."""
         self._requests.labels(route, method, str(status)).observe(seconds)
 
     def decision(self, decision: Decision) -> None:
@@ -49,32 +47,6 @@ class Metrics:
     def text(self) -> bytes:
         """Everything, as Prometheus reads it."""
         return generate_latest(self._registry)
-
-
-class RequestMetrics:
-    """ASGI middleware that measures each request. Its label is the route's pattern, so addresses make no new series."""
-
-    def __init__(self, app: ASGIApp, metrics: Metrics) -> None:
-        self._app, self._metrics = app, metrics
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Passes on, and measures until the answer has ended or failed."""
-        if scope["type"] != "http":
-            await self._app(scope, receive, send)
-            return
-        begun, status = time.perf_counter(), 500
-
-        async def noted(message: Message) -> None:
-            nonlocal status
-            if message["type"] == "http.response.start":
-                status = message["status"]
-            await send(message)
-
-        try:
-            await self._app(scope, receive, noted)
-        finally:
-            route = getattr(scope.get("route"), "path", "other")
-            self._metrics.request(route, scope["method"], status, time.perf_counter() - begun)
 
 
 def metrics_router(metrics: Metrics) -> APIRouter:

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import logging
-import threading
 from typing import Protocol
 
 import requests
 from atelier_contracts.served import ServedModel
 from pydantic import ValidationError
 
-from atelier_registry.errors import RegistryApiError, StageUnavailableError
+from atelier_registry.errors import StageUnavailableError
 from atelier_registry.ledger import Facts, Ledger
+from atelier_registry.periodic_task import PeriodicTask
 from atelier_registry.stager import CONNECT_S
 
 log = logging.getLogger(__name__)
@@ -58,18 +58,17 @@ class RevertMonitor:
     """
 
     def __init__(self, reader: ServedReader | None, ledger: Ledger, every_s: float) -> None:
-        self._reader, self._ledger, self._every_s = reader, ledger, every_s
-        self._stopping, self._reported = threading.Event(), False
-        self._thread = threading.Thread(target=self._run, name="reverts", daemon=True)
+        self._reader, self._ledger = reader, ledger
+        self._task = PeriodicTask("asking infer what it serves", self.look, every_s)
 
     def start(self) -> None:
         """Starts the thread, where there is an infer to ask."""
         if self._reader is not None:
-            self._thread.start()
+            self._task.start()
 
     def stop(self) -> None:
         """Ends it after the look that is under way."""
-        self._stopping.set()
+        self._task.stop()
 
     def look(self) -> None:
         """One look. A revert is kept once, until the alias moves or another version is reverted.
@@ -92,15 +91,3 @@ class RevertMonitor:
             decision = self._ledger.open("reverted", facts)
             fields = {"model": found.model, "alias": alias, "version": served.reverted_from, "decision": decision.id}
             log.error("infer stopped drawing with a version", extra={"fields": fields | {"serving": served.serving}})
-
-    def _run(self) -> None:
-        while not self._stopping.wait(self._every_s):
-            try:
-                self.look()
-                self._reported = False
-            except RegistryApiError as error:
-                if not self._reported:
-                    log.warning("infer cannot be asked what it serves: %s", error)
-                self._reported = True
-            except Exception:
-                log.exception("looking at infer failed")

@@ -2,15 +2,10 @@
 
 from __future__ import annotations
 
-import logging
-import threading
-
-from atelier_registry.errors import RegistryApiError
 from atelier_registry.ledger import Ledger
 from atelier_registry.moving import Mover
+from atelier_registry.periodic_task import PeriodicTask
 from atelier_registry.registry import ModelRegistry
-
-log = logging.getLogger(__name__)
 
 _PAGE = 100
 
@@ -26,17 +21,18 @@ class Watch:
     """
 
     def __init__(self, registry: ModelRegistry, ledger: Ledger, mover: Mover, every_s: float) -> None:
-        self._registry, self._ledger, self._mover, self._every_s = registry, ledger, mover, every_s
-        self._stopping, self._told, self._prepared = threading.Event(), False, False
-        self._thread = threading.Thread(target=self._follow, name="watch", daemon=True)
+        self._registry, self._ledger, self._mover = registry, ledger, mover
+        self._prepared = False
+        # a decision looks at its own alias by itself, so the first look can wait like every other
+        self._task = PeriodicTask("looking for aliases that were moved outside registry-api", self._work, every_s)
 
     def start(self) -> None:
         """Starts the thread."""
-        self._thread.start()
+        self._task.start()
 
     def stop(self) -> None:
         """Ends it after the look that is under way."""
-        self._stopping.set()
+        self._task.stop()
 
     def prepare(self) -> None:
         """Ends what an earlier process left, and records the digests that its release did not; once, whenever MLflow answers.
@@ -66,16 +62,6 @@ class Watch:
         for name, alias in sorted(place for place in found.keys() | known.keys() if found.get(place) != known.get(place)):
             self._mover.look(name, alias)
 
-    def _follow(self) -> None:
-        # a decision looks at its own alias by itself, so the first look can wait like every other
-        while not self._stopping.wait(self._every_s):
-            try:
-                self.prepare()
-                self.look()
-                self._told = False
-            except RegistryApiError as error:
-                if not self._told:
-                    log.warning("looking for moves by other hands failed: %s", error)
-                self._told = True
-            except Exception:
-                log.exception("looking for moves by other hands failed")
+    def _work(self) -> None:
+        self.prepare()
+        self.look()
