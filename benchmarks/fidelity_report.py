@@ -14,7 +14,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from atelier_trainer.scenes.world import KINDS
+from atelier_trainer.synthetic.scenes.scene import KINDS
 from PIL import Image, ImageDraw, ImageFont
 
 _GREEN, _RED = (46, 160, 67), (207, 34, 46)

@@ -135,19 +135,19 @@ def _worker(command: list[str]) -> dict[str, Any]:
 
 def work_ort(options: argparse.Namespace, provider: str) -> dict[str, Any]:
     """The service's own code: a drawing with guidance and an adapter."""
-    from atelier_infer.batch import Batch
-    from atelier_infer.bundle import open_bundle
-    from atelier_infer.drawing import Drawing, Plan, Weighted
-    from atelier_infer.providers import Runtime
+    from atelier_infer.engine.denoising_state import DenoisingState, SamplingParams, WeightedAdapter
+    from atelier_infer.engine.denoising_step import DenoisingStep
+    from atelier_infer.onnx.providers import Runtime
+    from atelier_infer.pipeline.bundle import open_bundle
 
     begun = time.monotonic()
     bundle = open_bundle(options.bundle, runtime=Runtime(provider, options.threads))
     loaded = time.monotonic()
     side = options.size or bundle.manifest.native_size_px
     ids = bundle.prompts.read(PROMPT).ids
-    plan = Plan(ids, bundle.prompts.read("").ids, options.steps + 1, 7.5, 0, side, side, "ddim")
-    mix = [Weighted(random_adapter(bundle.manifest, options.rank, 0))] if options.rank else []
-    drawing, batch, found = Drawing(bundle, mix, plan), Batch(), []
+    plan = SamplingParams(ids, bundle.prompts.read("").ids, options.steps + 1, 7.5, 0, side, side, "ddim")
+    mix = [WeightedAdapter(random_adapter(bundle.manifest, options.rank, 0))] if options.rank else []
+    drawing, batch, found = DenoisingState(bundle, mix, plan), DenoisingStep(), []
     drawing.begin()
     while not drawing.done:
         started = now()
@@ -266,7 +266,7 @@ def random_matrices(manifest: Any, rank: int, seed: int) -> dict[str, Any]:
 def random_adapter(manifest: Any, rank: int, seed: int) -> Any:
     """In memory."""
     from atelier_contracts.manifests import AdapterManifest
-    from atelier_infer.adapter import Adapter
+    from atelier_infer.pipeline.adapter import Adapter
 
     told = AdapterManifest(
         bundle_digest=manifest.digest(),
@@ -292,8 +292,8 @@ def measure_start(options: argparse.Namespace) -> dict[str, Any]:
     code = """
 import json, sys, time
 from pathlib import Path
-from atelier_infer.bundle import open_bundle
-from atelier_infer.providers import Runtime
+from atelier_infer.pipeline.bundle import open_bundle
+from atelier_infer.onnx.providers import Runtime
 from infer import random_adapter, resident_mib
 begun = time.monotonic()
 bundle = open_bundle(Path(sys.argv[1]), runtime=Runtime(sys.argv[2], int(sys.argv[3]), Path(sys.argv[4])))

@@ -86,31 +86,31 @@ def ask(options: argparse.Namespace, side: int) -> dict[str, Any]:
 
 def work(options: argparse.Namespace, side: int) -> dict[str, Any]:
     """Draws one picture; in the process of its own."""
-    from atelier_infer.batch import Batch
-    from atelier_infer.drawing import Drawing, Plan
+    from atelier_infer.artifacts.bundle_opener import BundleOpener
+    from atelier_infer.engine.denoising_state import DenoisingState, SamplingParams
+    from atelier_infer.engine.denoising_step import DenoisingStep
+    from atelier_infer.engine.malloc import give_back_large_blocks
+    from atelier_infer.engine.memory_account import MemoryAccount
+    from atelier_infer.engine.memory_limit import usable_bytes
+    from atelier_infer.engine.memory_measurement import Measurement
     from atelier_infer.errors import PictureSizeError
-    from atelier_infer.malloc import give_back_large_blocks
-    from atelier_infer.memory import Memory
-    from atelier_infer.memory_limit import usable_bytes
-    from atelier_infer.memory_measurement import Measurement
-    from atelier_infer.opener import Opener
-    from atelier_infer.providers import Runtime
+    from atelier_infer.onnx.providers import Runtime
 
     give_back_large_blocks()
     runtime = Runtime(options.provider, options.threads, options.cache)
     runtime.check()
     limit = options.memory_mib * MIB if options.memory_mib else usable_bytes()
-    memory = Memory(limit, shrinks=options.provider == "cpu")
+    memory = MemoryAccount(limit, shrinks=options.provider == "cpu")
     measure = Measurement(runtime, decode_tile_px=768, max_side_px=1024)
-    bundle = Opener(memory=memory, runtime=runtime, decode_tile_px=768, measure=measure)(options.bundle)
+    bundle = BundleOpener(memory=memory, runtime=runtime, decode_tile_px=768, measure=measure)(options.bundle)
     assert bundle.memory is not None
     ids = [bundle.prompts.read(text).ids for text in ("a cat on a chair", "")]
-    drawing = Drawing(bundle, [], Plan(*ids, options.steps + 1, 7.5, 1, side, side, "ddim"))
+    drawing = DenoisingState(bundle, [], SamplingParams(*ids, options.steps + 1, 7.5, 1, side, side, "ddim"))
     try:
         memory.check_size(bundle, side, side)
     except PictureSizeError as error:
         return {"px": side, "refused": str(error)}
-    batch = Batch(rows_at_once=memory.rows_at_once, failed=memory.failed, shrink=memory.shrink)
+    batch = DenoisingStep(rows_at_once=memory.rows_at_once, failed=memory.failed, shrink=memory.shrink)
     rows, rest = memory.rows_at_once([drawing]), memory.limit_bytes - memory.free_bytes
     drawing.begin()
     batch.step([drawing])

@@ -50,7 +50,7 @@ def served(options: argparse.Namespace) -> tuple[dict[str, Any], dict[int, dict[
     import numpy as np
     from atelier_contracts import names
     from atelier_contracts.manifests import BundleManifest
-    from atelier_infer.providers import Runtime
+    from atelier_infer.onnx.providers import Runtime
     from infer import random_matrices
 
     manifest = BundleManifest.model_validate_json((options.bundle / names.BUNDLE_FILE).read_bytes())

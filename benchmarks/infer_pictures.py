@@ -27,18 +27,21 @@ from infer import PATHS, PROMPT, random_adapter, versions
 
 def draw(options: argparse.Namespace) -> None:
     """Draws with one provider, and leaves uint8 [pictures, height, width, 3] in a file."""
-    from atelier_infer.batch import Batch
-    from atelier_infer.bundle import open_bundle
-    from atelier_infer.drawing import Drawing, Plan, Weighted
-    from atelier_infer.providers import Runtime
+    from atelier_infer.engine.denoising_state import DenoisingState, SamplingParams, WeightedAdapter
+    from atelier_infer.engine.denoising_step import DenoisingStep
+    from atelier_infer.onnx.providers import Runtime
+    from atelier_infer.pipeline.bundle import open_bundle
 
     bundle = open_bundle(options.bundle, runtime=Runtime(options.provider, options.threads))
-    mix = [Weighted(random_adapter(bundle.manifest, options.rank, 0))] if options.rank else []
+    mix = [WeightedAdapter(random_adapter(bundle.manifest, options.rank, 0))] if options.rank else []
     side = options.size or bundle.manifest.native_size_px
     ids = [bundle.prompts.read(text).ids for text in (PROMPT, "")]
     pictures, begun = [], time.monotonic()
     for seed in range(options.seeds):
-        drawing, batch = Drawing(bundle, mix, Plan(*ids, options.steps, 7.5, seed, side, side, options.scheduler)), Batch()
+        drawing, batch = (
+            DenoisingState(bundle, mix, SamplingParams(*ids, options.steps, 7.5, seed, side, side, options.scheduler)),
+            DenoisingStep(),
+        )
         drawing.begin()
         while not drawing.done:
             if fault := batch.step([drawing])[0]:

@@ -56,7 +56,7 @@ def measure_ranks(options: argparse.Namespace) -> dict[str, Any]:
     import numpy as np
     from atelier_contracts import names
     from atelier_contracts.manifests import BundleManifest
-    from atelier_infer.providers import Runtime
+    from atelier_infer.onnx.providers import Runtime
     from infer import now, random_matrices, since
 
     manifest = BundleManifest.model_validate_json((options.bundle / names.BUNDLE_FILE).read_bytes())
@@ -116,22 +116,25 @@ def measure_ranks(options: argparse.Namespace) -> dict[str, Any]:
 
 def measure_mixed(options: argparse.Namespace) -> dict[str, Any]:
     """In this process, alternating step by step, so that what else the machine does hits all three alike."""
-    from atelier_infer.batch import Batch
-    from atelier_infer.bundle import open_bundle
-    from atelier_infer.drawing import Drawing, Plan, Weighted
-    from atelier_infer.providers import Runtime
+    from atelier_infer.engine.denoising_state import DenoisingState, SamplingParams, WeightedAdapter
+    from atelier_infer.engine.denoising_step import DenoisingStep
+    from atelier_infer.onnx.providers import Runtime
+    from atelier_infer.pipeline.bundle import open_bundle
     from infer import PROMPT, random_adapter
 
     bundle = open_bundle(options.bundle, runtime=Runtime(options.provider, options.threads))
-    adapters = [Weighted(random_adapter(bundle.manifest, options.rank, seed)) for seed in range(4)]
+    adapters = [WeightedAdapter(random_adapter(bundle.manifest, options.rank, seed)) for seed in range(4)]
     side = options.size or bundle.manifest.native_size_px
     ids = [bundle.prompts.read(text).ids for text in (PROMPT, "")]
     steps = options.steps * options.rounds + 1
     kinds = {"no adapter": [[]] * 4, "one adapter": [adapters[:1]] * 4, "four adapters": [[one] for one in adapters]}
     seconds: dict[str, list[float]] = {name: [] for name in kinds}
-    batch = Batch()
+    batch = DenoisingStep()
     drawings = {
-        name: [Drawing(bundle, mix, Plan(*ids, steps, 1.0, seed, side, side, "ddim")) for seed, mix in enumerate(mixes)]
+        name: [
+            DenoisingState(bundle, mix, SamplingParams(*ids, steps, 1.0, seed, side, side, "ddim"))
+            for seed, mix in enumerate(mixes)
+        ]
         for name, mixes in kinds.items()
     }
     for group in drawings.values():

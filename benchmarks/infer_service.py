@@ -35,13 +35,13 @@ class FolderStore:
 
     def look(self):
         """The champion, and nothing else."""
-        from atelier_infer.store import View
+        from atelier_infer.registry.model_store import View
 
         return View("1", {names.CHAMPION: 1})
 
     def versions(self):
         """Every folder."""
-        from atelier_infer.store import Entry
+        from atelier_infer.registry.model_store import Entry
 
         return [Entry(int(path.name), datetime.now(UTC)) for path in sorted(self._folder.iterdir())]
 
@@ -204,7 +204,7 @@ def _flood(url: str, clients: int, options: argparse.Namespace, mixed: int) -> d
 def main() -> None:
     """The service, as `python -m atelier_infer` builds it but for the registry."""
     import uvicorn
-    from atelier_contracts.access import TokenFile
+    from atelier_contracts.tokens import TokenFile
     from atelier_infer.app import create_app, make_engine
     from atelier_infer.metrics import Metrics
     from atelier_infer.settings import Settings

@@ -29,7 +29,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
-from atelier_embedded.services import running
+from atelier_embedded.process_manager import running
 from atelier_embedded.workspace import MODEL, Workspace
 from fidelity_report import machine
 from thousand_versions import free_port
@@ -75,7 +75,7 @@ class Loop:
 
 
 @dataclass(frozen=True)
-class Place:
+class WebhookOffset:
     """Where the services are, whose tokens are let in, and the numbers of two versions."""
 
     registry_url: str
@@ -101,7 +101,7 @@ def train_flags(seed: int, more: dict[str, Any]) -> list[str]:
 
 
 @contextmanager
-def processes(folder: Path) -> Iterator[Place]:
+def processes(folder: Path) -> Iterator[WebhookOffset]:
     """The services as processes of this machine."""
     workspace = Workspace(folder / "workspace")
     workspace.prepare()
@@ -121,11 +121,11 @@ def processes(folder: Path) -> Iterator[Place]:
             services.run([*trainer, *train_flags(seed, more)], workspace.environment(), None, "the training")
             versions.append(int(json.loads(workspace.trained_file.read_text())["version"]))
         secrets = (workspace.secret(role) for role in ("promoter", "reader"))
-        yield Place(services.url("registry-api"), services.url("infer"), *secrets, versions)
+        yield WebhookOffset(services.url("registry-api"), services.url("infer"), *secrets, versions)
 
 
 @contextmanager
-def twin() -> Iterator[Place]:
+def twin() -> Iterator[WebhookOffset]:
     """The services in containers, from the images that `make up` builds."""
     ports = {f"{name}_PORT": str(free_port()) for name in ("TRACKING", "REGISTRY_API", "INFER", "S3")}
     environment = os.environ | ports | {"TWIN_MODEL": MODEL, "FIRST_VERSION": "off"}
@@ -152,12 +152,12 @@ def twin() -> Iterator[Place]:
             told = compose(*run, "--entrypoint", "cat", "trainer", "measured/result.json")
             versions.append(int(json.loads(told)["version"]))
         urls = (f"http://127.0.0.1:{ports[name]}" for name in ("REGISTRY_API_PORT", "INFER_PORT"))
-        yield Place(*urls, tokens["promoter"], tokens["reader"], versions)
+        yield WebhookOffset(*urls, tokens["promoter"], tokens["reader"], versions)
     finally:
         compose("--profile", "trainer", "down", "--volumes", "--timeout", "20")
 
 
-def measure(place: Place, count: int, size: int, steps: int) -> dict[str, Any]:
+def measure(place: WebhookOffset, count: int, size: int, steps: int) -> dict[str, Any]:
     """Promotes the versions in turn, and times the first picture of each, first alone and then beside the loop."""
     promoter, reader = ({"Authorization": f"Bearer {secret}"} for secret in (place.promoter, place.reader))
     generate, versions = f"{place.infer_url}/generate", place.versions

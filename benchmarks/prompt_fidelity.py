@@ -19,9 +19,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from atelier_trainer.scenes.captions import caption
-from atelier_trainer.scenes.dataset import STYLES, render
-from atelier_trainer.scenes.world import KINDS, sample_scene
+from atelier_trainer.synthetic.scenes.captions import caption
+from atelier_trainer.synthetic.scenes.dataset import STYLES, render
+from atelier_trainer.synthetic.scenes.scene import KINDS, sample_scene
 from fidelity_report import Judged, command_line, file_digest, machine, read_pictures, sheet, versions, write_pictures
 from PIL import Image
 from recogniser import CACHE, Recogniser, train_recogniser

@@ -22,8 +22,8 @@ from typing import Any
 
 import numpy as np
 import torch
-from atelier_trainer.scenes.dataset import render
-from atelier_trainer.scenes.world import KINDS
+from atelier_trainer.synthetic.scenes.dataset import render
+from atelier_trainer.synthetic.scenes.scene import KINDS
 from numpy.typing import NDArray
 from PIL import Image
 from recogniser_scenes import NOTHING, SEED, UNSAID, Labelled, augmented, blurred, changed, labelled_scenes, nonsense, seen

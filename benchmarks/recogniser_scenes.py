@@ -12,8 +12,8 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
-from atelier_trainer.scenes.dataset import STYLES, render
-from atelier_trainer.scenes.world import KINDS, Scene
+from atelier_trainer.synthetic.scenes.dataset import STYLES, render
+from atelier_trainer.synthetic.scenes.scene import KINDS, Scene
 from numpy.typing import NDArray
 from PIL import Image
 from torch.nn import functional as F

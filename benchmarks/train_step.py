@@ -24,11 +24,12 @@ from typing import Any
 import diffusers
 import psutil
 import torch
-from atelier_trainer import adapter, objective
-from atelier_trainer.base import Base, load_base
-from atelier_trainer.encode import Kept, Words, text_states
-from atelier_trainer.journal import Journal
-from atelier_trainer.options import TrainOptions
+from atelier_trainer import objective
+from atelier_trainer.base_model import Base, load_base
+from atelier_trainer.config.options import TrainOptions
+from atelier_trainer.data.encode import CachedLatents, CaptionEmbeddings, text_states
+from atelier_trainer.export import adapter
+from atelier_trainer.tracking.journal import Journal
 from torch.nn import functional as F
 
 FORMATS = {"no": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -47,9 +48,9 @@ class Bench:
         self.options = TrainOptions(caption_dropout=0.1)
         draw = torch.Generator().manual_seed(0)
         mean = torch.randn(batch, 1, channels, side, side, generator=draw)
-        self.kept = Kept(mean, torch.full_like(mean, 0.1), float(base.config("vae")["scaling_factor"]))
+        self.kept = CachedLatents(mean, torch.full_like(mean, 0.1), float(base.config("vae")["scaling_factor"]))
         states = text_states(self.tokenizer, self.text_encoder, ["", CAPTION])
-        self.words = Words(states, torch.ones(batch, dtype=torch.long), states[0])
+        self.words = CaptionEmbeddings(states, torch.ones(batch, dtype=torch.long), states[0])
         self.pixels = torch.rand(batch, 3, size_px, size_px, generator=draw) * 2 - 1
         self.unet, self.compiled = base.unet().to(device, self.dtype), None
         self.parameters = adapter.inject(self.unet, 8, 8.0)

@@ -16,9 +16,9 @@ from PIL import Image
 from rich.console import Console
 from rich.markup import escape
 
+from atelier_embedded.contact_sheet import contact_sheet
 from atelier_embedded.errors import RequestRefused, StageFailed
-from atelier_embedded.services import Services, running
-from atelier_embedded.sheet import contact_sheet
+from atelier_embedded.process_manager import Services, running
 from atelier_embedded.workspace import MODEL, Workspace
 
 PICTURES, PICTURES_SEED = 640, 7

@@ -7,7 +7,7 @@ import time
 from rich.console import Console
 
 from atelier_embedded.errors import EmbeddedError
-from atelier_embedded.services import running
+from atelier_embedded.process_manager import running
 from atelier_embedded.workspace import MODEL, Workspace
 
 CHECK_S = 1.0

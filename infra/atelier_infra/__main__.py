@@ -9,29 +9,31 @@ from pathlib import Path
 
 from rich.console import Console
 
-from atelier_infra import envfiles, options, tfvars
-from atelier_infra.address import url
-from atelier_infra.aws import Aws
-from atelier_infra.begin import begin
-from atelier_infra.changes import Changes
+from atelier_infra import cli
+from atelier_infra.aws.client import Aws
+from atelier_infra.aws.dry_run import Changes
+from atelier_infra.aws.poller import Poller
+from atelier_infra.commands.deploy import Rollout
+from atelier_infra.commands.destroy import destroy
+from atelier_infra.commands.init import begin
+from atelier_infra.commands.logs import lines
+from atelier_infra.commands.maintenance import Operator
+from atelier_infra.commands.push import exists, push, revision
+from atelier_infra.commands.start_stop import Switch
+from atelier_infra.commands.status import report
+from atelier_infra.commands.up import confirmed, raise_up, shared_secrets
+from atelier_infra.commands.url import url
 from atelier_infra.errors import InfraError, Interrupted, NotReadyError
-from atelier_infra.images import exists, push, revision
-from atelier_infra.logs import lines
-from atelier_infra.operator import Operator
-from atelier_infra.processes import Processes
-from atelier_infra.raising import confirmed, raise_up, shared_secrets
-from atelier_infra.report import report
-from atelier_infra.rollout import Rollout
-from atelier_infra.stack import Stack, read_stack
-from atelier_infra.switch import Switch
-from atelier_infra.teardown import destroy
-from atelier_infra.terraform import Terraform
-from atelier_infra.waiting import Waiting
+from atelier_infra.secrets import env_files
+from atelier_infra.subprocess_runner import SubprocessRunner
+from atelier_infra.terraform import tfvars
+from atelier_infra.terraform.outputs import Stack, read_stack
+from atelier_infra.terraform.runner import Terraform
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Runs one command and returns its exit code: 0 done, 1 failed, 2 not understood, 130 interrupted."""
-    parsed = options.parser().parse_args(arguments)
+    parsed = cli.parser().parse_args(arguments)
     console = Console()
     try:
         _run(parsed, console)
@@ -57,7 +59,7 @@ def _run(parsed: Namespace, console: Console) -> None:
         return
     region = tfvars.line(folder, "region")
     aws, changes = Aws(region), Changes(console, region, parsed.dry_run)
-    password = envfiles.read(folder / "secrets" / "tracking.env").get("DB_PW")
+    password = env_files.read(folder / "secrets" / "tracking.env").get("DB_PW")
     terraform = Terraform(folder, console, {"db_password": password} if password else {})
     if parsed.command in ("plan", "up"):
         raise_up(parsed, terraform, aws, changes, console)
@@ -89,10 +91,10 @@ def _run(parsed: Namespace, console: Console) -> None:
 
 
 def _on_a_stack(parsed: Namespace, stack: Stack, aws: Aws, changes: Changes, console: Console, root: Path) -> None:
-    waiting = Waiting(console, stack.region)
+    waiting = Poller(console, stack.region)
     rollout = Rollout(stack, aws, changes, waiting)
     switch = Switch(stack, aws, changes, waiting, rollout, console)
-    runner = Processes(console, root)
+    runner = SubprocessRunner(console, root)
     if parsed.command in ("push", "deploy"):
         tag = revision(runner, root, parsed.tag)
         services = stack.chosen(parsed.services)

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import psutil
 import pytest
-from atelier_trainer.scenes.dataset import write_imagefolder
+from atelier_trainer.synthetic.scenes.dataset import write_imagefolder
 
 ROOT = Path(__file__).parents[2]
 PATIENCE_S = 240
@@ -132,7 +132,7 @@ def test_serve_without_a_demo_says_what_to_do(run):
 
 
 def test_tokens_are_private_and_only_their_hashes_are_shared(tmp_path):
-    from atelier_contracts.access import Role, TokenFile
+    from atelier_contracts.tokens import Role, TokenFile
     from atelier_embedded.workspace import Workspace
 
     workspace = Workspace(tmp_path)

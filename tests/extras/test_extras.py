@@ -77,8 +77,8 @@ def served(python: Path, module: str, settings: Mapping[str, str], folder: Path)
 @pytest.fixture(scope="module")
 def version(mlflow_server, tmp_path_factory) -> int:
     """A version of one step, made by the trainer of this environment."""
-    from atelier_trainer.options import TrainOptions
-    from atelier_trainer.scenes.dataset import write_imagefolder
+    from atelier_trainer.config.options import TrainOptions
+    from atelier_trainer.synthetic.scenes.dataset import write_imagefolder
     from atelier_trainer.train import train
     from rich.console import Console
 

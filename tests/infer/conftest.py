@@ -12,14 +12,15 @@ from pathlib import Path
 
 import httpx
 import pytest
-from atelier_contracts.access import TokenFile
 from atelier_contracts.manifests import AdapterManifest, BundleManifest
-from atelier_infer import desk, drawing
+from atelier_contracts.tokens import TokenFile
 from atelier_infer.app import create_app, make_engine
-from atelier_infer.engine import Engine
-from atelier_infer.memory_model import Cost, MemoryModel
+from atelier_infer.engine import denoising_state
+from atelier_infer.engine.engine import Engine
+from atelier_infer.generation import service as desk
+from atelier_infer.generation.job import GenerationJob
 from atelier_infer.metrics import Metrics
-from atelier_infer.orders import Order
+from atelier_infer.pipeline.memory_model import Cost, MemoryModel
 from atelier_infer.settings import Settings
 from fastapi import FastAPI
 
@@ -46,7 +47,7 @@ class Service:
     settings: Settings
     app: FastAPI
 
-    def kept(self) -> dict[str, Order]:
+    def kept(self) -> dict[str, GenerationJob]:
         """The jobs that it remembers."""
         return self.app.state.desk._kept
 
@@ -152,7 +153,7 @@ def paced(monkeypatch):
     """Steps wait for `go`."""
     go, started = threading.Event(), threading.Event()
 
-    class Slow(drawing.Drawing):
+    class Slow(denoising_state.DenoisingState):
         pause_s = 0.0
 
         def take(self, out) -> None:

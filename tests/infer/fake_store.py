@@ -9,7 +9,7 @@ from pathlib import Path
 from atelier_contracts import names
 from atelier_contracts.manifests import AdapterManifest
 from atelier_infer.errors import AdapterError, BundleMissingError, NotAnAdapterError, TrackingError, UnknownVersionError
-from atelier_infer.store import BundleVersion, Entry, View
+from atelier_infer.registry.model_store import BundleVersion, Entry, View
 from pydantic import ValidationError
 
 

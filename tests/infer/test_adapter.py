@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import torch
 from atelier_contracts import names
-from atelier_infer.adapter import load_adapter
 from atelier_infer.errors import AdapterError, BundleMismatchError
+from atelier_infer.pipeline.adapter import load_adapter
 from safetensors.torch import save_file
 
 from .tiny_bundle import TARGETS, adapter_tensors, build_adapter

@@ -6,15 +6,15 @@ import numpy as np
 import pytest
 import torch
 from atelier_contracts import names
-from atelier_infer.adapter import load_adapter
-from atelier_infer.batch import Batch
-from atelier_infer.bundle import open_bundle
-from atelier_infer.drawing import Drawing, Plan, Weighted
-from atelier_infer.noise import initial_noise
-from atelier_infer.providers import Runtime
-from atelier_infer.schedulers import NoiseSchedule, make_scheduler
-from atelier_trainer.adapter import describe, inject, save_weights
-from atelier_trainer.bundle import export_bundle
+from atelier_infer.engine.denoising_state import DenoisingState, SamplingParams, WeightedAdapter
+from atelier_infer.engine.denoising_step import DenoisingStep
+from atelier_infer.onnx.providers import Runtime
+from atelier_infer.pipeline.adapter import load_adapter
+from atelier_infer.pipeline.bundle import open_bundle
+from atelier_infer.pipeline.noise import initial_noise
+from atelier_infer.pipeline.schedulers import NoiseSchedule, make_scheduler
+from atelier_trainer.export.adapter import describe, inject, save_weights
+from atelier_trainer.export.bundle import export_bundle
 from diffusers import (
     AutoencoderKL,
     DDIMScheduler,
@@ -118,8 +118,8 @@ def pipeline_and_bundle(tmp_path_factory):
     torch.set_num_threads(threads)
 
 
-def draw(bundle, mix, plan) -> Drawing:
-    made, batch = Drawing(bundle, mix, plan), Batch()
+def draw(bundle, mix, plan) -> DenoisingState:
+    made, batch = DenoisingState(bundle, mix, plan), DenoisingStep()
     made.begin()
     while not made.done:
         assert batch.step([made]) == [None]
@@ -163,9 +163,9 @@ def test_pictures_are_diffusers(pipeline_and_bundle, our_noise, scheduler, guida
     (pipeline.unet.enable_adapters if with_adapter else pipeline.unet.disable_adapters)()
     width, height, prompt, negative = 24, 16, "a cat, a dog " * 4, "a bird"
     ids = (bundle.prompts.read(text).ids for text in (prompt, negative))
-    plan = Plan(*ids, 6, guidance, seed=5, width=width, height=height, scheduler=scheduler)
+    plan = SamplingParams(*ids, 6, guidance, seed=5, width=width, height=height, scheduler=scheduler)
     expected = theirs(pipeline, plan, prompt, negative)
-    pixels = draw(bundle, [Weighted(adapter)] if with_adapter else [], plan).finish()
+    pixels = draw(bundle, [WeightedAdapter(adapter)] if with_adapter else [], plan).finish()
     assert pixels.shape == (height, width, 3)
     assert expected.std() > 5  # not a flat picture
     assert np.abs(pixels.astype(int) - expected).max() <= 1
@@ -183,8 +183,8 @@ def test_the_exported_schedule_is_read(pipeline_and_bundle):
 def test_an_adapter_at_strength_0_is_the_base_bit_for_bit(pipeline_and_bundle, guidance):
     _, _, bundle, adapter = pipeline_and_bundle
     ids = bundle.prompts.read("a cat").ids
-    plan = Plan(ids, bundle.prompts.read("").ids, 3, guidance, seed=5, width=16, height=16, scheduler="ddim")
-    latents = [draw(bundle, mix, plan).sample for mix in ([], [Weighted(adapter, 0.0)], [Weighted(adapter)])]
+    plan = SamplingParams(ids, bundle.prompts.read("").ids, 3, guidance, seed=5, width=16, height=16, scheduler="ddim")
+    latents = [draw(bundle, mix, plan).sample for mix in ([], [WeightedAdapter(adapter, 0.0)], [WeightedAdapter(adapter)])]
     np.testing.assert_array_equal(latents[0], latents[1])
     assert np.abs(latents[0] - latents[2]).max() > 0.01
 
@@ -234,7 +234,7 @@ def test_several_adapters_in_one_batch_are_torch_peft_one_by_one(pipeline_and_bu
         prompt, negative = f"a {'cat' if index % 2 else 'dog'}", "a bird"
         ids = (bundle.prompts.read(text).ids for text in (prompt, negative))
         guidance = 1.0 if index == 1 else 3.0 + index / 2
-        plan = Plan(*ids, 4 + index, guidance, seed=index, width=24, height=16, scheduler=scheduler)
+        plan = SamplingParams(*ids, 4 + index, guidance, seed=index, width=24, height=16, scheduler=scheduler)
         our_noise(index)
         pipeline.scheduler = SCHEDULERS[scheduler](config)
         if mix:
@@ -243,9 +243,9 @@ def test_several_adapters_in_one_batch_are_torch_peft_one_by_one(pipeline_and_bu
         else:
             pipeline.unet.disable_adapters()
         expected.append(theirs(pipeline, plan, prompt, negative))
-        drawings.append(Drawing(bundle, [Weighted(loaded[rank], weight) for rank, weight in mix.items()], plan))
+        drawings.append(DenoisingState(bundle, [WeightedAdapter(loaded[rank], weight) for rank, weight in mix.items()], plan))
     pipeline.unet.delete_adapters([f"rank_{rank}" for rank in loaded])
-    batch, waiting, going = Batch(), list(drawings), []
+    batch, waiting, going = DenoisingStep(), list(drawings), []
     for drawing in drawings:
         drawing.begin()
     while waiting or going:

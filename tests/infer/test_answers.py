@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from atelier_contracts import names
 from atelier_contracts.generate import Drawn, Pictures
-from atelier_infer.accept import best_of
+from atelier_infer.api.content_negotiation import best_of
 from atelier_infer.errors import FormatError
 from PIL import Image
 

@@ -4,12 +4,12 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from atelier_infer.adapter import load_adapter
-from atelier_infer.batch import Batch, lora_scale
-from atelier_infer.bundle import open_bundle
-from atelier_infer.drawing import Drawing, Plan, Weighted
+from atelier_infer.engine.denoising_state import DenoisingState, SamplingParams, WeightedAdapter
+from atelier_infer.engine.denoising_step import DenoisingStep, lora_scale
 from atelier_infer.errors import GraphError, NonFiniteError
-from atelier_infer.providers import Runtime
+from atelier_infer.onnx.providers import Runtime
+from atelier_infer.pipeline.adapter import load_adapter
+from atelier_infer.pipeline.bundle import open_bundle
 
 from .tiny_bundle import TARGETS, adapter_tensors, build_adapter
 
@@ -32,13 +32,13 @@ def make_adapter(tmp_path, bundle):
 
 
 @pytest.fixture
-def plan(opened) -> Plan:
+def plan(opened) -> SamplingParams:
     ids = opened.prompts.read("a cat").ids
-    return Plan(ids, opened.prompts.read("").ids, 4, 5.0, seed=3, width=48, height=32, scheduler="ddim")
+    return SamplingParams(ids, opened.prompts.read("").ids, 4, 5.0, seed=3, width=48, height=32, scheduler="ddim")
 
 
-def drawn_together(bundle, wishes) -> list[Drawing]:
-    drawings, batch = [Drawing(bundle, mix, plan) for mix, plan in wishes], Batch()
+def drawn_together(bundle, wishes) -> list[DenoisingState]:
+    drawings, batch = [DenoisingState(bundle, mix, plan) for mix, plan in wishes], DenoisingStep()
     for drawing in drawings:
         drawing.begin()
     going = list(drawings)
@@ -52,10 +52,10 @@ def test_everything_mixed_is_everything_alone(opened, make_adapter, plan):
     first, second = make_adapter(1, 2), make_adapter(2, 4)
     mixes = [
         [],
-        [Weighted(first)],
-        [Weighted(second, 0.5)],
-        [Weighted(first, 0.7), Weighted(second, -0.4)],
-        [Weighted(first, 0.0)],
+        [WeightedAdapter(first)],
+        [WeightedAdapter(second, 0.5)],
+        [WeightedAdapter(first, 0.7), WeightedAdapter(second, -0.4)],
+        [WeightedAdapter(first, 0.0)],
     ]
     wishes = []
     for index in range(12):
@@ -79,14 +79,14 @@ def test_without_adapters_company_changes_no_bit(opened, plan):
 
 
 def test_the_base_beside_adapters_is_the_base_bit_for_bit(opened, make_adapter, plan):
-    wishes = [([], plan), ([Weighted(make_adapter(1))], plan), ([Weighted(make_adapter(2, 4))], plan)]
+    wishes = [([], plan), ([WeightedAdapter(make_adapter(1))], plan), ([WeightedAdapter(make_adapter(2, 4))], plan)]
     together = drawn_together(opened, wishes)
     np.testing.assert_array_equal(together[0].sample, drawn_together(opened, wishes[:1])[0].sample)
     assert np.abs(together[0].sample - together[1].sample).max() > 0.01
 
 
 def test_who_joined_first_changes_no_bit(opened, make_adapter, plan):
-    one, two, three = (Weighted(make_adapter(seed, rank), 0.7) for seed, rank in ((1, 3), (2, 16), (3, 5)))
+    one, two, three = (WeightedAdapter(make_adapter(seed, rank), 0.7) for seed, rank in ((1, 3), (2, 16), (3, 5)))
     mixes = [[one, two], [three, one], [two, three]]
     wishes = [(mix, replace(plan, seed=seed)) for seed, mix in enumerate(mixes)]
     orders = [[0, 1, 2], [2, 0, 1], [1, 2, 0]]
@@ -99,7 +99,7 @@ def test_who_joined_first_changes_no_bit(opened, make_adapter, plan):
 def test_a_blend_is_the_sum_of_its_parts(opened, make_adapter, plan):
     """Two adapters blended are one adapter of the summed rank whose B hold the weights."""
     first, second = make_adapter(1, 2), make_adapter(2, 4)
-    blend = drawn_together(opened, [([Weighted(first, 0.7), Weighted(second, -0.4)], plan)])[0]
+    blend = drawn_together(opened, [([WeightedAdapter(first, 0.7), WeightedAdapter(second, -0.4)], plan)])[0]
     feeds = {}
     for layer in TARGETS:
         a, b = f"{layer}.lora_A", f"{layer}.lora_B"
@@ -107,23 +107,23 @@ def test_a_blend_is_the_sum_of_its_parts(opened, make_adapter, plan):
         scaled = [0.7 * first.scale * first.feeds[b], -0.4 * second.scale * second.feeds[b]]
         feeds[b] = np.concatenate(scaled).astype(np.float32)
     merged = replace(first, digest="merged", feeds=feeds, scale=1.0, manifest=first.manifest.model_copy(update={"rank": 6}))
-    one = drawn_together(opened, [([Weighted(merged)], plan)])[0]
+    one = drawn_together(opened, [([WeightedAdapter(merged)], plan)])[0]
     np.testing.assert_allclose(blend.sample, one.sample, rtol=1e-4, atol=1e-4)
 
 
 def test_the_same_adapter_twice_in_a_blend_counts_twice(opened, make_adapter, plan):
     adapter = make_adapter(1)
-    twice = drawn_together(opened, [([Weighted(adapter, 0.25), Weighted(adapter, 0.5)], plan)])[0]
-    once = drawn_together(opened, [([Weighted(adapter, 0.75)], plan)])[0]
+    twice = drawn_together(opened, [([WeightedAdapter(adapter, 0.25), WeightedAdapter(adapter, 0.5)], plan)])[0]
+    once = drawn_together(opened, [([WeightedAdapter(adapter, 0.75)], plan)])[0]
     np.testing.assert_array_equal(twice.sample, once.sample)
 
 
 def test_each_row_has_its_own_scales(opened, make_adapter, plan):
     first, second = make_adapter(1, 2), make_adapter(2, 3)  # alpha / rank is 2 for both
     drawings = [
-        Drawing(opened, [Weighted(second, 0.5)], replace(plan, guidance_scale=1.0)),
-        Drawing(opened, [], plan),
-        Drawing(opened, [Weighted(first), Weighted(second, 2.0)], plan),
+        DenoisingState(opened, [WeightedAdapter(second, 0.5)], replace(plan, guidance_scale=1.0)),
+        DenoisingState(opened, [], plan),
+        DenoisingState(opened, [WeightedAdapter(first), WeightedAdapter(second, 2.0)], plan),
     ]
     scales = lora_scale(drawings, {first.digest: first, second.digest: second})
     assert scales.shape == (5, 1, 5)
@@ -149,17 +149,17 @@ def test_one_that_overflows_ends_alone(opened, make_adapter, plan):
     """Its infinity turns its neighbours' rows into NaN; they take the step again without it."""
     wild = make_adapter(1, scale=8e37)
     good = make_adapter(2)
-    drawings = [Drawing(opened, mix, plan) for mix in ([Weighted(good)], [Weighted(wild)], [])]
+    drawings = [DenoisingState(opened, mix, plan) for mix in ([WeightedAdapter(good)], [WeightedAdapter(wild)], [])]
     for drawing in drawings:
         drawing.begin()
-    faults = Batch().step(drawings)
+    faults = DenoisingStep().step(drawings)
     assert faults[0] is None
     assert isinstance(faults[1], NonFiniteError)
     assert faults[2] is None
-    for drawing, mix in ((drawings[0], [Weighted(good)]), (drawings[2], [])):
-        alone = Drawing(opened, mix, plan)
+    for drawing, mix in ((drawings[0], [WeightedAdapter(good)]), (drawings[2], [])):
+        alone = DenoisingState(opened, mix, plan)
         alone.begin()
-        Batch().step([alone])
+        DenoisingStep().step([alone])
         np.testing.assert_allclose(drawing.sample, alone.sample, rtol=1e-5, atol=1e-5)
 
 
@@ -171,10 +171,10 @@ def test_a_graph_that_fails_for_one_fails_for_that_one_alone(opened, plan):
             return opened.unet.run(outputs, feeds)
 
     refusing = replace(opened, unet=Refusing())
-    drawings = [Drawing(refusing, [], replace(plan, seed=seed)) for seed in range(3)]
+    drawings = [DenoisingState(refusing, [], replace(plan, seed=seed)) for seed in range(3)]
     for drawing in drawings:
         drawing.begin()
     drawings[1].sample = drawings[1].sample + np.float32(1000)
-    faults = Batch().step(drawings)
+    faults = DenoisingStep().step(drawings)
     assert [type(fault) for fault in faults] == [type(None), GraphError, type(None)]
     assert [drawing.taken for drawing in drawings] == [1, 0, 1]

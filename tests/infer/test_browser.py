@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 from atelier_contracts import names
 from atelier_contracts.generate import Drawn
-from atelier_infer import desk, drawing
+from atelier_infer.engine import denoising_state
+from atelier_infer.generation import service as desk
 from PIL import Image
 from playwright.sync_api import expect
 
@@ -55,7 +56,7 @@ def open_page(chromium, service, store, bundle, tmp_path):
 
 @pytest.fixture
 def slow(monkeypatch):
-    class Slow(drawing.Drawing):
+    class Slow(denoising_state.DenoisingState):
         def take(self, out) -> None:
             time.sleep(0.15)
             super().take(out)
@@ -129,7 +130,7 @@ def test_cancel_and_try_again(open_page, service, slow, how):
 
 def test_an_error_is_told_where_the_picture_would_be(open_page, monkeypatch):
     page = open_page()
-    monkeypatch.setattr(drawing, "initial_noise", lambda *_: np.full((1, 4, 4, 4), np.nan, np.float32))
+    monkeypatch.setattr(denoising_state, "initial_noise", lambda *_: np.full((1, 4, 4, 4), np.nan, np.float32))
     draw(page)
     told = page.locator("#results").get_by_role("alert")
     expect(told).to_contain_text("NaN or infinity")

@@ -5,9 +5,9 @@ import json
 import onnx
 import pytest
 from atelier_contracts import names
-from atelier_infer.bundle import open_bundle
 from atelier_infer.errors import BundleError
-from atelier_infer.providers import Runtime
+from atelier_infer.onnx.providers import Runtime
+from atelier_infer.pipeline.bundle import open_bundle
 
 from .tiny_bundle import SCHEDULE, build_bundle, write_manifest
 

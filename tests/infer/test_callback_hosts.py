@@ -1,8 +1,8 @@
 """Where callbacks may go."""
 
 import pytest
-from atelier_infer.callback_hosts import find_target, parse_hosts
 from atelier_infer.errors import CallbackError
+from atelier_infer.generation.webhook_hosts import find_target, parse_hosts
 from hypothesis import given
 from hypothesis import strategies as st
 

@@ -6,10 +6,11 @@ import time
 import numpy as np
 import pytest
 from atelier_contracts.generate import JobStatus
-from atelier_infer import callbacks, drawing
-from atelier_infer.callback_hosts import Place, Target, parse_hosts
-from atelier_infer.callbacks import Callback, Callbacks, backoff_s
 from atelier_infer.client import callback_key, read_callback
+from atelier_infer.engine import denoising_state
+from atelier_infer.generation import webhooks
+from atelier_infer.generation.webhook_hosts import Place, WebhookTarget, parse_hosts
+from atelier_infer.generation.webhooks import Webhook, WebhookSender, backoff_s
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -28,8 +29,8 @@ def receiver():
 
 @pytest.fixture
 def quick(monkeypatch):
-    monkeypatch.setattr(callbacks, "FIRST_RETRY_S", 0.01)
-    monkeypatch.setattr(callbacks, "SLOWEST_RETRY_S", 0.02)
+    monkeypatch.setattr(webhooks, "FIRST_RETRY_S", 0.01)
+    monkeypatch.setattr(webhooks, "SLOWEST_RETRY_S", 0.02)
 
 
 @pytest.fixture
@@ -98,7 +99,7 @@ def test_a_job_that_failed_and_one_that_was_cancelled_are_told_of_too(calling, r
     service.wait(lambda: receiver.came)
     found = read_callback(SIGNING, *receiver.came[0])
     assert (found["state"], found["id"]) == ("cancelled", job)
-    monkeypatch.setattr(drawing, "initial_noise", lambda *_: np.full((1, 4, 4, 4), np.nan, np.float32))
+    monkeypatch.setattr(denoising_state, "initial_noise", lambda *_: np.full((1, 4, 4, 4), np.nan, np.float32))
     job = order(service, f"http://{receiver.place}")
     service.wait(lambda: len(receiver.came) == 2)
     found = read_callback(SIGNING, *receiver.came[1])
@@ -147,8 +148,8 @@ def test_it_is_given_up_after_so_many_tries(calling, receiver, quick):
     receiver.answers = [(502, {})]
     service = calling(f"http://{receiver.place}")
     job = order(service, f"http://{receiver.place}")
-    assert settled(service, job) == {"state": "given_up", "tries": callbacks.TRIES, "problem": "answered 502"}
-    assert len(receiver.came) == callbacks.TRIES
+    assert settled(service, job) == {"state": "given_up", "tries": webhooks.TRIES, "problem": "answered 502"}
+    assert len(receiver.came) == webhooks.TRIES
     assert ended(service, job).state == "done"  # the pictures are there all the same
     assert service.count("callbacks_total", outcome="given_up") == 1
 
@@ -157,16 +158,16 @@ def test_nobody_answers(calling, quick):
     place = f"127.0.0.1:{free_port()}"
     service = calling(f"http://{place}")
     found = settled(service, order(service, f"http://{place}"))
-    assert (found["state"], found["tries"]) == ("given_up", callbacks.TRIES)
+    assert (found["state"], found["tries"]) == ("given_up", webhooks.TRIES)
     assert "no answer: ConnectionRefusedError" in found["problem"]
 
 
 def test_a_receiver_that_stays_silent_holds_up_no_drawing(calling, receiver, quick, monkeypatch):
-    monkeypatch.setattr(callbacks, "TIMEOUT_S", 0.2)
+    monkeypatch.setattr(webhooks, "TIMEOUT_S", 0.2)
     receiver.hold.clear()
     service = calling(f"http://{receiver.place}")
-    jobs = [order(service, f"http://{receiver.place}") for _ in range(callbacks.THREADS + 1)]
-    service.wait(lambda: len(receiver.came) >= callbacks.THREADS)
+    jobs = [order(service, f"http://{receiver.place}") for _ in range(webhooks.THREADS + 1)]
+    service.wait(lambda: len(receiver.came) >= webhooks.THREADS)
     assert service.draw().status_code == 200
     receiver.hold.set()
     assert {settled(service, job)["state"] for job in jobs} == {"delivered"}
@@ -192,7 +193,7 @@ def test_other_answers_end_it_at_once(calling, receiver, status):
 
 @given(tries=st.integers(1, 30))
 def test_pauses_grow_to_a_limit_and_differ_by_chance(tries):
-    longest = min(callbacks.SLOWEST_RETRY_S, callbacks.FIRST_RETRY_S * 4.0 ** (tries - 1))
+    longest = min(webhooks.SLOWEST_RETRY_S, webhooks.FIRST_RETRY_S * 4.0 ** (tries - 1))
     found = [backoff_s(tries) for _ in range(20)]
     assert all(longest / 2 <= pause <= longest for pause in found)
     assert len(set(found)) > 1
@@ -234,8 +235,8 @@ def test_over_https_the_certificate_is_checked(calling, receiver, quick, tmp_pat
 # the end of the service
 
 
-def callback(place: str) -> Callback:
-    return Callback(Target(Place("http", *_split(place)), "/", f"http://{place}/"), "msg_1")
+def callback(place: str) -> Webhook:
+    return Webhook(WebhookTarget(Place("http", *_split(place)), "/", f"http://{place}/"), "msg_1")
 
 
 def _split(place: str) -> tuple[str, int]:
@@ -243,8 +244,8 @@ def _split(place: str) -> tuple[str, int]:
     return host, int(port)
 
 
-def sender(place: str, outcomes: list[str]) -> Callbacks:
-    return Callbacks(hosts=parse_hosts(f"http://{place}"), key=callback_key(SIGNING), told=outcomes.append)
+def sender(place: str, outcomes: list[str]) -> WebhookSender:
+    return WebhookSender(hosts=parse_hosts(f"http://{place}"), key=callback_key(SIGNING), told=outcomes.append)
 
 
 def test_at_the_end_what_waits_for_another_try_gets_a_last_one_at_once(receiver):
@@ -274,14 +275,14 @@ def test_a_last_try_that_fails_is_given_up(receiver):
 
 
 def test_a_silent_receiver_does_not_hold_up_the_end(receiver, monkeypatch):
-    monkeypatch.setattr(callbacks, "LAST_TRY_S", 0.2)
+    monkeypatch.setattr(webhooks, "LAST_TRY_S", 0.2)
     receiver.hold.clear()
     made = sender(receiver.place, [])
     made.start()
-    sent = [callback(receiver.place) for _ in range(callbacks.THREADS + 3)]
+    sent = [callback(receiver.place) for _ in range(webhooks.THREADS + 3)]
     for one in sent:
         made.send(one, b"{}")
-    wait(lambda: len(receiver.came) == callbacks.THREADS)
+    wait(lambda: len(receiver.came) == webhooks.THREADS)
     made.stop(time.monotonic())  # returns although every thread hangs
     assert [one.problem for one in sent if one.tries == 0] == ["the service ended"] * 3
 
@@ -299,7 +300,7 @@ def test_jobs_that_the_end_of_the_service_ends_are_told_of(calling, receiver, pa
 
 
 def test_more_than_may_wait_are_given_up_at_once(receiver, monkeypatch):
-    monkeypatch.setattr(callbacks, "LIMIT", 2)
+    monkeypatch.setattr(webhooks, "LIMIT", 2)
     made = sender(receiver.place, [])  # not started: nothing leaves the queue
     sent = [callback(receiver.place) for _ in range(3)]
     for one in sent:
@@ -311,9 +312,9 @@ def test_more_than_may_wait_are_given_up_at_once(receiver, monkeypatch):
 def test_an_error_that_nobody_foresaw_leaves_the_threads(receiver, monkeypatch):
     made = sender(receiver.place, [])
     with monkeypatch.context() as patch:
-        patch.setattr(Callbacks, "_post", lambda *_: 1 / 0)
+        patch.setattr(WebhookSender, "_post", lambda *_: 1 / 0)
         made.start()
-        sent = [callback(receiver.place) for _ in range(callbacks.THREADS + 1)]
+        sent = [callback(receiver.place) for _ in range(webhooks.THREADS + 1)]
         for one in sent:
             made.send(one, b"{}")
         wait(lambda: all(one.state == "given_up" for one in sent))

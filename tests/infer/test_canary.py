@@ -9,9 +9,9 @@ import openai
 import pytest
 from atelier_contracts import names
 from atelier_contracts.generate import GenerateRequest, JobStatus, Pictures
-from atelier_infer import drawing
-from atelier_infer.canary import Canary, lot
 from atelier_infer.client import Client, Picture
+from atelier_infer.engine import denoising_state
+from atelier_infer.generation.canary import Canary, traffic_bucket
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -46,24 +46,24 @@ def test_the_share_is_the_percent(percent, prompt, first):
     canary = Canary(alias="rival", percent=percent, versions=None)
     share = percent / 100
     for lots in (
-        (lot(wish(prompt=prompt, seed=first + index), token_id="rita", key=None) for index in range(REQUESTS)),
-        (lot(wish(prompt=prompt), token_id="rita", key=f"{first} {index}") for index in range(REQUESTS)),
+        (traffic_bucket(wish(prompt=prompt, seed=first + index), token_id="rita", key=None) for index in range(REQUESTS)),
+        (traffic_bucket(wish(prompt=prompt), token_id="rita", key=f"{first} {index}") for index in range(REQUESTS)),
     ):
         assert abs(sum(map(canary.has, lots)) - REQUESTS * share) <= binomial(share)
 
 
 @given(key=st.text(), token=st.text(), seed=st.integers(0, 2**32 - 1))
 def test_a_lot_is_the_requests_own(key, token, seed):
-    drawn = lot(wish(seed=seed), token_id=token, key=key)
+    drawn = traffic_bucket(wish(seed=seed), token_id=token, key=key)
     assert 0 <= drawn < 100
     # with a seed it is nobody's in particular, so that the same request and seed are the same picture
-    assert drawn == lot(wish(seed=seed), token_id="ida", key=None)
-    assert drawn != lot(wish(seed=seed, steps=3), token_id=token, key=key)
+    assert drawn == traffic_bucket(wish(seed=seed), token_id="ida", key=None)
+    assert drawn != traffic_bucket(wish(seed=seed, steps=3), token_id=token, key=key)
     # without, it is the sender's and the key's
-    keyed = lot(wish(), token_id=token, key=key)
-    assert keyed == lot(wish(steps=3), token_id=token, key=key)
-    assert keyed != lot(wish(), token_id=token + "x", key=key)
-    assert keyed != lot(wish(), token_id=token, key=key + "x")
+    keyed = traffic_bucket(wish(), token_id=token, key=key)
+    assert keyed == traffic_bucket(wish(steps=3), token_id=token, key=key)
+    assert keyed != traffic_bucket(wish(), token_id=token + "x", key=key)
+    assert keyed != traffic_bucket(wish(), token_id=token, key=key + "x")
 
 
 @given(low=st.floats(0, 100), more=st.floats(0, 100), drawn=st.floats(0, 100, exclude_max=True))
@@ -76,10 +76,10 @@ def test_a_larger_share_takes_no_request_back(low, more, drawn):
 
 def test_lots_are_the_same_in_every_release():
     """Another hash would move requests from one version to the other at an update."""
-    assert lot(wish(), token_id="rita", key="order-17") == pytest.approx(18.398786770222486)
-    assert lot(wish(seed=7), token_id="rita", key="order-17") == pytest.approx(35.67046167693668)
+    assert traffic_bucket(wish(), token_id="rita", key="order-17") == pytest.approx(18.398786770222486)
+    assert traffic_bucket(wish(seed=7), token_id="rita", key="order-17") == pytest.approx(35.67046167693668)
     with pytest.raises(ValueError, match="give it a seed first"):
-        lot(wish(), token_id="rita", key=None)
+        traffic_bucket(wish(), token_id="rita", key=None)
 
 
 # who draws
@@ -90,7 +90,7 @@ def test_lots_decide_and_the_answer_says_which_it_was(canary, store):
     found = {}
     for seed in range(24):
         answer = service.draw(seed=seed)
-        expected = "rival" if lot(wish(steps=2, seed=seed), token_id="rita", key=None) < 50 else "champion"
+        expected = "rival" if traffic_bucket(wish(steps=2, seed=seed), token_id="rita", key=None) < 50 else "champion"
         assert (header(answer), version_of(answer)) == (expected, {"champion": "1", "rival": "2"}[expected])
         found[seed] = answer
     assert {header(answer) for answer in found.values()} == {"champion", "rival"}
@@ -134,7 +134,7 @@ def test_a_key_is_the_same_version_when_its_pictures_are_long_forgotten(canary):
         answers = [service.client.post("/generate", json=plain, headers=key) for _ in range(3)]
         assert len({answer.headers[names.HEADER_SEED] for answer in answers}) == 3  # drawn anew each time
         (found[index],) = {header(answer) for answer in answers}
-        expected = "rival" if lot(wish(), token_id="rita", key=f"order {index}") < 50 else "champion"
+        expected = "rival" if traffic_bucket(wish(), token_id="rita", key=f"order {index}") < 50 else "champion"
         assert found[index] == expected
     assert set(found.values()) == {"champion", "rival"}
 
@@ -191,7 +191,7 @@ def test_pictures_failures_and_seconds_by_version_and_alias(canary, monkeypatch)
         (led, version) for version, led in drawn
     }
     assert service.count("canary_lots_total", outcome="canary") == 2
-    monkeypatch.setattr(drawing, "initial_noise", lambda *_: np.full((1, 4, 4, 4), np.nan, np.float32))
+    monkeypatch.setattr(denoising_state, "initial_noise", lambda *_: np.full((1, 4, 4, 4), np.nan, np.float32))
     problem(service.draw(), 500)  # neither of them can draw it
     for version, led in (("2", "rival"), ("1", "champion")):
         assert service.count("pictures_total", version=version, alias=led, outcome="unsound") == 1

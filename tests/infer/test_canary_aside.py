@@ -7,8 +7,10 @@ import numpy as np
 import pytest
 from atelier_contracts import names
 from atelier_contracts.generate import Drawn
-from atelier_infer import desk, loader, versions
-from atelier_infer.drawing import Drawing
+from atelier_infer.aliases import alias_tracker
+from atelier_infer.artifacts import version_loader
+from atelier_infer.engine.denoising_state import DenoisingState
+from atelier_infer.generation import service as desk
 from PIL import Image
 
 from .test_canary import header
@@ -67,8 +69,8 @@ def test_while_it_is_loaded_the_champion_draws_and_readiness_does_not_wait(make_
 
 
 def test_a_version_that_is_refused_draws_nothing(make_service, store, publish, monkeypatch):
-    monkeypatch.setattr(loader, "REMEMBERED_S", 0.0)
-    monkeypatch.setattr(versions, "SLOWEST_RETRY_S", 0.1)
+    monkeypatch.setattr(version_loader, "REMEMBERED_S", 0.0)
+    monkeypatch.setattr(alias_tracker, "SLOWEST_RETRY_S", 0.1)
     store.set_alias("champion", publish(seed=1))
     store.set_alias("rival", publish(seed=5, weights_sha256="0" * 64))
     service = make_service(canary_alias="rival", canary_percent=100)
@@ -125,7 +127,7 @@ def test_blank_pictures_end_it_until_the_alias_serves_another(canary, store, pub
     assert service.count("pictures_total", version=str(struck), alias="rival", outcome="unsound") == 2
 
 
-class Wild(Drawing):
+class Wild(DenoisingState):
     """Every step of the canary's version gives infinity; the champion's are as ever."""
 
     seeds: tuple[int, ...] = ()

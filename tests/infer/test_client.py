@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 from atelier_infer import client as module
-from atelier_infer import desk, drawing
 from atelier_infer.client import Client, ClientError, Picture, Preview, Progress
+from atelier_infer.engine import denoising_state
+from atelier_infer.generation import service as desk
 
 from ..servers import free_port
 from .conftest import SECRET
@@ -49,7 +50,7 @@ def test_stream(client, service):
 
 
 def test_leaving_a_stream_cancels_it(client, service, monkeypatch):
-    class Slow(drawing.Drawing):
+    class Slow(denoising_state.DenoisingState):
         def take(self, out) -> None:
             time.sleep(0.1)
             super().take(out)
@@ -85,6 +86,6 @@ def test_refusals_are_one_kind_of_error(client, service, store):
 def test_a_stream_that_fails_says_why(client, monkeypatch):
     import numpy as np
 
-    monkeypatch.setattr(drawing, "initial_noise", lambda *_: np.full((1, 4, 4, 4), np.nan, np.float32))
+    monkeypatch.setattr(denoising_state, "initial_noise", lambda *_: np.full((1, 4, 4, 4), np.nan, np.float32))
     with pytest.raises(ClientError, match="NaN or infinity"):
         list(client.stream("a cat", **WISH))

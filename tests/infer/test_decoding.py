@@ -4,10 +4,10 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from atelier_infer.bundle import open_bundle
-from atelier_infer.decoding import decode, preview
 from atelier_infer.errors import CancelledJobError
-from atelier_infer.providers import Runtime
+from atelier_infer.onnx.providers import Runtime
+from atelier_infer.pipeline.bundle import open_bundle
+from atelier_infer.pipeline.vae_decode import decode, preview
 from hypothesis import given, settings
 from hypothesis import strategies as st
 

@@ -5,10 +5,10 @@ import shutil
 
 import pytest
 from atelier_contracts import names
-from atelier_infer import last_known
-from atelier_infer.integrity import IntegrityMonitor
-from atelier_infer.keyed_locks import KeyedLocks
-from atelier_infer.shelf import Shelf
+from atelier_infer.aliases import last_known_aliases
+from atelier_infer.aliases.integrity_monitor import IntegrityMonitor
+from atelier_infer.artifacts.artifact_cache import ArtifactCache
+from atelier_infer.artifacts.keyed_locks import KeyedLocks
 
 from .tiny_bundle import adapter_tensors, build_adapter
 
@@ -47,7 +47,9 @@ def test_files_changed_while_they_are_served_change_nothing(service, store, bund
     served = store.promoted[1]
     plant(store, bundle, 1)
     assert service.draw().content == before
-    monitor = IntegrityMonitor(shelf=Shelf(store, tmp_path / "cache"), versions=service.app.state.desk._versions, every_s=3600)
+    monitor = IntegrityMonitor(
+        shelf=ArtifactCache(store, tmp_path / "cache"), versions=service.app.state.desk._versions, every_s=3600
+    )
     monitor.look()
     assert "what was promoted is still drawn" in monitor.problem(1, served)
 
@@ -118,7 +120,7 @@ def test_without_tracking_changed_files_on_the_disk_are_not_served(make_service,
     store.set_alias("champion", publish(seed=1))
     first = make_service()
     first.wait(lambda: first.client.get("/readyz").status_code == 200)
-    first.wait(lambda: (tmp_path / "cache" / last_known.FILE).exists())
+    first.wait(lambda: (tmp_path / "cache" / last_known_aliases.FILE).exists())
     store.down = True
     weights = tmp_path / "cache" / "adapters" / store.promoted[1] / names.WEIGHTS_FILE
     weights.write_bytes(weights.read_bytes()[:-1] + b"!")
@@ -129,15 +131,15 @@ def test_without_tracking_changed_files_on_the_disk_are_not_served(make_service,
 
 @pytest.mark.parametrize("content", ["", "[]", '{"model": "sketches"}', '{"format": 1, "model": "../x", "aliases": {}}'])
 def test_last_known_aliases_that_cannot_be_read(tmp_path, content, caplog):
-    (tmp_path / last_known.FILE).write_text(content)
-    assert last_known.read(tmp_path, "sketches") is None
+    (tmp_path / last_known_aliases.FILE).write_text(content)
+    assert last_known_aliases.read(tmp_path, "sketches") is None
     assert "cannot be read" in caplog.text
 
 
 def test_another_models_last_known_aliases_are_not_taken(tmp_path):
-    last_known.write(tmp_path, last_known.LastKnown(model="photos", generation="1", aliases={}))
-    assert last_known.read(tmp_path, "photos") is not None
-    assert last_known.read(tmp_path, "sketches") is None
+    last_known_aliases.write(tmp_path, last_known_aliases.LastKnownAliases(model="photos", generation="1", aliases={}))
+    assert last_known_aliases.read(tmp_path, "photos") is not None
+    assert last_known_aliases.read(tmp_path, "sketches") is None
 
 
 def test_what_aliases_draw_with_is_counted_and_fits(make_service, store, bundle, tmp_path):

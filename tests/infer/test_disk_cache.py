@@ -4,7 +4,7 @@ import os
 import time
 
 import pytest
-from atelier_infer.disk_cache import DiskCache
+from atelier_infer.artifacts.cache_eviction import CacheEvictor
 
 MIB = 2**20
 
@@ -23,7 +23,7 @@ def test_what_was_used_longest_ago_goes_first(tmp_path):
     old, middle, young = (
         fill(tmp_path, name, age_s=age) for name, age in (("bundles/a", 3000), ("adapters/b", 2000), ("graphs/cpu/c", 1000))
     )
-    cache = DiskCache(tmp_path, 3 * MIB)
+    cache = CacheEvictor(tmp_path, 3 * MIB)
     cache.trim()
     assert cache.nbytes == 3 * MIB
     new = fill(tmp_path, "adapters/d")
@@ -35,7 +35,7 @@ def test_what_was_used_longest_ago_goes_first(tmp_path):
 def test_what_is_in_memory_or_was_just_used_stays(tmp_path, caplog):
     needed, fresh = fill(tmp_path, "bundles/aaa", age_s=9000), fill(tmp_path, "bundles/bbb", age_s=10)
     graph, other = fill(tmp_path, "graphs/cpu/aaa-unet", age_s=9000), fill(tmp_path, "graphs/cpu/ccc-unet", age_s=100)
-    cache = DiskCache(tmp_path, 0)
+    cache = CacheEvictor(tmp_path, 0)
     cache.keep(lambda: {"aaa"})
     cache.trim()
     assert [path.exists() for path in (needed, fresh, graph, other)] == [True, True, True, False]
@@ -46,7 +46,7 @@ def test_what_a_killed_process_left_is_removed_and_what_is_being_written_is_not(
     left = fill(tmp_path, "graphs/cpu/incoming-x"), fill(tmp_path, "incoming-y")
     being = fill(tmp_path, "graphs/cpu/incoming-z")
     os.utime(being / "deep/file")  # its folder is old
-    cache = DiskCache(tmp_path, 100 * MIB)
+    cache = CacheEvictor(tmp_path, 100 * MIB)
     assert cache.nbytes == 3 * MIB
     cache.trim()
     assert [path.exists() for path in (*left, being)] == [False, False, True]
@@ -68,5 +68,5 @@ def test_the_service_fills_it_and_stays_below_the_limit(make_service, store, pub
 @pytest.mark.parametrize("name", ["somewhere", "bundles.txt", "memory"])
 def test_nothing_else_in_the_folder_is_touched(tmp_path, name):
     path = fill(tmp_path, name)
-    DiskCache(tmp_path, 0).trim()
+    CacheEvictor(tmp_path, 0).trim()
     assert path.exists()

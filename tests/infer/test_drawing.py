@@ -4,14 +4,14 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from atelier_infer import drawing
-from atelier_infer.adapter import load_adapter
-from atelier_infer.batch import Batch, probe
-from atelier_infer.bundle import open_bundle
-from atelier_infer.drawing import Drawing, Plan, Weighted
+from atelier_infer.engine import denoising_state
+from atelier_infer.engine.denoising_state import DenoisingState, SamplingParams, WeightedAdapter
+from atelier_infer.engine.denoising_step import DenoisingStep, probe
 from atelier_infer.errors import GraphError, NonFiniteError
-from atelier_infer.noise import initial_noise
-from atelier_infer.providers import Runtime
+from atelier_infer.onnx.providers import Runtime
+from atelier_infer.pipeline.adapter import load_adapter
+from atelier_infer.pipeline.bundle import open_bundle
+from atelier_infer.pipeline.noise import initial_noise
 
 from .tiny_bundle import adapter_tensors, build_adapter
 
@@ -27,18 +27,18 @@ def loaded(adapter, bundle):
 
 
 @pytest.fixture
-def plan(opened) -> Plan:
+def plan(opened) -> SamplingParams:
     ids = opened.prompts.read("a cat").ids
-    return Plan(ids, opened.prompts.read("").ids, 4, 5.0, seed=3, width=48, height=32, scheduler="ddim")
+    return SamplingParams(ids, opened.prompts.read("").ids, 4, 5.0, seed=3, width=48, height=32, scheduler="ddim")
 
 
-def step(made: Drawing) -> None:
-    if fault := Batch().step([made])[0]:
+def step(made: DenoisingState) -> None:
+    if fault := DenoisingStep().step([made])[0]:
         raise fault
 
 
 def draw(bundle, adapter, plan, *, strength: float = 1.0) -> np.ndarray:
-    made = Drawing(bundle, [Weighted(adapter, strength)] if adapter else [], plan)
+    made = DenoisingState(bundle, [WeightedAdapter(adapter, strength)] if adapter else [], plan)
     made.begin()
     while not made.done:
         step(made)
@@ -113,7 +113,7 @@ def test_the_decoder_gets_latents_over_latent_scale(opened, plan):
             seen.append(feeds["latents"])
             return [np.zeros((1, 3, 32, 48), np.float32)]
 
-    made = Drawing(replace(opened, vae_decoder=Decoder()), [], replace(plan, steps=1))
+    made = DenoisingState(replace(opened, vae_decoder=Decoder()), [], replace(plan, steps=1))
     made.begin()
     step(made)
     made.finish()
@@ -135,6 +135,6 @@ def test_errors_of_the_graphs(opened, loaded, plan, monkeypatch, tmp_path, bundl
 
     with pytest.raises(NonFiniteError, match="decoder"):
         draw(replace(opened, vae_decoder=Decoder()), None, plan)
-    monkeypatch.setattr(drawing, "initial_noise", lambda *_: np.full((1, 4, 4, 6), np.inf, np.float32))
+    monkeypatch.setattr(denoising_state, "initial_noise", lambda *_: np.full((1, 4, 4, 6), np.inf, np.float32))
     with pytest.raises(NonFiniteError, match="step 1 of 4"):
         draw(opened, None, plan)

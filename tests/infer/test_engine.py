@@ -5,7 +5,7 @@ import time
 
 import numpy as np
 import pytest
-from atelier_infer.engine import Engine
+from atelier_infer.engine.engine import Engine
 from atelier_infer.errors import CancelledJobError, DrainingError, MemoryFullError, QueueFullError
 
 from .conftest import wait
@@ -120,7 +120,7 @@ def test_a_listener_that_fails_ends_nothing(make_engine, caplog):
     drawing.let(2)
     assert engine.submit(drawing, on_step=lambda job: 1 / 0).future.result(PATIENCE_S) is not None
     assert sum(record.getMessage() == "a listener failed" for record in caplog.records) == 2
-    assert engine.errand(lambda: 3) == 3
+    assert engine.run_between_steps(lambda: 3) == 3
 
 
 def test_position_and_seconds_left(make_engine):
@@ -204,7 +204,7 @@ def test_an_errand_waits_for_one_step_at_most(make_engine):
     drawing = Paced(3, journal, "drawing")
     job = engine.submit(drawing)
     drawing.arrived()
-    thread = threading.Thread(target=lambda: engine.errand(lambda: journal.append("errand")))
+    thread = threading.Thread(target=lambda: engine.run_between_steps(lambda: journal.append("errand")))
     thread.start()
     while not engine._errands:
         time.sleep(0.001)
@@ -216,10 +216,10 @@ def test_an_errand_waits_for_one_step_at_most(make_engine):
 
 def test_errands_give_results_and_errors_to_their_sender(make_engine):
     engine = make_engine()
-    assert engine.errand(lambda: threading.current_thread().name) == "engine"
+    assert engine.run_between_steps(lambda: threading.current_thread().name) == "engine"
     with pytest.raises(ZeroDivisionError):
-        engine.errand(lambda: 1 / 0)
-    assert engine.errand(lambda: 3) == 3
+        engine.run_between_steps(lambda: 1 / 0)
+    assert engine.run_between_steps(lambda: 3) == 3
 
 
 def test_an_error_ends_its_drawing_alone(make_engine):
@@ -267,13 +267,13 @@ def test_stopping_tells_everyone(make_engine):
     running.arrived()
     errors = []
 
-    def errand() -> None:
+    def run_between_steps() -> None:
         try:
-            engine.errand(lambda: None)
+            engine.run_between_steps(lambda: None)
         except DrainingError as error:
             errors.append(error)
 
-    threads = [threading.Thread(target=errand), threading.Thread(target=engine.stop)]
+    threads = [threading.Thread(target=run_between_steps), threading.Thread(target=engine.stop)]
     threads[0].start()
     while not engine._errands:
         time.sleep(0.001)
@@ -288,7 +288,7 @@ def test_stopping_tells_everyone(make_engine):
         with pytest.raises(DrainingError):
             job.future.result(PATIENCE_S)
     with pytest.raises(DrainingError):
-        engine.errand(lambda: None)
+        engine.run_between_steps(lambda: None)
 
 
 class Account:
@@ -344,7 +344,7 @@ def test_a_batch_that_runs_out_of_memory_is_split_and_keeps_its_steps(make_engin
 
     engine = make_engine(advance=scarce, memory=account, queue_limit=8)
     held = threading.Event()
-    blocker = threading.Thread(target=engine.errand, args=(lambda: held.wait(PATIENCE_S),))
+    blocker = threading.Thread(target=engine.run_between_steps, args=(lambda: held.wait(PATIENCE_S),))
     blocker.start()
     drawings = [Paced(2, key="size", name=str(index)) for index in range(4)]
     jobs = [engine.submit(drawing) for drawing in drawings]

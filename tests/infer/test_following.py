@@ -5,8 +5,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 from atelier_contracts.events import AliasMoved
-from atelier_infer import following
-from atelier_infer.following import Following, parse_events
+from atelier_infer.aliases import event_listener
+from atelier_infer.aliases.event_listener import EventListener, parse_events
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -79,13 +79,13 @@ def events():
 
 @pytest.fixture
 def follow(events, monkeypatch):
-    monkeypatch.setattr(following, "FIRST_RETRY_S", 0.01)
-    monkeypatch.setattr(following, "SLOWEST_RETRY_S", 0.05)
+    monkeypatch.setattr(event_listener, "FIRST_RETRY_S", 0.01)
+    monkeypatch.setattr(event_listener, "SLOWEST_RETRY_S", 0.05)
     started = []
 
     def follow():
         looks = []
-        made = Following(url=events.url, token="the token", model="sketches", moved=lambda: looks.append(1))
+        made = EventListener(url=events.url, token="the token", model="sketches", moved=lambda: looks.append(1))
         made._retry_s = 0.01
         started.append(made)
         made.start()

@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 from atelier_contracts import names
 from atelier_contracts.generate import Drawn, DrawnAdapter, Problem
-from atelier_infer import desk, drawing
+from atelier_infer.engine import denoising_state
+from atelier_infer.generation import service as desk
 from PIL import Image
 
 from .conftest import SECRET
@@ -215,7 +216,7 @@ def test_a_version_whose_first_step_is_not_finite_is_refused(service, store, bun
 
 
 def test_a_drawing_that_is_not_finite_is_an_error(service, monkeypatch):
-    monkeypatch.setattr(drawing, "initial_noise", lambda *_: np.full((1, 4, 4, 4), np.nan, np.float32))
+    monkeypatch.setattr(denoising_state, "initial_noise", lambda *_: np.full((1, 4, 4, 4), np.nan, np.float32))
     assert "step 1 of 2 gave NaN or infinity" in problem(service.draw(), 500)
 
 
@@ -300,7 +301,7 @@ def stoppable(monkeypatch):
     """Drawings whose steps wait for `go`."""
     go, started = threading.Event(), threading.Event()
 
-    class Slow(drawing.Drawing):
+    class Slow(denoising_state.DenoisingState):
         steps_taken = 0
 
         def take(self, out) -> None:

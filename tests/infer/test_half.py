@@ -7,15 +7,15 @@ import onnx
 import onnxruntime as ort
 import pytest
 from atelier_contracts import names
-from atelier_infer import half, providers
-from atelier_infer.adapter import load_adapter
-from atelier_infer.batch import Batch, lora_scale
-from atelier_infer.binding import BoundSession
-from atelier_infer.bundle import open_bundle
-from atelier_infer.drawing import Drawing, Weighted
+from atelier_infer.engine.denoising_state import DenoisingState, WeightedAdapter
+from atelier_infer.engine.denoising_step import DenoisingStep, lora_scale
 from atelier_infer.errors import BundleError
-from atelier_infer.kept import OPTIMIZED
-from atelier_infer.providers import Runtime
+from atelier_infer.onnx import fp16, providers
+from atelier_infer.onnx.graph_cache import OPTIMIZED
+from atelier_infer.onnx.io_binding import BoundSession
+from atelier_infer.onnx.providers import Runtime
+from atelier_infer.pipeline.adapter import load_adapter
+from atelier_infer.pipeline.bundle import open_bundle
 from onnx import TensorProto, helper, numpy_helper
 
 from .test_batch import drawn_together
@@ -71,14 +71,14 @@ def run(model: onnx.ModelProto) -> np.ndarray:
 def test_weights_are_halved_and_angles_are_not(monkeypatch):
     model = graph_of_angles()
     exact = run(model)
-    half.narrow(model.graph)
+    fp16.narrow(model.graph)
     kinds = {item.name: item.data_type for item in model.graph.initializer}
     assert kinds == {"frequency": TensorProto.FLOAT, "w": TensorProto.FLOAT16, "scales": TensorProto.FLOAT}
     onnx.checker.check_model(model, full_check=True)
     np.testing.assert_allclose(run(model), exact, atol=5e-3)
-    monkeypatch.setattr(half, "ANGLES", ())  # what the exception is good for
+    monkeypatch.setattr(fp16, "ANGLES", ())  # what the exception is good for
     careless = graph_of_angles()
-    half.narrow(careless.graph)
+    fp16.narrow(careless.graph)
     assert np.abs(run(careless) - exact).max() > 0.05
 
 
@@ -87,7 +87,7 @@ def test_an_output_that_is_read_inside_too():
     values = {name: helper.make_tensor_value_info(name, TensorProto.FLOAT, [2]) for name in "xyz"}
     graph = helper.make_graph(nodes, "two", [values["x"]], [values["y"], values["z"]])
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
-    half.narrow(model.graph)
+    fp16.narrow(model.graph)
     session = ort.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
     y, z = session.run(None, {"x": np.array([1, 1 / 3], np.float32)})
     assert (y.dtype, z.dtype) == (np.float32, np.float32)
@@ -99,7 +99,7 @@ def test_a_graph_with_graphs_inside_is_refused():
     inner = helper.make_graph([], "inner", [], [helper.make_tensor_value_info("x", TensorProto.FLOAT, [1])])
     node = helper.make_node("If", ["c"], ["y"], "choice", then_branch=inner, else_branch=inner)
     with pytest.raises(BundleError, match="received one in If 'choice'"):
-        half.narrow(helper.make_graph([node], "outer", [], []))
+        fp16.narrow(helper.make_graph([node], "outer", [], []))
 
 
 def test_pictures_are_the_references_but_for_rounding(bundle, tmp_path, opened, plan, as_cuda, caplog):
@@ -108,11 +108,11 @@ def test_pictures_are_the_references_but_for_rounding(bundle, tmp_path, opened, 
     assert isinstance(narrow.unet, BoundSession)
     build_adapter(tmp_path / "a", bundle[1].digest(), adapter_tensors(seed=1))
     adapter = load_adapter(tmp_path / "a", bundle[1])
-    mix = [Weighted(adapter)]
+    mix = [WeightedAdapter(adapter)]
     draw = np.random.default_rng(0)
-    drawing = Drawing(opened, mix, plan)
+    drawing = DenoisingState(opened, mix, plan)
     drawing.begin()
-    feeds = Batch()._side_by_side(opened, {adapter.digest: adapter}) | {
+    feeds = DenoisingStep()._side_by_side(opened, {adapter.digest: adapter}) | {
         names.LORA_SCALE: lora_scale([drawing], {adapter.digest: adapter}),
         "sample": draw.normal(size=(2, 4, 4, 6)).astype(np.float32),
         "timestep": np.full(2, 999, np.float32),
@@ -137,9 +137,9 @@ def test_pictures_are_the_references_but_for_rounding(bundle, tmp_path, opened, 
 def test_an_adapter_travels_once(bundle, tmp_path, opened, plan):
     """Its arrays are the same objects at every step; what a step makes anew travels with it."""
     build_adapter(tmp_path / "a", bundle[1].digest(), adapter_tensors(seed=1))
-    mix = [Weighted(load_adapter(tmp_path / "a", bundle[1]))]
+    mix = [WeightedAdapter(load_adapter(tmp_path / "a", bundle[1]))]
     bound = BoundSession(opened.unet, "cpu")
-    drawing, batch, counts = Drawing(replace(opened, unet=bound), mix, replace(plan, steps=5)), Batch(), []
+    drawing, batch, counts = DenoisingState(replace(opened, unet=bound), mix, replace(plan, steps=5)), DenoisingStep(), []
     drawing.begin()
     while not drawing.done:
         before = bound.copied

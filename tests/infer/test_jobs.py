@@ -11,8 +11,9 @@ from types import SimpleNamespace
 
 import pytest
 from atelier_contracts.generate import GenerateRequest, JobStatus
-from atelier_infer import desk, drawing
+from atelier_infer.engine import denoising_state
 from atelier_infer.errors import UnknownVersionError
+from atelier_infer.generation import service as desk
 from PIL import Image
 
 from .test_generate import problem
@@ -119,7 +120,7 @@ def test_a_cancelled_job_ends_within_a_step_and_is_forgotten(service, paced):
 def test_a_job_that_fails_says_why(service, monkeypatch):
     import numpy as np
 
-    monkeypatch.setattr(drawing, "initial_noise", lambda *_: np.full((1, 4, 4, 4), np.nan, np.float32))
+    monkeypatch.setattr(denoising_state, "initial_noise", lambda *_: np.full((1, 4, 4, 4), np.nan, np.float32))
     job = service.client.post("/jobs", json=WISH).json()["id"]
     status = ended(service, job)
     assert (status.state, status.problem.status) == ("failed", 500)
@@ -152,9 +153,11 @@ def test_a_key_outlives_who_waited_first_and_is_free_after_a_failure():
         assert found.wait(20)
         raise UnknownVersionError("no such version")
 
-    chooser = SimpleNamespace(at_hand=lambda wish: None, find=find)
+    chooser = SimpleNamespace(cached=lambda wish: None, find=find)
     engine = SimpleNamespace(admit=lambda pictures: nullcontext())
-    counter = desk.Desk(engine=engine, versions=None, chooser=chooser, metrics=None, settings=None, callbacks=None, memory=None)
+    counter = desk.GenerationService(
+        engine=engine, versions=None, chooser=chooser, metrics=None, settings=None, callbacks=None, memory=None
+    )
     wish = GenerateRequest.model_validate(WISH)
 
     async def story():

@@ -6,8 +6,11 @@ import httpx
 import numpy as np
 import pytest
 from atelier_contracts import names
-from atelier_infer import desk, drawing, loader, versions
-from atelier_infer.drawing import Drawing
+from atelier_infer.aliases import alias_tracker
+from atelier_infer.artifacts import version_loader
+from atelier_infer.engine import denoising_state
+from atelier_infer.engine.denoising_state import DenoisingState
+from atelier_infer.generation import service as desk
 from onnx import helper
 
 from .test_generate import problem
@@ -17,8 +20,8 @@ from .tiny_bundle import adapter_tensors, build_adapter, build_bundle, change_un
 @pytest.fixture(autouse=True)
 def impatient(monkeypatch):
     """A refused version may be tried again at once."""
-    monkeypatch.setattr(loader, "REMEMBERED_S", 0.0)
-    monkeypatch.setattr(versions, "SLOWEST_RETRY_S", 0.1)
+    monkeypatch.setattr(version_loader, "REMEMBERED_S", 0.0)
+    monkeypatch.setattr(alias_tracker, "SLOWEST_RETRY_S", 0.1)
 
 
 def version_of(response) -> str:
@@ -55,7 +58,7 @@ def test_the_first_champion_is_waited_for(make_service, store, publish):
 
 
 def test_a_request_gives_up_on_a_champion_that_takes_long(make_service, store, publish, monkeypatch):
-    monkeypatch.setattr(versions, "PATIENCE_S", 0.05)
+    monkeypatch.setattr(alias_tracker, "PATIENCE_S", 0.05)
     go = threading.Event()
     fetch = store.fetch_adapter
     monkeypatch.setattr(store, "fetch_adapter", lambda *args: go.wait(20) and fetch(*args))
@@ -206,7 +209,7 @@ def test_a_champion_is_staged_while_the_old_one_draws(service, store, publish, m
     """The old version's drawing, begun before the swap, ends with the old version; the probe runs between its steps."""
     go, started = threading.Event(), threading.Event()
 
-    class Slow(Drawing):
+    class Slow(DenoisingState):
         def take(self, out) -> None:
             started.set()
             go.wait(20)
@@ -236,7 +239,7 @@ def test_a_round_that_fails_oddly_does_not_end_the_thread(service, store, publis
 
 
 def test_a_refused_version_is_not_downloaded_at_every_request(service, store, publish, monkeypatch):
-    monkeypatch.setattr(loader, "REMEMBERED_S", 60.0)
+    monkeypatch.setattr(version_loader, "REMEMBERED_S", 60.0)
     number = publish(seed=5, weights_sha256="0" * 64)
     details = {problem(service.draw(version=number), 502) for _ in range(3)}
     assert len(details) == 1
@@ -245,7 +248,7 @@ def test_a_refused_version_is_not_downloaded_at_every_request(service, store, pu
 
 def blank(service, monkeypatch) -> None:
     """Every decoder of every drawing gives one colour from now on."""
-    monkeypatch.setattr(Drawing, "finish", lambda self, proceed: np.zeros((32, 32, 3), np.uint8))
+    monkeypatch.setattr(DenoisingState, "finish", lambda self, proceed: np.zeros((32, 32, 3), np.uint8))
 
 
 def test_two_blank_pictures_in_a_row_and_the_version_before_serves_again(service, store, publish, monkeypatch, caplog):
@@ -339,7 +342,7 @@ def test_healthz_fails_when_the_engine_thread_is_dead(service, monkeypatch):
     assert service.client.get("/healthz").json() == {"status": "alive"}
     service.engine._stuck_after_s = 0.05
     held = threading.Event()
-    thread = threading.Thread(target=service.engine.errand, args=(lambda: held.wait(20),))
+    thread = threading.Thread(target=service.engine.run_between_steps, args=(lambda: held.wait(20),))
     thread.start()
     service.wait(lambda: service.client.get("/healthz").status_code == 503)
     assert service.client.get("/healthz").json() == {"status": "stuck"}
@@ -372,7 +375,7 @@ def test_pictures_that_are_not_finite_count_as_well(service, store, publish, mon
     store.set_alias("champion", number)
     service.wait(lambda: version_of(service.draw()) == str(number))
     with monkeypatch.context() as patch:
-        patch.setattr(drawing, "initial_noise", lambda *_: np.full((1, 4, 4, 4), np.nan, np.float32))
+        patch.setattr(denoising_state, "initial_noise", lambda *_: np.full((1, 4, 4, 4), np.nan, np.float32))
         for _ in range(2):
             problem(service.draw(), 500)
     assert alias(service)["serving"] == 1
@@ -383,7 +386,7 @@ def test_what_requests_use_stays_in_memory_and_more_is_told_to_wait(
 ):
     go, started = threading.Event(), threading.Event()
 
-    class Slow(Drawing):
+    class Slow(DenoisingState):
         def take(self, out) -> None:
             started.set()
             assert go.wait(20)
@@ -401,7 +404,7 @@ def test_what_requests_use_stays_in_memory_and_more_is_told_to_wait(
     thread = threading.Thread(target=lambda: answers.append(service.draw(version=1)))
     thread.start()
     assert started.wait(20)
-    errand = service.engine.errand
+    run_between_steps = service.engine.run_between_steps
     monkeypatch.setattr(service.engine, "errand", lambda call: call())  # a probe would wait for the step that waits here
     refused = service.draw(version=2)
     assert "requests under way use 0.7 of the 1 MiB" in problem(refused, 503)
@@ -409,7 +412,7 @@ def test_what_requests_use_stays_in_memory_and_more_is_told_to_wait(
     assert 1 in [one["version"] for one in service.client.get("/models").json()["adapters"]]
     go.set()
     thread.join()
-    monkeypatch.setattr(service.engine, "errand", errand)
+    monkeypatch.setattr(service.engine, "errand", run_between_steps)
     version_of(answers[0])
     assert version_of(service.draw(version=2)) == "2"
 
@@ -446,7 +449,7 @@ def test_a_switch_under_load_fails_no_request_and_every_picture_is_what_it_says(
 
 
 def test_registry_api_can_read_what_was_reverted(service, store, publish):
-    from atelier_registry.revert_monitor import HttpServedReader
+    from atelier_registry.decisions.revert_monitor import HttpServedReader
 
     from .conftest import SECRET
 
@@ -458,5 +461,5 @@ def test_registry_api_can_read_what_was_reverted(service, store, publish):
     number = publish(seed=5)
     store.set_alias("champion", number)
     service.wait(lambda: alias(service)["serving"] == number)
-    service.app.state.desk._versions.drew([number, number], sound=False)
+    service.app.state.desk._versions.report_outcome([number, number], sound=False)
     assert reader.served().aliases["champion"].reverted_from == number

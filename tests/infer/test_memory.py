@@ -11,16 +11,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 from atelier_contracts import names
-from atelier_infer.adapter import load_adapter
-from atelier_infer.batch import Batch
-from atelier_infer.bundle import open_bundle
-from atelier_infer.drawing import Drawing, Weighted
+from atelier_infer.engine.denoising_state import DenoisingState, WeightedAdapter
+from atelier_infer.engine.denoising_step import DenoisingStep
+from atelier_infer.engine.memory_account import MIB, MemoryAccount, resident_bytes
+from atelier_infer.engine.memory_limit import MARGIN, usable_bytes
+from atelier_infer.engine.memory_measurement import Measurement
 from atelier_infer.errors import BundleError, MemoryFullError, PictureSizeError
-from atelier_infer.memory import MIB, Memory, resident_bytes
-from atelier_infer.memory_limit import MARGIN, usable_bytes
-from atelier_infer.memory_measurement import Measurement
-from atelier_infer.memory_model import HEADROOM, Cost, MemoryModel, fit
-from atelier_infer.providers import Runtime
+from atelier_infer.onnx.providers import Runtime
+from atelier_infer.pipeline.adapter import load_adapter
+from atelier_infer.pipeline.bundle import open_bundle
+from atelier_infer.pipeline.memory_model import HEADROOM, Cost, MemoryModel, fit
 from onnx import TensorProto, helper
 from PIL import Image
 
@@ -117,14 +117,14 @@ def test_a_measurement_does_not_outlive_the_service(bundle, tmp_path):
     code = f"""
 import os, subprocess, threading, time
 from pathlib import Path
-from atelier_infer.memory_measurement import Measurement
-from atelier_infer.providers import Runtime
+from atelier_infer.engine.memory_measurement import Measurement
+from atelier_infer.onnx.providers import Runtime
 real = subprocess.Popen
 def started(command, **options):
     process = real(["{sys.executable}", "-c", WAITING], **options)
     print(process.pid, flush=True)
     return process
-WAITING = "import threading, time; from atelier_infer.memory_measurement import _end_with_parent as end; " \\
+WAITING = "import threading, time; from atelier_infer.engine.memory_measurement import _end_with_parent as end; " \\
     "threading.Thread(target=end, daemon=True).start(); time.sleep(600)"
 subprocess.Popen = started
 Measurement(Runtime("cpu", 1, None), decode_tile_px=768, max_side_px=128)(Path({str(bundle[0])!r}), 2**40)
@@ -140,7 +140,7 @@ Measurement(Runtime("cpu", 1, None), decode_tile_px=768, max_side_px=128)(Path({
 
 
 def test_a_picture_that_never_fits_is_refused_with_the_largest_square(opened):
-    memory, base = Memory(100 * MIB, process_bytes=20 * MIB), replace(opened, memory=costs(1000, resident=10 * MIB))
+    memory, base = MemoryAccount(100 * MIB, process_bytes=20 * MIB), replace(opened, memory=costs(1000, resident=10 * MIB))
     memory.check_size(base, 256, 256)  # 70 MiB are left for 62.5 and a preview of 6
     with pytest.raises(PictureSizeError, match="received 272 x 256; the largest square that fits is 256 x 256 px"):
         memory.check_size(base, 272, 256)
@@ -151,7 +151,7 @@ def test_a_picture_that_never_fits_is_refused_with_the_largest_square(opened):
 
 
 def test_the_decoder_counts_too(opened):
-    memory, base = Memory(100 * MIB, process_bytes=0), replace(opened, memory=costs(1, decode_px=1000))
+    memory, base = MemoryAccount(100 * MIB, process_bytes=0), replace(opened, memory=costs(1, decode_px=1000))
     memory.check_size(base, 256, 256)
     with pytest.raises(PictureSizeError):
         memory.check_size(base, 512, 512)
@@ -159,15 +159,15 @@ def test_the_decoder_counts_too(opened):
 
 def test_tiles_are_smaller_where_a_whole_picture_leaves_no_room_for_a_step(opened):
     base = replace(opened, memory=costs(100, decode_px=1000))
-    assert Memory(PLENTY, process_bytes=0).tile_px(base) == 768
-    assert Memory(100 * MIB, process_bytes=0).tile_px(base) == 320  # 97.7 MiB beside a step of 0.2
-    assert Memory(1 * MIB, process_bytes=0).tile_px(base) == base.manifest.native_size_px
+    assert MemoryAccount(PLENTY, process_bytes=0).tile_px(base) == 768
+    assert MemoryAccount(100 * MIB, process_bytes=0).tile_px(base) == 320  # 97.7 MiB beside a step of 0.2
+    assert MemoryAccount(1 * MIB, process_bytes=0).tile_px(base) == base.manifest.native_size_px
 
 
 def test_a_step_takes_pictures_as_long_as_their_rows_fit(opened, plan):
-    memory = Memory(16 * MIB, process_bytes=0)  # 10 without a preview
+    memory = MemoryAccount(16 * MIB, process_bytes=0)  # 10 without a preview
     base = replace(opened, memory=costs(1024))
-    drawings = [Drawing(base, [], replace(plan, guidance_scale=3.0, width=32)) for _ in range(8)]  # 2 rows of 1 MiB each
+    drawings = [DenoisingState(base, [], replace(plan, guidance_scale=3.0, width=32)) for _ in range(8)]  # 2 rows of 1 MiB each
     assert [memory.fits(drawings[:count], ()) for count in (1, 5, 6)] == [True, True, False]
     memory.hold(drawings[0], "adapters", 7 * MIB)
     assert [memory.fits(drawings[:count], ()) for count in (1, 2)] == [True, False]
@@ -181,10 +181,10 @@ def test_a_step_takes_pictures_as_long_as_their_rows_fit(opened, plan):
 
 
 def test_a_step_leaves_room_for_what_is_decoded(opened, plan):
-    memory, base = Memory(14 * MIB, process_bytes=0), replace(opened, memory=costs(1024, decode_px=64))
-    drawing = Drawing(base, [], plan)  # a preview takes 10 MiB with its bytes
+    memory, base = MemoryAccount(14 * MIB, process_bytes=0), replace(opened, memory=costs(1024, decode_px=64))
+    drawing = DenoisingState(base, [], plan)  # a preview takes 10 MiB with its bytes
     assert memory.fits([drawing], ())
-    large = Drawing(base, [], replace(plan, width=320, height=320))
+    large = DenoisingState(base, [], replace(plan, width=320, height=320))
     assert not memory.fits([drawing], [large])
 
 
@@ -192,7 +192,7 @@ def test_what_is_held_counts_until_nobody_refers_to_it():
     class Thing:
         pass
 
-    memory, thing = Memory(100, process_bytes=10), Thing()
+    memory, thing = MemoryAccount(100, process_bytes=10), Thing()
     memory.hold(thing, "adapters", 30)
     holders = [thing, {"kept": thing}]
     del thing
@@ -204,10 +204,10 @@ def test_what_is_held_counts_until_nobody_refers_to_it():
 
 def test_rows_one_after_the_other_give_the_same_picture(opened, adapter, plan):
     loaded, guided = load_adapter(adapter[0], opened.manifest), replace(plan, guidance_scale=4.0)
-    for mix in ([], [Weighted(loaded)]):
+    for mix in ([], [WeightedAdapter(loaded)]):
         pictures = []
         for most in (2, 1):
-            drawing, batch = Drawing(opened, mix, guided), Batch(rows_at_once=lambda _, most=most: most)
+            drawing, batch = DenoisingState(opened, mix, guided), DenoisingStep(rows_at_once=lambda _, most=most: most)
             drawing.begin()
             while not drawing.done:
                 assert batch.step([drawing]) == [None]
@@ -356,10 +356,10 @@ def test_a_lone_row_for_which_there_is_no_memory_is_refused_and_then_known(opene
         def run(self, *_):
             raise MemoryError
 
-    memory = Memory(PLENTY, process_bytes=0, forget_s=1000)
+    memory = MemoryAccount(PLENTY, process_bytes=0, forget_s=1000)
     base = replace(opened, unet=Full(), memory=costs(1))
-    batch = Batch(rows_at_once=memory.rows_at_once, failed=memory.failed)
-    drawing = Drawing(base, [], replace(plan, width=64, height=64))
+    batch = DenoisingStep(rows_at_once=memory.rows_at_once, failed=memory.failed)
+    drawing = DenoisingState(base, [], replace(plan, width=64, height=64))
     drawing.begin()
     with pytest.raises(MemoryFullError, match="not enough memory for this size"):
         batch.step([drawing])

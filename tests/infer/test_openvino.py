@@ -9,9 +9,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from atelier_infer.bundle import open_bundle
-from atelier_infer.drawing import Drawing, Plan
-from atelier_infer.providers import Runtime
+from atelier_infer.engine.denoising_state import DenoisingState, SamplingParams
+from atelier_infer.onnx.providers import Runtime
+from atelier_infer.pipeline.bundle import open_bundle
 
 from .test_batch import drawn_together
 
@@ -24,10 +24,10 @@ CODE = """
 import sys
 from pathlib import Path
 import numpy as np
-from atelier_infer.batch import Batch
-from atelier_infer.bundle import open_bundle
-from atelier_infer.drawing import Drawing, Plan
-from atelier_infer.providers import Runtime
+from atelier_infer.engine.denoising_step import Batch
+from atelier_infer.pipeline.bundle import open_bundle
+from atelier_infer.engine.denoising_state import Drawing, Plan
+from atelier_infer.onnx.providers import Runtime
 
 runtime = Runtime("openvino", 1, Path(sys.argv[3]))
 runtime.check()
@@ -46,7 +46,7 @@ np.save(sys.argv[2], np.stack([drawing.finish() for drawing in drawings]))
 @pytest.fixture(scope="module")
 def tiny_base(tmp_path_factory) -> Path:
     """The shipped base, exported."""
-    from atelier_trainer.bundle import export_bundle
+    from atelier_trainer.export.bundle import export_bundle
     from diffusers import StableDiffusionPipeline
 
     folder = tmp_path_factory.mktemp("tiny")
@@ -72,7 +72,9 @@ def test_pictures_are_close_to_the_reference(python, tiny_base, tmp_path):
     assert list((tmp_path / "cache/graphs").rglob("*.blob")), "nothing was kept of compiling"
     bundle = open_bundle(tiny_base, runtime=Runtime(intra_op_threads=1))
     ids = [bundle.prompts.read(text).ids for text in ("a cat on a chair", "")]
-    drawings: list[Drawing] = drawn_together(bundle, [([], Plan(*ids, 8, 4.0, seed, SIDE, SIDE, "ddim")) for seed in SEEDS])
+    drawings: list[DenoisingState] = drawn_together(
+        bundle, [([], SamplingParams(*ids, 8, 4.0, seed, SIDE, SIDE, "ddim")) for seed in SEEDS]
+    )
     for drawing, theirs in zip(drawings, np.load(tmp_path / "pictures.npy"), strict=True):
         ours = drawing.finish()
         assert ours.std() > 10

@@ -6,7 +6,7 @@ from pathlib import Path
 import atelier_infer
 import pytest
 
-STATIC = Path(atelier_infer.__file__).parent / "static"
+STATIC = Path(atelier_infer.__file__).parent / "api/static"
 
 
 def test_every_file_is_open_and_may_load_nothing_from_elsewhere(service):

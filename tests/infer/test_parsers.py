@@ -11,15 +11,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 from atelier_contracts import names
-from atelier_contracts.access import TokenFile, TokenFileError, parse_tokens
 from atelier_contracts.generate import Drawn
-from atelier_infer import last_known
-from atelier_infer.accept import best_of
-from atelier_infer.adapter import FLOATS, load_adapter
+from atelier_contracts.tokens import TokenFile, TokenFileError, parse_tokens
+from atelier_infer.aliases import last_known_aliases
+from atelier_infer.api.content_negotiation import best_of
+from atelier_infer.api.verify import as_wish
+from atelier_infer.artifacts.artifact_cache import ArtifactCache
 from atelier_infer.errors import CallerError, FormatError, InferError, PictureError, RefusedError
-from atelier_infer.picture import DESCRIPTION, JSON, PNG, WEBP, png_bytes, read_picture
-from atelier_infer.shelf import Shelf
-from atelier_infer.verifying import as_wish
+from atelier_infer.generation.image_codec import DESCRIPTION, JSON, PNG, WEBP, png_bytes, read_picture
+from atelier_infer.pipeline.adapter import FLOATS, load_adapter
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from PIL import Image
@@ -179,7 +179,7 @@ def test_any_adapter_json(store, publish, bundle, tmp_path, changes):
     cache.mkdir(parents=True, exist_ok=True)
     before = tree(tmp_path)
     try:
-        loads(Shelf(store, cache).adapter(number), bundle[1])
+        loads(ArtifactCache(store, cache).adapter(number), bundle[1])
     except InferError:
         assert tree(tmp_path) - before <= {"inner/cache/adapters"}
     else:
@@ -202,15 +202,15 @@ def test_any_bundle_json(store, bundle, tmp_path, changes):
         store.publish_bundle(folder, "c" * 64)
     before = tree(tmp_path)
     with pytest.raises(InferError):
-        Shelf(store, cache).bundle("c" * 64)
+        ArtifactCache(store, cache).bundle("c" * 64)
     assert tree(tmp_path) - before <= {"inner/cache/bundles"}
 
 
 @SHARED
 @given(st.binary(max_size=80) | VALUES.map(lambda value: json.dumps(value).encode()) | st.just(b"[" * 100_000))
 def test_any_last_known(tmp_path, content):
-    (tmp_path / last_known.FILE).write_bytes(content)
-    assert last_known.read(tmp_path, "sketches") is None
+    (tmp_path / last_known_aliases.FILE).write_bytes(content)
+    assert last_known_aliases.read(tmp_path, "sketches") is None
 
 
 @SHARED
@@ -218,8 +218,8 @@ def test_any_last_known(tmp_path, content):
 def test_any_field_of_last_known(tmp_path, changes):
     promoted = {"version": 1, "adapter_digest": "a" * 64}
     whole = {"format": 1, "model": "sketches", "generation": "1", "aliases": {"champion": promoted}}
-    (tmp_path / last_known.FILE).write_text(json.dumps(whole | changes))
-    found = last_known.read(tmp_path, "sketches")
+    (tmp_path / last_known_aliases.FILE).write_text(json.dumps(whole | changes))
+    found = last_known_aliases.read(tmp_path, "sketches")
     assert found is None or found.model == "sketches"
 
 

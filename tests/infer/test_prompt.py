@@ -1,7 +1,7 @@
 """Token ids are those of CLIPTokenizer."""
 
 import pytest
-from atelier_infer.prompt import PromptReader
+from atelier_infer.pipeline.tokenizer import PromptTokenizer
 from tokenizers import Tokenizer
 from transformers import CLIPTokenizer
 
@@ -28,7 +28,7 @@ def clip() -> CLIPTokenizer:
 @pytest.mark.parametrize("prompt", PROMPTS)
 def test_ids_are_cliptokenizers(clip, prompt, tmp_path):
     clip.backend_tokenizer.save(str(tmp_path / "tokenizer.json"))
-    reader = PromptReader(
+    reader = PromptTokenizer(
         Tokenizer.from_file(str(tmp_path / "tokenizer.json")), text_tokens=TEXT_TOKENS, pad_token_id=clip.pad_token_id
     )
     expected = clip(prompt, padding="max_length", truncation=True, max_length=TEXT_TOKENS).input_ids
@@ -41,6 +41,6 @@ def test_lengths_kept_in_the_file_do_not_count():
     left_over = tokenizer()
     left_over.enable_truncation(3)
     left_over.enable_padding(length=40)
-    ids = PromptReader(left_over, text_tokens=TEXT_TOKENS, pad_token_id=0).read("cat cat cat").ids
+    ids = PromptTokenizer(left_over, text_tokens=TEXT_TOKENS, pad_token_id=0).read("cat cat cat").ids
     assert ids.shape == (TEXT_TOKENS,)
     assert (ids != 0).sum() == 5

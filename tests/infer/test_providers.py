@@ -8,10 +8,10 @@ import numpy as np
 import onnxruntime as ort
 import pytest
 from atelier_contracts import names
-from atelier_infer.bundle import open_bundle
 from atelier_infer.errors import BundleError, ProviderError
-from atelier_infer.kept import OPTIMIZED
-from atelier_infer.providers import NAMES, Runtime
+from atelier_infer.onnx.graph_cache import OPTIMIZED
+from atelier_infer.onnx.providers import NAMES, Runtime
+from atelier_infer.pipeline.bundle import open_bundle
 
 from .test_batch import drawn_together
 from .test_batch import plan as plan

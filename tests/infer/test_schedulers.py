@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 import torch
-from atelier_infer.schedulers import NoiseSchedule, make_scheduler
-from atelier_infer.schedulers.schedule import Array
+from atelier_infer.arrays import Array
+from atelier_infer.pipeline.schedulers import NoiseSchedule, make_scheduler
 from diffusers import (
     DDIMScheduler,
     DPMSolverMultistepScheduler,

@@ -110,14 +110,6 @@ def test_the_readme_has_a_row_for_every_setting():
         assert documented[name] == expected, name
 
 
-def test_the_readme_has_every_file():
-    tree = re.search(r"```\n(atelier_infer/.*?)```", README, re.S)
-    assert tree
-    named = re.findall(r"^\s*(\w+\.py)\b", tree[1], re.M)
-    there = [path.name for path in (FOLDER / "atelier_infer").rglob("*.py") if path.name != "__init__.py"]
-    assert sorted(named) == sorted(there)
-
-
 def test_events_need_an_address_and_one_token(environment, tmp_path):
     file = tmp_path / "token"
     file.write_text("the token\n")

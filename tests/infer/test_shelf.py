@@ -7,9 +7,9 @@ from types import SimpleNamespace
 
 import pytest
 from atelier_contracts import names
-from atelier_infer import shelf as module
+from atelier_infer.artifacts import artifact_cache as module
+from atelier_infer.artifacts.artifact_cache import ArtifactCache
 from atelier_infer.errors import AdapterError, BundleError, BundleMismatchError, CacheError, CorruptError, TrackingError
-from atelier_infer.shelf import Shelf
 
 from .tiny_bundle import build_bundle, write_manifest
 
@@ -22,8 +22,8 @@ def cache(tmp_path):
 
 
 @pytest.fixture
-def shelf(store, cache) -> Shelf:
-    return Shelf(store, cache)
+def shelf(store, cache) -> ArtifactCache:
+    return ArtifactCache(store, cache)
 
 
 @pytest.fixture
@@ -151,7 +151,7 @@ def test_an_outage_leaves_nothing(shelf, store, bundle, cache):
 def test_a_cache_that_cannot_be_used(store, bundle, tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(CacheError, match="cache_dir"):
-        Shelf(store, tmp_path / "file").bundle(bundle[1].digest())
+        ArtifactCache(store, tmp_path / "file").bundle(bundle[1].digest())
 
 
 def test_abandoned_downloads_are_removed(shelf, cache):

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from atelier_contracts import names
 from atelier_contracts.manifests import AdapterManifest
+from atelier_infer.artifacts.artifact_cache import ArtifactCache
 from atelier_infer.errors import (
     AdapterError,
     BundleMissingError,
@@ -19,9 +20,8 @@ from atelier_infer.errors import (
     TrackingError,
     UnknownVersionError,
 )
-from atelier_infer.mlflow_store import MlflowStore
-from atelier_infer.shelf import Shelf
-from atelier_infer.store import BundleVersion
+from atelier_infer.registry.mlflow_store import MlflowStore
+from atelier_infer.registry.model_store import BundleVersion
 from mlflow import MlflowClient
 
 from ..servers import free_port
@@ -146,7 +146,7 @@ def test_a_bundle_is_found_by_its_digest_whatever_its_model(registry, bundle, tm
     publisher.publish_bundle(damaged, manifest.digest())  # a later wrong one keeps nobody from starting
     cache = tmp_path / "cache"
     cache.mkdir()
-    home = Shelf(store, cache).bundle(manifest.digest())
+    home = ArtifactCache(store, cache).bundle(manifest.digest())
     assert (home / names.UNET_FILE).read_bytes() == (folder / names.UNET_FILE).read_bytes()
 
 
@@ -190,7 +190,7 @@ def test_what_mlflows_own_flavor_logs_is_read(mlflow_server, adapter, tmp_path):
     store = MlflowStore(tracking_uri=url, model=publisher.model)
     cache = tmp_path / "cache"
     cache.mkdir()
-    home = Shelf(store, cache).adapter(int(version.version))
+    home = ArtifactCache(store, cache).adapter(int(version.version))
     assert {path.name for path in home.iterdir()} == {names.WEIGHTS_FILE, names.ADAPTER_FILE}
 
 

@@ -6,12 +6,12 @@ import io
 from typing import Any
 
 import boto3
-from atelier_infra.aws import Aws
-from atelier_infra.changes import Changes
-from atelier_infra.rollout import Rollout
-from atelier_infra.stack import Service, Stack
-from atelier_infra.switch import Switch
-from atelier_infra.waiting import Waiting
+from atelier_infra.aws.client import Aws
+from atelier_infra.aws.dry_run import Changes
+from atelier_infra.aws.poller import Poller
+from atelier_infra.commands.deploy import Rollout
+from atelier_infra.commands.start_stop import Switch
+from atelier_infra.terraform.outputs import Service, Stack
 from botocore.stub import Stubber
 from rich.console import Console
 
@@ -65,7 +65,7 @@ class Scene:
         self.seconds = 0.0
         self.stack = of or stack()
         self.changes = Changes(self.console, REGION, dry_run)
-        self.waiting = Waiting(self.console, REGION, sleep=self._sleep, now=lambda: self.seconds)
+        self.waiting = Poller(self.console, REGION, sleep=self._sleep, now=lambda: self.seconds)
 
     def _sleep(self, seconds: float) -> None:
         self.seconds += seconds

@@ -5,8 +5,8 @@ import sys
 
 import pytest
 from atelier_infra import __main__ as command
-from atelier_infra import tfvars
 from atelier_infra.errors import AnswerError
+from atelier_infra.terraform import tfvars
 
 RIGHT = ["--region", "eu-central-1", "--allow", "203.0.113.7", "--user", "ana"]
 

@@ -3,7 +3,7 @@
 import io
 
 import pytest
-from atelier_infra import costs
+from atelier_infra.terraform import costs
 from rich.console import Console
 
 PRICES = costs.read_prices()

@@ -6,10 +6,10 @@ import sys
 from pathlib import Path
 
 import pytest
-from atelier_infra import terraform
-from atelier_infra.aws import Aws
+from atelier_infra.aws.client import Aws
 from atelier_infra.errors import AwsError, ToolError
-from atelier_infra.processes import Processes
+from atelier_infra.subprocess_runner import SubprocessRunner
+from atelier_infra.terraform import runner
 from rich.console import Console
 
 from .stubs import Scene
@@ -81,17 +81,17 @@ def test_a_region_that_does_not_answer(monkeypatch, tmp_path):
     ],
 )
 def test_terraforms_failures_are_explained(said, advice):
-    message = terraform.explained("terraform apply", said)
+    message = runner.explained("terraform apply", said)
     assert said in message and advice in message.splitlines()[-1]
 
 
 def test_an_unknown_failure_is_not_explained_away():
-    assert terraform.explained("terraform apply", "a surprise") == "terraform apply failed:\n    a surprise"
+    assert runner.explained("terraform apply", "a surprise") == "terraform apply failed:\n    a surprise"
 
 
 def test_a_program_that_is_missing_is_named_with_its_place(tmp_path):
     with pytest.raises(ToolError, match="docker-is-not-here is needed and was not found"):
-        Processes(Console(quiet=True), tmp_path).run(["docker-is-not-here"], said="looking")
+        SubprocessRunner(Console(quiet=True), tmp_path).run(["docker-is-not-here"], said="looking")
 
 
 def test_without_terraform_a_user_is_told_where_to_get_it(tmp_path, monkeypatch):
@@ -100,20 +100,20 @@ def test_without_terraform_a_user_is_told_where_to_get_it(tmp_path, monkeypatch)
     with pytest.raises(
         ToolError, match=r"terraform is needed and was not found; get it at https://developer.hashicorp.com/terraform/install"
     ):
-        terraform.Terraform(tmp_path, Console(quiet=True), {}).init()
+        runner.Terraform(tmp_path, Console(quiet=True), {}).init()
 
 
 def test_a_program_that_fails_shows_its_last_lines(tmp_path):
     code = "import sys; [print('line', i) for i in range(30)]; sys.exit(3)"
     with pytest.raises(ToolError) as caught:
-        Processes(Console(quiet=True), tmp_path).run([sys.executable, "-c", code], said="running")
+        SubprocessRunner(Console(quiet=True), tmp_path).run([sys.executable, "-c", code], said="running")
     assert "failed with exit code 3" in str(caught.value)
     assert "line 29" in str(caught.value) and "line 9\n" not in str(caught.value)
 
 
 def test_secrets_go_by_standard_input(tmp_path):
     code = "import sys; print(len(sys.stdin.read()), sys.argv)"
-    said = Processes(Console(quiet=True), tmp_path).run([sys.executable, "-c", code], said="running", stdin="secret")
+    said = SubprocessRunner(Console(quiet=True), tmp_path).run([sys.executable, "-c", code], said="running", stdin="secret")
     assert said.startswith("6 ") and "secret" not in said
 
 
@@ -130,9 +130,9 @@ def test_an_error_ends_the_program_with_one_message(tmp_path):
 
 def test_a_name_that_is_taken_comes_with_the_way_to_adopt_it():
     said = "creating S3 Bucket (atelier-artifacts-1): BucketAlreadyOwnedByYou"
-    told = terraform._told({"summary": said, "detail": "", "address": 'aws_s3_bucket.this["artifacts"]'})
+    told = runner._told({"summary": said, "detail": "", "address": 'aws_s3_bucket.this["artifacts"]'})
     assert told.endswith("""terraform import 'aws_s3_bucket.this["artifacts"]' atelier-artifacts-1""")
-    assert terraform._told({"summary": "no such host", "address": "aws_vpc.this[0]"}) == "no such host"
+    assert runner._told({"summary": "no such host", "address": "aws_vpc.this[0]"}) == "no such host"
 
 
 def test_tests_that_need_terraform_fail_without_it_and_say_where_to_get_it(tmp_path):

@@ -5,9 +5,9 @@ import io
 import subprocess
 
 import pytest
-from atelier_infra import images
+from atelier_infra.commands import push as images
 from atelier_infra.errors import AnswerError, AwsError, ToolError
-from atelier_infra.processes import Processes
+from atelier_infra.subprocess_runner import SubprocessRunner
 from rich.console import Console
 
 from .stubs import REPOSITORY, Scene, service
@@ -129,7 +129,7 @@ def repository(tmp_path):
 
 def test_the_tag_is_the_revision_of_what_is_committed(repository):
     folder, git = repository
-    runner = Processes(Console(file=io.StringIO()), folder)
+    runner = SubprocessRunner(Console(file=io.StringIO()), folder)
     assert images.revision(runner, folder, None) == git("rev-parse", "--short=12", "HEAD")
     (folder / "file").write_text("two")
     with pytest.raises(AnswerError, match="these files are not committed: file; commit them, or give --tag"):

@@ -5,9 +5,9 @@ import stat
 
 import bcrypt
 import pytest
-from atelier_contracts.access import Role, parse_tokens
-from atelier_infra import envfiles, logins
+from atelier_contracts.tokens import Role, parse_tokens
 from atelier_infra.errors import AnswerError
+from atelier_infra.secrets import credentials, env_files
 
 
 def memo(folder):
@@ -15,8 +15,11 @@ def memo(folder):
 
 
 def test_a_new_environment_has_two_logins_that_match_their_hashes(tmp_path):
-    assert logins.complete(tmp_path, ["tracking"], "ana", env_file=False) == ["tracking admin ana", "tracking trainer trainer"]
-    values = envfiles.read(tmp_path / "tracking.env")
+    assert credentials.complete(tmp_path, ["tracking"], "ana", env_file=False) == [
+        "tracking admin ana",
+        "tracking trainer trainer",
+    ]
+    values = env_files.read(tmp_path / "tracking.env")
     hashes = dict(line.split(":") for line in values["HTPASSWD"].split(r"\n"))
     for _, _, name, password in memo(tmp_path):
         assert bcrypt.checkpw(password.encode(), hashes[name].encode())
@@ -26,22 +29,22 @@ def test_a_new_environment_has_two_logins_that_match_their_hashes(tmp_path):
 
 
 def test_everything_is_the_owners_alone(tmp_path):
-    logins.complete(tmp_path / "secrets", ["tracking", "infer"], "ana", env_file=True)
+    credentials.complete(tmp_path / "secrets", ["tracking", "infer"], "ana", env_file=True)
     assert stat.S_IMODE((tmp_path / "secrets").stat().st_mode) == 0o700
     assert {stat.S_IMODE(file.stat().st_mode) for file in (tmp_path / "secrets").iterdir()} == {0o600}
 
 
 def test_a_second_time_changes_nothing(tmp_path):
-    logins.complete(tmp_path, ["tracking", "infer"], "ana", env_file=True)
+    credentials.complete(tmp_path, ["tracking", "infer"], "ana", env_file=True)
     before = {file.name: file.read_text() for file in tmp_path.iterdir()}
-    assert logins.complete(tmp_path, ["tracking", "infer"], "somebody-else", env_file=True) == []
+    assert credentials.complete(tmp_path, ["tracking", "infer"], "somebody-else", env_file=True) == []
     assert {file.name: file.read_text() for file in tmp_path.iterdir()} == before
 
 
 def test_a_service_that_is_added_gets_a_login_and_a_token(tmp_path):
-    logins.complete(tmp_path, ["tracking"], "ana", env_file=False)
-    logins.complete(tmp_path, ["tracking", "registry-api"], "ana", env_file=False)
-    tracking, registry = envfiles.read(tmp_path / "tracking.env"), envfiles.read(tmp_path / "registry-api.env")
+    credentials.complete(tmp_path, ["tracking"], "ana", env_file=False)
+    credentials.complete(tmp_path, ["tracking", "registry-api"], "ana", env_file=False)
+    tracking, registry = env_files.read(tmp_path / "tracking.env"), env_files.read(tmp_path / "registry-api.env")
     hashes = dict(line.split(":") for line in tracking["HTPASSWD"].split(r"\n"))
     assert bcrypt.checkpw(registry["MLFLOW_TRACKING_PASSWORD"].encode(), hashes[registry["MLFLOW_TRACKING_USERNAME"]].encode())
     assert "registry-api promoter" in tracking["ROLES"].split(r"\n")
@@ -55,11 +58,11 @@ def token_lines(values):
 
 
 def test_the_apis_know_each_other_where_both_run(tmp_path):
-    logins.complete(tmp_path, ["tracking", "infer"], "ana", env_file=False)
-    assert "ATELIER_INFER_REGISTRY_TOKEN" not in envfiles.read(tmp_path / "infer.env")
+    credentials.complete(tmp_path, ["tracking", "infer"], "ana", env_file=False)
+    assert "ATELIER_INFER_REGISTRY_TOKEN" not in env_files.read(tmp_path / "infer.env")
     for _ in range(2):
-        logins.complete(tmp_path, ["tracking", "infer", "registry-api"], "ana", env_file=False)
-        infer, registry = envfiles.read(tmp_path / "infer.env"), envfiles.read(tmp_path / "registry-api.env")
+        credentials.complete(tmp_path, ["tracking", "infer", "registry-api"], "ana", env_file=False)
+        infer, registry = env_files.read(tmp_path / "infer.env"), env_files.read(tmp_path / "registry-api.env")
         asks_infer, asks_registry = token_lines(infer)["registry-api"], token_lines(registry)["infer"]
         assert (asks_infer.role, asks_registry.role) == (Role.promoter, Role.reader)
         assert asks_infer.sha256 == hashlib.sha256(registry["ATELIER_REGISTRY_INFER_TOKEN"].encode()).hexdigest()
@@ -68,28 +71,28 @@ def test_the_apis_know_each_other_where_both_run(tmp_path):
 
 
 def test_the_token_for_a_service_that_goes_away_goes_with_it(tmp_path):
-    logins.complete(tmp_path, ["tracking", "infer", "registry-api"], "ana", env_file=True)
-    logins.complete(tmp_path, ["tracking", "registry-api"], "ana", env_file=True)
-    registry = envfiles.read(tmp_path / "registry-api.env")
+    credentials.complete(tmp_path, ["tracking", "infer", "registry-api"], "ana", env_file=True)
+    credentials.complete(tmp_path, ["tracking", "registry-api"], "ana", env_file=True)
+    registry = env_files.read(tmp_path / "registry-api.env")
     assert "ATELIER_REGISTRY_INFER_TOKEN" not in registry
     assert set(token_lines(registry)) == {"ana"}
 
 
 def test_registry_api_has_the_databases_password_in_its_env_file(tmp_path):
-    logins.complete(tmp_path, ["tracking", "registry-api"], "ana", env_file=False)
-    assert "PGPASSWORD" not in envfiles.read(tmp_path / "registry-api.env")
-    logins.complete(tmp_path, ["tracking", "registry-api"], "ana", env_file=True)
-    tracking = envfiles.read(tmp_path / "tracking.env")
-    assert envfiles.read(tmp_path / "registry-api.env")["PGPASSWORD"] == tracking["DB_PW"] != ""
-    envfiles.write(tmp_path / "tracking.env", tracking | {"DB_PW": "another"})
-    logins.complete(tmp_path, ["tracking", "registry-api"], "ana", env_file=True)
-    assert envfiles.read(tmp_path / "registry-api.env")["PGPASSWORD"] == "another"
+    credentials.complete(tmp_path, ["tracking", "registry-api"], "ana", env_file=False)
+    assert "PGPASSWORD" not in env_files.read(tmp_path / "registry-api.env")
+    credentials.complete(tmp_path, ["tracking", "registry-api"], "ana", env_file=True)
+    tracking = env_files.read(tmp_path / "tracking.env")
+    assert env_files.read(tmp_path / "registry-api.env")["PGPASSWORD"] == tracking["DB_PW"] != ""
+    env_files.write(tmp_path / "tracking.env", tracking | {"DB_PW": "another"})
+    credentials.complete(tmp_path, ["tracking", "registry-api"], "ana", env_file=True)
+    assert env_files.read(tmp_path / "registry-api.env")["PGPASSWORD"] == "another"
 
 
 def test_an_env_file_from_elsewhere_is_kept_and_completed(tmp_path):
     (tmp_path / "tracking.env").write_text("DB_NAME=mlflow\nDB_PW=a=b c'\nHTPASSWD=joe:$apr1$abcdefgh$0123456789012345678901\n")
-    logins.complete(tmp_path, ["tracking"], "ana", env_file=True)
-    values = envfiles.read(tmp_path / "tracking.env")
+    credentials.complete(tmp_path, ["tracking"], "ana", env_file=True)
+    values = env_files.read(tmp_path / "tracking.env")
     assert (values["DB_NAME"], values["DB_PW"]) == ("mlflow", "a=b c'")
     assert values["HTPASSWD"].startswith(r"joe:$apr1$abcdefgh$0123456789012345678901\ntrainer:$2b$10$")
     assert values["ROLES"] == r"joe admin\ntrainer trainer"
@@ -99,17 +102,19 @@ def test_an_env_file_from_elsewhere_is_kept_and_completed(tmp_path):
 def test_a_line_that_is_no_assignment_is_refused_without_its_value(tmp_path, line):
     (tmp_path / "tracking.env").write_text(f"# mine\nA=1\n{line}\n")
     with pytest.raises(AnswerError, match=r"tracking.env, line 3: must be NAME=value") as caught:
-        envfiles.read(tmp_path / "tracking.env")
+        env_files.read(tmp_path / "tracking.env")
     assert "secret" not in str(caught.value)
 
 
 def test_a_services_login_is_renewed_by_taking_its_password_out(tmp_path):
-    logins.complete(tmp_path, ["tracking", "registry-api", "infer"], "ana", env_file=False)
-    before = {name: envfiles.read(tmp_path / f"{name}.env") for name in ("tracking", "registry-api", "infer")}
+    credentials.complete(tmp_path, ["tracking", "registry-api", "infer"], "ana", env_file=False)
+    before = {name: env_files.read(tmp_path / f"{name}.env") for name in ("tracking", "registry-api", "infer")}
     kept = {name: value for name, value in before["registry-api"].items() if name != "MLFLOW_TRACKING_PASSWORD"}
-    envfiles.write(tmp_path / "registry-api.env", {name: kept[name] for name in kept if name != "ATELIER_REGISTRY_INFER_TOKEN"})
-    logins.complete(tmp_path, ["tracking", "registry-api", "infer"], "ana", env_file=False)
-    after = {name: envfiles.read(tmp_path / f"{name}.env") for name in before}
+    env_files.write(
+        tmp_path / "registry-api.env", {name: kept[name] for name in kept if name != "ATELIER_REGISTRY_INFER_TOKEN"}
+    )
+    credentials.complete(tmp_path, ["tracking", "registry-api", "infer"], "ana", env_file=False)
+    after = {name: env_files.read(tmp_path / f"{name}.env") for name in before}
     for name in ("MLFLOW_TRACKING_PASSWORD", "ATELIER_REGISTRY_INFER_TOKEN"):
         assert after["registry-api"][name] != before["registry-api"][name]
     hashes = dict(line.split(":") for line in after["tracking"]["HTPASSWD"].split(r"\n"))
@@ -124,21 +129,21 @@ def test_a_services_login_is_renewed_by_taking_its_password_out(tmp_path):
 
 
 def test_the_trainers_login_is_renewed_by_taking_its_lines_out(tmp_path):
-    logins.complete(tmp_path, ["tracking"], "ana", env_file=False)
-    before = envfiles.read(tmp_path / "tracking.env")
-    envfiles.write(tmp_path / "tracking.env", {name: value.split(r"\n")[0] for name, value in before.items()})
-    assert logins.complete(tmp_path, ["tracking"], "ana", env_file=False) == ["tracking trainer trainer"]
-    after = envfiles.read(tmp_path / "tracking.env")
+    credentials.complete(tmp_path, ["tracking"], "ana", env_file=False)
+    before = env_files.read(tmp_path / "tracking.env")
+    env_files.write(tmp_path / "tracking.env", {name: value.split(r"\n")[0] for name, value in before.items()})
+    assert credentials.complete(tmp_path, ["tracking"], "ana", env_file=False) == ["tracking trainer trainer"]
+    after = env_files.read(tmp_path / "tracking.env")
     assert after["ROLES"] == before["ROLES"] and after["HTPASSWD"].split(r"\n")[0] == before["HTPASSWD"].split(r"\n")[0]
     assert after["HTPASSWD"] != before["HTPASSWD"]
 
 
 def test_a_login_whose_hash_is_gone_is_made_for_the_password_that_the_service_has(tmp_path):
-    logins.complete(tmp_path, ["tracking", "infer"], "ana", env_file=False)
-    tracking = envfiles.read(tmp_path / "tracking.env")
-    envfiles.write(tmp_path / "tracking.env", {name: value.rpartition(r"\n")[0] for name, value in tracking.items()})
-    infer = envfiles.read(tmp_path / "infer.env")
-    logins.complete(tmp_path, ["tracking", "infer"], "ana", env_file=False)
-    hashes = dict(line.split(":") for line in envfiles.read(tmp_path / "tracking.env")["HTPASSWD"].split(r"\n"))
-    assert envfiles.read(tmp_path / "infer.env") == infer
+    credentials.complete(tmp_path, ["tracking", "infer"], "ana", env_file=False)
+    tracking = env_files.read(tmp_path / "tracking.env")
+    env_files.write(tmp_path / "tracking.env", {name: value.rpartition(r"\n")[0] for name, value in tracking.items()})
+    infer = env_files.read(tmp_path / "infer.env")
+    credentials.complete(tmp_path, ["tracking", "infer"], "ana", env_file=False)
+    hashes = dict(line.split(":") for line in env_files.read(tmp_path / "tracking.env")["HTPASSWD"].split(r"\n"))
+    assert env_files.read(tmp_path / "infer.env") == infer
     assert bcrypt.checkpw(infer["MLFLOW_TRACKING_PASSWORD"].encode(), hashes["infer"].encode())

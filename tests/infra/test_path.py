@@ -15,9 +15,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from atelier_infra import envfiles, images
-from atelier_infra.aws import Aws
-from atelier_infra.stack import read_stack
+from atelier_infra.aws.client import Aws
+from atelier_infra.commands import push
+from atelier_infra.secrets import env_files
+from atelier_infra.terraform.outputs import read_stack
 from rich.console import Console
 
 from .cloud import REGION, Cloud, Folder, environment
@@ -77,7 +78,7 @@ class Environment:
         return found
 
     def password(self) -> dict[str, str]:
-        found = envfiles.read(self.folder.path / "secrets" / "tracking.env").get("DB_PW")
+        found = env_files.read(self.folder.path / "secrets" / "tracking.env").get("DB_PW")
         return {"db_password": found} if found else {}
 
 
@@ -148,7 +149,7 @@ def test_up_on_a_second_machine_takes_the_logins_over(env, tmp_path):
     assert "taken over from secret atelier/tracking" in out and "write the logins" not in out
     after = manager.get_secret_value(SecretId="atelier/tracking")
     assert (after["VersionId"], after["SecretString"]) == (before["VersionId"], before["SecretString"])
-    read = [envfiles.read(each.folder.path / "secrets" / "tracking.env") for each in (env, second)]
+    read = [env_files.read(each.folder.path / "secrets" / "tracking.env") for each in (env, second)]
     assert read[0] == read[1] == json.loads(before["SecretString"])
 
 
@@ -157,7 +158,9 @@ def test_no_secret_is_in_the_state(env):
     password = manager.get_secret_value(SecretId="atelier/database")["SecretString"]
     logins = json.loads(manager.get_secret_value(SecretId="atelier/tracking")["SecretString"])
     assert len(password) == 40 and password.isalnum()
-    assert logins == {name: envfiles.read(env.folder.path / "secrets" / "tracking.env")[name] for name in ("HTPASSWD", "ROLES")}
+    assert logins == {
+        name: env_files.read(env.folder.path / "secrets" / "tracking.env")[name] for name in ("HTPASSWD", "ROLES")
+    }
     for state in (env.folder.path / name for name in ("terraform.tfstate", "terraform.tfstate.backup")):
         assert password not in state.read_text()
         assert not any(line.split()[3] in state.read_text() for line in memo(env))
@@ -272,7 +275,7 @@ def test_push_deploy_start(env, monkeypatch):
     docker, root = Docker(env.cloud), Path(__file__).parents[2]
     stack = read_stack(json.loads(env.folder.terraform("output", "-json").stdout))
     for tag in ("r1", "r2"):
-        images.push(stack.services, tag, root, Aws(REGION), docker, Console(file=io.StringIO()), dry_run=False)
+        push.push(stack.services, tag, root, Aws(REGION), docker, Console(file=io.StringIO()), dry_run=False)
     assert [arguments[1] for arguments, _ in docker.calls] == ["build", "login", "push"] * 2
     assert Path(docker.calls[0][0][5]).parent == root / "services" / "tracking"
     assert docker.calls[1][1] and docker.calls[1][1] not in str([arguments for arguments, _ in docker.calls])
@@ -409,7 +412,7 @@ def test_a_second_machine_takes_over_the_env_file_and_the_password_in_it(env, tm
     assert env.cloud.client("s3").get_object(Bucket=bucket, Key="tracking.env")["Body"].read() == body
     assert second.password() == env.password() != {}
     path = second.folder.path / "secrets" / "tracking.env"
-    envfiles.write(path, envfiles.read(path) | {"DB_PW": "another-password"})
+    env_files.write(path, env_files.read(path) | {"DB_PW": "another-password"})
     assert "RDS would keep the old one: raise db_password_version" in second.run("up", "--yes", code=1)
     assert env.cloud.client("s3").get_object(Bucket=bucket, Key="tracking.env")["Body"].read() == body
 

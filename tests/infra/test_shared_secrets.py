@@ -6,12 +6,12 @@ import io
 
 import bcrypt
 import pytest
-from atelier_infra import database_password, envfiles, logins, sync_record
-from atelier_infra.aws import Aws
-from atelier_infra.changes import Changes
+from atelier_infra.aws.client import Aws
+from atelier_infra.aws.dry_run import Changes
 from atelier_infra.errors import AnswerError
-from atelier_infra.remote_secrets import EnvFileSecrets, ManagerSecrets
-from atelier_infra.shared_secrets import SharedSecrets
+from atelier_infra.secrets import credentials, database_password, env_files, sync_record
+from atelier_infra.secrets.remote_secrets import EnvFileSecrets, ManagerSecrets
+from atelier_infra.secrets.sync_secrets import SharedSecrets
 from rich.console import Console
 
 from .cloud import REGION, environment
@@ -40,7 +40,7 @@ class Machine:
         self.console = console
 
     def init(self, services=SERVICES) -> None:
-        logins.complete(self.folder, services, "ana", env_file=self.mode == "env-file")
+        credentials.complete(self.folder, services, "ana", env_file=self.mode == "env-file")
 
     def up(self, services=SERVICES, *, overwrite: bool = False) -> None:
         shared = SharedSecrets(self.folder, self.remote, self.console, earlier=self.earlier, overwrite=overwrite)
@@ -51,11 +51,11 @@ class Machine:
         shared.bring({each: service(each, secret_names=NAMES[each] + more.get(each, []), **secret) for each in services})
 
     def files(self) -> dict[str, dict[str, str]]:
-        return {each: envfiles.read(self.folder / f"{each}.env") for each in SERVICES}
+        return {each: env_files.read(self.folder / f"{each}.env") for each in SERVICES}
 
     def edit(self, name: str, variable: str, value: str) -> None:
         path = self.folder / f"{name}.env"
-        envfiles.write(path, envfiles.read(path) | {variable: value})
+        env_files.write(path, env_files.read(path) | {variable: value})
 
 
 @pytest.fixture(params=["secrets-manager", "env-file"])

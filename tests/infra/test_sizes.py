@@ -6,7 +6,7 @@ import re
 import subprocess
 
 import pytest
-from atelier_contracts.access import Role, parse_tokens
+from atelier_contracts.tokens import Role, parse_tokens
 
 from .conftest import INFRA
 

@@ -4,11 +4,11 @@ import itertools
 from datetime import UTC, datetime
 
 import pytest
-from atelier_infra.address import url
+from atelier_infra.commands.logs import lines, seconds
+from atelier_infra.commands.status import report
+from atelier_infra.commands.url import url
 from atelier_infra.errors import AnswerError, AwsError, NotReadyError
-from atelier_infra.logs import lines, seconds
-from atelier_infra.report import report
-from atelier_infra.stack import read_stack
+from atelier_infra.terraform.outputs import read_stack
 
 from .stubs import ARN, REPOSITORY, Scene, service, stack
 

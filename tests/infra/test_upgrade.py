@@ -3,10 +3,10 @@
 from datetime import UTC, datetime
 
 import pytest
+from atelier_infra.aws.one_off_task import OneOffTask
+from atelier_infra.aws.snapshots import Snapshots
+from atelier_infra.commands.upgrade import upgrade
 from atelier_infra.errors import AnswerError, NotReadyError, RolloutError
-from atelier_infra.one_off import OneOff
-from atelier_infra.snapshots import Snapshots
-from atelier_infra.upgrade import upgrade
 
 from .stubs import ARN, Scene, service
 from .test_rollout import OLD, TEMPLATE, Ecs
@@ -26,7 +26,7 @@ class World(Ecs):
         rollout = self.scene.rollout()
         stack, aws, changes, waiting = self.scene.stack, self.scene.aws, self.scene.changes, self.scene.waiting
         snapshots = Snapshots(stack, aws, changes, waiting)
-        one_off = OneOff(stack, aws, changes, waiting, rollout, self.scene.console)
+        one_off = OneOffTask(stack, aws, changes, waiting, rollout, self.scene.console)
         return rollout, self.scene.switch(), snapshots, one_off, self.scene.console
 
     def upgrade(self):

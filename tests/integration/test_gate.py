@@ -8,7 +8,7 @@ import re
 import socket
 
 import pytest
-from atelier_tracking.routes import classify, read_routes
+from atelier_tracking.gate.routes import classify, read_routes
 
 from .containers import Server, until
 

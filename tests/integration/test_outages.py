@@ -73,7 +73,7 @@ def test_a_database_that_goes_away_comes_back(around: Neighbours, login, tmp_pat
         assert docker("inspect", "-f", "{{.RestartCount}} {{.State.Running}}", server.name).split() == ["0", "true"]
 
 
-@pytest.mark.parametrize("victim", ["atelier_tracking.serve", "nginx: master"])
+@pytest.mark.parametrize("victim", ["atelier_tracking.server.mlflow_server", "nginx: master"])
 def test_either_death_ends_the_container(around: Neighbours, login, tmp_path: Path, victim: str):
     with tracking(login, tmp_path, "--network", around.network, logins=PASSWORDS) as server:
         server.inside("python3", "-", stdin=KILL.replace("VICTIM", victim))

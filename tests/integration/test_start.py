@@ -67,7 +67,7 @@ for file in pathlib.Path("/tmp/tracking").rglob("*"):
 def test_no_secret_is_in_arguments_logs_or_cache(awkward: Server):
     awkward.ask("GET", "/version", "ada")
     seen = awkward.inside("python3", "-", stdin=LOOK)
-    assert "nginx: master" in seen and "atelier_tracking.serve" in seen
+    assert "nginx: master" in seen and "atelier_tracking.server.mlflow_server" in seen
     assert "/tmp/tracking/htpasswd 0o600" in seen and "/tmp/tracking/nginx.conf 0o600" in seen
     assert "KEY: " in seen, "the login cache is empty, so nothing was shown"
     quoted = "%24HOME%20"
@@ -94,7 +94,7 @@ def test_nothing_else_than_this_service_is_in_the_image(walked: Server):
 
 
 def test_compose_and_the_docker_command_read_the_same_env_file(tmp_path: Path):
-    from atelier_tracking.logins import parse_logins
+    from atelier_tracking.htpasswd import parse_logins
 
     hashed = apr1("secret")
     (tmp_path / "doubled.env").write_text("HTPASSWD=ada:" + hashed.replace("$", "$$") + "\n")

@@ -10,24 +10,24 @@ import uuid
 from pathlib import Path
 
 import pytest
-from atelier_contracts.access import TokenFile
 from atelier_contracts.manifests import AdapterManifest, Evidence
 from atelier_contracts.names import ADAPTER_FILE, ADAPTER_FOLDER, EVIDENCE_FILE, WEIGHTS_FILE
+from atelier_contracts.tokens import TokenFile
 from atelier_registry.app import create_app
-from atelier_registry.feed import Feed
-from atelier_registry.ledger import Ledger
-from atelier_registry.locks import open_locks
-from atelier_registry.mlflow_registry import MlflowRegistry, limit_waiting
-from atelier_registry.places import Places
-from atelier_registry.policy import Policy
-from atelier_registry.pushing import Push
-from atelier_registry.schema import migrate
-from atelier_registry.tables import open_database
+from atelier_registry.config.policy import Policy
+from atelier_registry.events.event_stream import EventStream
+from atelier_registry.events.webhooks.dispatcher import WebhookDispatcher
+from atelier_registry.events.webhooks.offsets import WebhookOffsets
+from atelier_registry.models.mlflow_registry import MlflowRegistry, limit_waiting
+from atelier_registry.storage.ledger import Ledger
+from atelier_registry.storage.locks import open_locks
+from atelier_registry.storage.migrate import migrate
+from atelier_registry.storage.tables import open_database
 from fastapi.testclient import TestClient
 
 from ..servers import MlflowServer
 from .fake_registry import FakeRegistry
-from .fake_stager import FakeStager
+from .fake_stager import FakeInferClient
 from .postgres import postgres_running
 
 TOKENS = {"rita": "reader", "tom": "trainer", "pia": "promoter", "ada": "admin"}
@@ -225,12 +225,12 @@ def locks(engine):
 @pytest.fixture
 def push(ledger, engine, locks):
     """Nobody outside is told."""
-    return Push([], ledger, Places(engine), locks)
+    return WebhookDispatcher([], ledger, WebhookOffsets(engine), locks)
 
 
 @pytest.fixture
-def stager():
-    return FakeStager()
+def infer_client():
+    return FakeInferClient()
 
 
 class Api:
@@ -263,7 +263,7 @@ class Api:
 
 
 @pytest.fixture
-def start(ledger, locks, push, stager, token_file):
+def start(ledger, locks, push, infer_client, token_file):
     """Starts the app with the given registry, as a new process would: what was left pending is looked at."""
     clients = []
 
@@ -271,10 +271,18 @@ def start(ledger, locks, push, stager, token_file):
         registry, ledger=ledger, policy=None, push=push, outside_poll_s=3600.0, read_age_s=1.0, integrity_check_s=3600.0
     ):
         app = create_app(
-            registry=registry, ledger=ledger, locks=locks, feed=Feed(ledger), push=push, tokens=TokenFile(token_file),
-            policy=policy or Policy(), stager=stager, outside_poll_s=outside_poll_s,
-            read_age_s=read_age_s, integrity_check_s=integrity_check_s,
-        )  # fmt: skip
+            registry=registry,
+            ledger=ledger,
+            locks=locks,
+            event_stream=EventStream(ledger),
+            push=push,
+            tokens=TokenFile(token_file),
+            policy=policy or Policy(),
+            infer_client=infer_client,
+            outside_poll_s=outside_poll_s,
+            read_age_s=read_age_s,
+            integrity_check_s=integrity_check_s,
+        )
         client = TestClient(app, raise_server_exceptions=False)
         clients.append(client)
         client.__enter__()

@@ -11,7 +11,7 @@ from threading import Lock
 
 from atelier_contracts.names import ADAPTER_FILE, EVIDENCE_FILE, TAG_RETIRED, WEIGHTS_FILE
 from atelier_registry.errors import InvalidArgumentError, TrackingUnavailableError, UnreadableFileError
-from atelier_registry.registry import FILES, READY, AdapterFiles, Model, Page, Picture, Point, Run, Version
+from atelier_registry.models.model_registry import FILES, READY, AdapterFiles, Model, Page, Picture, Point, Run, Version
 
 
 class FakeRegistry:

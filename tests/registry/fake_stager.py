@@ -38,7 +38,7 @@ def pixel_difference(one: bytes, other: bytes) -> float:
     return float(np.abs(a - b).mean()) / 255
 
 
-class FakeStager:
+class FakeInferClient:
     """`broken` versions do not load; `down` stands for an infer that does not answer.
 
     `levels` gives a version its grey, `angles` its drawing; a `deaf` infer draws the same for every prompt.

@@ -82,7 +82,7 @@ def test_one_line_for_every_request(api, adapters, caplog):
 
 
 def test_a_line_is_one_json_object():
-    from atelier_registry.logs import JsonLines
+    from atelier_registry.access_log import JsonLines
 
     record = logging.LogRecord("name", logging.INFO, "file", 1, "two\nlines %d", (7,), None)
     record.fields = {"actor": "pia"}

@@ -1,7 +1,7 @@
 """Proposals: two different people, and the rules twice."""
 
 import pytest
-from atelier_registry.policy import Policy
+from atelier_registry.config.policy import Policy
 
 POLICY = Policy.model_validate({"default": {"champion": {"approval": True, "output_finite": True}}})
 

@@ -6,14 +6,14 @@ from functools import partial
 
 import pytest
 from atelier_registry.app import LOOKS_AT_INFER, MAX_BODY_BYTES
-from atelier_registry.policy import Policy
+from atelier_registry.config.policy import Policy
 
 from .conftest import TOKENS, write_tokens
 from .test_events import served
 
 
 @pytest.fixture
-def slow(stager):
+def slow(infer_client):
     """An infer that answers nobody until `go` is set."""
     go, entered = threading.Event(), threading.Semaphore(0)
 
@@ -21,12 +21,12 @@ def slow(stager):
         entered.release()
         go.wait(30)
 
-    stager.before = before
+    infer_client.before = before
     yield go, entered
     go.set()
 
 
-def test_readers_that_wait_for_infer_hold_up_nobody(start, fake, adapters, stager, slow):
+def test_readers_that_wait_for_infer_hold_up_nobody(start, fake, adapters, infer_client, slow):
     api = start(fake, policy=Policy.model_validate({"default": {"champion": {"loads": True}, "candidate": {}}}))
     drawing = {"versions": [1], "pictures": [{"prompt": "a cat"}]}
     go, entered = slow
@@ -69,8 +69,8 @@ def test_a_lone_surrogate_is_refused(api, adapters, text):
     assert api.history(adapters) == []
 
 
-def test_a_stream_ends_when_its_token_is_revoked(fake, engine, locks, token_file, stager):
-    with served(fake, engine, locks, token_file, stager) as api:
+def test_a_stream_ends_when_its_token_is_revoked(fake, engine, locks, token_file, infer_client):
+    with served(fake, engine, locks, token_file, infer_client) as api:
         client, headers = api.client, {"Authorization": "Bearer rita-secret"}
         with client.stream("GET", "/events", headers=headers) as stream:
             lines = stream.iter_lines()

@@ -1,30 +1,30 @@
 """The hash chain: any change to any entry is found, and the first broken place is named."""
 
 import pytest
-from atelier_registry import chain
-from atelier_registry.ledger import Facts, Ledger
+from atelier_registry.storage import hash_chain
+from atelier_registry.storage.ledger import Facts, Ledger
 from hypothesis import given
 from hypothesis import strategies as st
 
 
 def rows(count=6):
     """A chain as the ledger makes it."""
-    made, previous = [], chain.GENESIS
+    made, previous = [], hash_chain.GENESIS
     for number in range(1, count + 1):
         row = {
             "id": number, "decision": number, "kind": "done", "at": f"2026-01-01T00:00:0{number}.000000Z", "actor": "pia",
             "action": "promote", "model": "m", "alias": "champion", "from_version": None, "to_version": number, "reason": "r",
             "forced": False, "key": None, "details": "{}", "previous_hash": previous,
         }  # fmt: skip
-        previous = chain.digest(row)
+        previous = hash_chain.digest(row)
         made.append(row | {"hash": previous})
     return made
 
 
 def test_a_good_chain():
-    assert chain.verify(rows()) == chain.Verified(6, rows()[-1]["hash"])
-    assert chain.verify([]) == chain.Verified(0, chain.GENESIS)
-    assert chain.verify(rows(), head=rows()[2]["hash"]).entries == 6
+    assert hash_chain.verify(rows()) == hash_chain.Verified(6, rows()[-1]["hash"])
+    assert hash_chain.verify([]) == hash_chain.Verified(0, hash_chain.GENESIS)
+    assert hash_chain.verify(rows(), head=rows()[2]["hash"]).entries == 6
 
 
 @given(st.integers(0, 5), st.sampled_from(sorted(rows()[0].keys() - {"id", "hash"})), st.text(max_size=5))
@@ -33,37 +33,37 @@ def test_a_changed_field_is_found_where_it_is(place, column, value):
     if made[place][column] == value:
         return
     made[place] = made[place] | {column: value}
-    with pytest.raises(chain.BrokenChainError, match=f"entry {place + 1} "):
-        chain.verify(made)
+    with pytest.raises(hash_chain.BrokenChainError, match=f"entry {place + 1} "):
+        hash_chain.verify(made)
 
 
 @given(st.integers(0, 4))
 def test_a_missing_entry_is_found(place):
     made = rows()
     del made[place]
-    with pytest.raises(chain.BrokenChainError, match=f"entry {place + 1} is missing"):
-        chain.verify(made)
+    with pytest.raises(hash_chain.BrokenChainError, match=f"entry {place + 1} is missing"):
+        hash_chain.verify(made)
 
 
 @given(st.permutations(range(6)))
 def test_another_order_is_found(order):
     if list(order) != list(range(6)):
-        with pytest.raises(chain.BrokenChainError):
-            chain.verify([rows()[place] for place in order])
+        with pytest.raises(hash_chain.BrokenChainError):
+            hash_chain.verify([rows()[place] for place in order])
 
 
 def test_an_entry_written_anew_is_found_by_the_next():
     made = rows()
     made[2] = made[2] | {"actor": "eve"}
-    made[2]["hash"] = chain.digest(made[2])
-    with pytest.raises(chain.BrokenChainError, match="entry 4 follows"):
-        chain.verify(made)
+    made[2]["hash"] = hash_chain.digest(made[2])
+    with pytest.raises(hash_chain.BrokenChainError, match="entry 4 follows"):
+        hash_chain.verify(made)
 
 
 def test_a_cut_end_is_found_by_a_noted_head():
-    chain.verify(rows()[:4])
-    with pytest.raises(chain.BrokenChainError, match="was cut off"):
-        chain.verify(rows()[:4], head=rows()[-1]["hash"])
+    hash_chain.verify(rows()[:4])
+    with pytest.raises(hash_chain.BrokenChainError, match="was cut off"):
+        hash_chain.verify(rows()[:4], head=rows()[-1]["hash"])
 
 
 def test_the_database_refuses_changes(engine, ledger):
@@ -74,7 +74,7 @@ def test_the_database_refuses_changes(engine, ledger):
     for statement in ("UPDATE entries SET actor = 'eve'", "DELETE FROM entries"):
         with pytest.raises(DBAPIError, match="append-only"), engine.begin() as connection:
             connection.execute(text(statement))
-    assert chain.verify(ledger.rows()).entries == 1
+    assert hash_chain.verify(ledger.rows()).entries == 1
 
 
 def test_what_somebody_changes_all_the_same_is_found(engine, ledger, request):
@@ -88,13 +88,13 @@ def test_what_somebody_changes_all_the_same_is_found(engine, ledger, request):
         url = engine.url.render_as_string(hide_password=False)
         request.getfixturevalue("postgres").run(url, "ALTER TABLE entries DISABLE TRIGGER entries_locked")
         request.getfixturevalue("postgres").run(url, "UPDATE entries SET reason = 'better' WHERE id = 2")
-    with pytest.raises(chain.BrokenChainError, match="entry 2 was changed"):
-        chain.verify(ledger.rows())
+    with pytest.raises(hash_chain.BrokenChainError, match="entry 2 was changed"):
+        hash_chain.verify(ledger.rows())
 
 
 def test_migrations_make_what_the_tables_say(engine):
-    from atelier_registry.schema import migrate
-    from atelier_registry.tables import metadata
+    from atelier_registry.storage.migrate import migrate
+    from atelier_registry.storage.tables import metadata
     from sqlalchemy import inspect
 
     migrate(engine)  # again: nothing to do
@@ -109,7 +109,7 @@ def test_migrations_make_what_the_tables_say(engine):
 
 
 def test_a_database_of_an_earlier_release_is_brought_on(engine, ledger):
-    from atelier_registry.schema import migrate
+    from atelier_registry.storage.migrate import migrate
     from sqlalchemy import inspect
 
     ledger.open("outside", Facts("outside", "outside", "pencil", "champion", None, 1, "moved"))
@@ -118,12 +118,12 @@ def test_a_database_of_an_earlier_release_is_brought_on(engine, ledger):
         connection.exec_driver_sql("UPDATE alembic_version SET version_num = '0001'")
     migrate(engine)
     assert "places" in inspect(engine).get_table_names()
-    assert chain.verify(ledger.rows()).entries == 1
+    assert hash_chain.verify(ledger.rows()).entries == 1
 
 
 def test_a_database_of_a_later_release_is_refused(engine):
     from atelier_registry.errors import SchemaError
-    from atelier_registry.schema import migrate
+    from atelier_registry.storage.migrate import migrate
 
     with engine.begin() as connection:
         connection.exec_driver_sql("UPDATE alembic_version SET version_num = '9999'")
@@ -134,12 +134,12 @@ def test_a_database_of_a_later_release_is_refused(engine):
 def test_two_processes_may_migrate_at_once(database_url):
     from concurrent.futures import ThreadPoolExecutor
 
-    from atelier_registry.schema import migrate
-    from atelier_registry.tables import open_database
+    from atelier_registry.storage.migrate import migrate
+    from atelier_registry.storage.tables import open_database
 
     engines = [open_database(database_url) for _ in range(2)]
     with ThreadPoolExecutor(2) as pool:
         list(pool.map(migrate, engines))
-    assert chain.verify(Ledger(engines[0]).rows()).entries == 0
+    assert hash_chain.verify(Ledger(engines[0]).rows()).entries == 0
     for engine in engines:
         engine.dispose()

@@ -4,10 +4,10 @@ import json
 import time
 
 import pytest
-from atelier_registry import chain
-from atelier_registry.chain_anchor import ChainAnchor, parse_anchor
-from atelier_registry.ledger import Facts, Ledger
-from atelier_registry.tables import entries
+from atelier_registry.decisions.chain_anchor import ChainAnchor, parse_anchor
+from atelier_registry.storage import hash_chain
+from atelier_registry.storage.ledger import Facts, Ledger
+from atelier_registry.storage.tables import entries
 from sqlalchemy import insert, text
 
 
@@ -31,7 +31,7 @@ def rewrite_newest(connection):
     row = dict(connection.execute(entries.select().order_by(entries.c.id.desc()).limit(1)).first()._mapping)
     row["reason"] = "nothing to see"
     connection.execute(entries.delete().where(entries.c.id == row["id"]))
-    connection.execute(insert(entries).values(row | {"hash": chain.digest(row)}))
+    connection.execute(insert(entries).values(row | {"hash": hash_chain.digest(row)}))
 
 
 def cut_tail(connection):
@@ -41,10 +41,10 @@ def cut_tail(connection):
 def rewrite_all(connection):
     rows = [dict(row._mapping) for row in connection.execute(entries.select().order_by(entries.c.id))]
     connection.execute(entries.delete())
-    previous = chain.GENESIS
+    previous = hash_chain.GENESIS
     for row in rows:
         row |= {"actor": "somebody else", "previous_hash": previous}
-        row["hash"] = previous = chain.digest(row)
+        row["hash"] = previous = hash_chain.digest(row)
         connection.execute(insert(entries).values(row))
 
 
@@ -53,14 +53,14 @@ def test_a_chain_that_is_right_in_itself_is_found_out(ledger, engine, fake, forg
     decide(ledger, 5)
     anchor = ChainAnchor(fake, ledger)
     anchor.advance()
-    assert chain.verify(ledger.rows(), anchor=parse_anchor(fake.chain_head())).entries == 5
+    assert hash_chain.verify(ledger.rows(), anchor=parse_anchor(fake.chain_head())).entries == 5
     unlocked(engine, forgery)
-    chain.verify(ledger.rows())  # the road that was open: nothing is wrong with it
-    with pytest.raises(chain.BrokenChainError, match=r"anchored"):
-        chain.verify(ledger.rows(), anchor=parse_anchor(fake.chain_head()))
+    hash_chain.verify(ledger.rows())  # the road that was open: nothing is wrong with it
+    with pytest.raises(hash_chain.BrokenChainError, match=r"anchored"):
+        hash_chain.verify(ledger.rows(), anchor=parse_anchor(fake.chain_head()))
     before = fake.chain_head()
     decide(ledger, 2)
-    with pytest.raises(chain.BrokenChainError):
+    with pytest.raises(hash_chain.BrokenChainError):
         anchor.advance()
     assert fake.chain_head() == before  # the proof is not overwritten
 
@@ -90,7 +90,7 @@ def test_a_tag_of_somebody_else(ledger, fake):
     decide(ledger)
     for tag in ("", "1", "1:xyz", f"0:{'a' * 64}"):
         fake.set_chain_head(tag)
-        with pytest.raises(chain.BrokenChainError, match="ENTRY:HASH"):
+        with pytest.raises(hash_chain.BrokenChainError, match="ENTRY:HASH"):
             ChainAnchor(fake, ledger).advance()
         assert fake.chain_head() == tag
 
@@ -117,4 +117,4 @@ def test_every_answer_and_line_of_the_log_has_the_hash(start, fake, adapters, le
     logged = [record.fields for record in caplog.records if record.message == "decision"]
     assert logged[-1]["chain_hash"] == refused["chain_hash"]
     assert json.dumps(logged)
-    assert chain.verify(Ledger(ledger._engine).rows(), head=decision["chain_hash"]).entries == ledger.head()[0]
+    assert hash_chain.verify(Ledger(ledger._engine).rows(), head=decision["chain_hash"]).entries == ledger.head()[0]

@@ -4,16 +4,16 @@ import base64
 import json
 
 import pytest
-from atelier_contracts.access import Role, TokenFile
 from atelier_contracts.names import ADAPTER_FILE
-from atelier_registry import command
+from atelier_contracts.tokens import Role, TokenFile
 from atelier_registry.app import create_app
-from atelier_registry.feed import Feed
-from atelier_registry.places import Places
-from atelier_registry.policy import Policy
-from atelier_registry.pushing import Push
-from atelier_registry.subscribers import Subscriber
-from atelier_registry.token_file import TokenEditError, issue, listed, revoke
+from atelier_registry.cli import main
+from atelier_registry.cli.token_file import TokenEditError, issue, listed, revoke
+from atelier_registry.config.policy import Policy
+from atelier_registry.config.subscribers import Subscriber
+from atelier_registry.events.event_stream import EventStream
+from atelier_registry.events.webhooks.dispatcher import WebhookDispatcher
+from atelier_registry.events.webhooks.offsets import WebhookOffsets
 
 from ..servers import app_running
 from .conftest import FILES
@@ -23,24 +23,33 @@ POLICY = Policy.model_validate({"default": {"champion": {"output_finite": True},
 
 
 @pytest.fixture
-def cli(fake, ledger, locks, push, token_file, stager, monkeypatch, capsys):
+def cli(fake, ledger, locks, push, token_file, infer_client, monkeypatch, capsys):
     """Runs a command as somebody; gives its status, what it printed, and what it complained."""
-    feed = Feed(ledger)
+    event_stream = EventStream(ledger)
     app = create_app(
-        registry=fake, ledger=ledger, locks=locks, feed=feed, push=push, tokens=TokenFile(token_file), policy=POLICY,
-        stager=stager, outside_poll_s=3600, read_age_s=60, integrity_check_s=3600,
-    )  # fmt: skip
+        registry=fake,
+        ledger=ledger,
+        locks=locks,
+        event_stream=event_stream,
+        push=push,
+        tokens=TokenFile(token_file),
+        policy=POLICY,
+        infer_client=infer_client,
+        outside_poll_s=3600,
+        read_age_s=60,
+        integrity_check_s=3600,
+    )
     with app_running(app) as address:
         monkeypatch.setenv("ATELIER_URL", address)
 
         def run(*arguments, who="pia"):
             monkeypatch.setenv("ATELIER_TOKEN", f"{who}-secret")
-            status = command.run([str(argument) for argument in arguments])
+            status = main.run([str(argument) for argument in arguments])
             printed = capsys.readouterr()
             return status, printed.out, printed.err
 
         yield run
-        feed.end()
+        event_stream.end()
 
 
 def test_a_day_of_work(cli, fake, adapters):
@@ -65,7 +74,7 @@ def test_a_day_of_work(cli, fake, adapters):
     assert "RETIRED" in cli("versions", adapters)[1]
 
 
-def test_statuses(cli, fake, adapters, stager):
+def test_statuses(cli, fake, adapters, infer_client):
     fake.add_version(adapters, tags={"atelier.kind": "adapter"}, files={ADAPTER_FILE: FILES[ADAPTER_FILE]})
     status, out, err = cli("promote", adapters, 6, "--reason", "r")
     assert (status, out) == (3, "")
@@ -187,14 +196,15 @@ def push(ledger, engine, locks, tmp_path):
     """One subscriber, who does not answer."""
     (tmp_path / "secret").write_text("whsec_" + base64.b64encode(bytes(32)).decode())
     subscriber = Subscriber(name="ci", url="http://127.0.0.1:1/hooks", secret_file=tmp_path / "secret")
-    return Push([subscriber], ledger, Places(engine), locks)
+    return WebhookDispatcher([subscriber], ledger, WebhookOffsets(engine), locks)
 
 
 def test_subscribers(cli, adapters):
     status, out, _ = cli("subscribers", who="ada")
     assert (status, [line.split()[:3] for line in out.splitlines()]) == (
-        0, [["NAME", "URL", "LAST"], ["ci", "http://127.0.0.1:1/hooks", "0"]],
-    )  # fmt: skip
+        0,
+        [["NAME", "URL", "LAST"], ["ci", "http://127.0.0.1:1/hooks", "0"]],
+    )
     assert cli("subscribers", "--ping", "ci", who="ada")[:2] == (6, "not taken: it does not answer (ConnectionError)\n")
     assert cli("subscribers", "--ping", "cd", who="ada")[0] == 4
     assert cli("subscribers", who="pia")[0] == 5

@@ -6,9 +6,9 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from atelier_contracts.promotion import PromoteRequest
-from atelier_registry import chain
 from atelier_registry.errors import AliasBusyError
-from atelier_registry.locks import open_locks
+from atelier_registry.storage import hash_chain
+from atelier_registry.storage.locks import open_locks
 
 from .test_crashes import KIND, PIA, parts
 
@@ -24,7 +24,7 @@ def check(ledger, registry, name, numbers):
     assert [event["to_version"] for event in ledger.events(0, 200)] == [move.to_version for move in moves]
     assert [event["id"] for event in ledger.events(0, 200)] == list(range(1, len(numbers) + 1))
     assert ledger.pending() == []
-    assert chain.verify(ledger.rows()).entries == 2 * len(numbers)
+    assert hash_chain.verify(ledger.rows()).entries == 2 * len(numbers)
 
 
 def promote_some(tracking_uri, database_url, name, numbers, gate, done):

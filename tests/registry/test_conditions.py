@@ -27,13 +27,13 @@ def test_a_key_stands_for_one_request(api, adapters):
     assert api.as_("ada").promote(adapters, 2, headers=key).status_code == 200  # another sender's keys are others
 
 
-def test_a_refusal_is_answered_again(api, fake, adapters, stager):
+def test_a_refusal_is_answered_again(api, fake, adapters, infer_client):
     api.promote(adapters, 1)
     api.promote(adapters, 2)
-    stager.broken = {1}
+    infer_client.broken = {1}
     key = {"Idempotency-Key": "a-1"}
     refused = api.roll_back(adapters, headers=key)
-    stager.broken = set()
+    infer_client.broken = set()
     assert api.roll_back(adapters, headers=key).json() == refused.json()
     assert len(api.history(adapters, outcome="refused")) == 1
 

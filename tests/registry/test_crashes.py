@@ -7,27 +7,27 @@ import sys
 import traceback
 
 import pytest
-from atelier_contracts.access import Role, Token
 from atelier_contracts.names import TAG_RETIRED
 from atelier_contracts.promotion import PromoteRequest, RollbackRequest
-from atelier_registry import chain
-from atelier_registry.asking import Asker
-from atelier_registry.digests import AdapterDigests
-from atelier_registry.judging import Judge
-from atelier_registry.ledger import Ledger
-from atelier_registry.locks import open_locks
-from atelier_registry.mlflow_registry import MlflowRegistry
-from atelier_registry.moving import Mover
-from atelier_registry.policy import Policy
-from atelier_registry.promotions import Promotions
-from atelier_registry.retiring import Retiring
-from atelier_registry.tables import open_database
+from atelier_contracts.tokens import Role, Token
+from atelier_registry.api.caller import Caller
+from atelier_registry.config.policy import Policy
+from atelier_registry.decisions.alias_writer import AliasWriter
+from atelier_registry.decisions.policy_evaluation import PolicyEvaluator
+from atelier_registry.decisions.promotions import Promotions
+from atelier_registry.decisions.retirement import Retirement
+from atelier_registry.models.artifact_digests import AdapterDigests
+from atelier_registry.models.mlflow_registry import MlflowRegistry
+from atelier_registry.storage import hash_chain
+from atelier_registry.storage.ledger import Ledger
+from atelier_registry.storage.locks import open_locks
+from atelier_registry.storage.tables import open_database
 from sqlalchemy import event
 
-from .fake_stager import FakeStager
+from .fake_stager import FakeInferClient
 
 KIND = {"atelier.kind": "adapter"}
-PIA = Asker(Token("pia", Role.promoter, ""))
+PIA = Caller(Token("pia", Role.promoter, ""))
 
 
 class Countdown:
@@ -53,9 +53,15 @@ def parts(tracking_uri, database_url, countdown=None):
     if countdown:
         for name in ("open", "close"):
             setattr(ledger, name, around(getattr(ledger, name), countdown))  # … and after it
-    mover = Mover(registry, ledger, AdapterDigests(registry, ledger), open_locks(engine, 30), lambda: None)
-    judge = Judge(registry, AdapterDigests(registry, ledger), Policy(), FakeStager())
-    return ledger, mover, Promotions(registry, ledger, mover, judge), Retiring(registry, ledger, mover, lambda: None), registry
+    alias_writer = AliasWriter(registry, ledger, AdapterDigests(registry, ledger), open_locks(engine, 30), lambda: None)
+    evaluator = PolicyEvaluator(registry, AdapterDigests(registry, ledger), Policy(), FakeInferClient())
+    return (
+        ledger,
+        alias_writer,
+        Promotions(registry, ledger, alias_writer, evaluator),
+        Retirement(registry, ledger, alias_writer, lambda: None),
+        registry,
+    )
 
 
 def around(call, countdown):
@@ -84,9 +90,9 @@ def dies(act):
 
 
 DECISIONS = {
-    "promote": lambda promotions, retiring, asker, name: promotions.promote(asker, name, 2, PromoteRequest(reason="second")),
-    "rollback": lambda promotions, retiring, asker, name: promotions.roll_back(asker, name, RollbackRequest(reason="back")),
-    "retire": lambda promotions, retiring, asker, name: retiring.retire(asker, name, 3, "never again"),
+    "promote": lambda promotions, retiring, caller, name: promotions.promote(caller, name, 2, PromoteRequest(reason="second")),
+    "rollback": lambda promotions, retiring, caller, name: promotions.roll_back(caller, name, RollbackRequest(reason="back")),
+    "retire": lambda promotions, retiring, caller, name: retiring.retire(caller, name, 3, "never again"),
 }
 
 
@@ -97,22 +103,22 @@ def test_killed_at_every_step(action, real_world, mlflow_server, database_url, e
         model = real_world.add_model(f"{name}-{left}")
         for _ in range(3):
             real_world.add_bare_version(model)
-        asker = Asker(PIA.token, key=f"{left:064}")
-        ledger, mover, promotions, _, registry = parts(mlflow_server.uri, database_url)
+        caller = Caller(PIA.token, key=f"{left:064}")
+        ledger, alias_writer, promotions, _, registry = parts(mlflow_server.uri, database_url)
         before = 1
         promotions.promote(PIA, model, 1, PromoteRequest(reason="first"))
         if action == "rollback":
             before = 2
             promotions.promote(PIA, model, 2, PromoteRequest(reason="second"))
 
-        def act(model=model, left=left, asker=asker):
+        def act(model=model, left=left, caller=caller):
             _, _, promotions, retiring, _ = parts(mlflow_server.uri, database_url, Countdown(left))
-            DECISIONS[action](promotions, retiring, asker, model)
+            DECISIONS[action](promotions, retiring, caller, model)
 
         if not dies(act):
             break
         killed += 1
-        mover.reconcile()  # the next start
+        alias_writer.reconcile()  # the next start
         assert ledger.pending() == []
         now = registry.model(model).aliases["champion"]
         assert now in (before, 3 - before)
@@ -124,10 +130,10 @@ def test_killed_at_every_step(action, real_world, mlflow_server, database_url, e
             retired = registry.version(model, 3).tags.get(TAG_RETIRED)
             assert (retired == str(latest.id)) == (latest.action == "retire" and latest.outcome == "done")
         outcomes.add((latest.action, latest.outcome))
-        chain.verify(ledger.rows())
+        hash_chain.verify(ledger.rows())
         # the same request again, with its key, does it once and no more
         _, _, promotions, retiring, _ = parts(mlflow_server.uri, database_url)
-        done = DECISIONS[action](promotions, retiring, asker, model)
+        done = DECISIONS[action](promotions, retiring, caller, model)
         assert done.outcome == "done"
         assert done.action == action
         assert registry.model(model).aliases["champion"] == (1 if action != "promote" else 2)

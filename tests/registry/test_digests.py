@@ -5,11 +5,11 @@ import threading
 import pytest
 from atelier_contracts.manifests import AdapterManifest
 from atelier_contracts.names import ADAPTER_FILE, EVIDENCE_FILE, TAG_PROMOTED_DIGEST, WEIGHTS_FILE
-from atelier_registry import chain
-from atelier_registry.digests import AdapterDigests
-from atelier_registry.integrity import IntegrityMonitor
-from atelier_registry.ledger import Facts
-from atelier_registry.policy import Policy, read_policy
+from atelier_registry.config.policy import Policy, read_policy
+from atelier_registry.models.artifact_digests import AdapterDigests
+from atelier_registry.models.integrity_monitor import IntegrityMonitor
+from atelier_registry.storage import hash_chain
+from atelier_registry.storage.ledger import Facts
 
 from .conftest import ADAPTER, EVIDENCE, FILES
 
@@ -70,10 +70,10 @@ def test_evidence_that_names_no_weights_proves_nothing(start, fake, name):
     assert "does not say which weights were measured" in answer.json()["detail"]
 
 
-def test_infer_is_asked_for_the_files_that_are_decided_on(start, fake, adapters, stager):
+def test_infer_is_asked_for_the_files_that_are_decided_on(start, fake, adapters, infer_client):
     api = start(fake, policy=Policy.model_validate({"default": {"champion": {"loads": True}}}))
     assert api.promote(adapters, 1).status_code == 200
-    assert stager.digests == [DIGEST]
+    assert infer_client.digests == [DIGEST]
 
 
 def test_a_version_whose_files_were_changed_cannot_come_back(api, fake, adapters):
@@ -89,30 +89,30 @@ def test_a_version_whose_files_were_changed_cannot_come_back(api, fake, adapters
     assert fake.model(adapters).aliases == {"champion": 2}
 
 
-def test_files_changed_while_infer_draws_are_judged_again(start, fake, adapters, stager):
+def test_files_changed_while_infer_draws_are_judged_again(start, fake, adapters, infer_client):
     """What infer showed counts for the files that it showed, and no others."""
     api = start(fake, policy=Policy.model_validate({"default": {"champion": {"loads": True}}}))
     files, _, digest = other_weights("planted")
 
     def plant():
-        stager.before = lambda: None
+        infer_client.before = lambda: None
         for file, text in files.items():
             fake.overwrite(adapters, 3, file, text)
 
-    stager.before = plant
+    infer_client.before = plant
     assert api.promote(adapters, 3).json()["adapter_digest"] == digest
-    assert stager.digests == [DIGEST, digest]
+    assert infer_client.digests == [DIGEST, digest]
 
 
 @pytest.mark.parametrize("what", ["retired", "tag", "evidence"])
-def test_what_changed_before_the_lock_counts(start, fake, adapters, stager, what):
+def test_what_changed_before_the_lock_counts(start, fake, adapters, infer_client, what):
     """Everything that the rules stand on is read inside the lock: nothing that was true before it is enough."""
     rules = {"loads": True, "output_finite": True, "tags": {"reviewed": "yes"}}
     api = start(fake, policy=Policy.model_validate({"default": {"champion": rules}}))
     fake.set_tag(adapters, 1, "reviewed", "yes")
 
     def change():
-        stager.before = lambda: None
+        infer_client.before = lambda: None
         if what == "retired":
             assert api.post(f"/models/{adapters}/versions/1/retire", {"reason": "unsafe"}).status_code == 200
         elif what == "tag":
@@ -121,7 +121,7 @@ def test_what_changed_before_the_lock_counts(start, fake, adapters, stager, what
             bad = EVIDENCE.model_copy(update={"output_finite": False})
             fake.overwrite(adapters, 1, EVIDENCE_FILE, bad.model_dump_json())
 
-    stager.before = change
+    infer_client.before = change
     answer = api.promote(adapters, 1)
     assert answer.status_code == 409
     assert {"retired": "was retired", "tag": "reviewed=no", "evidence": "NaN or infinity"}[what] in answer.json()["detail"]
@@ -180,7 +180,7 @@ def test_versions_promoted_before_are_recorded_at_the_next_start(start, world, n
     ]
     for number, tag in ((1, DIGEST), (2, DIGEST), (3, None)):
         assert world.registry.version(name, number).tags.get(TAG_PROMOTED_DIGEST) == tag
-    assert chain.verify(ledger.rows()).entries == 6
+    assert hash_chain.verify(ledger.rows()).entries == 6
     assert api.roll_back(name).json()["to_version"] == 1
     start(world.registry)
     assert len([each for each in api.history(name) if each["action"] == "record"]) == 2

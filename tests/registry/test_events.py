@@ -6,39 +6,47 @@ from contextlib import ExitStack, contextmanager
 
 import httpx
 import pytest
-from atelier_contracts.access import TokenFile
 from atelier_contracts.events import AliasMoved
+from atelier_contracts.tokens import TokenFile
 from atelier_registry.app import create_app
-from atelier_registry.feed import Feed
-from atelier_registry.ledger import Ledger
-from atelier_registry.places import Places
-from atelier_registry.policy import Policy
-from atelier_registry.pushing import Push
+from atelier_registry.config.policy import Policy
+from atelier_registry.events.event_stream import EventStream
+from atelier_registry.events.webhooks.dispatcher import WebhookDispatcher
+from atelier_registry.events.webhooks.offsets import WebhookOffsets
+from atelier_registry.storage.ledger import Ledger
 
 from ..servers import app_running
 from .conftest import Api
 
 
 @contextmanager
-def served(fake, engine, locks, token_file, stager, policy=None):
+def served(fake, engine, locks, token_file, infer_client, policy=None):
     """The service on a port, because a stream that does not end needs a real server."""
     ledger = Ledger(engine)
-    feed = Feed(ledger)
+    event_stream = EventStream(ledger)
     app = create_app(
-        registry=fake, ledger=ledger, locks=locks, feed=feed, push=Push([], ledger, Places(engine), locks),
-        tokens=TokenFile(token_file), policy=policy or Policy(), stager=stager, outside_poll_s=0.1, read_age_s=1,
+        registry=fake,
+        ledger=ledger,
+        locks=locks,
+        event_stream=event_stream,
+        push=WebhookDispatcher([], ledger, WebhookOffsets(engine), locks),
+        tokens=TokenFile(token_file),
+        policy=policy or Policy(),
+        infer_client=infer_client,
+        outside_poll_s=0.1,
+        read_age_s=1,
         integrity_check_s=3600,
-    )  # fmt: skip
+    )
     with app_running(app) as address, httpx.Client(base_url=address, timeout=60) as client:
         try:
             yield Api(client)
         finally:
-            feed.end()
+            event_stream.end()
 
 
 @pytest.fixture
-def api(fake, engine, locks, token_file, stager):
-    with served(fake, engine, locks, token_file, stager) as api:
+def api(fake, engine, locks, token_file, infer_client):
+    with served(fake, engine, locks, token_file, infer_client) as api:
         yield api
 
 
@@ -75,8 +83,8 @@ def test_a_move_by_other_hands_is_told_too(api, fake, adapters):
         assert next(events).to_version == 3
 
 
-def test_every_process_tells_what_another_did(fake, engine, locks, token_file, stager, api, adapters):
-    with served(fake, engine, locks, token_file, stager) as other, listening(other) as events:
+def test_every_process_tells_what_another_did(fake, engine, locks, token_file, infer_client, api, adapters):
+    with served(fake, engine, locks, token_file, infer_client) as other, listening(other) as events:
         api.promote(adapters, 1)
         assert next(events).to_version == 1
 
@@ -96,7 +104,7 @@ def test_from_any_cursor(api, adapters):
 
 def test_more_than_a_page(start, fake, ledger, adapters):
     api = start(fake)
-    from atelier_registry.ledger import Facts
+    from atelier_registry.storage.ledger import Facts
 
     for number in range(250):
         ledger.open("outside", Facts("outside", "outside", adapters, "champion", None, number, "r"))
@@ -109,9 +117,9 @@ def test_refusals_are_not_told(api, fake, adapters):
     assert told(api, after=0) == []
 
 
-def test_the_streams_end_with_the_service(fake, engine, locks, token_file, stager):
+def test_the_streams_end_with_the_service(fake, engine, locks, token_file, infer_client):
     with httpx.Client(timeout=60) as client, ExitStack() as stack:
-        with served(fake, engine, locks, token_file, stager) as api:
+        with served(fake, engine, locks, token_file, infer_client) as api:
             client.base_url = api.client.base_url
             events = stack.enter_context(listening(Api(client)))
         assert next(events, None) is None  # ended, not cut

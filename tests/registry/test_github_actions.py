@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from atelier_registry.policy import Policy
+from atelier_registry.config.policy import Policy
 
 from .test_events import served
 
@@ -18,14 +18,14 @@ STEPS = {step.get("name"): step.get("run", "") for step in JOB["steps"]}
 
 
 @pytest.fixture
-def run(fake, engine, locks, token_file, stager, tmp_path):
+def run(fake, engine, locks, token_file, infer_client, tmp_path):
     """Runs the step "Promote" for a version; gives its status, and what the job's page would show."""
 
     def running(policy, model, number):
         (tmp_path / "result.json").write_text(f'{{"version": {number}}}')
         summary = tmp_path / "summary.md"
         summary.unlink(missing_ok=True)
-        with served(fake, engine, locks, token_file, stager, Policy.model_validate(policy)) as api:
+        with served(fake, engine, locks, token_file, infer_client, Policy.model_validate(policy)) as api:
             told = {
                 "MODEL": model,
                 "ATELIER_URL": str(api.client.base_url).rstrip("/"),

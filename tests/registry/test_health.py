@@ -4,8 +4,8 @@ import logging
 import time
 
 import pytest
+from atelier_registry.api.health import Readiness
 from atelier_registry.errors import DatabaseUnavailableError
-from atelier_registry.health import Readiness
 
 
 def test_open_to_all(api):
@@ -23,7 +23,7 @@ def impatient(monkeypatch):
 
 @pytest.mark.parametrize("part", ["tracking", "database"])
 def test_what_is_missing_is_told_by_the_log_once(start, fake, ledger, monkeypatch, caplog, impatient, part):
-    caplog.set_level(logging.INFO, "atelier_registry.health")
+    caplog.set_level(logging.INFO, "atelier_registry.api.health")
     broken = set()
 
     def ping():
@@ -41,7 +41,7 @@ def test_what_is_missing_is_told_by_the_log_once(start, fake, ledger, monkeypatc
             assert answer.status_code == (503 if missing else 200)
             assert answer.json() == {"status": "unavailable" if missing else "ready"}
             assert api.client.get("/healthz").status_code == 200
-    said = [record.getMessage() for record in caplog.records if record.name == "atelier_registry.health"]
+    said = [record.getMessage() for record in caplog.records if record.name == "atelier_registry.api.health"]
     assert said == [f"not ready: {part} does not answer", f"{part} answers again"]
 
 

@@ -2,8 +2,8 @@
 
 from datetime import UTC, datetime, timedelta
 
-from atelier_registry import chain
-from atelier_registry.ledger import Facts, Ledger
+from atelier_registry.storage import hash_chain
+from atelier_registry.storage.ledger import Facts, Ledger
 from sqlalchemy import event
 
 NOW = datetime(2026, 3, 1, 12, tzinfo=UTC)
@@ -39,7 +39,7 @@ def test_a_clock_that_was_set_back_keeps_the_order(engine):
     ledger = Ledger(engine, clock=lambda: next(times))
     stamps = [move(ledger, version).at for version in (1, 2, 3)]
     assert stamps == [NOW, NOW, NOW + timedelta(seconds=1)]
-    assert chain.verify(ledger.rows()).entries == 3
+    assert hash_chain.verify(ledger.rows()).entries == 3
 
 
 def test_one_entry_from_the_future_does_not_stamp_the_later_ones(engine, caplog):

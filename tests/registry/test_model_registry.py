@@ -8,9 +8,9 @@ import tempfile
 import pytest
 import requests
 from atelier_contracts.names import WEIGHTS_FILE
-from atelier_registry import artifact_stream
 from atelier_registry.errors import InvalidArgumentError, TrackingUnavailableError, UnreadableFileError
-from atelier_registry.mlflow_registry import MlflowRegistry
+from atelier_registry.models import artifact_stream
+from atelier_registry.models.mlflow_registry import MlflowRegistry
 
 from ..servers import free_port
 from .conftest import FILES

@@ -5,10 +5,10 @@ import subprocess
 import sys
 
 import pytest
-from atelier_contracts.access import TokenFile
+from atelier_contracts.tokens import TokenFile
 from atelier_registry.app import create_app
-from atelier_registry.feed import Feed
-from atelier_registry.policy import Policy
+from atelier_registry.config.policy import Policy
+from atelier_registry.events.event_stream import EventStream
 
 from ..servers import app_running
 from .conftest import FILES
@@ -16,21 +16,29 @@ from .fake_stager import png
 
 
 @pytest.fixture
-def url(real_world, ledger, locks, push, token_file, stager):
+def url(real_world, ledger, locks, push, token_file, infer_client):
     """The service on a real MLflow server, with something in it."""
     real_world.add_model(name := "examined")
     for _ in range(2):
         real_world.add_version(name, tags={"atelier.kind": "adapter"}, files=FILES, metrics={"loss": 0.5})
     real_world.add_picture(name, 1, "validation", 1, png(9))
-    feed = Feed(ledger)
+    event_stream = EventStream(ledger)
     app = create_app(
-        registry=real_world.registry, ledger=ledger, locks=locks, feed=feed, push=push, tokens=TokenFile(token_file),
+        registry=real_world.registry,
+        ledger=ledger,
+        locks=locks,
+        event_stream=event_stream,
+        push=push,
+        tokens=TokenFile(token_file),
         policy=Policy.model_validate({"default": {"champion": {"output_finite": True}, "shown": {"approval": True}}}),
-        stager=stager, outside_poll_s=3600, read_age_s=1, integrity_check_s=3600,
-    )  # fmt: skip
+        infer_client=infer_client,
+        outside_poll_s=3600,
+        read_age_s=1,
+        integrity_check_s=3600,
+    )
     with app_running(app) as address:
         yield address
-        feed.end()
+        event_stream.end()
 
 
 @pytest.mark.timeout(900)
@@ -38,14 +46,37 @@ def test_every_answer_is_as_the_document_says(url, tmp_path):
     """Streams that do not end are left out: `GET /events` has tests of its own."""
     ended = subprocess.run(
         [
-            sys.executable, "-m", "schemathesis.cli", "run", f"{url}/openapi.json",
-            "--header", "Authorization: Bearer ada-secret",
-            "--max-examples", "4", "--exclude-path", "/events", "--seed", "7", "--no-color", "--request-timeout", "60",
-            "--checks", "not_a_server_error,status_code_conformance,content_type_conformance,response_schema_conformance",
-            "--phases", "examples,coverage,fuzzing", "--suppress-health-check", "all", "--generation-database", "none",
+            sys.executable,
+            "-m",
+            "schemathesis.cli",
+            "run",
+            f"{url}/openapi.json",
+            "--header",
+            "Authorization: Bearer ada-secret",
+            "--max-examples",
+            "4",
+            "--exclude-path",
+            "/events",
+            "--seed",
+            "7",
+            "--no-color",
+            "--request-timeout",
+            "60",
+            "--checks",
+            "not_a_server_error,status_code_conformance,content_type_conformance,response_schema_conformance",
+            "--phases",
+            "examples,coverage,fuzzing",
+            "--suppress-health-check",
+            "all",
+            "--generation-database",
+            "none",
         ],
-        capture_output=True, text=True, cwd=tmp_path, timeout=880, check=False,
-    )  # fmt: skip
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+        timeout=880,
+        check=False,
+    )
     assert ended.returncode == 0, ended.stdout[-6000:] + ended.stderr[-2000:]
     counted = re.search(r"(\d+) generated, (\d+) passed", ended.stdout)
     assert counted, ended.stdout[-3000:]

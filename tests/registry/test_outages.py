@@ -5,28 +5,30 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
-from atelier_contracts.access import Role, Token
 from atelier_contracts.promotion import PromoteRequest
-from atelier_registry.asking import Asker
-from atelier_registry.digests import AdapterDigests
+from atelier_contracts.tokens import Role, Token
+from atelier_registry.api.caller import Caller
+from atelier_registry.config.policy import Policy
+from atelier_registry.decisions.alias_writer import AliasWriter
+from atelier_registry.decisions.policy_evaluation import PolicyEvaluator
+from atelier_registry.decisions.promotions import Promotions
 from atelier_registry.errors import AliasBusyError, DatabaseUnavailableError, TrackingUnavailableError
-from atelier_registry.judging import Judge
-from atelier_registry.ledger import Facts, Ledger
-from atelier_registry.locks import open_locks
-from atelier_registry.moving import Mover
-from atelier_registry.policy import Policy
-from atelier_registry.promotions import Promotions
+from atelier_registry.models.artifact_digests import AdapterDigests
+from atelier_registry.storage.ledger import Facts, Ledger
+from atelier_registry.storage.locks import open_locks
 
-from .fake_stager import FakeStager
+from .fake_stager import FakeInferClient
 
-PIA, ADA = (Asker(Token(id, Role.promoter, "")) for id in ("pia", "ada"))
+PIA, ADA = (Caller(Token(id, Role.promoter, "")) for id in ("pia", "ada"))
 
 
 def promotions_of(registry, engine, wait_s=60.0):
     """What another process of this service would have."""
     ledger = Ledger(engine)
-    mover = Mover(registry, ledger, AdapterDigests(registry, ledger), open_locks(engine, wait_s), lambda: None)
-    return Promotions(registry, ledger, mover, Judge(registry, AdapterDigests(registry, ledger), Policy(), FakeStager()))
+    alias_writer = AliasWriter(registry, ledger, AdapterDigests(registry, ledger), open_locks(engine, wait_s), lambda: None)
+    return Promotions(
+        registry, ledger, alias_writer, PolicyEvaluator(registry, AdapterDigests(registry, ledger), Policy(), FakeInferClient())
+    )
 
 
 def left_pending(ledger, model, to_version):

@@ -7,11 +7,11 @@ import time
 
 import httpx
 import pytest
-from atelier_contracts.access import TokenFile
+from atelier_contracts.tokens import TokenFile
+from atelier_registry.api.ui import FOLDER
 from atelier_registry.app import create_app
-from atelier_registry.feed import Feed
-from atelier_registry.page import FOLDER
-from atelier_registry.policy import Policy
+from atelier_registry.config.policy import Policy
+from atelier_registry.events.event_stream import EventStream
 
 from ..servers import app_running
 from .conftest import FILES
@@ -51,15 +51,24 @@ def chromium(launch_chromium):
 
 
 @pytest.fixture
-def url(fake, ledger, locks, push, token_file, stager):
-    feed = Feed(ledger)
+def url(fake, ledger, locks, push, token_file, infer_client):
+    event_stream = EventStream(ledger)
     app = create_app(
-        registry=fake, ledger=ledger, locks=locks, feed=feed, push=push, tokens=TokenFile(token_file), policy=POLICY,
-        stager=stager, outside_poll_s=0.2, read_age_s=1, integrity_check_s=0.1,
-    )  # fmt: skip
+        registry=fake,
+        ledger=ledger,
+        locks=locks,
+        event_stream=event_stream,
+        push=push,
+        tokens=TokenFile(token_file),
+        policy=POLICY,
+        infer_client=infer_client,
+        outside_poll_s=0.2,
+        read_age_s=1,
+        integrity_check_s=0.1,
+    )
     with app_running(app) as address:
         yield f"{address}/"
-        feed.end()
+        event_stream.end()
 
 
 @pytest.fixture
@@ -93,8 +102,8 @@ def wait(condition):
 
 
 @browser
-def test_decide_with_the_keyboard(open_page, fake, adapters, stager):
-    stager.levels = {1: 40, 2: 200}
+def test_decide_with_the_keyboard(open_page, fake, adapters, infer_client):
+    infer_client.levels = {1: 40, 2: 200}
     fake.point(adapters, "champion", 1)
     for step, value in ((1, 0.5), (2, 0.4), (3, 0.3)):
         fake.add_point(adapters, 2, "validation_loss", step, value)

@@ -8,12 +8,12 @@ import re
 
 import yaml
 from atelier_contracts.manifests import AdapterManifest, Evidence
-from atelier_registry.catalogue import parsed
-from atelier_registry.chain import BrokenChainError
-from atelier_registry.chain_anchor import parse_anchor
+from atelier_registry.config.policy import BUILT_IN, AliasPolicy, read_policy
+from atelier_registry.config.subscribers import read_subscribers
+from atelier_registry.decisions.chain_anchor import parse_anchor
 from atelier_registry.errors import PolicyError, SubscribersError
-from atelier_registry.policy import BUILT_IN, AliasPolicy, read_policy
-from atelier_registry.subscribers import read_subscribers
+from atelier_registry.models.catalogue import parsed
+from atelier_registry.storage.hash_chain import BrokenChainError
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 

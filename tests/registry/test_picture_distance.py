@@ -4,8 +4,8 @@ import io
 
 import numpy as np
 import pytest
-from atelier_registry.picture_distance import NotAPictureError, compare, distance, is_blank, read
-from atelier_trainer.scenes.dataset import render
+from atelier_registry.decisions.image_distance import NotAPictureError, compare, distance, is_blank, read
+from atelier_trainer.synthetic.scenes.dataset import render
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image

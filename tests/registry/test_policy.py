@@ -5,8 +5,8 @@ import textwrap
 import pytest
 from atelier_contracts.names import ADAPTER_FILE
 from atelier_contracts.promotion import Decision, RefusedProblem
+from atelier_registry.config.policy import AliasPolicy, Policy, read_policy
 from atelier_registry.errors import PolicyError
-from atelier_registry.policy import AliasPolicy, Policy, read_policy
 
 from .conftest import EVIDENCE, FILES
 
@@ -178,8 +178,8 @@ def verdict(decision, rule):
     return next(each for each in decision["verdicts"] if each["rule"] == rule)
 
 
-def test_drift_between_candidate_and_champion(start, fake, adapters, stager):
-    stager.angles = {1: 0, 2: 4, 3: 90}
+def test_drift_between_candidate_and_champion(start, fake, adapters, infer_client):
+    infer_client.angles = {1: 0, 2: 4, 3: 90}
     api = start(fake, policy=policy(drift=DRIFT))
     first = api.promote(adapters, 1).json()
     assert verdict(first, "drift")["reason"] == "there is no other champion to compare pictures with"
@@ -189,13 +189,13 @@ def test_drift_between_candidate_and_champion(start, fake, adapters, stager):
     assert refused.status_code == 409
     assert "picture 1 is" in refused.json()["detail"]
     assert "at most 0.3 is allowed" in refused.json()["detail"]
-    stager.down = True
+    infer_client.down = True
     assert "infer does not answer" in api.promote(adapters, 3).json()["detail"]
     assert api.as_("ada").promote(adapters, 3, force=True).status_code == 200
 
 
-def test_a_picture_may_have_a_limit_of_its_own(start, fake, adapters, stager):
-    stager.angles = {1: 0, 2: 90}
+def test_a_picture_may_have_a_limit_of_its_own(start, fake, adapters, infer_client):
+    infer_client.angles = {1: 0, 2: 90}
     strict, lenient = DRIFT["pictures"][0], DRIFT["pictures"][0] | {"prompt": "a dog", "at_most": 1.0}
     api = start(fake, policy=policy(drift={"at_most": 0.3, "pictures": [strict, lenient]}))
     api.promote(adapters, 1)
@@ -204,7 +204,7 @@ def test_a_picture_may_have_a_limit_of_its_own(start, fake, adapters, stager):
     assert "picture 2" not in detail
 
 
-def test_a_version_that_draws_nothing_does_not_pass(start, fake, adapters, stager):
+def test_a_version_that_draws_nothing_does_not_pass(start, fake, adapters, infer_client):
     """Not even as the first champion, nor beside one that draws nothing either."""
     api = start(fake, policy=policy(drift=DRIFT))
     assert "draws nothing on picture 1" in api.promote(adapters, 1).json()["detail"]
@@ -212,12 +212,12 @@ def test_a_version_that_draws_nothing_does_not_pass(start, fake, adapters, stage
     assert "not_blank" in api.promote(adapters, 2).json()["detail"]
 
 
-def test_a_version_that_does_not_listen_does_not_pass(start, fake, adapters, stager):
+def test_a_version_that_does_not_listen_does_not_pass(start, fake, adapters, infer_client):
     pictures = [{"prompt": prompt, "seed": 7, "steps": 4, "size": 64} for prompt in ("a cat", "two dogs at the sea")]
     api = start(fake, policy=policy(drift={"at_most": 1, "prompts_apart_by": 0.2, "pictures": pictures}))
-    stager.angles = {1: 0}
+    infer_client.angles = {1: 0}
     assert api.promote(adapters, 1).status_code == 200
-    stager.deaf, stager.angles = True, {2: 0}
+    infer_client.deaf, infer_client.angles = True, {2: 0}
     refused = api.promote(adapters, 2)
     assert "pictures of different prompts are 0.000 apart, at least 0.2 is asked for" in refused.json()["detail"]
 
@@ -228,20 +228,20 @@ def test_prompts_can_be_compared_only_where_nothing_else_differs(tmp_path):
         read_policy(written(tmp_path, text))
 
 
-def test_what_was_judged_against_another_champion_is_judged_again(start, fake, adapters, stager):
-    stager.angles = {1: 0, 2: 4, 3: 90}
+def test_what_was_judged_against_another_champion_is_judged_again(start, fake, adapters, infer_client):
+    infer_client.angles = {1: 0, 2: 4, 3: 90}
     api = start(fake, policy=policy(drift=DRIFT))
     api.promote(adapters, 1)
     once = iter([lambda: fake.point(adapters, "champion", 3)])
-    stager.before = lambda: next(once, lambda: None)()
+    infer_client.before = lambda: next(once, lambda: None)()
     answer = api.promote(adapters, 2)  # while it is drawn somebody makes version 3 champion, and 2 is far from that
     assert answer.status_code == 409
     assert "version 3" in answer.json()["detail"]
     assert fake.model(adapters).aliases["champion"] == 3
 
 
-def test_loading_as_a_rule(start, fake, adapters, stager):
+def test_loading_as_a_rule(start, fake, adapters, infer_client):
     api = start(fake, policy=policy(loads=True))
-    stager.broken = {2}
+    infer_client.broken = {2}
     assert "its weights hold NaN" in api.promote(adapters, 2).json()["detail"]
     assert api.promote(adapters, 1).status_code == 200

@@ -156,8 +156,8 @@ def test_openapi_has_examples_and_problems(api):
 
 def test_the_examples_are_true(api):
     from atelier_contracts.promotion import Decision
-    from atelier_registry import answers, examples
+    from atelier_registry.api import openapi_examples, schemas
 
-    Decision.model_validate(examples.DECISION)
-    assert answers.ModelSummary.model_validate(examples.MODEL).model_dump(mode="json") == examples.MODEL
-    assert answers.VersionDetail.model_validate(examples.DETAIL).model_dump(mode="json") == examples.DETAIL
+    Decision.model_validate(openapi_examples.DECISION)
+    assert schemas.ModelSummary.model_validate(openapi_examples.MODEL).model_dump(mode="json") == openapi_examples.MODEL
+    assert schemas.VersionDetail.model_validate(openapi_examples.DETAIL).model_dump(mode="json") == openapi_examples.DETAIL

@@ -9,12 +9,12 @@ import time
 from datetime import UTC, datetime, timedelta
 
 import pytest
-from atelier_registry import pushing
-from atelier_registry.ledger import Facts
-from atelier_registry.places import Places
-from atelier_registry.posting import sign
-from atelier_registry.pushing import Push, wait_s
-from atelier_registry.subscribers import Subscriber
+from atelier_registry.config.subscribers import Subscriber
+from atelier_registry.events.webhooks import dispatcher
+from atelier_registry.events.webhooks.delivery import sign
+from atelier_registry.events.webhooks.dispatcher import WebhookDispatcher, wait_s
+from atelier_registry.events.webhooks.offsets import WebhookOffsets
+from atelier_registry.storage.ledger import Facts
 
 from .receiver import receiving
 from .test_problems import problem
@@ -43,7 +43,7 @@ def subscriber(tmp_path, receiver):
 
 @pytest.fixture
 def places(engine):
-    return Places(engine)
+    return WebhookOffsets(engine)
 
 
 @pytest.fixture
@@ -51,7 +51,7 @@ def pushed(ledger, places, locks):
     """A factory of what posts, not started: `deliver` is called by the test."""
 
     def made(*subscribers):
-        push = Push(subscribers, ledger, places, locks)
+        push = WebhookDispatcher(subscribers, ledger, places, locks)
         for each in subscribers:
             push.deliver(each)  # enters it, after the newest event
         return push
@@ -84,7 +84,7 @@ def test_a_signature_of_the_standards_own_library():
 
 
 def test_a_promotion_is_posted_signed(start, fake, adapters, ledger, places, locks, subscriber, receiver):
-    push = Push([subscriber()], ledger, places, locks)
+    push = WebhookDispatcher([subscriber()], ledger, places, locks)
     api = start(fake, push=push)
     until(lambda: places.find("ci"))
     decision = api.promote(adapters, 3).json()
@@ -133,7 +133,7 @@ def test_only_what_is_wanted_is_posted(pushed, move, subscriber, receiver, place
 def test_what_is_refused_is_posted_again_in_order(
     pushed, move, subscriber, receiver, places, monkeypatch, caplog, answer, reason
 ):
-    monkeypatch.setattr(pushing, "FIRST_WAIT_S", 0.2)
+    monkeypatch.setattr(dispatcher, "FIRST_WAIT_S", 0.2)
     ci = subscriber()
     push = pushed(ci)
     receiver.answers = [answer, answer, (204, {})]
@@ -180,7 +180,7 @@ def test_a_secret_that_is_gone_or_wrong(pushed, move, subscriber, receiver, plac
 
 
 def test_an_event_is_left_out_in_the_end(pushed, move, subscriber, receiver, places, monkeypatch, caplog):
-    monkeypatch.setattr(pushing, "FIRST_WAIT_S", 0.01)
+    monkeypatch.setattr(dispatcher, "FIRST_WAIT_S", 0.01)
     ci = subscriber(give_up_h=1e-6)
     push = pushed(ci)
     receiver.answers = [(410, {}), (410, {}), (204, {})]
@@ -192,7 +192,7 @@ def test_an_event_is_left_out_in_the_end(pushed, move, subscriber, receiver, pla
 
 
 def test_nothing_is_lost_over_a_restart(pushed, move, subscriber, receiver, places, monkeypatch):
-    monkeypatch.setattr(pushing, "FIRST_WAIT_S", 0.01)
+    monkeypatch.setattr(dispatcher, "FIRST_WAIT_S", 0.01)
     ci = subscriber()
     receiver.answers = [(503, {}), (204, {})]
     push = pushed(ci)
@@ -222,7 +222,7 @@ def test_processes_take_turns(pushed, move, subscriber, receiver, places):
 def test_one_that_hangs_holds_up_nobody_else(start, fake, adapters, ledger, places, locks, subscriber, receiver, monkeypatch):
     receiver.hold.clear()
     with receiving() as other:
-        push = Push([subscriber(), subscriber(name="page", url=other.url)], ledger, places, locks)
+        push = WebhookDispatcher([subscriber(), subscriber(name="page", url=other.url)], ledger, places, locks)
         api = start(fake, push=push)
         until(lambda: places.find("ci") and places.find("page"))
         assert api.promote(adapters, 1).status_code == 200
@@ -245,7 +245,7 @@ def test_pauses_grow(monkeypatch):
 
 
 def test_a_ping(start, fake, ledger, places, locks, subscriber, receiver):
-    api = start(fake, push=Push([subscriber()], ledger, places, locks))
+    api = start(fake, push=WebhookDispatcher([subscriber()], ledger, places, locks))
     admin = api.as_("ada")
     assert admin.post("/subscribers/ci/ping", {}).json() == {"taken": True, "problem": None}
     assert json.loads(receiver.got[0][1])["type"] == "ping"

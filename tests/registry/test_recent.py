@@ -6,14 +6,14 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from atelier_registry.errors import TrackingUnavailableError
-from atelier_registry.recent import RecentReads
+from atelier_registry.models.cached_registry import CachedRegistry
 
 from .conftest import FILES
 
 
 @pytest.fixture
 def recent(fake):
-    return RecentReads(fake, 60)
+    return CachedRegistry(fake, 60)
 
 
 def asked(fake, recent, method, *about):
@@ -46,7 +46,7 @@ def test_other_values_are_other_questions(fake, recent, adapters):
 
 
 def test_it_is_as_old_as_it_may_be(fake, adapters):
-    recent, never = RecentReads(fake, 0.05), RecentReads(fake, 0)
+    recent, never = CachedRegistry(fake, 0.05), CachedRegistry(fake, 0)
     for _ in range(2):
         assert asked(fake, recent, "model", adapters)[0] == 1
         assert asked(fake, never, "model", adapters)[0] == 1

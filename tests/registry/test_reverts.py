@@ -3,9 +3,9 @@
 import httpx
 import pytest
 from atelier_contracts.served import ServedAlias, ServedModel
-from atelier_registry import chain
+from atelier_registry.decisions.revert_monitor import HttpServedReader, RevertMonitor
 from atelier_registry.errors import StageUnavailableError
-from atelier_registry.revert_monitor import HttpServedReader, RevertMonitor
+from atelier_registry.storage import hash_chain
 
 from ..servers import app_running, free_port
 
@@ -35,7 +35,7 @@ def test_a_revert_is_kept_once_until_the_alias_moves(api, adapters, ledger):
     api.as_("ada").promote(adapters, 2)
     monitor.look()
     assert len([decision for decision in api.history(adapters) if decision["action"] == "revert"]) == 2
-    assert chain.verify(ledger.rows()).head == ledger.head()[1]
+    assert hash_chain.verify(ledger.rows()).head == ledger.head()[1]
 
 
 def test_an_infer_that_does_not_answer(ledger):

@@ -3,8 +3,8 @@
 from itertools import pairwise
 
 import pytest
-from atelier_registry.ledger import Move
-from atelier_registry.stack import previous, stacked
+from atelier_registry.decisions.rollback_stack import previous, stacked
+from atelier_registry.storage.ledger import Move
 from hypothesis import given
 from hypothesis import strategies as st
 

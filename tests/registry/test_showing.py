@@ -59,9 +59,9 @@ def test_pictures_and_curves(two, world, name):
         assert two.get(f"/models/{name}/versions/1/{path}").status_code == 404
 
 
-def test_draw(start, fake, adapters, stager):
+def test_draw(start, fake, adapters, infer_client):
     api = start(fake).as_("rita")
-    stager.levels, stager.broken = {1: 10, 2: 20}, {3}
+    infer_client.levels, infer_client.broken = {1: 10, 2: 20}, {3}
     asked = {"prompt": "a cat", "seed": 7, "steps": 2, "size": 16}
     found = api.post(f"/models/{adapters}/draw", {"versions": [1, 2, 3], "pictures": [asked]}).json()["drawn"]
     assert [one["version"] for one in found] == [1, 2, 3]
@@ -72,7 +72,7 @@ def test_draw(start, fake, adapters, stager):
     assert api.post(f"/models/{adapters}/draw", {"versions": [1] * 5, "pictures": [asked]}).status_code == 422
     for number in (True, "1", 2**31, 2**63):
         assert api.post(f"/models/{adapters}/draw", {"versions": [number], "pictures": [asked]}).status_code == 422
-    stager.down = True
+    infer_client.down = True
     down = api.post(f"/models/{adapters}/draw", {"versions": [1], "pictures": [asked]}).json()["drawn"]
     assert "does not answer" in down[0]["problem"]
 
@@ -102,25 +102,25 @@ def test_retire(start, world, name):
     assert retire(api, name, 9).status_code == 404
 
 
-def test_a_roll_back_proves_that_its_target_loads(start, fake, adapters, stager):
+def test_a_roll_back_proves_that_its_target_loads(start, fake, adapters, infer_client):
     api = start(fake)
     for number in (1, 2, 3):
         api.promote(adapters, number)
-    stager.broken = {2}
+    infer_client.broken = {2}
     refused = api.roll_back(adapters)
     assert refused.status_code == 409
     assert "its weights hold NaN" in refused.json()["detail"]
     assert fake.model(adapters).aliases["champion"] == 3
     assert api.history(adapters)[0]["outcome"] == "refused"
     assert api.roll_back(adapters, version=1).json()["to_version"] == 1
-    assert stager.calls == [2, 1]
+    assert infer_client.calls == [2, 1]
 
 
-def test_a_roll_back_by_force_while_infer_is_down(start, fake, adapters, stager):
+def test_a_roll_back_by_force_while_infer_is_down(start, fake, adapters, infer_client):
     api = start(fake)
     for number in (1, 2):
         api.promote(adapters, number)
-    stager.down = True
+    infer_client.down = True
     assert "infer does not answer" in api.roll_back(adapters).json()["detail"]
     assert api.roll_back(adapters, force=True).status_code == 403
     forced = api.as_("ada").roll_back(adapters, force=True).json()

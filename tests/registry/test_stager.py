@@ -3,13 +3,13 @@
 import hashlib
 
 import pytest
-from atelier_contracts.access import TokenFile
 from atelier_contracts.stage import StagePicture
+from atelier_contracts.tokens import TokenFile
 from atelier_infer.app import create_app, make_engine
 from atelier_infer.metrics import Metrics
 from atelier_infer.settings import Settings
 from atelier_registry.errors import StageRefusedError, StageUnavailableError
-from atelier_registry.stager import HttpStager, NoStager
+from atelier_registry.models.infer_client import HttpInferClient, NoInferClient
 
 from ..infer.fake_store import FakeStore
 from ..infer.tiny_bundle import adapter_tensors, build_adapter, build_bundle
@@ -51,30 +51,30 @@ def infer(tmp_path_factory):
 
 
 def test_it_draws(infer):
-    stager = HttpStager(infer[0], "promoter", 120)
-    one, other = (stager.stage("sketches", number, PICTURES) for number in (1, 2))
+    infer_client = HttpInferClient(infer[0], "promoter", 120)
+    one, other = (infer_client.stage("sketches", number, PICTURES) for number in (1, 2))
     assert [picture.asked for picture in one.pictures] == PICTURES
     assert 0 < pixel_difference(one.pictures[0].png, other.pictures[0].png) < 1
-    assert pixel_difference(one.pictures[0].png, stager.stage("sketches", 1, PICTURES).pictures[0].png) == 0
-    assert stager.stage("sketches", 2).pictures == []
+    assert pixel_difference(one.pictures[0].png, infer_client.stage("sketches", 1, PICTURES).pictures[0].png) == 0
+    assert infer_client.stage("sketches", 2).pictures == []
 
 
 def test_what_cannot_be_served_is_refused_with_the_reason(infer):
-    stager = HttpStager(infer[0], "promoter", 120)
+    infer_client = HttpInferClient(infer[0], "promoter", 120)
     for model, number, told in (("sketches", 3, "0" * 64), ("sketches", 9, "no version 9"), ("photos", 1, "'photos'")):
         with pytest.raises(StageRefusedError, match=told):
-            stager.stage(model, number)
+            infer_client.stage(model, number)
     with pytest.raises(StageRefusedError, match="multiple of"):
-        stager.stage("sketches", 1, [StagePicture(prompt="a cat", size=33)])
+        infer_client.stage("sketches", 1, [StagePicture(prompt="a cat", size=33)])
 
 
 def test_an_infer_that_cannot_be_asked(infer):
     for token in ("reader", "nobody"):
         with pytest.raises(StageUnavailableError, match="own token"):
-            HttpStager(infer[0], token, 120).stage("sketches", 1)
+            HttpInferClient(infer[0], token, 120).stage("sketches", 1)
     with pytest.raises(StageUnavailableError, match="does not answer"):
-        HttpStager(f"http://127.0.0.1:{free_port()}", "promoter", 5).stage("sketches", 1)
+        HttpInferClient(f"http://127.0.0.1:{free_port()}", "promoter", 5).stage("sketches", 1)
     with pytest.raises(StageUnavailableError, match="set ATELIER_REGISTRY_INFER_URL"):
-        NoStager().stage("sketches", 1)
+        NoInferClient().stage("sketches", 1)
     with infer[1].admit(), pytest.raises(StageUnavailableError, match="at most 0 pictures may wait"):
-        HttpStager(infer[0], "promoter", 120).stage("sketches", 1, PICTURES)
+        HttpInferClient(infer[0], "promoter", 120).stage("sketches", 1, PICTURES)

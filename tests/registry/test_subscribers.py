@@ -3,8 +3,8 @@
 import base64
 
 import pytest
+from atelier_registry.config.subscribers import read_subscribers
 from atelier_registry.errors import SubscribersError
-from atelier_registry.subscribers import read_subscribers
 
 
 @pytest.fixture

@@ -13,10 +13,10 @@ import pytest
 import torch
 from atelier_contracts import names
 from atelier_contracts.manifests import BundleManifest
-from atelier_trainer.base import Base, load_base
-from atelier_trainer.options import TrainOptions
-from atelier_trainer.scenes.dataset import write_imagefolder
-from atelier_trainer.tracking import Tracking
+from atelier_trainer.base_model import Base, load_base
+from atelier_trainer.config.options import TrainOptions
+from atelier_trainer.synthetic.scenes.dataset import write_imagefolder
+from atelier_trainer.tracking.mlflow_runs import Tracking
 from atelier_trainer.train import Trained, train
 from rich.console import Console
 

@@ -9,7 +9,7 @@ from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 from typing import Any
 
-from atelier_trainer.options import TrainOptions
+from atelier_trainer.config.options import TrainOptions
 
 from ..servers import free_port
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 import torch
-from atelier_trainer.scenes.captions import VOCABULARY
-from atelier_trainer.tiny_base.architecture import build_scheduler, build_tokenizer
+from atelier_trainer.synthetic.scenes.captions import VOCABULARY
+from atelier_trainer.synthetic.tiny_base.architecture import build_scheduler, build_tokenizer
 from diffusers import AutoencoderKL, StableDiffusionPipeline, UNet2DConditionModel
 from transformers import CLIPTextConfig, CLIPTextModel
 

@@ -3,8 +3,8 @@
 import pytest
 import torch
 from atelier_contracts import names
-from atelier_trainer import adapter
-from atelier_trainer.bundle import ATTENTION_LAYERS, lora_layers
+from atelier_trainer.export import adapter
+from atelier_trainer.export.bundle import ATTENTION_LAYERS, lora_layers
 from diffusers import StableDiffusionPipeline, UNet2DConditionModel
 from safetensors import safe_open
 

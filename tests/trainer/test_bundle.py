@@ -12,9 +12,9 @@ import pytest
 import torch
 from atelier_contracts import names
 from atelier_contracts.manifests import BundleManifest, file_sha256
-from atelier_trainer import adapter
-from atelier_trainer.bundle import OPSET, export_bundle, lora_layers, source_digest
 from atelier_trainer.errors import ExportError
+from atelier_trainer.export import adapter
+from atelier_trainer.export.bundle import OPSET, export_bundle, lora_layers, source_digest
 
 from .conftest import TINY
 

@@ -6,16 +6,16 @@ import threading
 import numpy as np
 import pytest
 import torch
-from atelier_trainer import cache
-from atelier_trainer.base import Base, load_base
-from atelier_trainer.encode import Fresh, Views, encode_captions, encode_pictures, text_states
+from atelier_trainer.base_model import Base, load_base
+from atelier_trainer.config.options import TrainOptions
+from atelier_trainer.data import cache
+from atelier_trainer.data.dataset import load_pictures
+from atelier_trainer.data.encode import Augmentation, OnlineLatents, encode_captions, encode_pictures, text_states
 from atelier_trainer.objective import validation_digest, validation_loss
-from atelier_trainer.options import TrainOptions
-from atelier_trainer.pictures import load_pictures
 
 from .small_base import SIZE_PX, write_small_base
 
-VIEWS = Views(SIZE_PX, SIZE_PX)
+VIEWS = Augmentation(SIZE_PX, SIZE_PX)
 
 
 @pytest.fixture(scope="module")
@@ -43,7 +43,7 @@ def no_vae(monkeypatch):
 
 @pytest.mark.parametrize(("flip", "variant"), [(False, 0), (True, 1)])
 def test_mean_and_std_are_the_models_own(small, pictures, tmp_path, flip, variant):
-    kept = encode_pictures(small, pictures, Views(SIZE_PX, SIZE_PX, flip), tmp_path, silent)
+    kept = encode_pictures(small, pictures, Augmentation(SIZE_PX, SIZE_PX, flip), tmp_path, silent)
     pixels = torch.from_numpy(pictures.pixels(17, SIZE_PX, SIZE_PX, mirror=flip))[None]
     with torch.inference_mode():
         posterior = small.vae().encode(pixels).latent_dist
@@ -81,7 +81,7 @@ def test_the_second_time_nothing_is_loaded_or_encoded(small, pictures, tmp_path,
 
 @pytest.mark.parametrize("change", ["size", "flip", "crops", "pictures", "vae"])
 def test_anything_else_is_another_file(small, pictures, tmp_path, change):
-    encode_pictures(small, pictures.take(range(5)), Views(SIZE_PX, 8), tmp_path / "cache", silent)
+    encode_pictures(small, pictures.take(range(5)), Augmentation(SIZE_PX, 8), tmp_path / "cache", silent)
     if change == "pictures":
         pictures = pictures.take([1, 0, 2, 3, 4])
     base = small
@@ -89,7 +89,7 @@ def test_anything_else_is_another_file(small, pictures, tmp_path, change):
         base = load_base(str(write_small_base(tmp_path / "other")), None, None)
         config = base.folder / "vae/config.json"
         config.write_text(config.read_text() + " ")
-    views = Views(SIZE_PX, SIZE_PX if change == "size" else 8, change == "flip", 2 if change == "crops" else 0)
+    views = Augmentation(SIZE_PX, SIZE_PX if change == "size" else 8, change == "flip", 2 if change == "crops" else 0)
     encode_pictures(base, pictures.take(range(5)), views, tmp_path / "cache", silent)
     assert len(list((tmp_path / "cache").glob("latents-*.safetensors"))) == 2
     assert not list((tmp_path / "cache").glob("*.part"))
@@ -115,7 +115,7 @@ def test_a_damaged_file_is_made_anew(small, pictures, tmp_path, damage, caplog):
     elif damage == "changed":
         file.write_bytes(content[:-100] + bytes(100))
     else:
-        encode_pictures(small, pictures, Views(SIZE_PX, SIZE_PX, True), tmp_path / "other", silent)
+        encode_pictures(small, pictures, Augmentation(SIZE_PX, SIZE_PX, True), tmp_path / "other", silent)
         file.write_bytes(next((tmp_path / "other").glob("latents-*.safetensors")).read_bytes())
     assert torch.equal(encode_pictures(small, pictures, VIEWS, tmp_path, silent).mean, right)
     assert "is made anew" in caplog.text
@@ -131,10 +131,16 @@ def test_a_build_that_was_killed_goes_on(tmp_path):
         return {"x": torch.full((1,), part)}
 
     with pytest.raises(KeyboardInterrupt):
-        cache.cached(tmp_path, "latents", ["a"], 4, build, cache.Alone(), lambda _: None)
+        cache.cached(tmp_path, "latents", ["a"], 4, build, cache.SingleProcess(), lambda _: None)
     rest = []
     whole = cache.cached(
-        tmp_path, "latents", ["a"], 4, lambda p: rest.append(p) or {"x": torch.full((1,), p)}, cache.Alone(), lambda _: None
+        tmp_path,
+        "latents",
+        ["a"],
+        4,
+        lambda p: rest.append(p) or {"x": torch.full((1,), p)},
+        cache.SingleProcess(),
+        lambda _: None,
     )
     assert (built, rest, whole["x"].tolist()) == ([0, 1], [2, 3], [0, 1, 2, 3])
 
@@ -165,14 +171,14 @@ def test_processes_build_together_and_all_get_the_whole(small, pictures, tmp_pat
 
 
 def test_random_crops_are_kept_where_there_is_room_and_one_where_there_is_none(small, pictures, tmp_path):
-    wide = encode_pictures(small, pictures, Views(SIZE_PX, 8, False, 3), tmp_path, silent, threads=2)
+    wide = encode_pictures(small, pictures, Augmentation(SIZE_PX, 8, False, 3), tmp_path, silent, threads=2)
     assert wide.mean.shape[1] == 3
     assert not torch.equal(wide.mean[:, 0], wide.mean[:, 1])
-    assert encode_pictures(small, pictures, Views(SIZE_PX, SIZE_PX, False, 3), tmp_path, silent).mean.shape[1] == 1
+    assert encode_pictures(small, pictures, Augmentation(SIZE_PX, SIZE_PX, False, 3), tmp_path, silent).mean.shape[1] == 1
 
 
 def test_fresh_latents_crop_and_mirror_anew(small, pictures):
-    fresh = Fresh(small.vae(), pictures, Views(SIZE_PX, 8, True), 1.0)
+    fresh = OnlineLatents(small.vae(), pictures, Augmentation(SIZE_PX, 8, True), 1.0)
     rows, draw = torch.tensor([1, 1, 1]), torch.Generator().manual_seed(0)
     latents = fresh.sample(rows, draw)
     assert latents.shape == (3, 4, 4, 8)

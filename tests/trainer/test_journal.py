@@ -7,9 +7,9 @@ import zlib
 from pathlib import Path
 
 import pytest
-from atelier_trainer.courier import Courier, deliver
 from atelier_trainer.errors import JournalError, TrackingError
-from atelier_trainer.journal import Journal, _line
+from atelier_trainer.tracking.journal import Journal, _line
+from atelier_trainer.tracking.uploader import Uploader, deliver
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
@@ -131,7 +131,7 @@ def test_a_damaged_line_in_the_middle_costs_that_line_only(tmp_path, caplog):
 def test_the_courier_delivers_all_while_nobody_waits(tmp_path):
     journal, server = Journal(tmp_path), Server()
     server.failing = ["before"]
-    courier = Courier(journal, server)
+    courier = Uploader(journal, server)
     for step in range(1, 50):
         journal.metrics(step, {"loss": random.Random(step).random()})
     assert courier.finish(patience_s=60)
@@ -141,7 +141,7 @@ def test_the_courier_delivers_all_while_nobody_waits(tmp_path):
 def test_the_courier_gives_up_when_its_patience_ends_and_keeps_everything(tmp_path):
     journal, server = Journal(tmp_path), Server()
     server.failing = ["before"] * 10_000
-    courier = Courier(journal, server)
+    courier = Uploader(journal, server)
     journal.metrics(1, {"loss": 1.0})
     assert not courier.finish(patience_s=0)
     assert journal.pending

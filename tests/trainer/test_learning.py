@@ -13,12 +13,13 @@ import pytest
 import torch
 from atelier_contracts import names
 from atelier_contracts.manifests import AdapterManifest
-from atelier_trainer import adapter, objective
-from atelier_trainer.base import load_base
-from atelier_trainer.encode import Views, encode_captions, encode_pictures
+from atelier_trainer import objective
+from atelier_trainer.base_model import load_base
+from atelier_trainer.data.dataset import load_pictures, split
+from atelier_trainer.data.encode import Augmentation, encode_captions, encode_pictures
 from atelier_trainer.errors import BaseModelError, DataError, OptionError
-from atelier_trainer.pictures import load_pictures, split
-from atelier_trainer.runs import card_of
+from atelier_trainer.export import adapter
+from atelier_trainer.tracking.runs import card_of
 from atelier_trainer.train import train
 from diffusers import AutoencoderKL, StableDiffusionPipeline
 from PIL import Image
@@ -75,7 +76,7 @@ def test_the_best_weights_are_kept_and_their_loss_is_the_same_number_again(small
     weights = load_file(Path(options.output_dir) / names.WEIGHTS_FILE)
     adapter.put_weights(unet, {name.removeprefix("unet."): value for name, value in weights.items()})
     cache = Path(options.cache_dir)
-    kept = encode_pictures(base, held_out, Views(SIZE_PX, SIZE_PX), cache, lambda *_: None)
+    kept = encode_pictures(base, held_out, Augmentation(SIZE_PX, SIZE_PX), cache, lambda *_: None)
     words = encode_captions(base, held_out.captions, cache)
     assert objective.validation_loss(unet, base.noise, kept, words) == pytest.approx(trained.validation_loss, rel=1e-6)
     last = train(dataclasses.replace(options, select="last"), quiet(), hand_over=False)
@@ -224,9 +225,9 @@ def test_bad_pictures_are_left_out_and_counted_when_asked(small, sketches, tmp_p
 
 
 def test_pictures_of_every_mode_become_rgb(tmp_path):
-    from atelier_trainer.pictures import Pictures
+    from atelier_trainer.data.dataset import ImageDataset
 
     for mode in ("L", "RGBA", "P", "1", "CMYK"):
         stream = io.BytesIO()
         Image.new(mode, (8, 8)).save(stream, "TIFF")
-        assert Pictures([stream.getvalue()], ["x"], ["x"]).pixels(0, 8, 8, mirror=False).shape == (3, 8, 8)
+        assert ImageDataset([stream.getvalue()], ["x"], ["x"]).pixels(0, 8, 8, mirror=False).shape == (3, 8, 8)

@@ -5,10 +5,10 @@ import shlex
 
 import pytest
 from atelier_trainer.__main__ import _parser, main
+from atelier_trainer.config.cli_args import build, given, read_recipe
+from atelier_trainer.config.hardware import resolve
+from atelier_trainer.config.options import TrainOptions
 from atelier_trainer.errors import OptionError
-from atelier_trainer.flags import build, given, read_recipe
-from atelier_trainer.machine import settle
-from atelier_trainer.options import TrainOptions
 from atelier_trainer.tune.options import TuneOptions
 
 from .walk_through import TRAIN, TUNE
@@ -152,13 +152,13 @@ def test_epochs_become_steps(values, rows, processes, steps):
 
 
 def test_without_a_gpu_each_thing_asked_for_is_done_another_way_with_one_warning():
-    machine = settle(
+    machine = resolve(
         changed(enable_xformers_memory_efficient_attention=True, allow_tf32=True), {"ACCELERATE_MIXED_PRECISION": "fp16"}
     )
     assert machine.precision in ("bf16", "no")
     assert not machine.xformers
     assert [warning.split()[0] for warning in machine.warnings] == ["mixed_precision", "xformers", "allow_tf32"]
-    assert settle(changed(mixed_precision="no"), {"ACCELERATE_MIXED_PRECISION": "fp16"}).warnings == ()
+    assert resolve(changed(mixed_precision="no"), {"ACCELERATE_MIXED_PRECISION": "fp16"}).warnings == ()
 
 
 def test_logged_settings_hold_no_path_of_this_machine(tmp_path):

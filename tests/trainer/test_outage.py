@@ -11,11 +11,11 @@ import mlflow
 import pytest
 from atelier_contracts import names
 from atelier_trainer.__main__ import main
+from atelier_trainer.config.options import TrainOptions
 from atelier_trainer.errors import OptionError, TrackingError
-from atelier_trainer.options import TrainOptions
-from atelier_trainer.runs import card_of, held
 from atelier_trainer.sync import sync
-from atelier_trainer.tracking import Tracking
+from atelier_trainer.tracking.mlflow_runs import Tracking
+from atelier_trainer.tracking.runs import card_of, held
 from atelier_trainer.train import train
 
 from ..servers import free_port, mlflow_running

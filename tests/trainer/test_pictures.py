@@ -6,9 +6,9 @@ import json
 
 import numpy as np
 import pytest
+from atelier_trainer.config.options import TrainOptions
+from atelier_trainer.data.dataset import ImageDataset, load_pictures, split
 from atelier_trainer.errors import DataError
-from atelier_trainer.options import TrainOptions
-from atelier_trainer.pictures import Pictures, load_pictures, split
 from PIL import Image
 
 
@@ -51,13 +51,13 @@ def test_an_empty_folder(options, tmp_path):
 
 
 def test_an_unreadable_picture_is_named():
-    pictures = Pictures([b"not a picture"], ["a cat"], ["000007.png (row 7 of sketches)"])
+    pictures = ImageDataset([b"not a picture"], ["a cat"], ["000007.png (row 7 of sketches)"])
     with pytest.raises(DataError, match=r"000007\.png"):
         pictures.pixels(0, 64, 64, mirror=False)
 
 
 def test_pictures_keep_their_aspect():
-    pixels = Pictures([png(400, 100)], ["x"], ["x"]).pixels(0, 64, 64, mirror=False)
+    pixels = ImageDataset([png(400, 100)], ["x"], ["x"]).pixels(0, 64, 64, mirror=False)
     assert pixels.shape == (3, 64, 64)
     assert pixels.dtype == np.float32
     assert (pixels[:, :, :24] < -0.98).all()  # the middle of the picture, where black meets white
@@ -65,12 +65,12 @@ def test_pictures_keep_their_aspect():
 
 
 def test_mirroring_turns_left_and_right():
-    pictures = Pictures([png(64, 64)], ["x"], ["x"])
+    pictures = ImageDataset([png(64, 64)], ["x"], ["x"])
     assert np.array_equal(pictures.pixels(0, 64, 64, mirror=True), pictures.pixels(0, 64, 64, mirror=False)[:, :, ::-1])
 
 
 def test_the_split_is_disjoint_complete_and_always_the_same():
-    pictures = Pictures([bytes([i]) for i in range(20)], [str(i) for i in range(20)], [str(i) for i in range(20)])
+    pictures = ImageDataset([bytes([i]) for i in range(20)], [str(i) for i in range(20)], [str(i) for i in range(20)])
     fitted, held_out = split(pictures, 5)
     assert sorted(fitted.captions + held_out.captions) == sorted(pictures.captions)
     assert (len(fitted), len(held_out)) == (15, 5)
@@ -79,11 +79,11 @@ def test_the_split_is_disjoint_complete_and_always_the_same():
 
 def test_holding_out_everything_is_refused():
     with pytest.raises(DataError, match="leaves nothing to train on: the data set has 1 pictures"):
-        split(Pictures([b"a"], ["a"], ["a"]), 1)
+        split(ImageDataset([b"a"], ["a"], ["a"]), 1)
 
 
 def test_the_digest_follows_bytes_captions_and_order():
-    one = Pictures([b"a", b"b"], ["x", "y"], ["", ""])
-    assert one.digest() == Pictures([b"a", b"b"], ["x", "y"], ["other", "labels"]).digest()
-    others = [Pictures([b"b", b"a"], ["x", "y"], ["", ""]), Pictures([b"a", b"b"], ["x", "z"], ["", ""]), one.take([0])]
+    one = ImageDataset([b"a", b"b"], ["x", "y"], ["", ""])
+    assert one.digest() == ImageDataset([b"a", b"b"], ["x", "y"], ["other", "labels"]).digest()
+    others = [ImageDataset([b"b", b"a"], ["x", "y"], ["", ""]), ImageDataset([b"a", b"b"], ["x", "z"], ["", ""]), one.take([0])]
     assert len({one.digest(), *(other.digest() for other in others)}) == 4

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 import torch
-from atelier_trainer import random_base
 from atelier_trainer.__main__ import main
-from atelier_trainer.base import load_base
-from atelier_trainer.bundle import lora_layers
+from atelier_trainer.base_model import load_base
+from atelier_trainer.export.bundle import lora_layers
+from atelier_trainer.synthetic import random_base
 from diffusers import StableDiffusionPipeline
 
 PUBLISHED = {  # parameters; Rombach et al.'s v1-5 and Stability's 2-1-base

@@ -10,10 +10,10 @@ from pathlib import Path
 import mlflow
 import pytest
 from atelier_trainer import checkpoint
-from atelier_trainer.cache import Alone
+from atelier_trainer.config.options import TrainOptions
+from atelier_trainer.data.cache import SingleProcess
 from atelier_trainer.errors import CheckpointError, OptionError
-from atelier_trainer.options import TrainOptions
-from atelier_trainer.runs import card_of
+from atelier_trainer.tracking.runs import card_of
 from atelier_trainer.train import train
 
 from .conftest import quiet
@@ -123,8 +123,8 @@ def test_a_damaged_checkpoint_is_refused_and_the_one_before_is_used(two_checkpoi
             content[: len(content) // 2] if damage in ("cut", "manifest") else content[:-1] + bytes([content[-1] ^ 1])
         )
     with pytest.raises(CheckpointError, match=r"checkpoint-4' is damaged"):
-        checkpoint.load(newest, Alone())
-    assert checkpoint.newest(out, Alone()) == out / "checkpoint-2"
+        checkpoint.load(newest, SingleProcess())
+    assert checkpoint.newest(out, SingleProcess()) == out / "checkpoint-2"
     assert "the one before is used" in caplog.text
     before = adapter_bytes(out)
     trained(two_checkpoints)
@@ -135,11 +135,11 @@ def test_a_kill_while_a_checkpoint_is_written_leaves_nothing_that_counts(tmp_pat
     def dies(*_):
         raise KeyboardInterrupt
 
-    checkpoint.save(tmp_path, 1, {}, {"a": 1}, {}, Alone(), None)
+    checkpoint.save(tmp_path, 1, {}, {"a": 1}, {}, SingleProcess(), None)
     monkeypatch.setattr(checkpoint, "_to_disk", dies)
     with pytest.raises(KeyboardInterrupt):
-        checkpoint.save(tmp_path, 2, {}, {"a": 2}, {}, Alone(), None)
-    assert checkpoint.newest(tmp_path, Alone()) == tmp_path / "checkpoint-1"
+        checkpoint.save(tmp_path, 2, {}, {"a": 2}, {}, SingleProcess(), None)
+    assert checkpoint.newest(tmp_path, SingleProcess()) == tmp_path / "checkpoint-1"
 
 
 def test_only_the_newest_are_kept(small):
@@ -153,7 +153,7 @@ def test_other_settings_are_refused_with_both_values(two_checkpoints):
 
 
 def test_another_number_of_processes_is_refused(two_checkpoints):
-    class Pair(Alone):
+    class Pair(SingleProcess):
         num_processes = 2
 
     with pytest.raises(CheckpointError, match="written by 1 processes and there are 2 now"):
@@ -179,7 +179,7 @@ def test_a_new_training_in_the_same_folder_keeps_the_old_one(two_checkpoints):
 
 
 def test_two_trainings_do_not_share_a_folder(small):
-    from atelier_trainer.runs import held
+    from atelier_trainer.tracking.runs import held
 
     with held(Path(small.output_dir)), pytest.raises(OptionError, match="another process works in"):
         trained(small)
@@ -191,8 +191,8 @@ def test_plain_values_and_tensors_come_back_as_they_were(tmp_path):
     import torch
 
     state = {"a": {1: torch.arange(3), 2: (0.1, None, True)}, "b": [math.inf, "x"], 7: torch.tensor(2.5)}
-    checkpoint.save(tmp_path, 3, {"s": 1}, state, {"draw": torch.zeros(2, dtype=torch.uint8)}, Alone(), None)
-    read, settings = checkpoint.load(tmp_path / "checkpoint-3", Alone())
+    checkpoint.save(tmp_path, 3, {"s": 1}, state, {"draw": torch.zeros(2, dtype=torch.uint8)}, SingleProcess(), None)
+    read, settings = checkpoint.load(tmp_path / "checkpoint-3", SingleProcess())
     assert settings == {"s": 1}
     assert read.step == 3
     assert torch.equal(read.state["a"][1], torch.arange(3))

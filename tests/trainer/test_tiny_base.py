@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 import torch
 from atelier_trainer.__main__ import main
-from atelier_trainer.scenes.captions import VOCABULARY
-from atelier_trainer.tiny_base.architecture import (
+from atelier_trainer.synthetic.scenes.captions import VOCABULARY
+from atelier_trainer.synthetic.tiny_base.architecture import (
     TEXT_TOKENS,
     build_scheduler,
     build_text_encoder,
@@ -17,9 +17,9 @@ from atelier_trainer.tiny_base.architecture import (
     build_unet,
     build_vae,
 )
-from atelier_trainer.tiny_base.checkpoint import load_state, running_average, save_state
-from atelier_trainer.tiny_base.fit_decoder import average_of_vae
-from atelier_trainer.tiny_base.fit_vae import learning_rate_share
+from atelier_trainer.synthetic.tiny_base.checkpoint import load_state, running_average, save_state
+from atelier_trainer.synthetic.tiny_base.fit_decoder import average_of_vae
+from atelier_trainer.synthetic.tiny_base.fit_vae import learning_rate_share
 from diffusers import StableDiffusionPipeline
 
 COMMAND = "base {out} --state_dir={state} --scenes=16 --vae_scenes=8 --vae_steps=2 --decoder_steps=1 --unet_steps={steps}"

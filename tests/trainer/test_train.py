@@ -66,7 +66,7 @@ def test_the_registry_holds_no_path_of_this_machine(left, tmp_path):
 
 
 def test_a_second_run_finds_the_bundle_and_makes_version_two(left, monkeypatch):
-    monkeypatch.setattr("atelier_trainer.publish.export_bundle", lambda *_, **__: pytest.fail("exported again"))
+    monkeypatch.setattr("atelier_trainer.export.publish.export_bundle", lambda *_, **__: pytest.fail("exported again"))
     again = train(dataclasses.replace(left.options, max_train_steps=1), quiet())
     assert again.version == left.trained.version + 1
     assert again.base_validation_loss == left.trained.base_validation_loss

@@ -14,14 +14,14 @@ from pathlib import Path
 import mlflow
 import pytest
 import yaml
-from atelier_trainer import flags
+from atelier_trainer.config import cli_args
+from atelier_trainer.config.options import TrainOptions
 from atelier_trainer.errors import OptionError, SearchError
-from atelier_trainer.options import TrainOptions
-from atelier_trainer.runs import PARENT_TAG
+from atelier_trainer.tracking.runs import PARENT_TAG
+from atelier_trainer.tune.best_trial import settings_of
 from atelier_trainer.tune.options import TuneOptions
 from atelier_trainer.tune.search import tune
 from atelier_trainer.tune.space import DEFAULT, build_space, read_space
-from atelier_trainer.tune.winner import settings_of
 from rich.console import Console
 
 from ..servers import free_port
@@ -99,7 +99,7 @@ def test_a_grid_in_which_one_trial_diverges_and_one_fails(cluster, options, tmp_
     settings = settings_of(str(options.tracking_uri), found["run_id"])
     assert settings["learning_rate"] == 1e-2
     assert "train_data_dir" not in settings
-    again = flags.build(
+    again = cli_args.build(
         TrainOptions,
         settings
         | {

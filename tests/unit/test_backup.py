@@ -9,8 +9,9 @@ import json
 import os
 
 import pytest
-from atelier_contracts.access import parse_tokens
-from atelier_twin import database, layout, manifest
+from atelier_contracts.tokens import parse_tokens
+from atelier_twin import volume_layout
+from atelier_twin.backups import database, manifest
 from atelier_twin.errors import BackupError
 from atelier_twin.secrets import make, read_or_make, restored, write
 
@@ -110,7 +111,7 @@ def test_people_keep_their_logins_and_tokens_and_the_database_its_passwords(tmp_
     monkeypatch.setattr(os, "chown", lambda *_: None)
     old, new = make({}), make({})
     write(tmp_path / "secrets.json", new)
-    for entry in layout.entries(new):
+    for entry in volume_layout.entries(new):
         (tmp_path / entry.path).parent.mkdir(exist_ok=True)
         (tmp_path / entry.path).write_text(entry.text)
     home = tmp_path / "home"
@@ -118,7 +119,7 @@ def test_people_keep_their_logins_and_tokens_and_the_database_its_passwords(tmp_
     (home / ".mlflow/credentials").write_text("the new twin's")
     kept = json.loads(json.dumps({"logins": old.logins, "tokens": old.tokens}))
     tokens = "ana promoter " + "0" * 64 + "\n"
-    layout.replace(restored(new, kept), tokens, tmp_path, home)
+    volume_layout.replace(restored(new, kept), tokens, tmp_path, home)
     read, fresh = read_or_make(tmp_path / "secrets.json", {})
     assert (fresh, read.logins, read.tokens) == (False, old.logins, old.tokens)
     assert (read.database, read.s3_secret_access_key) == (new.database, new.s3_secret_access_key)
@@ -132,7 +133,7 @@ def test_rotation_ends_every_login_but_leaves_people_their_tokens(tmp_path, monk
     monkeypatch.setattr(os, "chown", lambda *_: None)
     old = make({})
     write(tmp_path / "secrets.json", old)
-    for entry in layout.entries(old):
+    for entry in volume_layout.entries(old):
         (tmp_path / entry.path).parent.mkdir(exist_ok=True)
         (tmp_path / entry.path).write_text(entry.text)
     with (tmp_path / "tokens/tokens").open("a") as file:
@@ -141,7 +142,7 @@ def test_rotation_ends_every_login_but_leaves_people_their_tokens(tmp_path, monk
         (tmp_path / name).mkdir(parents=True)
     (tmp_path / "roles").write_text("")
     (tmp_path / "home/.mlflow/credentials").write_text(old.logins["trainer"])
-    places = layout.Places(
+    places = volume_layout.Places(
         secrets=tmp_path,
         trainer_home=tmp_path / "home",
         postgres_init=tmp_path,
@@ -149,7 +150,7 @@ def test_rotation_ends_every_login_but_leaves_people_their_tokens(tmp_path, monk
         roles=tmp_path / "roles",
         base=tmp_path / "base",
     )
-    layout.rotate(old, places)
+    volume_layout.rotate(old, places)
     new, _ = read_or_make(tmp_path / "secrets.json", {})
     assert not {*new.logins.values(), *new.tokens.values()} & {*old.logins.values(), *old.tokens.values()}
     assert (new.database, new.s3_access_key_id) == (old.database, old.s3_access_key_id)

@@ -11,9 +11,10 @@ from typing import Any
 import pytest
 import yaml
 from atelier_infer import settings as infer
-from atelier_registry import settings as registry
+from atelier_registry.config import settings as registry
 from atelier_tracking import settings as tracking
-from atelier_twin import database, layout, ports
+from atelier_twin import ports, volume_layout
+from atelier_twin.backups import database
 
 ROOT = Path(__file__).parents[2]
 COMPOSE = yaml.safe_load((ROOT / "compose.yaml").read_text())
@@ -58,7 +59,7 @@ def test_an_image_takes_its_own_code_and_the_contracts(file):
 def test_an_image_runs_as_the_user_that_its_secrets_belong_to(file):
     [user] = re.findall(r"^USER (\d+)$", file.read_text(), re.MULTILINE)
     service = file.parent.name
-    assert int(user) == (layout.TRAINER_USER if service == "trainer" else layout.USERS[service])
+    assert int(user) == (volume_layout.TRAINER_USER if service == "trainer" else volume_layout.USERS[service])
 
 
 @pytest.mark.parametrize(
@@ -173,7 +174,7 @@ def test_infer_reaches_tracking_and_registry_api_and_nothing_outside():
 
 def test_the_token_group_is_the_one_that_owns_the_file():
     for name in ("registry-api", "infer"):
-        assert SERVICES[name]["group_add"] == [str(layout.TOKENS_GROUP)]
+        assert SERVICES[name]["group_add"] == [str(volume_layout.TOKENS_GROUP)]
 
 
 def test_the_readme_has_every_setting_of_the_twin():

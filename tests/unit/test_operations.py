@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 import yaml
-from atelier_infra import options
-from atelier_tracking import jobs
-from atelier_twin import layout, login
+from atelier_infra import cli
+from atelier_tracking.maintenance import jobs
+from atelier_twin import summary, volume_layout
 
 ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs/operations.md").read_text()
@@ -33,7 +33,7 @@ def test_there_are_commands():
 def test_what_is_typed_is_understood(line):
     words = shlex.split(line)
     if words[:3] == ["python", "-m", "atelier_infra"]:
-        options.parser().parse_args(words[3:])
+        cli.parser().parse_args(words[3:])
         return
     assert words[:2] == ["docker", "compose"]
     if words[2:4] == ["run", "--rm"]:
@@ -56,8 +56,8 @@ def test_every_command_of_an_operator_is_there():
 
 
 def test_what_is_printed_is_what_the_code_prints():
-    assert layout.RESTART in BLOCKS and f"end with: {layout.RESTART}" in PAGE
-    assert login.HOW.removeprefix("read the login with: ") in BLOCKS
+    assert volume_layout.RESTART in BLOCKS and f"end with: {volume_layout.RESTART}" in PAGE
+    assert summary.HOW.removeprefix("read the login with: ") in BLOCKS
     code = "".join(
         file.read_text() for folder in ("twin", "infra", "services/tracking") for file in (ROOT / folder).rglob("*.py")
     )

@@ -9,9 +9,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from atelier_trainer.scenes.dataset import render
-from atelier_trainer.scenes.world import KINDS
-from atelier_trainer.tiny_base.pictures import pictures as base_pictures
+from atelier_trainer.synthetic.scenes.dataset import render
+from atelier_trainer.synthetic.scenes.scene import KINDS
+from atelier_trainer.synthetic.tiny_base.image_cache import pictures as base_pictures
 from PIL import Image, ImageOps
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))  # its modules lie beside the command, in no package

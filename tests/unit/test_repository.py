@@ -32,6 +32,43 @@ def test_the_map_names_every_group_of_tests():
     assert groups <= set(re.findall(r"\w+", line))
 
 
+def mapped(readme: Path, package: str) -> set[str]:
+    """Paths, from the package on, that the map in a README names; a folder whose files are not listed ends in `/`."""
+    lines = readme.read_text().splitlines()
+    start = next(number for number, line in enumerate(lines) if line.split("  ")[0].strip() == f"{package}/")
+    found: list[str] = []
+    folders: list[str] = []
+    for line in lines[start + 1 :]:
+        if not line.startswith("  "):
+            break
+        depth = (len(line) - len(line.lstrip())) // 2 - 1
+        for name in re.match(r"\s*(\S+(?:, \S+)*)", line)[1].split(", "):
+            path = "".join(folders[:depth]) + name
+            found.append(path)
+        if name.endswith("/"):
+            folders[depth:] = [name]
+    return {path for path in found if not (path.endswith("/") and any(o != path and o.startswith(path) for o in found))}
+
+
+@pytest.mark.parametrize(
+    ("folder", "package"),
+    [
+        ("services/infer", "atelier_infer"),
+        ("services/registry-api", "atelier_registry"),
+        ("services/trainer", "atelier_trainer"),
+        ("services/tracking", "atelier_tracking"),
+        ("infra", "atelier_infra"),
+    ],
+)
+def test_a_readme_maps_every_module(folder, package):
+    named = mapped(ROOT / folder / "README.md", package)
+    assert [path for path in sorted(named) if not (ROOT / folder / package / path).exists()] == []
+    modules = [file.removeprefix(f"{folder}/{package}/") for file in tracked() if file.startswith(f"{folder}/{package}/")]
+    whole = tuple(path for path in named if path.endswith("/"))
+    missing = [file for file in modules if file not in named and not file.startswith(whole)]
+    assert [file for file in missing if not file.endswith(("__init__.py", "py.typed"))] == []
+
+
 @pytest.mark.parametrize("page", ["README.md", "SECURITY.md", "docs/security.md"])
 def test_links_lead_somewhere(page):
     file = ROOT / page

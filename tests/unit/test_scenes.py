@@ -6,10 +6,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from atelier_trainer.scenes.captions import MOST_WORDS, VOCABULARY, caption
-from atelier_trainer.scenes.dataset import contact_sheet, render, write_imagefolder
-from atelier_trainer.scenes.shapes import parts_of
-from atelier_trainer.scenes.world import COLOURS, GROUNDS, KINDS, Scene, Thing, sample_scene
+from atelier_trainer.synthetic.scenes.captions import MOST_WORDS, VOCABULARY, caption
+from atelier_trainer.synthetic.scenes.dataset import contact_sheet, render, write_imagefolder
+from atelier_trainer.synthetic.scenes.scene import COLOURS, GROUNDS, KINDS, Scene, Thing, sample_scene
+from atelier_trainer.synthetic.scenes.shapes.shape import parts_of
 from PIL import Image
 
 _COLOUR_WORDS = "|".join(sorted({colour for colours in COLOURS.values() for colour in colours}))

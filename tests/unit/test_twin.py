@@ -12,14 +12,14 @@ from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, HTTPServer
 
 import pytest
-from atelier_contracts.access import Role, parse_tokens
-from atelier_twin import first_version, login, ports
+from atelier_contracts.tokens import Role, parse_tokens
+from atelier_twin import first_version, ports, summary
 from atelier_twin.errors import PortsTaken, RequestRefused, SecretsError, StepFailed
 from atelier_twin.htpasswd import apr1
-from atelier_twin.layout import OWN_TOKENS, Places, entries, lay_out
 from atelier_twin.secrets import LOGINS, TOKENS, make, read_or_make
+from atelier_twin.volume_layout import OWN_TOKENS, Places, entries, lay_out
 
-ADDRESSES = login.Addresses("http://t:1", "http://r:2", "http://i:3", "http://s:4")
+ADDRESSES = summary.Addresses("http://t:1", "http://r:2", "http://i:3", "http://s:4")
 
 
 @pytest.mark.parametrize(
@@ -124,7 +124,7 @@ def test_files_are_what_the_services_read():
 
 def test_the_summary_tells_where_and_no_secret():
     made = make({})
-    told, full = login.summary(ADDRESSES), login.full(made, ADDRESSES)
+    told, full = summary.summary(ADDRESSES), summary.full(made, ADDRESSES)
     assert "http://t:1" in told and "docker compose run --rm secrets login" in told
     every = [*made.logins.values(), *made.tokens.values(), *made.database.values(), made.s3_secret_access_key]
     assert not [secret for secret in every if secret in told]

@@ -6,10 +6,11 @@ import argparse
 import os
 import sys
 
-from atelier_twin import backup, first_version, layout, login, ports, restore
+from atelier_twin import first_version, ports, summary, volume_layout
+from atelier_twin.backups import backup, restore
 from atelier_twin.errors import TwinError
-from atelier_twin.layout import Places, lay_out
 from atelier_twin.secrets import read_or_make
+from atelier_twin.volume_layout import Places, lay_out
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -40,14 +41,14 @@ def main(arguments: list[str] | None = None) -> int:
             restore.restore(name, made, os.environ, backup.Folders(), say, replace=parsed.replace)
             return 0
         if job == "rotate":
-            layout.rotate(made, places)
-            say(f"new logins and tokens; the old ones end with: {layout.RESTART}\n")
+            volume_layout.rotate(made, places)
+            say(f"new logins and tokens; the old ones end with: {volume_layout.RESTART}\n")
         elif job == "secrets":
             lay_out(made, places)
-            say(f"{'made fresh secrets' if fresh else 'the secrets of the first start are in place'}; {login.HOW}\n")
+            say(f"{'made fresh secrets' if fresh else 'the secrets of the first start are in place'}; {summary.HOW}\n")
         else:
-            addresses = login.Addresses.read(os.environ)
-            say(login.full(made, addresses) if job == "login" else login.summary(addresses))
+            addresses = summary.Addresses.read(os.environ)
+            say(summary.full(made, addresses) if job == "login" else summary.summary(addresses))
     except TwinError as error:
         sys.stderr.write(f"{error}\n")
         return 1

@@ -10,18 +10,18 @@ from types import FrameType
 from typing import TYPE_CHECKING
 
 import uvicorn
-from atelier_contracts.access import TokenFile
+from atelier_contracts.tokens import TokenFile
 from fastapi import FastAPI
 
-from atelier_infer.connection import timed_connection
+from atelier_infer.api.access_log import JsonLines
+from atelier_infer.engine.malloc import give_back_large_blocks
 from atelier_infer.errors import ProviderError
-from atelier_infer.malloc import give_back_large_blocks
+from atelier_infer.http_timeouts import timed_connection
 from atelier_infer.metrics import Metrics
-from atelier_infer.requestlog import JsonLines
 from atelier_infer.settings import Settings, SettingsError, hand_over_login, read_settings
 
 if TYPE_CHECKING:
-    from atelier_infer.engine import Engine
+    from atelier_infer.engine.engine import Engine
 
 ENVIRONMENT = {
     # ONNX Runtime otherwise keeps a device id and a database of events in the home folder
@@ -54,7 +54,7 @@ class Server(uvicorn.Server):
 def build(settings: Settings, engine: Engine, metrics: Metrics) -> FastAPI:
     """The application over the real registry."""
     from atelier_infer.app import create_app
-    from atelier_infer.mlflow_store import MlflowStore
+    from atelier_infer.registry.mlflow_store import MlflowStore
 
     store = MlflowStore(tracking_uri=settings.tracking_uri, model=settings.model)
     tokens = TokenFile(settings.token_file)

@@ -8,60 +8,60 @@ from contextlib import asynccontextmanager
 from functools import partial
 from pathlib import Path
 
-from atelier_contracts.access import TokenFile
 from atelier_contracts.request_body import RequestBodies
+from atelier_contracts.tokens import TokenFile
 from fastapi import FastAPI
 from starlette.concurrency import run_in_threadpool
 
-from atelier_infer.absent import Absent
-from atelier_infer.adapter import Adapter
-from atelier_infer.batch import Batch, probe
-from atelier_infer.bundle import Bundle
-from atelier_infer.callbacks import Callbacks
-from atelier_infer.canary import Canary
-from atelier_infer.choosing import Chooser
-from atelier_infer.desk import Desk
-from atelier_infer.disk_cache import DiskCache
-from atelier_infer.engine import Engine
-from atelier_infer.following import Following
-from atelier_infer.gallery import Gallery
-from atelier_infer.gate import MAX_BODY_BYTES, PICTURES, Gate
-from atelier_infer.generating import make_generating_router
-from atelier_infer.integrity import IntegrityMonitor
-from atelier_infer.jobs import make_jobs_router
-from atelier_infer.loader import Loader
-from atelier_infer.memory import MIB, Memory
-from atelier_infer.memory_limit import usable_bytes
-from atelier_infer.memory_measurement import Measurement
-from atelier_infer.memory_model import MemoryModel
+from atelier_infer.aliases.alias_tracker import AliasTracker, ReportRevert, log_revert
+from atelier_infer.aliases.event_listener import EventListener
+from atelier_infer.aliases.integrity_monitor import IntegrityMonitor
+from atelier_infer.api.access_log import AccessLog
+from atelier_infer.api.auth import MAX_BODY_BYTES, PICTURES, Authentication
+from atelier_infer.api.generate import make_generating_router
+from atelier_infer.api.jobs import make_jobs_router
+from atelier_infer.api.models import make_router
+from atelier_infer.api.openai_images import make_images_router
+from atelier_infer.api.stage import make_staging_router
+from atelier_infer.api.ui import make_page_router, page_files
+from atelier_infer.api.upload_limiter import UploadLimiter
+from atelier_infer.api.verify import make_verifying_router
+from atelier_infer.artifacts.artifact_cache import ArtifactCache
+from atelier_infer.artifacts.bundle_opener import BundleOpener
+from atelier_infer.artifacts.cache_eviction import CacheEvictor
+from atelier_infer.artifacts.version_loader import VersionLoader
+from atelier_infer.engine.denoising_step import DenoisingStep, probe
+from atelier_infer.engine.engine import Engine
+from atelier_infer.engine.memory_account import MIB, MemoryAccount
+from atelier_infer.engine.memory_limit import usable_bytes
+from atelier_infer.engine.memory_measurement import Measurement
+from atelier_infer.generation.canary import Canary
+from atelier_infer.generation.model_selection import ModelSelector
+from atelier_infer.generation.service import GenerationService
+from atelier_infer.generation.webhooks import WebhookSender
 from atelier_infer.metrics import Metrics
-from atelier_infer.openai_images import make_images_router
-from atelier_infer.opener import Opener
-from atelier_infer.page import make_page_router, page_files
+from atelier_infer.onnx.providers import Runtime
+from atelier_infer.pipeline.adapter import Adapter
+from atelier_infer.pipeline.bundle import Bundle
+from atelier_infer.pipeline.memory_model import MemoryModel
 from atelier_infer.problems import add_handlers
-from atelier_infer.providers import Runtime
-from atelier_infer.requestlog import RequestLog
-from atelier_infer.routes import make_router
+from atelier_infer.registry.model_store import ModelStore
+from atelier_infer.registry.not_found import NotFoundMessages
+from atelier_infer.registry.validation_images import ValidationImages
 from atelier_infer.settings import Settings, events
 from atelier_infer.settings import callbacks as callbacks_of
-from atelier_infer.shelf import Shelf
-from atelier_infer.staging import make_staging_router
-from atelier_infer.store import Store
-from atelier_infer.uploads import Uploads
-from atelier_infer.verifying import make_verifying_router
-from atelier_infer.versions import ReportRevert, Versions, log_revert
 
 
-def make_memory(settings: Settings) -> Memory:
+def make_memory(settings: Settings) -> MemoryAccount:
     """The account of memory, with the limit of the settings or what there is."""
     limit = settings.memory_mib * MIB if settings.memory_mib is not None else usable_bytes()
-    return Memory(limit, shrinks=settings.provider == "cpu")
+    return MemoryAccount(limit, shrinks=settings.provider == "cpu")
 
 
-def make_engine(settings: Settings, metrics: Metrics, memory: Memory | None = None) -> Engine:
+def make_engine(settings: Settings, metrics: Metrics, memory: MemoryAccount | None = None) -> Engine:
     """The engine over the real graphs; not started. The application takes its account of memory from here."""
     memory = memory or make_memory(settings)
-    batch = Batch(rows_at_once=memory.rows_at_once, failed=memory.failed, shrink=memory.shrink)
+    batch = DenoisingStep(rows_at_once=memory.rows_at_once, failed=memory.failed, shrink=memory.shrink)
     memory.watch("side_by_side", lambda: batch.nbytes)
     return Engine(
         advance=batch.step,
@@ -84,7 +84,7 @@ def create_app(
     *,
     engine: Engine,
     metrics: Metrics,
-    store: Store,
+    store: ModelStore,
     tokens: TokenFile,
     settings: Settings,
     measure: Callable[[Path, int], MemoryModel | None] | None = None,
@@ -102,9 +102,9 @@ def create_app(
         report_revert: told of each alias that goes back to the version before it.
     """
     memory, runtime = engine.memory or make_memory(settings), make_runtime(settings)
-    disk = DiskCache(settings.cache_dir, settings.cache_limit_mib * MIB)
-    shelf = Shelf(store, settings.cache_dir, used=disk.used)
-    opener = Opener(
+    disk = CacheEvictor(settings.cache_dir, settings.cache_limit_mib * MIB)
+    shelf = ArtifactCache(store, settings.cache_dir, used=disk.used)
+    opener = BundleOpener(
         memory=memory,
         runtime=runtime,
         decode_tile_px=settings.decode_tile_px,
@@ -113,19 +113,19 @@ def create_app(
 
     def probe_between_steps(bundle: Bundle, adapter: Adapter) -> None:
         memory.take_adapter(adapter)
-        engine.errand(partial(probe, bundle, adapter))
+        engine.run_between_steps(partial(probe, bundle, adapter))
 
-    loader = Loader(
+    loader = VersionLoader(
         shelf=shelf,
         open_bundle=opener,
         probe=probe_between_steps,
         adapter_cache_mib=settings.adapter_cache_mib,
     )
-    gallery = Gallery(store)
-    versions = Versions(
+    gallery = ValidationImages(store)
+    versions = AliasTracker(
         store=store,
         loader=loader,
-        absent=Absent(store=store, model=settings.model, registry_url=settings.registry_url),
+        absent=NotFoundMessages(store=store, model=settings.model, registry_url=settings.registry_url),
         model=settings.model,
         cache_dir=settings.cache_dir,
         alias_poll_s=settings.alias_poll_s,
@@ -141,9 +141,9 @@ def create_app(
         canary = Canary(alias=settings.canary_alias, percent=settings.canary_percent, versions=versions)
 
     hosts, key = callbacks_of(settings)
-    callbacks = Callbacks(hosts=hosts, key=key, told=metrics.callback)
-    chooser = Chooser(versions, loader)
-    desk = Desk(
+    callbacks = WebhookSender(hosts=hosts, key=key, told=metrics.callback)
+    chooser = ModelSelector(versions, loader)
+    desk = GenerationService(
         engine=engine,
         versions=versions,
         chooser=chooser,
@@ -153,7 +153,7 @@ def create_app(
         callbacks=callbacks,
         memory=memory,
     )
-    uploads = Uploads(limit_bytes=settings.upload_mib * MIB, timeout_s=settings.upload_timeout_s)
+    uploads = UploadLimiter(limit_bytes=settings.upload_mib * MIB, timeout_s=settings.upload_timeout_s)
     memory.watch("pictures", lambda: desk.nbytes)
     memory.watch("uploads", lambda: uploads.nbytes)
     metrics.memory(memory.limit_bytes, memory.parts)
@@ -162,7 +162,7 @@ def create_app(
 
     following = None
     if source := events(settings):
-        following = Following(url=source[0], token=source[1], model=settings.model, moved=versions.look_again)
+        following = EventListener(url=source[0], token=source[1], model=settings.model, moved=versions.look_again)
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
@@ -215,12 +215,12 @@ def create_app(
     app.include_router(make_staging_router(desk=desk, engine=engine, loader=loader, settings=settings))
     add_handlers(app)
     app.add_middleware(RequestBodies, limit_bytes=lambda path: None if path in PICTURES else MAX_BODY_BYTES)
-    app.add_middleware(Gate, tokens=tokens, uploads=uploads, files=frozenset(page))
-    app.add_middleware(RequestLog)  # added last, so outermost
+    app.add_middleware(Authentication, tokens=tokens, uploads=uploads, files=frozenset(page))
+    app.add_middleware(AccessLog)  # added last, so outermost
     return app
 
 
-def _digests(loader: Loader, versions: Versions) -> set[str]:
+def _digests(loader: VersionLoader, versions: AliasTracker) -> set[str]:
     """Of the adapters and bundles that are in memory or served."""
     adapters, bundles = loader.loaded()
     served = [version.adapter for version in versions.snapshot()[1].values()]
@@ -228,7 +228,7 @@ def _digests(loader: Loader, versions: Versions) -> set[str]:
 
 
 def _gauges(
-    engine: Engine, loader: Loader, versions: Versions, canary: Canary | None, callbacks: Callbacks
+    engine: Engine, loader: VersionLoader, versions: AliasTracker, canary: Canary | None, callbacks: WebhookSender
 ) -> dict[str, tuple[str, Callable[[], float]]]:
     def adapter_bytes() -> float:
         return sum(adapter.nbytes for adapter in loader.loaded()[0].values())

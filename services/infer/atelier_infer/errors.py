@@ -210,7 +210,7 @@ class CorruptError(RefusedError):
     """Raised when a file's sha256 differs from the one in its manifest."""
 
 
-class SteppedBackError(RefusedError):
+class RevertedError(RefusedError):
     """Raised for a version that drew blank or non-finite pictures, until its alias names another one."""
 
 

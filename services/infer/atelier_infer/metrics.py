@@ -88,7 +88,7 @@ class Metrics:
         if seconds is not None:
             self._picture_seconds.labels(version, alias or "").observe(seconds)
 
-    def lot(self, outcome: Lot) -> None:
+    def traffic_bucket(self, outcome: Lot) -> None:
         """A request that left the version to the service, where there is a canary."""
         self._lots.labels(outcome).inc()
 

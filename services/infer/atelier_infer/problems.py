@@ -50,7 +50,7 @@ STATUS: dict[type[errors.InferError], HTTPStatus] = {
     errors.NotPromotedError: HTTPStatus.CONFLICT,
     errors.BundleMismatchError: HTTPStatus.CONFLICT,
     errors.BundleMissingError: HTTPStatus.CONFLICT,
-    errors.SteppedBackError: HTTPStatus.CONFLICT,
+    errors.RevertedError: HTTPStatus.CONFLICT,
     errors.BundleError: HTTPStatus.BAD_GATEWAY,
     errors.CorruptError: HTTPStatus.BAD_GATEWAY,
     errors.NonFiniteError: HTTPStatus.INTERNAL_SERVER_ERROR,

@@ -9,14 +9,14 @@ from typing import Literal
 from urllib.parse import urlsplit
 
 from atelier_contracts import names
-from atelier_contracts.access import TokenFileError, parse_tokens
 from atelier_contracts.generate import SchedulerName
 from atelier_contracts.identifiers import ModelName
+from atelier_contracts.tokens import TokenFileError, parse_tokens
 from pydantic import Field, SecretStr, ValidationError, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from atelier_infer.callback_hosts import Place, parse_hosts
 from atelier_infer.client import callback_key
+from atelier_infer.generation.webhook_hosts import Place, parse_hosts
 
 ProviderName = Literal["cpu", "openvino", "cuda"]
 

@@ -6,45 +6,46 @@ import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
-from atelier_contracts.access import TokenFile
 from atelier_contracts.generate import Problem
 from atelier_contracts.promotion import RefusedProblem
 from atelier_contracts.request_body import RequestBodies
+from atelier_contracts.tokens import TokenFile
 from fastapi import FastAPI, Response
 from starlette.concurrency import run_in_threadpool
 
-from atelier_registry import page, problems
-from atelier_registry.access import BearerAccess
-from atelier_registry.answers import Status
-from atelier_registry.approvals import Approvals
-from atelier_registry.bounded_stager import BoundedStager
-from atelier_registry.catalogue_routes import catalogue_router
-from atelier_registry.chain_anchor import ChainAnchor
-from atelier_registry.digests import AdapterDigests
+from atelier_registry import problems
+from atelier_registry.access_log import AccessLog
+from atelier_registry.api import ui
+from atelier_registry.api.auth import Authentication
+from atelier_registry.api.catalogue import catalogue_router
+from atelier_registry.api.etags import ETags
+from atelier_registry.api.events import event_router
+from atelier_registry.api.health import Readiness
+from atelier_registry.api.images import picture_router
+from atelier_registry.api.promotions import promotion_router
+from atelier_registry.api.schemas import Status
+from atelier_registry.api.subscribers import subscriber_router
+from atelier_registry.config.policy import Policy
+from atelier_registry.decisions.alias_reconciler import AliasReconciler
+from atelier_registry.decisions.alias_writer import AliasWriter
+from atelier_registry.decisions.approvals import Approvals
+from atelier_registry.decisions.chain_anchor import ChainAnchor
+from atelier_registry.decisions.policy_evaluation import PolicyEvaluator
+from atelier_registry.decisions.promotions import Promotions
+from atelier_registry.decisions.retirement import Retirement
+from atelier_registry.decisions.revert_monitor import RevertMonitor, ServedReader
 from atelier_registry.errors import UnavailableError
-from atelier_registry.etags import ETags
-from atelier_registry.event_routes import event_router
-from atelier_registry.feed import Feed
-from atelier_registry.health import Readiness
-from atelier_registry.integrity import IntegrityMonitor
-from atelier_registry.judging import Judge
-from atelier_registry.ledger import Ledger
-from atelier_registry.locks import AliasLocks
-from atelier_registry.logs import RequestLog
+from atelier_registry.events.event_stream import EventStream
+from atelier_registry.events.webhooks.dispatcher import WebhookDispatcher
 from atelier_registry.metrics import Metrics, metrics_router
-from atelier_registry.moving import Mover
-from atelier_registry.picture_routes import picture_router
-from atelier_registry.policy import Policy
-from atelier_registry.promotion_routes import promotion_router
-from atelier_registry.promotions import Promotions
-from atelier_registry.pushing import Push
-from atelier_registry.recent import RecentReads
-from atelier_registry.registry import ModelRegistry
-from atelier_registry.retiring import Retiring
-from atelier_registry.revert_monitor import RevertMonitor, ServedReader
-from atelier_registry.stager import Stager
-from atelier_registry.subscriber_routes import subscriber_router
-from atelier_registry.watching import Watch
+from atelier_registry.models.artifact_digests import AdapterDigests
+from atelier_registry.models.bounded_infer_client import BoundedInferClient
+from atelier_registry.models.cached_registry import CachedRegistry
+from atelier_registry.models.infer_client import InferClient
+from atelier_registry.models.integrity_monitor import IntegrityMonitor
+from atelier_registry.models.model_registry import ModelRegistry
+from atelier_registry.storage.ledger import Ledger
+from atelier_registry.storage.locks import AliasLocks
 
 log = logging.getLogger(__name__)
 
@@ -63,11 +64,11 @@ def create_app(
     registry: ModelRegistry,
     ledger: Ledger,
     locks: AliasLocks,
-    feed: Feed,
-    push: Push,
+    event_stream: EventStream,
+    push: WebhookDispatcher,
     tokens: TokenFile,
     policy: Policy,
-    stager: Stager,
+    infer_client: InferClient,
     outside_poll_s: float,
     read_age_s: float,
     integrity_check_s: float,
@@ -80,30 +81,36 @@ def create_app(
         registry: where models, versions and aliases are.
         ledger: where decisions and events are kept.
         locks: one decision at a time on each alias.
-        feed: tells events to listeners; its streams end when it is told to end.
+        event_stream: tells events to listeners; its streams end when it is told to end.
         push: posts events to subscribers.
         tokens: who may come in.
         policy: the rules.
-        stager: who loads versions without serving them.
+        infer_client: who loads versions without serving them.
         outside_poll_s: how often MLflow is looked at for aliases that others moved.
         read_age_s: how old MLflow's answer may be for a request that only looks.
         served: tells what infer draws with; None where there is no infer.
         revert_poll_s: how often it is asked.
         integrity_check_s: how often the files of versions that aliases point at are compared with their digests.
     """
-    recent = RecentReads(registry, read_age_s)
+    recent = CachedRegistry(registry, read_age_s)
 
     def changed() -> None:
         recent.forget()
-        feed.nudge()
+        event_stream.nudge()
         push.nudge()
         anchor.nudge()
 
     digests = AdapterDigests(registry, ledger)
-    mover = Mover(registry, ledger, digests, locks, changed)
+    alias_writer = AliasWriter(registry, ledger, digests, locks, changed)
     for_readers = AdapterDigests(registry, ledger, at_once=LOOKS_AT_INFER)
-    deciding, looking = BoundedStager(stager, DECISIONS_AT_INFER, "decisions"), BoundedStager(stager, LOOKS_AT_INFER, "readers")
-    judge, preview = Judge(registry, digests, policy, deciding), Judge(registry, for_readers, policy, looking)
+    deciding, looking = (
+        BoundedInferClient(infer_client, DECISIONS_AT_INFER, "decisions"),
+        BoundedInferClient(infer_client, LOOKS_AT_INFER, "readers"),
+    )
+    evaluator, preview = (
+        PolicyEvaluator(registry, digests, policy, deciding),
+        PolicyEvaluator(registry, for_readers, policy, looking),
+    )
     metrics = Metrics()
     ledger.watch(metrics.decision)
     integrity = IntegrityMonitor(registry, ledger, digests, integrity_check_s)
@@ -111,7 +118,7 @@ def create_app(
     reverts = RevertMonitor(served, ledger, revert_poll_s)
     metrics.gauge("changed_files", "Versions that aliases point at whose files were changed", lambda: integrity.count)
     metrics.gauge("chain_changed", "1 where the chain is not what was anchored", lambda: float(anchor.problem is not None))
-    watch = Watch(registry, ledger, mover, outside_poll_s)
+    watch = AliasReconciler(registry, ledger, alias_writer, outside_poll_s)
     readiness = Readiness({"database": ledger.ping, "tracking": registry.ping})
 
     @asynccontextmanager
@@ -120,7 +127,7 @@ def create_app(
             await run_in_threadpool(watch.prepare)
         except UnavailableError as error:
             log.warning("what an earlier process left waits until MLflow answers: %s", error)
-        await feed.start()
+        await event_stream.start()
         watch.start()
         push.start()
         integrity.start()
@@ -130,7 +137,7 @@ def create_app(
         watch.stop()
         integrity.stop()
         reverts.stop()
-        await feed.stop()
+        await event_stream.stop()
         await run_in_threadpool(push.stop, PUSH_ENDS_S)
         await run_in_threadpool(anchor.stop, PUSH_ENDS_S)
 
@@ -149,15 +156,15 @@ def create_app(
             recent,
             ledger,
             integrity,
-            Promotions(registry, ledger, mover, judge, preview),
-            Approvals(registry, ledger, mover, judge),
-            Retiring(registry, ledger, mover, recent.forget),
+            Promotions(registry, ledger, alias_writer, evaluator, preview),
+            Approvals(registry, ledger, alias_writer, evaluator),
+            Retirement(registry, ledger, alias_writer, recent.forget),
         )
     )
-    app.include_router(event_router(feed))
+    app.include_router(event_router(event_stream))
     app.include_router(metrics_router(metrics))
     app.include_router(subscriber_router(push))
-    app.include_router(page.router())
+    app.include_router(ui.router())
 
     @app.head("/healthz", include_in_schema=False)
     @app.get("/healthz", tags=["health"])
@@ -177,6 +184,6 @@ def create_app(
     problems.describe(app, Problem, RefusedProblem)
     app.add_middleware(ETags)
     app.add_middleware(RequestBodies, limit_bytes=lambda path: MAX_BODY_BYTES)
-    app.add_middleware(BearerAccess, tokens=tokens)
-    app.add_middleware(RequestLog, measure=metrics.request)  # the last one added is the outermost
+    app.add_middleware(Authentication, tokens=tokens)
+    app.add_middleware(AccessLog, measure=metrics.request)  # the last one added is the outermost
     return app

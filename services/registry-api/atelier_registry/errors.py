@@ -40,8 +40,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from atelier_contracts.access import Role, Token
 from atelier_contracts.promotion import Decision
+from atelier_contracts.tokens import Role, Token
 
 
 class RegistryApiError(Exception):

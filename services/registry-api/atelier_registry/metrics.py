@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from atelier_contracts.access import Role
 from atelier_contracts.promotion import Decision
+from atelier_contracts.tokens import Role
 from fastapi import APIRouter, Depends, Response
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
-from atelier_registry.access import needs
+from atelier_registry.api.auth import needs
 from atelier_registry.problems import documented
 
 SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 120.0)

@@ -7,11 +7,11 @@ import shutil
 import sys
 from pathlib import Path
 
-from atelier_tracking import jobs
-from atelier_tracking.backend import mlflow_environment
 from atelier_tracking.errors import ServerError, SettingsError
-from atelier_tracking.lines import say
-from atelier_tracking.proxy import write_files
+from atelier_tracking.gate.nginx_config import write_files
+from atelier_tracking.log import say
+from atelier_tracking.maintenance import jobs
+from atelier_tracking.server.mlflow_env import mlflow_environment
 from atelier_tracking.settings import FROM_FILES, NAMES, read_settings
 
 RUN_DIR = Path("/tmp/tracking")  # noqa: S108 (made for this user alone; the one place that a read-only container has to make writable)
@@ -66,7 +66,7 @@ def main() -> int:
     ours = {name for name in NAMES if name not in KEPT} | {f"{name}_FILE" for name in FROM_FILES}
     environment = {name: value for name, value in os.environ.items() if name not in ours} | mlflow_environment(settings)
     arguments = [str(RUN_DIR), str(settings.spool_dir), str(settings.drain_timeout_s)]
-    return os.execve(sys.executable, [sys.executable, "-m", "atelier_tracking.supervisor", *arguments], environment)  # noqa: S606
+    return os.execve(sys.executable, [sys.executable, "-m", "atelier_tracking.server.supervisor", *arguments], environment)  # noqa: S606
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ from urllib.parse import urlsplit
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, FilePath, SecretStr, ValidationError
 
 from atelier_tracking.errors import SettingsError
-from atelier_tracking.logins import Login, parse_logins
+from atelier_tracking.htpasswd import Login, parse_logins
 from atelier_tracking.roles import ROLES, parse_roles
 
 FROM_FILES = ("DB_PW", "HTPASSWD", "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "ROLES", "MLFLOW_CRYPTO_KEK_PASSPHRASE")

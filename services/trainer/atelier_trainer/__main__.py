@@ -12,10 +12,10 @@ from typing import Any
 
 from rich.console import Console
 
-from atelier_trainer import flags
+from atelier_trainer.config import cli_args
+from atelier_trainer.config.options import TrainOptions
 from atelier_trainer.errors import OptionError, Stopped, TrainerError
-from atelier_trainer.options import TrainOptions
-from atelier_trainer.scenes.dataset import STYLES, write_imagefolder
+from atelier_trainer.synthetic.scenes.dataset import STYLES, write_imagefolder
 from atelier_trainer.tune.options import TuneOptions
 
 REFUSED, UNDELIVERED, INTERRUPTED, TERMINATED = 2, 3, 130, 143
@@ -68,15 +68,15 @@ def _parser() -> argparse.ArgumentParser:
     train.add_argument(
         "--result_file", type=Path, help="write run id, version and losses to this JSON file instead of printing them"
     )
-    flags.add_flags(train, TrainOptions)
+    cli_args.add_flags(train, TrainOptions)
     train.set_defaults(command=_train)
 
     tune = commands.add_parser(
         "tune", help="search for good settings with Ray Tune", description="Many trainings, the best named."
     )
     _add_sources(tune)
-    flags.add_flags(tune, TuneOptions)
-    flags.add_flags(tune, TrainOptions)
+    cli_args.add_flags(tune, TuneOptions)
+    cli_args.add_flags(tune, TrainOptions)
     tune.set_defaults(command=_tune)
 
     sync = commands.add_parser("sync", help="bring what a run's folder still has to MLflow")
@@ -120,17 +120,17 @@ def _dataset(parsed: argparse.Namespace, console: Console) -> int:
 
 def _options(parsed: argparse.Namespace) -> TrainOptions:
     """Command line over recipe over earlier run over defaults."""
-    given = flags.given(parsed, TrainOptions)
-    recipe = flags.read_recipe(parsed.recipe, TrainOptions) if parsed.recipe is not None else {}
+    given = cli_args.given(parsed, TrainOptions)
+    recipe = cli_args.read_recipe(parsed.recipe, TrainOptions) if parsed.recipe is not None else {}
     values = recipe | given
     if parsed.from_run is not None:
-        from atelier_trainer.tune.winner import settings_of
+        from atelier_trainer.tune.best_trial import settings_of
 
         uri = values.get("tracking_uri") or os.environ.get("MLFLOW_TRACKING_URI")
         if uri is None:
             raise OptionError("--from_run needs --tracking_uri or MLFLOW_TRACKING_URI")
         values = settings_of(str(uri), parsed.from_run) | values
-    chosen = flags.build(TrainOptions, values, os.environ)
+    chosen = cli_args.build(TrainOptions, values, os.environ)
     chosen.check()
     return chosen
 
@@ -168,7 +168,7 @@ def _train(parsed: argparse.Namespace, console: Console) -> int:
 
 
 def _tune(parsed: argparse.Namespace, console: Console) -> int:
-    search = flags.build(TuneOptions, flags.given(parsed, TuneOptions), os.environ)
+    search = cli_args.build(TuneOptions, cli_args.given(parsed, TuneOptions), os.environ)
     search.check()
     chosen = _options(parsed)
     from atelier_trainer.tune.search import tune
@@ -191,12 +191,12 @@ def _base(parsed: argparse.Namespace, console: Console) -> int:
             + (" with --random" if parsed.random else " without --random")
         )
     if parsed.random:
-        from atelier_trainer.random_base import write_random_base
+        from atelier_trainer.synthetic.random_base import write_random_base
 
         count = write_random_base(parsed.out, parsed.architecture, parsed.seed)
         console.print(f"wrote {parsed.out}: {count / 1e6:.0f} M random parameters", soft_wrap=True)
         return 0
-    from atelier_trainer.tiny_base.make import make
+    from atelier_trainer.synthetic.tiny_base.build import make
 
     logging.getLogger("atelier_trainer").setLevel(logging.INFO)
     make(

@@ -19,7 +19,7 @@ from atelier_contracts.manifests import file_sha256
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
-from atelier_trainer.cache import Crew
+from atelier_trainer.data.cache import ProcessGroup
 from atelier_trainer.errors import CheckpointError
 
 log = logging.getLogger(__name__)
@@ -37,7 +37,13 @@ class Checkpoint:
 
 
 def save(
-    out: Path, step: int, settings: dict[str, Any], state: dict[str, Any], own: dict[str, Any], crew: Crew, keep: int | None
+    out: Path,
+    step: int,
+    settings: dict[str, Any],
+    state: dict[str, Any],
+    own: dict[str, Any],
+    crew: ProcessGroup,
+    keep: int | None,
 ) -> Path:
     """Writes the state of the run at this step; every process of the crew calls it.
 
@@ -80,7 +86,7 @@ def steps_of(out: Path) -> list[int]:
     return sorted((int(step) for step in found if step.isdecimal()), reverse=True)
 
 
-def newest(out: Path, crew: Crew) -> Path | None:
+def newest(out: Path, crew: ProcessGroup) -> Path | None:
     """The newest checkpoint that is not damaged; a damaged one is told and passed over."""
     for step in steps_of(out):
         place = out / f"checkpoint-{step}"
@@ -94,7 +100,7 @@ def newest(out: Path, crew: Crew) -> Path | None:
     return None
 
 
-def load(place: Path, crew: Crew) -> tuple[Checkpoint, dict[str, Any]]:
+def load(place: Path, crew: ProcessGroup) -> tuple[Checkpoint, dict[str, Any]]:
     """A checkpoint and the settings it was written under.
 
     Raises:

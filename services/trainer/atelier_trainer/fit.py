@@ -14,20 +14,21 @@ import torch
 from accelerate import Accelerator
 from diffusers.optimization import get_scheduler
 
-from atelier_trainer import adapter, checkpoint
+from atelier_trainer import checkpoint
 from atelier_trainer.checkpoint import Checkpoint
-from atelier_trainer.encode import Latents, Words
+from atelier_trainer.config.options import TrainOptions
+from atelier_trainer.data.encode import CaptionEmbeddings, Latents
 from atelier_trainer.errors import NotFinite, Stopped
+from atelier_trainer.export import adapter
+from atelier_trainer.graceful_stop import Stop
 from atelier_trainer.objective import training_loss
-from atelier_trainer.options import TrainOptions
-from atelier_trainer.runs import Sink
-from atelier_trainer.stopping import Stop
+from atelier_trainer.tracking.runs import Sink
 
 EMA_ALPHA = 0.01  # of ema_loss, unbiased
 
 
 @dataclass
-class Course:
+class TrainState:
     """How far the training is, and the best weights so far.
 
     Attributes:
@@ -54,7 +55,7 @@ class Course:
         return self.total / self.share
 
 
-class Stepped(torch.nn.Module):
+class TrainModule(torch.nn.Module):
     """What accelerate wraps in mixed precision and in processes; the UNet itself stays free to validate and draw."""
 
     def __init__(self, unet: Any, compiled: bool) -> None:
@@ -74,7 +75,7 @@ def fit(
     unet: Any,
     parameters: list[torch.nn.Parameter],
     latents: Latents,
-    words: Words,
+    words: CaptionEmbeddings,
     *,
     validate: Callable[[], float],
     draw_pictures: Callable[[int], None],
@@ -83,7 +84,7 @@ def fit(
     resumed: Checkpoint | None,
     stop: Stop,
     progress: Callable[[int, int, str], None],
-) -> Course:
+) -> TrainState:
     """Runs the steps that are left.
 
     Raises:
@@ -96,9 +97,9 @@ def fit(
     schedule = get_scheduler(
         options.lr_scheduler, optimizer, num_warmup_steps=options.lr_warmup_steps, num_training_steps=steps
     )  # not prepared: accelerate would step it once for every process
-    stepped, optimizer = accelerator.prepare(Stepped(unet, options.torch_compile), optimizer)
+    stepped, optimizer = accelerator.prepare(TrainModule(unet, options.torch_compile), optimizer)
     draw = torch.Generator().manual_seed(options.seed + rank)
-    course = Course()
+    course = TrainState()
     if resumed is not None:
         _restore(resumed, course, unet, optimizer, schedule, accelerator.scaler, draw)
     per_pass = options.train_batch_size * processes
@@ -172,7 +173,7 @@ def _agreed(accelerator: Accelerator, loss: torch.Tensor, stop: Stop) -> tuple[f
     return mean / accelerator.num_processes, asked > 0
 
 
-def _validate(course: Course, unet: Any, validate: Callable[[], float], sinks: Sequence[Sink]) -> None:
+def _validate(course: TrainState, unet: Any, validate: Callable[[], float], sinks: Sequence[Sink]) -> None:
     course.last_loss = validate()
     for sink in sinks:
         sink.metrics(course.step, {"validation_loss": course.last_loss})
@@ -181,7 +182,7 @@ def _validate(course: Course, unet: Any, validate: Callable[[], float], sinks: S
 
 
 def _save(
-    options: TrainOptions, accelerator: Accelerator, course: Course, unet: Any, optimizer: Any, schedule: Any,
+    options: TrainOptions, accelerator: Accelerator, course: TrainState, unet: Any, optimizer: Any, schedule: Any,
     draw: torch.Generator, out: Path,
 ) -> None:  # fmt: skip
     state = {
@@ -198,7 +199,7 @@ def _save(
 
 
 def _restore(
-    resumed: Checkpoint, course: Course, unet: Any, optimizer: Any, schedule: Any, scaler: Any, draw: torch.Generator
+    resumed: Checkpoint, course: TrainState, unet: Any, optimizer: Any, schedule: Any, scaler: Any, draw: torch.Generator
 ) -> None:
     state, own = resumed.state, resumed.own
     for name, value in state["course"].items():

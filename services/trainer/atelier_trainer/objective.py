@@ -13,8 +13,8 @@ from typing import Any
 import torch
 from torch.nn import functional as F
 
-from atelier_trainer.encode import Kept, Latents, Words
-from atelier_trainer.options import TrainOptions
+from atelier_trainer.config.options import TrainOptions
+from atelier_trainer.data.encode import CachedLatents, CaptionEmbeddings, Latents
 
 VALIDATION_TIMES = (50, 200, 350, 500, 650, 800, 950)  # of 1000; spread over all noise levels
 VALIDATION_SEED = 20_221
@@ -45,7 +45,7 @@ def training_loss(
     noise_schedule: Any,
     predict: Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor],
     latents: Latents,
-    words: Words,
+    words: CaptionEmbeddings,
     rows: torch.Tensor,
     draw: torch.Generator,
     device: torch.device,
@@ -80,8 +80,8 @@ def training_loss(
 def validation_loss(
     unet: Any,
     noise_schedule: Any,
-    held_out: Kept,
-    words: Words,
+    held_out: CachedLatents,
+    words: CaptionEmbeddings,
     *,
     share: tuple[int, int] = (0, 1),
     add: Callable[[torch.Tensor], torch.Tensor] = lambda sums: sums,
@@ -115,7 +115,7 @@ def validation_loss(
     return float(sum(add(torch.tensor(sums, dtype=torch.float64)).tolist()) / count)
 
 
-def _units(held_out: Kept) -> Iterator[tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]]:
+def _units(held_out: CachedLatents) -> Iterator[tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]]:
     """Latents, noise, times and row numbers of each batch, the same whatever part of them a process computes."""
     draw = torch.Generator().manual_seed(VALIDATION_SEED)
     for time in VALIDATION_TIMES:

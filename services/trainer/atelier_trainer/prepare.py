@@ -9,13 +9,21 @@ from pathlib import Path
 import torch
 from accelerate import Accelerator
 
-from atelier_trainer.base import Base
-from atelier_trainer.drawing import Painter
-from atelier_trainer.encode import Fresh, Kept, Latents, Views, Words, encode_captions, encode_pictures
-from atelier_trainer.options import TrainOptions
-from atelier_trainer.pictures import Pictures
-from atelier_trainer.progress import Bars
-from atelier_trainer.stopping import Stop
+from atelier_trainer.base_model import Base
+from atelier_trainer.config.options import TrainOptions
+from atelier_trainer.data.dataset import ImageDataset
+from atelier_trainer.data.encode import (
+    Augmentation,
+    CachedLatents,
+    CaptionEmbeddings,
+    Latents,
+    OnlineLatents,
+    encode_captions,
+    encode_pictures,
+)
+from atelier_trainer.graceful_stop import Stop
+from atelier_trainer.tracking.progress import Bars
+from atelier_trainer.tracking.validation_images import ImageSampler
 
 
 @dataclass(frozen=True)
@@ -23,14 +31,14 @@ class Prepared:
     """The data set as the UNet sees it; VAE and text encoder are no longer needed, except by Fresh latents."""
 
     latents: Latents
-    words: Words
-    held_out: Kept
-    held_out_words: Words
-    painter: Painter | None
+    words: CaptionEmbeddings
+    held_out: CachedLatents
+    held_out_words: CaptionEmbeddings
+    painter: ImageSampler | None
 
 
 def prepare(
-    options: TrainOptions, base: Base, fitted: Pictures, held_out: Pictures, width: int, height: int,
+    options: TrainOptions, base: Base, fitted: ImageDataset, held_out: ImageDataset, width: int, height: int,
     accelerator: Accelerator, bars: Bars, stop: Stop,
 ) -> Prepared:  # fmt: skip
     """Encodes what no earlier run has encoded; every process calls it.
@@ -39,14 +47,14 @@ def prepare(
         DataError: a picture cannot be read.
         Stopped: SIGTERM came; what is encoded is kept.
     """
-    views = Views(width, height, options.random_flip, 0 if options.center_crop else options.random_crops)
+    views = Augmentation(width, height, options.random_flip, 0 if options.center_crop else options.random_crops)
     cache_dir, device = Path(options.cache_dir).expanduser(), accelerator.device
 
     def progress(done: int, total: int) -> None:
         bars.encoded(done, total)
         stop.check()
 
-    def kept(pictures: Pictures, views: Views) -> Kept:
+    def kept(pictures: ImageDataset, views: Augmentation) -> CachedLatents:
         return encode_pictures(
             base, pictures, views, cache_dir, progress,
             device=device, crew=accelerator, threads=options.dataloader_num_workers,
@@ -54,23 +62,23 @@ def prepare(
 
     latents: Latents
     if options.random_crops == 0 and not options.center_crop and fitted.leave_room(width, height):
-        latents = Fresh(base.vae().to(device), fitted, views, float(base.config("vae")["scaling_factor"]))
+        latents = OnlineLatents(base.vae().to(device), fitted, views, float(base.config("vae")["scaling_factor"]))
     else:
         latents = kept(fitted, views)
-    validation = kept(held_out, Views(width, height))
+    validation = kept(held_out, Augmentation(width, height))
     captions = [*fitted.captions, *held_out.captions]
     words = encode_captions(base, captions, cache_dir, device=device, crew=accelerator)
     painter = None
     if options.validation_prompt is not None:
         prompt = encode_captions(base, [options.validation_prompt], cache_dir, device=device, crew=accelerator)
-        painter = Painter(base, prompt, width, height, options.num_validation_images, options.seed)
+        painter = ImageSampler(base, prompt, width, height, options.num_validation_images, options.seed)
     gc.collect()
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
     return Prepared(
         latents,
-        Words(words.states, words.caption[: len(fitted)], words.empty),
+        CaptionEmbeddings(words.states, words.caption[: len(fitted)], words.empty),
         validation,
-        Words(words.states, words.caption[len(fitted) :], words.empty),
+        CaptionEmbeddings(words.states, words.caption[len(fitted) :], words.empty),
         painter,
     )

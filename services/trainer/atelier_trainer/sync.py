@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-from atelier_trainer.courier import deliver
 from atelier_trainer.errors import OptionError
-from atelier_trainer.journal import Journal
-from atelier_trainer.publish import publish, read_outcome
-from atelier_trainer.runs import JOURNAL_FOLDER, RUN_FILE, MlflowRun, card_of, held
-from atelier_trainer.tracking import Tracking
+from atelier_trainer.export.publish import publish, read_outcome
+from atelier_trainer.tracking.journal import Journal
+from atelier_trainer.tracking.mlflow_runs import Tracking
+from atelier_trainer.tracking.runs import JOURNAL_FOLDER, RUN_FILE, MlflowRun, card_of, held
+from atelier_trainer.tracking.uploader import deliver
 
 
 def sync(folder: Path, tracking_uri: str | None, say: Callable[[str], None]) -> int:

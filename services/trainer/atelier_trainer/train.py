@@ -16,21 +16,22 @@ from accelerate import Accelerator
 from accelerate.utils import set_seed
 from rich.console import Console
 
-from atelier_trainer import adapter, checkpoint, hub, objective
-from atelier_trainer.base import Base, load_base
+from atelier_trainer import checkpoint, objective
+from atelier_trainer.base_model import Base, load_base
 from atelier_trainer.checkpoint import Checkpoint
+from atelier_trainer.config.hardware import Machine, resolve
+from atelier_trainer.config.options import TrainOptions
+from atelier_trainer.data.dataset import ImageDataset, load_pictures, split
 from atelier_trainer.errors import CheckpointError, DataError, Stopped, TrackingError
-from atelier_trainer.fit import Course, fit
-from atelier_trainer.machine import Machine, settle
-from atelier_trainer.options import TrainOptions
-from atelier_trainer.pictures import Pictures, load_pictures, split
+from atelier_trainer.export import adapter, hub
+from atelier_trainer.export.publish import RECIPE_FILE, Outcome, lora_of, publish
+from atelier_trainer.fit import TrainState, fit
+from atelier_trainer.graceful_stop import Stop
 from atelier_trainer.prepare import Prepared, prepare
-from atelier_trainer.progress import Bars
-from atelier_trainer.publish import RECIPE_FILE, Outcome, lora_of, publish
-from atelier_trainer.reports import reports
-from atelier_trainer.runs import OpenRun, Sink, card_of, held, open_run, set_aside
-from atelier_trainer.stopping import Stop
-from atelier_trainer.tracking import Tracking
+from atelier_trainer.tracking.loggers import reports
+from atelier_trainer.tracking.mlflow_runs import Tracking
+from atelier_trainer.tracking.progress import Bars
+from atelier_trainer.tracking.runs import OpenRun, Sink, archive_run, card_of, held, open_run
 
 log = logging.getLogger(__name__)
 PUBLISH_PAUSE_S = 3.0  # between two attempts to hand over
@@ -82,7 +83,7 @@ def train(
         TrainerError: see atelier_trainer.errors; MLflow's run is marked FAILED, or KILLED on SIGTERM and Ctrl-C.
     """
     options.check()
-    machine = settle(options)
+    machine = resolve(options)
     accelerator = Accelerator(
         gradient_accumulation_steps=options.gradient_accumulation_steps, mixed_precision=machine.precision
     )
@@ -137,7 +138,7 @@ def _learn(
     machine: Machine,
     accelerator: Accelerator,
     base: Base,
-    pictures: tuple[Pictures, Pictures],
+    pictures: tuple[ImageDataset, ImageDataset],
     size: tuple[int, int],
     sinks: list[Sink],
     out: Path,
@@ -206,7 +207,7 @@ def _resumed(options: TrainOptions, out: Path, accelerator: Accelerator) -> Chec
 
 def _open(options: TrainOptions, out: Path, tracking: Tracking, tags: dict[str, str], bars: Bars) -> OpenRun:
     """The run that is gone on with, or a new one in a folder of its own."""
-    if options.resume_from_checkpoint is None and (moved := set_aside(out)) is not None:
+    if options.resume_from_checkpoint is None and (moved := archive_run(out)) is not None:
         bars.say(f"an earlier run's files are now in {moved}")
     run = open_run(out, tracking, options.experiments_name, options.run_name, options.resolved(), tags)
     run.text(yaml.safe_dump(options.recipe(), sort_keys=False), RECIPE_FILE)
@@ -253,7 +254,7 @@ def _inject(options: TrainOptions, machine: Machine, unet: Any, rank: int) -> li
     return parameters
 
 
-def _keep(options: TrainOptions, course: Course, unet: Any) -> tuple[int, float]:
+def _keep(options: TrainOptions, course: TrainState, unet: Any) -> tuple[int, float]:
     """Puts the weights that are kept into the UNet; returns their step and validation loss."""
     if options.select == "last" or course.best is None or course.best_step == course.step:
         return course.step, course.last_loss

@@ -8,13 +8,13 @@ from pathlib import Path
 
 import atelier_tracking
 import pytest
-from atelier_tracking.answers import REFUSALS, Problem, locations, returned
+from atelier_tracking.gate.problem_responses import REFUSALS, Problem, locations, returned
 
 VALUES = {"body": "10", "bare": "64", "read": "1024", "origin": "Open it's own address."}
 
 
 def test_every_reason_of_the_gate_has_an_answer():
-    gate = (Path(atelier_tracking.__file__).parent / "gate.js").read_text()
+    gate = (Path(atelier_tracking.__file__).parent / "gate/auth.js").read_text()
     given = set(re.findall(r"return '(\w+)'|\? '(\w+)'|: '(\w+)' ?\?", gate))
     assert {word for words in given for word in words if word} - {"guesses"} <= set(REFUSALS)
     assert {"path", "length", "body", "encoding", "nobody", "frozen"} <= {word for words in given for word in words}

@@ -8,8 +8,8 @@ from pathlib import Path
 import mlflow.tracking._tracking_service.utils
 import pytest
 from atelier_tracking.errors import JobError
-from atelier_tracking.garbage_collection import collect, folder_of
-from atelier_tracking.schema import open_schema
+from atelier_tracking.maintenance.garbage_collection import collect, folder_of
+from atelier_tracking.server.schema import open_schema
 from mlflow.entities import ViewType
 from mlflow.store.model_registry.sqlalchemy_store import SqlAlchemyStore as Registry
 from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore as Tracking

@@ -1,7 +1,7 @@
 """What an operator types after `python -m atelier_tracking`."""
 
 import pytest
-from atelier_tracking.jobs import parse
+from atelier_tracking.maintenance.jobs import parse
 
 
 def test_gc_removes_nothing_unless_told_and_nothing_young():

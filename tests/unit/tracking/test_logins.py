@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 from atelier_tracking.errors import LoginsError
-from atelier_tracking.logins import parse_logins
+from atelier_tracking.htpasswd import parse_logins
 
 APR1 = "$apr1$abcdefgh$0123456789012345678901"
 BCRYPT = "$2y$10$" + "a" * 53

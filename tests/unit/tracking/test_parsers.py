@@ -6,11 +6,11 @@ import re
 from pathlib import Path
 
 import pytest
-from atelier_tracking.backend import mlflow_environment
 from atelier_tracking.errors import LoginsError, RolesError, SettingsError
-from atelier_tracking.logins import USER, parse_logins
-from atelier_tracking.proxy import write_files
+from atelier_tracking.gate.nginx_config import write_files
+from atelier_tracking.htpasswd import USER, parse_logins
 from atelier_tracking.roles import ROLES, parse_roles
+from atelier_tracking.server.mlflow_env import mlflow_environment
 from atelier_tracking.settings import FROM_FILES, NAMES, read_settings
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st

@@ -6,8 +6,8 @@ import re
 from itertools import pairwise
 
 import pytest
+from atelier_tracking.gate.routes import classify, map_entries, read_routes
 from atelier_tracking.roles import LOWEST, PROTECTED, REGISTRY, ROLES, allowed
-from atelier_tracking.routes import classify, map_entries, read_routes
 
 KINDS = {*LOWEST, "closed"}
 

@@ -12,12 +12,12 @@ from pathlib import Path
 
 import pytest
 from atelier_tracking.errors import LoginsError
-from atelier_tracking.logins import parse_logins
-from atelier_tracking.proxy import NO_USER, PLACEHOLDER, SCRIPTS, placeholders, unmatched, write_files
-from atelier_tracking.readiness import QUESTIONS, Ready, Watch, ask
-from atelier_tracking.serve import wait_until
+from atelier_tracking.gate.nginx_config import NO_USER, PLACEHOLDER, SCRIPTS, placeholders, unmatched, write_files
+from atelier_tracking.htpasswd import parse_logins
+from atelier_tracking.server.mlflow_server import wait_until
+from atelier_tracking.server.readiness import QUESTIONS, Ready, Watch, ask
+from atelier_tracking.server.supervisor import exit_code, may_bind_low_ports
 from atelier_tracking.settings import read_settings
-from atelier_tracking.supervisor import exit_code, may_bind_low_ports
 
 from .test_settings import HASH, WALKED
 
@@ -154,5 +154,7 @@ def test_salts_differ_between_starts(tmp_path: Path):
 
 
 def test_the_supervisor_imports_the_standard_library_alone():
-    code = "import sys, atelier_tracking.supervisor; print({'pydantic', 'mlflow', 'boto3', 'psycopg2'} & set(sys.modules))"
+    code = (
+        "import sys, atelier_tracking.server.supervisor; print({'pydantic', 'mlflow', 'boto3', 'psycopg2'} & set(sys.modules))"
+    )
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == "set()"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from alembic import command
 from atelier_tracking.errors import SchemaError
-from atelier_tracking.schema import open_schema
+from atelier_tracking.server.schema import open_schema
 from mlflow.store.db.utils import _get_alembic_config
 from mlflow.store.tracking.dbmodels.initial_models import Base
 from sqlalchemy import create_engine, inspect, text

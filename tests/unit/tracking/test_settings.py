@@ -7,8 +7,8 @@ from pathlib import Path
 from urllib.parse import unquote
 
 import pytest
-from atelier_tracking.backend import database_uri, mlflow_environment
 from atelier_tracking.errors import SettingsError
+from atelier_tracking.server.mlflow_env import database_uri, mlflow_environment
 from atelier_tracking.settings import FROM_FILES, NAMES, Settings, read_settings
 from hypothesis import given
 from hypothesis import strategies as st

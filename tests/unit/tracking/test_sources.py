@@ -6,8 +6,8 @@ import re
 
 import pytest
 from atelier_contracts import identifiers, names
-from atelier_tracking import reserved
-from atelier_tracking.sources import PATTERN, SOURCE, odd_sources
+from atelier_tracking.gate import protected_names
+from atelier_tracking.gate.sources import PATTERN, SOURCE, odd_sources
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -105,13 +105,13 @@ def test_any_row_of_the_database_is_read(source, location, run):
 
 def test_a_trainers_tags_are_free_and_all_others_of_ours_are_not():
     ours = {value for name, value in vars(names).items() if name.startswith("TAG_")}
-    assert set(reserved.FREE) == {names.TAG_KIND, names.TAG_BUNDLE_DIGEST, names.TAG_SOURCE_DIGEST}
-    for key in ours - set(reserved.FREE):
-        assert key in (reserved.refusal("sketch", ["mlflow.x", key], False) or "")
-    assert reserved.refusal("sketch", [*reserved.FREE, "mlflow.x", "atelier"], False) is None
+    assert set(protected_names.FREE) == {names.TAG_KIND, names.TAG_BUNDLE_DIGEST, names.TAG_SOURCE_DIGEST}
+    for key in ours - set(protected_names.FREE):
+        assert key in (protected_names.refusal("sketch", ["mlflow.x", key], False) or "")
+    assert protected_names.refusal("sketch", [*protected_names.FREE, "mlflow.x", "atelier"], False) is None
 
 
 def test_the_chains_model_is_created_by_the_registry():
-    assert names.CHAIN_MODEL in reserved.MODELS
-    assert "created by the registry service" in (reserved.refusal(names.CHAIN_MODEL, [], True) or "")
-    assert reserved.refusal(names.CHAIN_MODEL, [], False) is None
+    assert names.CHAIN_MODEL in protected_names.MODELS
+    assert "created by the registry service" in (protected_names.refusal(names.CHAIN_MODEL, [], True) or "")
+    assert protected_names.refusal(names.CHAIN_MODEL, [], False) is None

@@ -7,8 +7,8 @@ import math
 from collections.abc import Iterator
 from typing import Literal
 
+from atelier_trainer.config.options import flag
 from atelier_trainer.errors import OptionError
-from atelier_trainer.options import flag
 
 
 @dataclasses.dataclass(frozen=True)

@@ -18,16 +18,16 @@ import ray.tune
 import yaml
 from rich.console import Console
 
+from atelier_trainer.config.options import LOCAL_FIELDS, PATH_FIELDS, TrainOptions
 from atelier_trainer.errors import OptionError, SearchError
-from atelier_trainer.options import LOCAL_FIELDS, PATH_FIELDS, TrainOptions
-from atelier_trainer.publish import read_outcome
-from atelier_trainer.runs import RUN_FILE, OpenRun, card_of, held, open_run, set_aside
-from atelier_trainer.tracking import Tracking
+from atelier_trainer.export.publish import read_outcome
+from atelier_trainer.tracking.mlflow_runs import Tracking
+from atelier_trainer.tracking.runs import RUN_FILE, OpenRun, archive_run, card_of, held, open_run
+from atelier_trainer.tune.best_trial import WINNER_FILE
 from atelier_trainer.tune.options import TuneOptions
+from atelier_trainer.tune.progress_table import ProgressTable
 from atelier_trainer.tune.space import build_space, read_space
-from atelier_trainer.tune.table import TrialTable
 from atelier_trainer.tune.trial import METRIC, TIME, TRIALS_FOLDER, run_trial
-from atelier_trainer.tune.winner import WINNER_FILE
 
 log = logging.getLogger(__name__)
 RAY_FOLDER, SEARCH_NAME = "ray", "search"
@@ -58,7 +58,7 @@ def tune(search: TuneOptions, options: TrainOptions, console: Console) -> dict[s
     out, tracking = Path(options.output_dir), Tracking(str(options.tracking_uri))
     with ExitStack() as stack:
         stack.enter_context(held(out))
-        if options.resume_from_checkpoint is None and (moved := set_aside(out)) is not None:
+        if options.resume_from_checkpoint is None and (moved := archive_run(out)) is not None:
             console.print(f"an earlier search's files are now in {moved}", soft_wrap=True)
         settings = dataclasses.asdict(search) | {"space": yaml.safe_dump(plain, default_flow_style=True).strip()}
         settings = {name: value for name, value in settings.items() if name != "ray_address"} | options.resolved()
@@ -116,7 +116,7 @@ def _tuner(search: TuneOptions, options: TrainOptions, space: dict[str, Any], pa
     settled = dataclasses.replace(options, register=None, push_to_hub=False, hub_model_id=None, export="adapter")
     trainable = ray.tune.with_resources(partial(run_trial, options=settled, parent=parent), _resources(search, console))
     place = out / RAY_FOLDER / SEARCH_NAME
-    table = TrialTable(console, list(space))
+    table = ProgressTable(console, list(space))
     if options.resume_from_checkpoint is not None and ray.tune.Tuner.can_restore(str(place)):
         console.print("going on with the interrupted search", soft_wrap=True)
         return ray.tune.Tuner.restore(str(place), trainable, resume_unfinished=True, param_space=space)

@@ -10,9 +10,9 @@ from typing import Any, get_type_hints
 import ray.tune
 import yaml
 
+from atelier_trainer.config.cli_args import as_type
+from atelier_trainer.config.options import LOCAL_FIELDS, TrainOptions
 from atelier_trainer.errors import OptionError
-from atelier_trainer.flags import as_type
-from atelier_trainer.options import LOCAL_FIELDS, TrainOptions
 
 DEFAULT: Mapping[str, Any] = {"learning_rate": [3e-4, 2e-4, 1e-4], "train_batch_size": [1, 4]}
 FIXED = frozenset((*LOCAL_FIELDS, "experiments_name", "run_name", "register", "export", "push_to_hub", "validation_samples"))

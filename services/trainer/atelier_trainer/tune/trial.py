@@ -13,9 +13,9 @@ import ray.tune
 from PIL import Image
 from rich.console import Console
 
+from atelier_trainer.config.options import TrainOptions
 from atelier_trainer.errors import NotFinite
-from atelier_trainer.options import TrainOptions
-from atelier_trainer.runs import PARENT_TAG
+from atelier_trainer.tracking.runs import PARENT_TAG
 from atelier_trainer.train import train
 
 METRIC, TIME = "validation_loss", "step"

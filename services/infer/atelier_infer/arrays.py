@@ -1,0 +1,8 @@
+"""Array types that several layers name."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+Array = NDArray[np.float32]

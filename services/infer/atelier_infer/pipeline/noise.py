@@ -1,0 +1,25 @@
+"""The noise a drawing starts from."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from atelier_infer.arrays import Array
+
+
+def initial_noise(seed: int, channels: int, height: int, width: int) -> Array:
+    """The same numbers for the same seed and shape, on every machine.
+
+    Give the result to another pipeline (diffusers: `latents=`) to draw the same picture there.
+
+    Args:
+        seed: in [0, 2^32).
+        channels: c, of the latents.
+        height: h, of the latents, not of the picture.
+        width: w, of the latents.
+
+    Returns:
+        float32 [1, c, h, w], standard normal: NumPy's `Generator(PCG64(seed))`, drawn in C order.
+    """
+    generator = np.random.Generator(np.random.PCG64(seed))
+    return generator.standard_normal((1, channels, height, width), dtype=np.float32)

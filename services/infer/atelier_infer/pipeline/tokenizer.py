@@ -1,0 +1,41 @@
+"""Prompts to token ids, as CLIPTokenizer does with padding="max_length" and truncation."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from tokenizers import Tokenizer
+
+
+@dataclass(frozen=True)
+class Tokens:
+    """One prompt.
+
+    Attributes:
+        ids: int64 [s], s = the bundle's text_tokens.
+        dropped: how many tokens did not fit.
+    """
+
+    ids: NDArray[np.int64]
+    dropped: int
+
+
+class PromptTokenizer:
+    """The bundle's tokenizer: the file holds normaliser, byte pairs and the template with start and end token."""
+
+    def __init__(self, tokenizer: Tokenizer, *, text_tokens: int, pad_token_id: int) -> None:
+        self._tokenizer, self._length, self._pad = tokenizer, text_tokens, pad_token_id
+        # a tokenizer file may bring its own lengths, of its last use
+        tokenizer.no_padding()
+        tokenizer.no_truncation()
+
+    def read(self, prompt: str) -> Tokens:
+        """Cuts before the end token or pads after it."""
+        ids = self._tokenizer.encode(prompt).ids
+        dropped = max(0, len(ids) - self._length)
+        if dropped:
+            ids = [*ids[: self._length - 1], ids[-1]]
+        padded = ids + [self._pad] * (self._length - len(ids))
+        return Tokens(np.array(padded, np.int64), dropped)

@@ -1,0 +1,88 @@
+"""Trains the tiny VAE's decoder further, its encoder frozen, on whole pictures whose latents carry some noise.
+
+A UNet's latents are never quite where the encoder would have put them. A decoder that has only seen exact ones answers a small
+error with a speck of another colour; one that has seen noisy ones paints over it. The encoder stays, so latents encoded before
+stay valid.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from atelier_trainer.synthetic.tiny_base.architecture import SIZE_PX, build_vae
+from atelier_trainer.synthetic.tiny_base.checkpoint import load_state, running_average, save_state
+from atelier_trainer.synthetic.tiny_base.fit_vae import SAVE_EVERY_S, batch_of_crops, learning_rate_share, picture_loss
+from atelier_trainer.synthetic.tiny_base.image_cache import pictures
+
+log = logging.getLogger(__name__)
+
+BATCH = 8
+LEARNING_RATE = 7e-4
+NOISE = 0.25  # largest standard deviation of the noise, in standard deviations of the latents
+EMA_DECAY = 0.998
+DECODER_FILE = "decoder.pt"
+
+
+def fit_decoder(state_dir: Path, steps: int, scenes_per_style: int, seed: int) -> None:
+    """Runs, or resumes, `steps` optimizer steps; reads vae.pt and leaves decoder.pt beside it. The loss is `picture_loss`."""
+    if steps == 0:
+        return
+    torch.manual_seed(seed)
+    vae = average_of_vae(state_dir, decoder=False)
+    vae.to(memory_format=torch.channels_last)
+    decoder = torch.nn.ModuleList([vae.post_quant_conv, vae.decoder]).train().requires_grad_(True)
+    average = running_average(decoder, EMA_DECAY)
+    optimizer = torch.optim.AdamW(decoder.parameters(), lr=LEARNING_RATE, betas=(0.9, 0.98), weight_decay=1e-3)
+    state_file = state_dir / DECODER_FILE
+    step = load_state(state_file, decoder=decoder, average=average, optimizer=optimizer)
+    data = [pictures(state_dir / "pictures", style, scenes_per_style, seed)[0] for style in ("colour", "sketch")]
+
+    started = saved = time.monotonic()
+    first, recent = step, []
+    while step < steps:
+        rng = np.random.default_rng([seed, step, 2])
+        draw = torch.Generator().manual_seed(seed * 1_000_003 + step)
+        batch = batch_of_crops(data, rng, BATCH, SIZE_PX).contiguous(memory_format=torch.channels_last)
+        for group in optimizer.param_groups:
+            group["lr"] = LEARNING_RATE * learning_rate_share(step, steps)
+        with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+            posterior = vae.encode(batch).latent_dist
+            mean, std = posterior.mean.float(), posterior.std.float()
+            latents = mean + std * torch.randn(mean.shape, generator=draw)
+            spread = NOISE * latents.std() * torch.rand((BATCH, 1, 1, 1), generator=draw)
+            latents = latents + spread * torch.randn(latents.shape, generator=draw)
+        with torch.autocast("cpu", torch.bfloat16):
+            decoded = vae.decode(latents).sample
+        loss = picture_loss(decoded.float(), batch)
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(decoder.parameters(), 1.0)
+        optimizer.step()
+        average.update_parameters(decoder)
+        step += 1
+        recent.append(loss.item())
+        if step % 50 == 0:
+            rate = (step - first) / (time.monotonic() - started)
+            log.info("decoder step %d/%d loss %.4f %.2f steps/s", step, steps, float(np.mean(recent)), rate)
+            recent.clear()
+        if time.monotonic() - saved > SAVE_EVERY_S or step == steps:
+            save_state(state_file, step, decoder=decoder, average=average, optimizer=optimizer)
+            saved = time.monotonic()
+
+
+def average_of_vae(state_dir: Path, decoder: bool = True) -> torch.nn.Module:
+    """The averaged VAE that `fit_vae` left, frozen; its decoder as `fit_decoder` left it, if wanted and there."""
+    vae = build_vae()
+    average = torch.optim.swa_utils.AveragedModel(vae)
+    load_state(state_dir / "vae.pt", average=average)
+    vae = average.module
+    if decoder:
+        further = torch.optim.swa_utils.AveragedModel(torch.nn.ModuleList([vae.post_quant_conv, vae.decoder]))
+        load_state(state_dir / DECODER_FILE, average=further)
+        vae.post_quant_conv, vae.decoder = further.module[0], further.module[1]
+    return vae.eval().requires_grad_(False)

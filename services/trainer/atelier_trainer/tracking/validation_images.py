@@ -1,0 +1,65 @@
+"""Pictures of the validation prompt, the same seeds each time; what draws them is loaded for the moment only."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from diffusers import StableDiffusionPipeline
+
+from atelier_trainer.base_model import Base
+from atelier_trainer.data.encode import CaptionEmbeddings
+from atelier_trainer.tracking.runs import Sink
+
+STEPS = 25
+
+
+@dataclass(frozen=True)
+class ImageSampler:
+    """Draws `count` pictures of one prompt.
+
+    Attributes:
+        base: its VAE and scheduler are loaded at each call and let go after.
+        words: text states of the prompt, and of the empty prompt.
+        width: px.
+        height: px.
+        count: pictures.
+        seed: of the first picture; each next one has the next.
+    """
+
+    base: Base
+    words: CaptionEmbeddings
+    width: int
+    height: int
+    count: int
+    seed: int
+
+    def draw(self, unet: Any, step: int, sinks: Sequence[Sink]) -> None:
+        """Draws with the UNet as it is now and hands the pictures to the sinks."""
+        parameter, training = next(unet.parameters()), unet.training
+        device, mixed = parameter.device, parameter.dtype != torch.float32
+        unet.eval()
+        pipeline = StableDiffusionPipeline.from_pretrained(
+            self.base.folder, unet=unet, vae=self.base.vae().to(device), text_encoder=None, tokenizer=None,
+            safety_checker=None, feature_extractor=None, requires_safety_checker=False,
+        )  # fmt: skip
+        pipeline.set_progress_bar_config(disable=True)
+        for index in range(self.count):
+            with torch.inference_mode(), torch.autocast(device.type, parameter.dtype, enabled=mixed):
+                latents = pipeline(
+                    prompt_embeds=self.words.states[self.words.caption[:1]].to(device),
+                    negative_prompt_embeds=self.words.empty[None].to(device),
+                    width=self.width,
+                    height=self.height,
+                    num_inference_steps=STEPS,
+                    generator=torch.Generator().manual_seed(self.seed + index),
+                    output_type="latent",
+                ).images
+            with torch.inference_mode():
+                decoded = pipeline.vae.decode(latents.float() / pipeline.vae.config.scaling_factor).sample
+            (image,) = pipeline.image_processor.postprocess(decoded.cpu(), output_type="pil")
+            for sink in sinks:
+                sink.picture(image, f"validation_{index}", step)
+        unet.train(training)
