@@ -1,4 +1,4 @@
-"""What goes into prompt_fidelity and what is left of it: folders of pictures, the contact sheet, where figures were taken."""
+"""What goes into prompt_fidelity and what is left of it: folders of images, the contact sheet, where figures were taken."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ from atelier_trainer.synthetic.scenes.scene import KINDS
 from PIL import Image, ImageDraw, ImageFont
 
 _GREEN, _RED = (46, 160, 67), (207, 34, 46)
-_BORDER, _GAP, _LINE, _LINES = 4, 6, 12, 5  # pixels, and lines of text under a picture
-_MOST_SIDE = 160  # larger pictures are shown reduced
+_BORDER, _GAP, _LINE, _LINES = 4, 6, 12, 5  # pixels, and lines of text under an image
+_MOST_SIDE = 160  # larger images are shown reduced
 _PACKAGES = ("torch", "diffusers", "transformers", "peft", "numpy", "pillow")
 
 
 @dataclass(frozen=True)
 class Judged:
-    """A picture, its prompt, the kinds named in it, the kinds found, and whether that is a hit."""
+    """An image, its prompt, the kinds named in it, the kinds found, and whether that is a hit."""
 
     image: Image.Image
     text: str
@@ -35,7 +35,7 @@ class Judged:
 
 
 def sheet(judged: Sequence[Judged], columns: int = 10) -> Image.Image:
-    """Pictures in rows with their prompts below, framed green for a hit and red for a miss, and what a miss showed."""
+    """Images in rows with their prompts below, framed green for a hit and red for a miss, and what a miss showed."""
     side = min(_MOST_SIDE, max(one.image.width for one in judged))
     wide, high = side + 2 * _BORDER + _GAP, side + 2 * _BORDER + _GAP + _LINES * _LINE
     rows = -(-len(judged) // columns)
@@ -54,8 +54,8 @@ def sheet(judged: Sequence[Judged], columns: int = 10) -> Image.Image:
     return whole
 
 
-def read_pictures(folder: Path) -> list[tuple[Image.Image, str, frozenset[str]]]:
-    """Pictures drawn elsewhere: PNG files named in prompts.jsonl by lines with file_name, text and kinds.
+def read_images(folder: Path) -> list[tuple[Image.Image, str, frozenset[str]]]:
+    """Images drawn elsewhere: PNG files named in prompts.jsonl by lines with file_name, text and kinds.
 
     Raises:
         ValueError: a line lacks a field, names an unknown kind or no kind.
@@ -75,8 +75,8 @@ def read_pictures(folder: Path) -> list[tuple[Image.Image, str, frozenset[str]]]
     return rows
 
 
-def write_pictures(folder: Path, rows: Iterable[tuple[Image.Image, str, frozenset[str]]]) -> None:
-    """The layout that `read_pictures` reads."""
+def write_images(folder: Path, rows: Iterable[tuple[Image.Image, str, frozenset[str]]]) -> None:
+    """The layout that `read_images` reads."""
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / "prompts.jsonl").open("w", encoding="utf-8") as lines:
         for index, (image, text, kinds) in enumerate(rows):

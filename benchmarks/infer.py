@@ -5,10 +5,10 @@ keeps memory from another. *busy* are seconds of the process's threads: with `--
 where the machine has other work; *relative* is of them. Five measurements:
 
 * `steps`: seconds of one UNet step with guidance, per environment.
-* `mixed`: a step of four pictures with no adapter, with the same one, and with four different ones, in turn.
+* `mixed`: a step of four images with no adapter, with the same one, and with four different ones, in turn.
 * `ranks`: a step of the base without any LoRA input, and of the served graph with all adapters' ranks adding up to 0 … 128, in
   turn, for several numbers of rows at mixed time steps; how far their outputs are apart where no adapter is fed.
-* `service`: pictures per minute through POST /generate for several numbers of clients, with one adapter and with four mixed,
+* `service`: images per minute through POST /generate for several numbers of clients, with one adapter and with four mixed,
   and the 95th percentile of the latency when far more clients come than the queue holds.
 * `start`: seconds from nothing, and from a filled cache, until the base is in memory, and resident memory then.
 
@@ -57,7 +57,7 @@ def main() -> int:
     parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--threads", type=int, default=0, help="0: one per core")
     parser.add_argument("--clients", type=int, nargs="+", default=[1, 4, 16])
-    parser.add_argument("--pictures", type=int, default=4, help="per client")
+    parser.add_argument("--images", type=int, default=4, help="per client")
     parser.add_argument("--provider", default="cpu")
     parser.add_argument("--rows", type=int, nargs="+", default=[2, 4, 8], help="of `ranks`")
     parser.add_argument("--json", type=Path, help="also write the figures here")

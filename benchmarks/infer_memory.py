@@ -1,4 +1,4 @@
-"""Memory of a guided picture at several sizes, beside what the service's account expects, and seconds of a step.
+"""Memory of a guided image at several sizes, beside what the service's account expects, and seconds of a step.
 
     python benchmarks/infer_memory.py --bundle FOLDER [--memory-mib 7372] [--provider openvino --python PATH]
 
@@ -85,7 +85,7 @@ def ask(options: argparse.Namespace, side: int) -> dict[str, Any]:
 
 
 def work(options: argparse.Namespace, side: int) -> dict[str, Any]:
-    """Draws one picture; in the process of its own."""
+    """Draws one image; in the process of its own."""
     from atelier_infer.artifacts.bundle_opener import BundleOpener
     from atelier_infer.engine.denoising_state import DenoisingState, SamplingParams
     from atelier_infer.engine.denoising_step import DenoisingStep
@@ -93,7 +93,7 @@ def work(options: argparse.Namespace, side: int) -> dict[str, Any]:
     from atelier_infer.engine.memory_account import MemoryAccount
     from atelier_infer.engine.memory_limit import usable_bytes
     from atelier_infer.engine.memory_measurement import Measurement
-    from atelier_infer.errors import PictureSizeError
+    from atelier_infer.errors import ImageSizeError
     from atelier_infer.onnx.providers import Runtime
 
     give_back_large_blocks()
@@ -108,7 +108,7 @@ def work(options: argparse.Namespace, side: int) -> dict[str, Any]:
     drawing = DenoisingState(bundle, [], SamplingParams(*ids, options.steps + 1, 7.5, 1, side, side, "ddim"))
     try:
         memory.check_size(bundle, side, side)
-    except PictureSizeError as error:
+    except ImageSizeError as error:
         return {"px": side, "refused": str(error)}
     batch = DenoisingStep(rows_at_once=memory.rows_at_once, failed=memory.failed, shrink=memory.shrink)
     rows, rest = memory.rows_at_once([drawing]), memory.limit_bytes - memory.free_bytes

@@ -45,7 +45,7 @@ class FolderStore:
 
         return [Entry(int(path.name), datetime.now(UTC)) for path in sorted(self._folder.iterdir())]
 
-    def validation_picture(self, version: int) -> bytes | None:
+    def validation_image(self, version: int) -> bytes | None:
         """None."""
         return None
 
@@ -139,7 +139,7 @@ def measure_service(options: argparse.Namespace) -> dict[str, Any]:
 
     found: dict[str, Any] = {"throughput": [], "overload": None}
     with serving(options, adapters=4) as (url, process):
-        print(f"{'clients':>7} {'adapters':>8} {'pictures/min':>12} {'p50 s':>7} {'p95 s':>7}")
+        print(f"{'clients':>7} {'adapters':>8} {'images/min':>12} {'p50 s':>7} {'p95 s':>7}")
         for clients in options.clients:
             for mixed in (1, 4) * options.rounds:
                 row = _flood(url, clients, options, mixed) | {"clients": clients, "adapters": mixed}
@@ -155,14 +155,14 @@ def measure_service(options: argparse.Namespace) -> dict[str, Any]:
         found |= {"overload": flood | {"bound_s": bound}, "resident_mib": resident_mib(process)}
         print(
             f"overload, {3 * max(options.clients)} clients: {flood['refused']} refused, p95 {flood['p95_s']:.2f} s; "
-            f"{waiting} pictures, as many as are let in, take {bound:.2f} s"
+            f"{waiting} images, as many as are let in, take {bound:.2f} s"
         )
         print(f"resident: {found['resident_mib']:.0f} MiB")
     return found
 
 
 def _flood(url: str, clients: int, options: argparse.Namespace, mixed: int) -> dict[str, Any]:
-    """Each client asks for its pictures one after the other; a refusal is counted, and waited for as it says."""
+    """Each client asks for its images one after the other; a refusal is counted, and waited for as it says."""
     from atelier_infer.client import Client, ClientError
 
     seconds: list[float] = []
@@ -170,10 +170,10 @@ def _flood(url: str, clients: int, options: argparse.Namespace, mixed: int) -> d
 
     def client(number: int) -> None:
         with Client(url, SECRET) as line:
-            for picture in range(options.pictures):
+            for image in range(options.images):
                 started = time.monotonic()
                 wish = {
-                    "version": 1 + (number + picture) % mixed,
+                    "version": 1 + (number + image) % mixed,
                     "steps": options.steps,
                     "seed": number,
                     "width": options.size,

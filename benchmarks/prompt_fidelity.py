@@ -1,6 +1,6 @@
 """How often does a base model, with or without an adapter, draw what the prompt names?
 
-    prompts ── base and adapter ──> pictures ── recogniser ──> names found ── every thing named is among them ──> hit
+    prompts ── base and adapter ──> images ── recogniser ──> names found ── every thing named is among them ──> hit
 
 Prompts come from the generator of captions, from series that nobody trains on, and no prompt is a training caption. Colours,
 places and grounds in a prompt are not judged.
@@ -22,7 +22,7 @@ import numpy as np
 from atelier_trainer.synthetic.scenes.captions import caption
 from atelier_trainer.synthetic.scenes.dataset import STYLES, render
 from atelier_trainer.synthetic.scenes.scene import KINDS, sample_scene
-from fidelity_report import Judged, command_line, file_digest, machine, read_pictures, sheet, versions, write_pictures
+from fidelity_report import Judged, command_line, file_digest, machine, read_images, sheet, versions, write_images
 from PIL import Image
 from recogniser import CACHE, Recogniser, train_recogniser
 from recogniser_scenes import SEED as RECOGNISER_SEED
@@ -80,20 +80,20 @@ def hit(kinds: AbstractSet[str], found: AbstractSet[str]) -> bool:
 
 
 def chance(named: Sequence[AbstractSet[str]], found: Sequence[AbstractSet[str]]) -> float:
-    """Hit rate expected when each picture is judged by another's prompt: the mean over all such pairs.
+    """Hit rate expected when each image is judged by another's prompt: the mean over all such pairs.
 
     Raises:
-        ValueError: there are fewer than two pictures.
+        ValueError: there are fewer than two images.
     """
     if len(named) < 2:
-        raise ValueError(f"chance takes two pictures or more; received {len(named)}: draw more")
+        raise ValueError(f"chance takes two images or more; received {len(named)}: draw more")
     hits = [hit(kinds, here) for i, kinds in enumerate(named) for j, here in enumerate(found) if i != j]
     return sum(hits) / len(hits)
 
 
 def load_pipeline(base: Path, adapter: Path | None) -> Any:
     """A diffusers folder with, perhaps, the LoRA weights of an adapter folder."""
-    # Imported here, because it takes seconds that judging finished pictures does not need.
+    # Imported here, because it takes seconds that judging finished images does not need.
     import diffusers
     import torch
     import transformers
@@ -114,17 +114,17 @@ def load_pipeline(base: Path, adapter: Path | None) -> Any:
 def draw(
     pipeline: Any, texts: Sequence[str], steps: int, guidance: float, seed: int, batch: int, say: Callable[[str], None] = print
 ) -> list[Image.Image]:
-    """Draws a picture for each text at the base's own size; the i-th depends on `seed` and i, not on the batch."""
+    """Draws an image for each text at the base's own size; the i-th depends on `seed` and i, not on the batch."""
     import torch
 
-    started, pictures = time.monotonic(), []
+    started, generated = time.monotonic(), []
     for start in range(0, len(texts), batch):
         chunk = list(texts[start : start + batch])
         generators = [torch.Generator().manual_seed(seed * 1_000_003 + start + k) for k in range(len(chunk))]
         drawn = pipeline(chunk, num_inference_steps=steps, guidance_scale=guidance, generator=generators)
-        pictures += drawn.images
-        say(f"drawn {len(pictures)} of {len(texts)} in {time.monotonic() - started:.0f} s")
-    return pictures
+        generated += drawn.images
+        say(f"drawn {len(generated)} of {len(texts)} in {time.monotonic() - started:.0f} s")
+    return generated
 
 
 def through_vae(pipeline: Any, style: str, things: int, count: int, batch: int = 20) -> Iterable[tuple[Image.Image, set[str]]]:
@@ -164,33 +164,33 @@ def parsed(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--base", type=Path, default=Path("models/tiny-sd"), help="diffusers folder")
     parser.add_argument("--adapter", type=Path, help="folder with pytorch_lora_weights.safetensors")
-    parser.add_argument("--pictures", type=Path, help="judge these PNG files and prompts.jsonl instead of drawing")
+    parser.add_argument("--images", type=Path, help="judge these PNG files and prompts.jsonl instead of drawing")
     parser.add_argument("--style", choices=sorted(STYLES), default="colour", help="which recogniser judges (default: colour)")
     parser.add_argument("--count", type=int, default=100, help="prompts with one thing, and as many with two (default: 100)")
     parser.add_argument("--steps", type=int, default=25, help="denoising steps (default: 25)")
     parser.add_argument("--guidance", type=float, default=3.0, help="classifier-free guidance (default: 3)")
     parser.add_argument("--seed", type=int, default=0, help="of the noise; prompts are always the same (default: 0)")
-    parser.add_argument("--batch", type=int, default=20, help="pictures drawn at once (default: 20)")
+    parser.add_argument("--batch", type=int, default=20, help="images drawn at once (default: 20)")
     parser.add_argument("--train-seeds", type=int, nargs="+", default=[1, 2], help="series whose captions are no prompts")
     parser.add_argument("--train-scenes", type=int, default=20_000, help="scenes of each such series (default: 20000)")
     parser.add_argument("--cache-dir", type=Path, default=CACHE, help=f"keeps trained recognisers (default: {CACHE})")
     parser.add_argument("--sheet", type=Path, help="write a contact sheet, green borders for hits")
     parser.add_argument("--json", type=Path, help="write the figures")
-    parser.add_argument("--save", type=Path, help="write the drawn pictures, to be judged again with --pictures")
+    parser.add_argument("--save", type=Path, help="write the drawn images, to be judged again with --images")
     parser.add_argument("--min-one", type=float, default=0.0, help="exit 1 below this share of hits with one thing")
     parser.add_argument("--min-two", type=float, default=0.0, help="exit 1 below this share of hits with two things")
     parser.add_argument("--min-sketches", type=float, default=0.0, help="exit 1 if fewer are taken for sketches (a share)")
     parser.add_argument("--max-sketches", type=float, default=1.0, help="exit 1 if more are taken for sketches (a share)")
     args = parser.parse_args(argv)
-    if args.pictures and args.adapter:
-        parser.error("--adapter takes part in drawing; with --pictures nothing is drawn: give one of them")
+    if args.images and args.adapter:
+        parser.error("--adapter takes part in drawing; with --images nothing is drawn: give one of them")
     if args.adapter and not (args.adapter / "pytorch_lora_weights.safetensors").is_file():
         parser.error(f"{args.adapter} has no pytorch_lora_weights.safetensors: give another folder with --adapter")
     if args.count < 2:
-        parser.error(f"--count must be 2 or more, as chance compares pictures; received {args.count}: draw more")
-    folder, file = (args.pictures, "prompts.jsonl") if args.pictures else (args.base, "model_index.json")
+        parser.error(f"--count must be 2 or more, as chance compares images; received {args.count}: draw more")
+    folder, file = (args.images, "prompts.jsonl") if args.images else (args.base, "model_index.json")
     if not (folder / file).is_file():
-        parser.error(f"{folder} has no {file}: give another folder with {'--pictures' if args.pictures else '--base'}")
+        parser.error(f"{folder} has no {file}: give another folder with {'--images' if args.images else '--base'}")
     return args
 
 
@@ -246,9 +246,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     recogniser = train_recogniser(args.style, args.cache_dir)
     style_recogniser = train_style_recogniser(args.cache_dir)
     introduce(args.style, recogniser)
-    rows, facts = (read_pictures(args.pictures), {"pictures": str(args.pictures)}) if args.pictures else drawn(args, recogniser)
+    rows, facts = (read_images(args.images), {"images": str(args.images)}) if args.images else drawn(args, recogniser)
     if args.save:
-        write_pictures(args.save, rows)
+        write_images(args.save, rows)
     images = [image for image, _, _ in rows]
     judged = [
         Judged(image, text, kinds, frozenset(found), hit(kinds, found))
@@ -260,11 +260,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     for word, group in figures.items():
         print(
             f"{things_in_words(word)}: {group['hits']} of {group['prompts']} hit ({group['hit_share']:.1%}); "
-            f"chance {group['chance']:.1%}; something unnamed in {group['unnamed_share']:.1%} of the pictures"
+            f"chance {group['chance']:.1%}; something unnamed in {group['unnamed_share']:.1%} of the images"
         )
     print("missed most: " + (", ".join(f"{kind} {n} of {asked[kind]}" for kind, n in missed.most_common(6)) or "nothing"))
     print(
-        f"look like sketches: {sketch_share:.1%} of the pictures "
+        f"look like sketches: {sketch_share:.1%} of the images "
         f"(of real scenes {style_recogniser.accuracy:.1%} are told right, "
         f"{style_recogniser.greyed_accuracy:.1%} without their colour)"
     )

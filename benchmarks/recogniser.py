@@ -1,13 +1,13 @@
-"""A small network that names the things in a picture, trained in about a minute on scenes nobody else trains on.
+"""A small network that names the things in an image, trained in about a minute on scenes nobody else trains on.
 
     scenes ── distorted ──> network ── greatest cell ──> scores ── threshold of each kind ──> names
 
-The pictures that it judges are softer than the scenes it learns from, so it learns from blurred, noisy, tinted and moved
-copies. So that it does not see things everywhere, it also learns from empty grounds, from noise and from pictures cut into
+The images that it judges are softer than the scenes it learns from, so it learns from blurred, noisy, tinted and moved
+copies. So that it does not see things everywhere, it also learns from empty grounds, from noise and from images cut into
 shuffled tiles: the right colours and strokes in the wrong places are nothing. Scenes say where their things are, so the
-network learns the class of every cell, not only of the picture; that takes far fewer scenes.
+network learns the class of every cell, not only of the image; that takes far fewer scenes.
 
-Notation: n pictures, b a batch, k the 18 kinds, SIDE the 64 px that the network sees, c the CELLS a side of its last map.
+Notation: n images, b a batch, k the 18 kinds, SIDE the 64 px that the network sees, c the CELLS a side of its last map.
 """
 
 from __future__ import annotations
@@ -78,7 +78,7 @@ def build_network(outputs: int, width: int = 24) -> nn.Sequential:
 
 
 def greatest(cells: torch.Tensor) -> torch.Tensor:
-    """[b, k + 1, c, c] to [b, k]: a thing is in the picture when it is anywhere in it.
+    """[b, k + 1, c, c] to [b, k]: a thing is in the image when it is anywhere in it.
 
     The score of a kind is the logit of its probability in the cell where that is greatest.
     """
@@ -102,7 +102,7 @@ class Recogniser:
     figures: dict[str, float]
 
     def find(self, images: Sequence[Image.Image]) -> list[set[str]]:
-        """The kinds found in each picture (RGB, any size)."""
+        """The kinds found in each image (RGB, any size)."""
         return named(logits(self.network, seen(images)) >= self.thresholds)
 
 
@@ -170,10 +170,10 @@ def fit(network: nn.Module, train: Labelled, settings: Settings, say: Say, of_st
         losses = []
         for start in range(0, len(order) - settings.batch + 1, settings.batch):
             rows = order[start : start + settings.batch]
-            pictures, classes = augmented(train.pixels[rows], train.cells[rows], of_style)
+            generated, classes = augmented(train.pixels[rows], train.cells[rows], of_style)
             with torch.autocast("cpu", torch.bfloat16):
-                cells = network(pictures)
-            if of_style:  # an empty corner tells nothing: the whole picture is judged
+                cells = network(generated)
+            if of_style:  # an empty corner tells nothing: the whole image is judged
                 cells, classes = cells.mean((2, 3)), classes[:, 0, 0]
             loss = F.cross_entropy(cells.float(), classes, ignore_index=UNSAID)
             optimizer.zero_grad(set_to_none=True)
@@ -189,7 +189,7 @@ def fit(network: nn.Module, train: Labelled, settings: Settings, say: Say, of_st
 def logits(
     network: nn.Module, pixels: NDArray[np.uint8], pool: Callable[[torch.Tensor], torch.Tensor] = greatest
 ) -> NDArray[np.float32]:
-    """Scores of pictures [n, SIDE, SIDE, 3]: what `pool` makes of their cells."""
+    """Scores of images [n, SIDE, SIDE, 3]: what `pool` makes of their cells."""
     scores = []
     for start in range(0, len(pixels), 100):
         batch = torch.from_numpy(pixels[start : start + 100]).permute(0, 3, 1, 2) / 255
@@ -219,7 +219,7 @@ def judged(network: nn.Module, thresholds: NDArray[np.float32], scenes: Labelled
     """How well scenes are recognised.
 
     Returns:
-        `hit`: share of pictures in which every thing is found; `exact`: and nothing else; `false_positive`: share in which
+        `hit`: share of images in which every thing is found; `exact`: and nothing else; `false_positive`: share in which
         something is found that is not there.
     """
     found = logits(network, scenes.pixels) >= thresholds

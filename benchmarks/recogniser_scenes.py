@@ -1,6 +1,6 @@
 """What the recogniser learns from: rendered scenes with the kinds in them, and the distortions laid over them.
 
-Notation: n pictures, b a batch, k the 18 kinds, SIDE the 64 px that the network sees, c the CELLS a side of its last map.
+Notation: n images, b a batch, k the 18 kinds, SIDE the 64 px that the network sees, c the CELLS a side of its last map.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ _CHUNK = 100
 
 @dataclass(frozen=True)
 class Labelled:
-    """Pictures and what is where in them.
+    """Images and what is where in them.
 
     Attributes:
         pixels: uint8 [n, SIDE, SIDE, 3].
@@ -48,7 +48,7 @@ class Labelled:
 
 
 def seen(images: Sequence[Image.Image]) -> NDArray[np.uint8]:
-    """Pictures of any size as the network sees them: uint8 [n, SIDE, SIDE, 3]."""
+    """Images of any size as the network sees them: uint8 [n, SIDE, SIDE, 3]."""
     return np.stack([np.asarray(image.convert("RGB").resize((SIDE, SIDE), Image.Resampling.BOX)) for image in images])
 
 
@@ -99,15 +99,15 @@ def augmented(pixels: NDArray[np.uint8], cells: NDArray[np.int64], of_style: boo
     Args:
         pixels: [b, SIDE, SIDE, 3].
         cells: [b, c, c].
-        of_style: True where the cells say how a picture is drawn: many are greyed or tinted, few are blurred.
-            False where they say what is drawn: one picture in eight becomes nonsense.
+        of_style: True where the cells say how an image is drawn: many are greyed or tinted, few are blurred.
+            False where they say what is drawn: one image in eight becomes nonsense.
 
     Returns:
         float32 [b, 3, SIDE, SIDE], about 0 to 1, and the cells, int64 [b, c, c], moved along.
     """
-    pictures = torch.from_numpy(pixels).permute(0, 3, 1, 2).float() / 255
+    batch = torch.from_numpy(pixels).permute(0, 3, 1, 2).float() / 255
     marks = torch.from_numpy(cells).float()[:, None]
-    b = len(pictures)
+    b = len(batch)
 
     def between(low: float, high: float, *shape: int) -> torch.Tensor:
         return torch.rand(b, *(shape or (1, 1, 1))) * (high - low) + low
@@ -120,7 +120,7 @@ def augmented(pixels: NDArray[np.uint8], cells: NDArray[np.int64], of_style: boo
     shift = between(-0.12, 0.12, 2)
     across = torch.cat([scale * mirror * angle.cos(), -scale * angle.sin(), shift[:, :1]], 1)
     down = torch.cat([scale * mirror * angle.sin(), scale * angle.cos(), shift[:, 1:]], 1)
-    pictures, marks = (
+    batch, marks = (
         F.grid_sample(
             plane,
             F.affine_grid(torch.stack([across, down], 1), list(plane.shape), align_corners=False),
@@ -128,34 +128,34 @@ def augmented(pixels: NDArray[np.uint8], cells: NDArray[np.int64], of_style: boo
             padding_mode="border",
             align_corners=False,
         )
-        for plane, mode in ((pictures, "bilinear"), (marks, "nearest"))
+        for plane, mode in ((batch, "bilinear"), (marks, "nearest"))
     )
 
     # A thing in an unusual colour is still that thing, and pencil is pencil on any paper.
-    grey = pictures.mean(1, keepdim=True).expand_as(pictures)
+    grey = batch.mean(1, keepdim=True).expand_as(batch)
     if of_style:
-        pictures = pictures.lerp(grey, some(0.25)) * (1 - some(0.2) * between(0.0, 0.2, 3, 1, 1))
+        batch = batch.lerp(grey, some(0.25)) * (1 - some(0.2) * between(0.0, 0.2, 3, 1, 1))
     else:
-        pictures = pictures.lerp(grey, some(0.3) * between(0.3, 1.0))
-        pictures = pictures.lerp(pictures[:, torch.randperm(3)], some(0.15))
+        batch = batch.lerp(grey, some(0.3) * between(0.3, 1.0))
+        batch = batch.lerp(batch[:, torch.randperm(3)], some(0.15))
         eighth = -(-b // 8)
-        pictures[:eighth], marks[:eighth] = nonsense(pictures[:eighth]), NOTHING
-    pictures = pictures.lerp(blurred(pictures), some(0.3 if of_style else 0.6) * between(0.0, 1.0))
-    pictures = (pictures - 0.5) * between(0.75, 1.15) + 0.5 + between(-0.1, 0.1) + between(-0.05, 0.05, 3, 1, 1)
-    pictures = pictures + torch.randn_like(pictures) * between(0.0, 0.05)
-    return pictures.contiguous(memory_format=torch.channels_last), marks[:, 0].long()
+        batch[:eighth], marks[:eighth] = nonsense(batch[:eighth]), NOTHING
+    batch = batch.lerp(blurred(batch), some(0.3 if of_style else 0.6) * between(0.0, 1.0))
+    batch = (batch - 0.5) * between(0.75, 1.15) + 0.5 + between(-0.1, 0.1) + between(-0.05, 0.05, 3, 1, 1)
+    batch = batch + torch.randn_like(batch) * between(0.0, 0.05)
+    return batch.contiguous(memory_format=torch.channels_last), marks[:, 0].long()
 
 
-def nonsense(pictures: torch.Tensor) -> torch.Tensor:
-    """Pictures without a thing, float32 [b, 3, SIDE, SIDE]: half of them cut into shuffled tiles, half of them noise."""
-    half = len(pictures) // 2
-    return torch.cat([shuffled(pictures[:half]), noise(len(pictures) - half)])
+def nonsense(batch: torch.Tensor) -> torch.Tensor:
+    """Images without a thing, float32 [b, 3, SIDE, SIDE]: half of them cut into shuffled tiles, half of them noise."""
+    half = len(batch) // 2
+    return torch.cat([shuffled(batch[:half]), noise(len(batch) - half)])
 
 
-def shuffled(pictures: torch.Tensor) -> torch.Tensor:
-    """Pictures cut into square tiles and put together in another order."""
+def shuffled(batch: torch.Tensor) -> torch.Tensor:
+    """Images cut into square tiles and put together in another order."""
     tile = 4 + 4 * int(torch.randint(2, ()))
-    tiles = F.unfold(pictures, tile, stride=tile)  # [b, 3 * tile * tile, tiles]
+    tiles = F.unfold(batch, tile, stride=tile)  # [b, 3 * tile * tile, tiles]
     return F.fold(tiles[:, :, torch.randperm(tiles.shape[2])], SIDE, tile, stride=tile)
 
 
@@ -171,15 +171,15 @@ def noise(count: int) -> torch.Tensor:
     return (middle + 0.35 * strength * whole).clamp(0.0, 1.0)
 
 
-def blurred(pictures: torch.Tensor) -> torch.Tensor:
-    """Pictures [b, 3, SIDE, SIDE] blurred by a Gaussian of 1.1 px (2.2 px of a picture of 128)."""
+def blurred(batch: torch.Tensor) -> torch.Tensor:
+    """Images [b, 3, SIDE, SIDE] blurred by a Gaussian of 1.1 px (2.2 px of an image of 128)."""
     taps = torch.exp(-0.5 * (torch.arange(-3, 4) / 1.1) ** 2)
     taps = (taps / taps.sum()).view(1, 1, 1, 7).repeat(3, 1, 1, 1)
-    padded = F.pad(pictures, (3, 3, 3, 3), mode="replicate")
+    padded = F.pad(batch, (3, 3, 3, 3), mode="replicate")
     return F.conv2d(F.conv2d(padded, taps, groups=3), taps.transpose(2, 3), groups=3)
 
 
 def changed(pixels: NDArray[np.uint8], how: Callable[[torch.Tensor], torch.Tensor]) -> NDArray[np.uint8]:
-    """What `blurred` or `nonsense` makes of pictures [n, SIDE, SIDE, 3]."""
-    pictures = how(torch.from_numpy(pixels).permute(0, 3, 1, 2) / 255)
-    return (pictures * 255).round().clamp(0, 255).to(torch.uint8).permute(0, 2, 3, 1).numpy()
+    """What `blurred` or `nonsense` makes of images [n, SIDE, SIDE, 3]."""
+    batch = how(torch.from_numpy(pixels).permute(0, 3, 1, 2) / 255)
+    return (batch * 255).round().clamp(0, 255).to(torch.uint8).permute(0, 2, 3, 1).numpy()

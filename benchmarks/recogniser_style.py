@@ -19,7 +19,7 @@ STYLES = ("colour", "sketch")
 
 @dataclass(frozen=True)
 class StyleRecogniser:
-    """Judges by the strokes rather than the colours: it learnt from greyed and tinted pictures as well.
+    """Judges by the strokes rather than the colours: it learnt from greyed and tinted images as well.
 
     Attributes:
         network: see `build_network`.
@@ -32,12 +32,12 @@ class StyleRecogniser:
     greyed_accuracy: float
 
     def sketches(self, images: Sequence[Image.Image]) -> list[bool]:
-        """Whether each picture (RGB, any size) looks like a sketch."""
+        """Whether each image (RGB, any size) looks like a sketch."""
         return [bool(score > 0) for score in logits(self.network, seen(images), lead)]
 
 
 def lead(cells: torch.Tensor) -> torch.Tensor:
-    """[b, 2, c, c] to [b]: by how much pencil leads over paint; style is a matter of the whole picture."""
+    """[b, 2, c, c] to [b]: by how much pencil leads over paint; style is a matter of the whole image."""
     return (cells[:, 1] - cells[:, 0]).mean((1, 2))
 
 

@@ -1,4 +1,4 @@
-"""Seconds per optimizer step and peak memory: our step against the one that encodes every picture and caption anew.
+"""Seconds per optimizer step and peak memory: our step against the one that encodes every image and caption anew.
 
 Both train the same LoRA on the same base, in the same number format, in turns, in one process; the median counts. The other
 step is what a training script without a cache does: VAE, text encoder, noise, UNet, loss, AdamW, all from diffusers' classes.
@@ -91,7 +91,7 @@ class Bench:
         )
 
     def theirs(self) -> None:
-        """A step that encodes pictures and captions first."""
+        """A step that encodes images and captions first."""
         self.learn(self.uncached(True, True))
 
     def without_vae(self) -> None:
@@ -99,7 +99,7 @@ class Bench:
         self.learn(self.uncached(False, True))
 
     def without_text(self) -> None:
-        """Only the pictures are encoded at each step."""
+        """Only the images are encoded at each step."""
         self.learn(self.uncached(True, False))
 
     def uncached(self, vae: bool, text: bool) -> torch.Tensor:

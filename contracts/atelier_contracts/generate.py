@@ -1,4 +1,4 @@
-"""What a picture is asked for with (`POST /generate`, `POST /jobs`), and what is known of it afterwards."""
+"""What an image is asked for with (`POST /generate`, `POST /jobs`), and what is known of it afterwards."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from atelier_contracts.identifiers import AliasName, Digest, ModelName, VersionNumber
 
-MAX_PICTURES, MAX_ADAPTERS = 8, 4
+MAX_IMAGES, MAX_ADAPTERS = 8, 4
 
 SchedulerName = Literal["ddim", "euler", "euler_ancestral", "dpmpp_2m_karras"]
 
@@ -30,7 +30,7 @@ class AdapterChoice(BaseModel):
 
 
 class GenerateRequest(BaseModel):
-    """Pictures. Without `version`, `alias`, `adapters` or `base` the champion draws."""
+    """Images. Without `version`, `alias`, `adapters` or `base` the champion draws."""
 
     model_config = ConfigDict(extra="forbid", allow_inf_nan=False, strict=True)
 
@@ -43,7 +43,7 @@ class GenerateRequest(BaseModel):
     )
     scheduler: SchedulerName | None = Field(default=None, description="the service's own when absent")
     seed: int | None = Field(default=None, ge=0, lt=2**32, description="drawn at random and returned when absent")
-    n: int = Field(default=1, ge=1, le=MAX_PICTURES, description="pictures; the second has the next seed, and so on")
+    n: int = Field(default=1, ge=1, le=MAX_IMAGES, description="images; the second has the next seed, and so on")
     width: int | None = Field(default=None, description="px; the base's native size when absent")
     height: int | None = Field(default=None, description="px; the base's native size when absent")
     version: VersionNumber | None = None
@@ -91,7 +91,7 @@ class DrawnAdapter(BaseModel):
 
 
 class Drawn(BaseModel):
-    """Everything needed to draw the same picture again; kept as JSON in the picture's text."""
+    """Everything needed to draw the same image again; kept as JSON in the image's text."""
 
     model_config = ConfigDict(strict=True)
 
@@ -114,17 +114,17 @@ class Drawn(BaseModel):
     adapters: list[DrawnAdapter] = Field(default_factory=list, max_length=MAX_ADAPTERS)
 
 
-class PictureInJson(BaseModel):
-    """One picture of an answer in JSON."""
+class ImageInJson(BaseModel):
+    """One image of an answer in JSON."""
 
     drawn: Drawn
     png: str = Field(description="base64")
 
 
-class Pictures(BaseModel):
+class Images(BaseModel):
     """`POST /generate` with `Accept: application/json`."""
 
-    pictures: list[PictureInJson]
+    images: list[ImageInJson]
     alias: str | None = Field(
         default=None, description="what led to the version: the alias asked for, champion or the canary's; else none"
     )
@@ -136,12 +136,12 @@ class JobStatus(BaseModel):
 
     id: str
     state: Literal["waiting", "drawing", "done", "failed", "cancelled"]
-    position: int | None = Field(description="pictures that are drawn or wait before this one; none once it is drawn")
-    step: int = Field(description="steps taken, of all its pictures")
-    steps: int = Field(description="steps of all its pictures")
-    seconds_left: float | None = Field(description="estimated from the last pictures; none once it has ended")
-    pictures: list[str] = Field(description="paths of the pictures; all of them once it is done")
-    drawn: list[Drawn] = Field(description="what each picture is drawn with")
+    position: int | None = Field(description="images that are drawn or wait before this one; none once it is drawn")
+    step: int = Field(description="steps taken, of all its images")
+    steps: int = Field(description="steps of all its images")
+    seconds_left: float | None = Field(description="estimated from the last images; none once it has ended")
+    images: list[str] = Field(description="paths of the images; all of them once it is done")
+    drawn: list[Drawn] = Field(description="what each image is drawn with")
     alias: str | None = Field(
         default=None, description="what led to the version: the alias asked for, champion or the canary's; else none"
     )
@@ -151,7 +151,7 @@ class JobStatus(BaseModel):
 
 
 class Verified(BaseModel):
-    """`POST /verify`: a picture of ours beside what its own text draws now."""
+    """`POST /verify`: an image of ours beside what its own text draws now."""
 
     same: bool = Field(description="no value differs by more than one level of 255")
     max_difference: int = Field(description="of 255, over all pixels and channels")

@@ -6,11 +6,11 @@ from pydantic import Base64Bytes, BaseModel, ConfigDict, Field
 
 from atelier_contracts.identifiers import Digest, ModelName, VersionNumber
 
-MAX_PICTURES = 8
+MAX_IMAGES = 8
 
 
-class StagePicture(BaseModel):
-    """One picture to draw with the staged version: the same fields give the same picture."""
+class StageImage(BaseModel):
+    """One image to draw with the staged version: the same fields give the same image."""
 
     model_config = ConfigDict(extra="forbid", allow_inf_nan=False, frozen=True, strict=True)
 
@@ -22,20 +22,20 @@ class StagePicture(BaseModel):
 
 
 class StageRequest(BaseModel):
-    """Which version, and what to draw with it. Without pictures it is loaded, checked and run for one step."""
+    """Which version, and what to draw with it. Without images it is loaded, checked and run for one step."""
 
     model_config = ConfigDict(extra="forbid", strict=True)
 
     model: ModelName | None = Field(default=None, description="refused where another model is served")
     version: VersionNumber
     adapter_digest: Digest | None = Field(default=None, description="refused where the version's files have another digest")
-    pictures: list[StagePicture] = Field(default_factory=list, max_length=MAX_PICTURES)
+    images: list[StageImage] = Field(default_factory=list, max_length=MAX_IMAGES)
 
 
-class StagedPicture(BaseModel):
-    """A picture as it was asked for, and its PNG."""
+class StagedImage(BaseModel):
+    """An image as it was asked for, and its PNG."""
 
-    asked: StagePicture
+    asked: StageImage
     seconds: float = Field(description="waiting included")
     png: Base64Bytes
 
@@ -49,4 +49,4 @@ class Staged(BaseModel):
     bundle_digest: str
     load_seconds: float = Field(description="near 0 where the version was in memory")
     step_seconds: float = Field(description="one step at native size, waiting included")
-    pictures: list[StagedPicture]
+    images: list[StagedImage]

@@ -7,28 +7,28 @@ from pathlib import Path
 
 from PIL import Image, ImageDraw, ImageFont
 
-PICTURE_PX, GAP_PX, TEXT_PX, HEAD_PX = 160, 12, 230, 40
+IMAGE_PX, GAP_PX, TEXT_PX, HEAD_PX = 160, 12, 230, 40
 PAPER, INK = (255, 255, 255), (40, 40, 40)
 
 
 def contact_sheet(rows: Sequence[tuple[str, Sequence[Image.Image]]], heads: Sequence[str], out: Path) -> None:
-    """Draws prompts and pictures as a table and writes it whole or not at all.
+    """Draws prompts and images as a table and writes it whole or not at all.
 
     Args:
-        rows: prompt and its pictures, as many as there are heads; any size, shown at PICTURE_PX.
+        rows: prompt and its images, as many as there are heads; any size, shown at IMAGE_PX.
         heads: names of the columns.
         out: PNG file.
     """
-    column = PICTURE_PX + GAP_PX
+    column = IMAGE_PX + GAP_PX
     sheet = Image.new("RGB", (TEXT_PX + len(heads) * column + GAP_PX, HEAD_PX + len(rows) * column + GAP_PX), PAPER)
     pen, font = ImageDraw.Draw(sheet), ImageFont.load_default(17)
     for number, head in enumerate(heads):
-        pen.text((TEXT_PX + number * column + PICTURE_PX // 2, HEAD_PX // 2), head, INK, font, anchor="mm")
-    for number, (prompt, pictures) in enumerate(rows):
+        pen.text((TEXT_PX + number * column + IMAGE_PX // 2, HEAD_PX // 2), head, INK, font, anchor="mm")
+    for number, (prompt, images) in enumerate(rows):
         top = HEAD_PX + number * column
-        pen.multiline_text((GAP_PX, top + PICTURE_PX // 2), _wrapped(prompt, font), INK, font, anchor="lm", spacing=6)
-        for place, picture in enumerate(pictures):
-            shown = picture.convert("RGB").resize((PICTURE_PX, PICTURE_PX), Image.Resampling.LANCZOS)
+        pen.multiline_text((GAP_PX, top + IMAGE_PX // 2), _wrapped(prompt, font), INK, font, anchor="lm", spacing=6)
+        for place, image in enumerate(images):
+            shown = image.convert("RGB").resize((IMAGE_PX, IMAGE_PX), Image.Resampling.LANCZOS)
             sheet.paste(shown, (TEXT_PX + place * column, top))
     partial = out.with_suffix(".part")
     sheet.save(partial, "PNG")

@@ -1,4 +1,4 @@
-"""The loop, top to bottom: pictures, services, training, promotion, drawing, contact sheet."""
+"""The loop, top to bottom: images, services, training, promotion, drawing, contact sheet."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from atelier_embedded.errors import RequestRefused, StageFailed
 from atelier_embedded.process_manager import Services, running
 from atelier_embedded.workspace import MODEL, Workspace
 
-PICTURES, PICTURES_SEED = 640, 7
+IMAGES, IMAGES_SEED = 640, 7
 TRAINING = {
     "rank": 16,
     "learning_rate": 2e-3,
@@ -32,7 +32,7 @@ TRAINING = {
     "seed": 1337,
 }
 STAGES = {
-    "pictures": f"{PICTURES} pencil sketches to learn from",
+    "images": f"{IMAGES} pencil sketches to learn from",
     "services": "MLflow, registry-api and infer on 127.0.0.1",
     "train": "a LoRA on the tiny base, exported, logged and registered",
     "promote": "the new version becomes champion",
@@ -63,8 +63,8 @@ def demo(workspace: Workspace, base: Path, console: Console) -> None:
     """
     clock = _Clock(console)
     workspace.prepare()
-    with clock.stage("pictures"):
-        _make_pictures(workspace)
+    with clock.stage("images"):
+        _make_images(workspace)
     with clock.stage("services"), ExitStack() as stack:
         services = stack.enter_context(running(workspace))
         until_the_end = stack.pop_all()
@@ -97,26 +97,26 @@ class _Clock:
         self.seconds[name] = time.monotonic() - start
 
 
-def _make_pictures(workspace: Workspace) -> None:
-    if workspace.pictures.exists():
+def _make_images(workspace: Workspace) -> None:
+    if workspace.images.exists():
         return
     arguments = [
         "dataset",
-        str(workspace.pictures),
+        str(workspace.images),
         "--style",
         "sketch",
         "--count",
-        str(PICTURES),
+        str(IMAGES),
         "--seed",
-        str(PICTURES_SEED),
+        str(IMAGES_SEED),
     ]
-    Services().run([sys.executable, "-m", "atelier_trainer", *arguments], workspace.environment(), None, "making the pictures")
+    Services().run([sys.executable, "-m", "atelier_trainer", *arguments], workspace.environment(), None, "making the images")
 
 
 def _train(services: Services, workspace: Workspace, base: Path) -> dict[str, Any]:
     flags = {
         "pretrained_model_name_or_path": base,
-        "train_data_dir": workspace.pictures,
+        "train_data_dir": workspace.images,
         "validation_prompt": PROMPTS[0],
         "cache_dir": workspace.cache / "encoded",
         "output_dir": workspace.root / "adapter",
@@ -149,17 +149,17 @@ def _draw(services: Services, workspace: Workspace, version: int) -> None:
     url, login = f"{services.url('infer')}/generate", _login(workspace, "reader")
     rows = []
     for number, prompt in enumerate(PROMPTS):
-        pictures = []
+        images = []
         for source in ({"base": True}, {"alias": "champion"}):
             body = {"prompt": prompt, "seed": SEED + number, "steps": STEPS, "guidance_scale": GUIDANCE, **source}
             response = _answer(services, partial(httpx.post, url, json=body, headers=login, timeout=REQUEST_TIMEOUT_S))
-            pictures.append(Image.open(io.BytesIO(response.content)))
-        rows.append((prompt, pictures))
+            images.append(Image.open(io.BytesIO(response.content)))
+        rows.append((prompt, images))
     contact_sheet(rows, ("base", f"tuned: version {version}"), workspace.sheet)
 
 
 def _wait_until_served(services: Services, workspace: Workspace, version: int) -> None:
-    """A small picture by the champion, asked for until its headers name the version."""
+    """A small image by the champion, asked for until its headers name the version."""
     url, login = f"{services.url('infer')}/generate", _login(workspace, "reader")
     body, served = {"prompt": PROMPTS[0], "seed": 0, "steps": 1}, "nothing"
     deadline = time.monotonic() + REQUEST_TIMEOUT_S

@@ -26,7 +26,7 @@ def serve(workspace: Workspace, console: Console) -> None:
         for name in ("tracking", "registry-api", "infer"):
             console.print(f"{name:<13} {services.url(name)}", highlight=False)
         console.print(f"{'tokens':<13} {workspace.secrets_file}", highlight=False, soft_wrap=True)
-        console.print("\ndraw a picture, in another terminal:", highlight=False)
+        console.print("\ndraw an image, in another terminal:", highlight=False)
         token = f'$(python3 -c \'import json; print(json.load(open("{workspace.secrets_file}"))["reader"])\')'
         command = (
             f'curl -sS {services.url("infer")}/generate -H "Authorization: Bearer {token}" '

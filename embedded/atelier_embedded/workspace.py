@@ -35,7 +35,7 @@ class Workspace:
 
     root: Path
 
-    pictures = property(lambda self: self.root / "pictures")
+    images = property(lambda self: self.root / "images")
     database = property(lambda self: self.root / "mlflow.db")
     artifacts = property(lambda self: self.root / "artifacts")
     decisions = property(lambda self: self.root / "decisions.db")

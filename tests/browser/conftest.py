@@ -21,7 +21,7 @@ log = logging.getLogger(__name__)
 
 NAME = "tracking.atelier.test"  # no such host: Chromium is told where it is
 PATIENCE_MS = 60_000
-PICTURES = Path(__file__).parents[2] / ".cache" / "browser"  # what the page looked like, to look at
+IMAGES = Path(__file__).parents[2] / ".cache" / "browser"  # what the page looked like, to look at
 EXPERIMENT, MODEL = "pencil", "sketch"
 
 
@@ -55,7 +55,7 @@ def tracking(request, tmp_path_factory) -> Iterator[Tracking]:
 
 
 def log_a_run(address: str, folder: Path) -> str:
-    """A run such as the trainer leaves: params, a curve, a validation picture, two models; one of them registered."""
+    """A run such as the trainer leaves: params, a curve, a validation image, two models; one of them registered."""
     mlflow.set_tracking_uri(address)
     mlflow.set_experiment(EXPERIMENT)
     (folder / "MLmodel").write_text("flavors: {python_function: {loader_module: none}}\nartifact_path: adapter\n")
@@ -98,7 +98,7 @@ def open_context(chromium: Browser, tracking: Tracking, user: str) -> BrowserCon
 
 @pytest.fixture
 def page(chromium, tracking, request) -> Iterator[Page]:
-    """A page of a trainer that notes what it was refused, and leaves a picture of what it showed last."""
+    """A page of a trainer that notes what it was refused, and leaves an image of what it showed last."""
     with open_context(chromium, tracking, "trainer") as context:
         page = context.new_page()
         failed: list[str] = []
@@ -108,5 +108,5 @@ def page(chromium, tracking, request) -> Iterator[Page]:
         page.failed = failed  # type: ignore[attr-defined]
         yield page
         log.info("refused or failed: %s", failed)
-        PICTURES.mkdir(parents=True, exist_ok=True)
-        page.screenshot(path=PICTURES / f"{request.node.name.replace('[', '-').rstrip(']')}.png")
+        IMAGES.mkdir(parents=True, exist_ok=True)
+        page.screenshot(path=IMAGES / f"{request.node.name.replace('[', '-').rstrip(']')}.png")

@@ -1,4 +1,4 @@
-"""MLflow's own dashboard through nginx, at a name and at a bare address: runs, a chart, a picture, a version, the button."""
+"""MLflow's own dashboard through nginx, at a name and at a bare address: runs, a chart, an image, a version, the button."""
 
 from __future__ import annotations
 
@@ -31,13 +31,13 @@ def test_a_metric_is_drawn_as_a_chart(page, origin, tracking: Tracking):
     assert refused(page) == []
 
 
-def test_a_validation_picture_is_shown(page, origin, tracking: Tracking):
+def test_a_validation_image_is_shown(page, origin, tracking: Tracking):
     page.goto(f"{origin}/#/experiments/1/runs/{tracking.run_id}/artifacts")
     page.get_by_text("validation").click()
     page.get_by_text("a red car.png").click()
-    picture = page.get_by_role("img", name="validation/a red car.png")
-    expect(picture).to_be_visible()
-    assert picture.evaluate("image => image.decode().then(() => image.naturalWidth)") == 128
+    image = page.get_by_role("img", name="validation/a red car.png")
+    expect(image).to_be_visible()
+    assert image.evaluate("image => image.decode().then(() => image.naturalWidth)") == 128
     assert refused(page) == []
 
 

@@ -109,7 +109,7 @@ class Promotions(Worker):
         return int(answer.json()["id"])
 
 
-class Pictures(Worker):
+class Images(Worker):
     """Draws."""
 
     def send(self, number: int) -> httpx.Response:

@@ -13,7 +13,7 @@ from atelier_contracts.names import HEADER_VERSION
 from PIL import Image
 
 from ..containers import until
-from .chaos import Artifacts, Metrics, Pictures, Promotions, Worker, content
+from .chaos import Artifacts, Images, Metrics, Promotions, Worker, content
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(3000)]
 
@@ -22,16 +22,16 @@ LASTING = ("postgres", "localstack", "tracking", "registry-api", "infer")
 
 
 def drawn_by(infer, **wish: object) -> str:
-    """The version that drew a picture, once infer serves one."""
+    """The version that drew an image, once infer serves one."""
 
     def draw() -> str | None:
         answer = infer.post("/generate", json={"prompt": "a red car", "seed": 1, "steps": 4, **wish})
         assert answer.status_code == 200, answer.text
-        picture = Image.open(io.BytesIO(answer.content))
-        assert picture.size == (128, 128) and len(picture.getcolors(1 << 20) or [0] * 99) > 50
+        image = Image.open(io.BytesIO(answer.content))
+        assert image.size == (128, 128) and len(image.getcolors(1 << 20) or [0] * 99) > 50
         return answer.headers[HEADER_VERSION]
 
-    return until("a picture", draw)
+    return until("an image", draw)
 
 
 def bucket(twin):
@@ -67,9 +67,9 @@ def test_the_first_version_is_trained_and_promoted(twin):
 
 def test_train_register_promote_generate_roll_back(twin):
     flags = {"max_train_steps": 4, "train_batch_size": 4, "validation_samples": 8, "learning_rate": 1e-3}
-    flags |= {"pretrained_model_name_or_path": "models/tiny-sd", "train_data_dir": "pictures", "register": MODEL}
+    flags |= {"pretrained_model_name_or_path": "models/tiny-sd", "train_data_dir": "images", "register": MODEL}
     run = ("run", "--rm", "-T", "trainer")
-    twin.compose(*run, "dataset", "pictures", "--count=32", "--seed=3")
+    twin.compose(*run, "dataset", "images", "--count=32", "--seed=3")
     twin.compose(*run, "train", "--result_file=result.json", *(f"--{name}={value}" for name, value in flags.items()))
     trained = json.loads(twin.compose("run", "--rm", "-T", "--no-deps", "--entrypoint", "cat", "trainer", "result.json"))
     assert trained["version"] == 2
@@ -85,7 +85,7 @@ def test_train_register_promote_generate_roll_back(twin):
         assert drawn_by(infer, version=2) == "2"
 
 
-def test_wide_pictures_fit_the_memory_of_the_container(twin):
+def test_wide_images_fit_the_memory_of_the_container(twin):
     with twin.api("INFER_PORT", "reader") as infer:
         for side in (640, 768, 1024):
             wish = {"prompt": "a red car", "seed": 1, "steps": 2, "width": side, "height": side}
@@ -98,7 +98,7 @@ def test_wide_pictures_fit_the_memory_of_the_container(twin):
 
 
 def test_the_registry_and_infer_ask_each_other(twin):
-    asked = {"versions": [1, 2], "pictures": [{"prompt": "a red car", "seed": 1, "steps": 2, "size": 128}]}
+    asked = {"versions": [1, 2], "images": [{"prompt": "a red car", "seed": 1, "steps": 2, "size": 128}]}
     with twin.api("REGISTRY_API_PORT", "reader") as registry:
         drawn = registry.post(f"/models/{MODEL}/draw", json=asked).json()["drawn"]
     assert [(each["version"], each["problem"]) for each in drawn] == [(1, None), (2, None)]
@@ -147,12 +147,12 @@ def workers(twin) -> list[Worker]:
         Metrics(mlflow, run["run_id"]),
         Artifacts(twin.tracking(), folder),
         Promotions(twin.api("REGISTRY_API_PORT", "promoter"), MODEL, (1, 2)),
-        Pictures(twin.api("INFER_PORT", "reader")),
+        Images(twin.api("INFER_PORT", "reader")),
     ]
 
 
 def test_nothing_acknowledged_is_lost_when_containers_are_restarted_and_killed(twin, workers):
-    pictures = workers[-1]
+    images = workers[-1]
     for worker in workers:
         worker.start()
 
@@ -165,19 +165,19 @@ def test_nothing_acknowledged_is_lost_when_containers_are_restarted_and_killed(t
 
     go_on()
     for service in LASTING:
-        failed = len(pictures.failures)
+        failed = len(images.failures)
         twin.compose("restart", "--timeout", "20", service)
         go_on()
         twin.kill(service)
         go_on()
         if service != "infer":
-            assert pictures.failures[failed:] == [], f"pictures depend on {service}"
+            assert images.failures[failed:] == [], f"images depend on {service}"
     for worker in workers:
         worker.stopping.set()
         worker.join(120)
     assert all(state["State"] == "running" for name, state in twin.states().items() if name in LASTING)
     check_what_was_acknowledged(twin, workers)
-    assert set(pictures.acknowledged) == {"1", "2"}
+    assert set(images.acknowledged) == {"1", "2"}
 
 
 def check_what_was_acknowledged(twin, workers) -> None:

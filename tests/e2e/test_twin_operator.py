@@ -49,7 +49,7 @@ def objects(twin) -> dict[str, str]:
     return {key: hashlib.sha256(s3.get_object(Bucket="atelier", Key=key)["Body"].read()).hexdigest() for key in keys}
 
 
-def picture(twin) -> bytes:
+def image(twin) -> bytes:
     """The pixels of one drawing of the champion."""
     with twin.api("INFER_PORT", "reader") as infer:
 
@@ -57,7 +57,7 @@ def picture(twin) -> bytes:
             answer = infer.post("/generate", json={"prompt": "a red car", "seed": 3, "steps": 2})
             return answer.content if answer.status_code == 200 else None
 
-        return Image.open(io.BytesIO(until("a picture", draw))).tobytes()
+        return Image.open(io.BytesIO(until("an image", draw))).tobytes()
 
 
 def unordered(told: Any) -> Any:
@@ -79,7 +79,7 @@ def everything(twin) -> dict[str, Any]:
             "versions": sorted(unordered(versions), key=lambda each: (each["name"], int(each["version"]))),
             "decisions": registry.get(f"/models/{MODEL}/history", params={"limit": 200}).json()["decisions"],
             "objects": objects(twin),
-            "picture": picture(twin),
+            "image": image(twin),
         }
 
 
@@ -98,7 +98,7 @@ def backups(twin, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_gc_keeps_a_champion_whose_run_was_deleted_by_a_trainer(twin, champion):
-    before = picture(twin)
+    before = image(twin)
     with twin.tracking() as mlflow:
         asked = {"name": MODEL, "version": str(champion)}
         version = mlflow.get("/api/2.0/mlflow/model-versions/get", params=asked).json()["model_version"]
@@ -123,10 +123,10 @@ def test_gc_keeps_a_champion_whose_run_was_deleted_by_a_trainer(twin, champion):
     twin.compose("rm", "--force", "infer")
     docker("volume", "rm", f"{twin.name}_infer-cache")  # so that it fetches what it draws with anew
     twin.up()
-    assert picture(twin) == before
+    assert image(twin) == before
 
 
-def test_a_backup_brings_back_every_run_version_alias_decision_and_picture(twin, champion, backups):
+def test_a_backup_brings_back_every_run_version_alias_decision_and_image(twin, champion, backups):
     token = twin.compose(*RUN, "tokens", "issue", "ana", "reader").split()[-1]
     before, login = everything(twin), dict(twin.known["logins"])
     assert before["decisions"] and before["runs"] and len(before["versions"]) >= 2

@@ -23,11 +23,11 @@ class Run:
     """`python -m atelier_embedded demo` in a folder of its own, with all that it prints in a file."""
 
     def __init__(
-        self, folder: Path, command: str = "demo", before_start: Callable[[], None] | None = None, pictures: int = 48
+        self, folder: Path, command: str = "demo", before_start: Callable[[], None] | None = None, images: int = 48
     ) -> None:
         self.workspace, self._log = folder / "demo", folder / "output.txt"
         if command == "demo":  # a finished stage is not done again, so these few are what is learned from
-            write_imagefolder(self.workspace / "pictures", "sketch", pictures, 1)
+            write_imagefolder(self.workspace / "images", "sketch", images, 1)
         arguments = [sys.executable, "-m", "atelier_embedded", command, "--workspace", str(self.workspace)]
         with self._log.open("wb") as output:
             self.process = subprocess.Popen(
@@ -91,7 +91,7 @@ def test_stopped_while_training_it_keeps_what_is_finished(run, sign):
     demo.process.send_signal(sign)
     assert demo.ended() == 130
     assert demo.said.strip().endswith("stopped; what is finished is kept; run it again to go on")
-    assert (demo.workspace / "pictures/metadata.jsonl").exists()
+    assert (demo.workspace / "images/metadata.jsonl").exists()
 
 
 def test_a_dead_mlflow_ends_it_with_its_name_and_log(run):
@@ -107,8 +107,8 @@ def test_a_dead_mlflow_ends_it_with_its_name_and_log(run):
 
 def test_files_that_cannot_be_written_end_it_with_the_reason(run):
     """A limit on the size of files stands for a full disk: every write beyond it fails."""
-    limit = 3 * 2**20  # the pictures and MLflow's tables are smaller, the encoded captions are not
-    demo = run(pictures=160, before_start=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit)))
+    limit = 3 * 2**20  # the images and MLflow's tables are smaller, the encoded captions are not
+    demo = run(images=160, before_start=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit)))
     assert demo.ended() == 1
     assert "File too large" in demo.said, demo.said
 

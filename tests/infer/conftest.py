@@ -162,7 +162,7 @@ def paced(monkeypatch):
             time.sleep(self.pause_s)
             super().take(out)
 
-    monkeypatch.setattr(desk, "Drawing", Slow)
+    monkeypatch.setattr(desk, "DenoisingState", Slow)
     yield go, started, Slow
     go.set()
 

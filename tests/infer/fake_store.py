@@ -24,7 +24,7 @@ class FakeStore:
     folders: dict[int, Path] = field(default_factory=dict)
     kinds: dict[int, str] = field(default_factory=dict)
     bundle_folders: dict[str, list[Path]] = field(default_factory=dict)
-    pictures: dict[int, bytes] = field(default_factory=dict)
+    images: dict[int, bytes] = field(default_factory=dict)
     fetched: list[str] = field(default_factory=list)
     promoted: dict[int, str] = field(default_factory=dict)
 
@@ -67,11 +67,11 @@ class FakeStore:
         moment = datetime(2026, 1, 1, tzinfo=UTC)
         return [Entry(number, moment) for number, kind in sorted(self.kinds.items()) if kind == names.KIND_ADAPTER]
 
-    def validation_picture(self, version: int) -> bytes | None:
+    def validation_image(self, version: int) -> bytes | None:
         self._answer()
-        self.fetched.append(f"picture {version}")
+        self.fetched.append(f"image {version}")
         self._kind(version)
-        return self.pictures.get(version)
+        return self.images.get(version)
 
     def promoted_digest(self, version: int) -> str | None:
         self._answer()

@@ -156,7 +156,7 @@ def theirs(pipeline, plan, prompt, negative) -> np.ndarray:
 @pytest.mark.parametrize("guidance", [1.0, 4.0])
 @pytest.mark.parametrize("scheduler", SCHEDULERS)
 @pytest.mark.parametrize("with_adapter", [True, False])
-def test_pictures_are_diffusers(pipeline_and_bundle, our_noise, scheduler, guidance, with_adapter):
+def test_images_are_diffusers(pipeline_and_bundle, our_noise, scheduler, guidance, with_adapter):
     pipeline, config, bundle, adapter = pipeline_and_bundle
     our_noise(5)
     pipeline.scheduler = SCHEDULERS[scheduler](config)
@@ -167,7 +167,7 @@ def test_pictures_are_diffusers(pipeline_and_bundle, our_noise, scheduler, guida
     expected = theirs(pipeline, plan, prompt, negative)
     pixels = draw(bundle, [WeightedAdapter(adapter)] if with_adapter else [], plan).finish()
     assert pixels.shape == (height, width, 3)
-    assert expected.std() > 5  # not a flat picture
+    assert expected.std() > 5  # not a flat image
     assert np.abs(pixels.astype(int) - expected).max() <= 1
 
 

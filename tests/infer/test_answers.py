@@ -1,4 +1,4 @@
-"""POST /generate: several pictures, forms, blends, keys; /metrics, /versions."""
+"""POST /generate: several images, forms, blends, keys; /metrics, /versions."""
 
 import base64
 import io
@@ -7,12 +7,12 @@ import threading
 import numpy as np
 import pytest
 from atelier_contracts import names
-from atelier_contracts.generate import Drawn, Pictures
+from atelier_contracts.generate import Drawn, Images
 from atelier_infer.api.content_negotiation import best_of
 from atelier_infer.errors import FormatError
 from PIL import Image
 
-from .test_generate import picture, problem
+from .test_generate import pixels_of, problem
 from .tiny_bundle import adapter_tensors, build_adapter, build_bundle
 
 
@@ -26,18 +26,18 @@ def styles(service, store, bundle, tmp_path):
     return service
 
 
-def test_several_pictures_have_rising_seeds_and_come_as_json(service):
+def test_several_images_have_rising_seeds_and_come_as_json(service):
     answer = service.draw(n=3, seed=2**32 - 2)
     assert answer.headers["content-type"] == "application/json"
-    found = Pictures.model_validate_json(answer.content)
-    assert [one.drawn.seed for one in found.pictures] == [2**32 - 2, 2**32 - 1, 0]
-    for one in found.pictures:
+    found = Images.model_validate_json(answer.content)
+    assert [one.drawn.seed for one in found.images] == [2**32 - 2, 2**32 - 1, 0]
+    for one in found.images:
         alone = service.draw(seed=one.drawn.seed)
-        apart = np.abs(picture(alone).astype(int) - np.asarray(Image.open(io.BytesIO(base64.b64decode(one.png)))))
+        apart = np.abs(pixels_of(alone).astype(int) - np.asarray(Image.open(io.BytesIO(base64.b64decode(one.png)))))
         assert apart.max() <= 1
 
 
-def test_several_pictures_do_not_fit_into_one_png(service):
+def test_several_images_do_not_fit_into_one_png(service):
     answer = service.client.post("/generate", json={"prompt": "a cat", "n": 2}, headers={"Accept": "image/png"})
     assert "application/json" in problem(answer, 406)
     assert "1 to 8" in problem(service.draw(n=9), 422) or "less than or equal to 8" in problem(service.draw(n=9), 422)
@@ -52,7 +52,7 @@ def test_webp_has_the_same_pixels_and_the_same_text(service):
     assert webp.headers["vary"] == "Accept"
     image = Image.open(io.BytesIO(webp.content))
     assert image.format == "WEBP"
-    np.testing.assert_array_equal(np.asarray(image.convert("RGB")), picture(png))
+    np.testing.assert_array_equal(np.asarray(image.convert("RGB")), pixels_of(png))
     drawn = Drawn.model_validate_json(image.getexif()[0x010E])
     assert drawn == Drawn.model_validate_json(Image.open(io.BytesIO(png.content)).text[names.PNG_TEXT])
 
@@ -61,7 +61,7 @@ def test_json_by_accept(service):
     answer = service.client.post(
         "/generate", json={"prompt": "a cat", "steps": 2, "seed": 7}, headers={"Accept": "application/json"}
     )
-    assert base64.b64decode(answer.json()["pictures"][0]["png"]) == service.draw().content
+    assert base64.b64decode(answer.json()["images"][0]["png"]) == service.draw().content
 
 
 def test_server_timing_names_every_stretch(service):
@@ -106,13 +106,13 @@ def test_a_blend_says_what_it_is_made_of(styles):
     assert drawn.adapter_digest is None
     assert names.HEADER_ADAPTER not in answer.headers
     swapped = styles.draw(adapters=[{"version": 1, "weight": 0.5}, {"version": 2}])
-    assert np.abs(picture(answer).astype(int) - picture(swapped)).max() <= 1
-    assert (picture(answer) != picture(styles.draw())).any()
+    assert np.abs(pixels_of(answer).astype(int) - pixels_of(swapped)).max() <= 1
+    assert (pixels_of(answer) != pixels_of(styles.draw())).any()
 
 
 def test_scale_0_draws_what_the_base_draws(styles):
-    np.testing.assert_array_equal(picture(styles.draw(version=3, scale=0)), picture(styles.draw(base=True)))
-    assert (picture(styles.draw(version=3)) != picture(styles.draw(version=3, scale=0.5))).any()
+    np.testing.assert_array_equal(pixels_of(styles.draw(version=3, scale=0)), pixels_of(styles.draw(base=True)))
+    assert (pixels_of(styles.draw(version=3)) != pixels_of(styles.draw(version=3, scale=0.5))).any()
 
 
 def test_a_blend_needs_one_base(styles, store, tmp_path):
@@ -151,7 +151,7 @@ def test_numbers_are_finite(service, field, value):
 
 
 def test_mixed_requests_at_once_are_what_each_is_alone(styles):
-    """Different adapters, sizes, schedulers, steps and guidance at the same time; every picture is drawn again alone."""
+    """Different adapters, sizes, schedulers, steps and guidance at the same time; every image is drawn again alone."""
     wishes = [
         {"seed": index, "steps": 3 + index % 5, "guidance_scale": (1.0, 4.0)[index % 2], "width": (32, 48)[index % 3 == 0]}
         | ({"version": 1 + index % 3} if index % 4 else {"base": True})
@@ -168,19 +168,17 @@ def test_mixed_requests_at_once_are_what_each_is_alone(styles):
     for thread in threads:
         thread.join()
     for index, wish in enumerate(wishes):
-        assert np.abs(picture(answers[index]).astype(int) - picture(styles.draw(**wish))).max() <= 1
-    assert 'step_pictures_bucket{le="1.0"}' in styles.client.get("/metrics").text
+        assert np.abs(pixels_of(answers[index]).astype(int) - pixels_of(styles.draw(**wish))).max() <= 1
+    assert 'step_images_bucket{le="1.0"}' in styles.client.get("/metrics").text
 
 
-def test_the_same_key_gives_the_same_picture_drawn_once(service):
+def test_the_same_key_gives_the_same_image_drawn_once(service):
     wish = {"prompt": "a cat", "steps": 2}  # no seed: drawn twice it would differ
     headers = {"Idempotency-Key": "order 17"}
     first, again = (service.client.post("/generate", json=wish, headers=headers) for _ in range(2))
     assert first.status_code == 200
     assert first.content == again.content
-    assert (
-        'atelier_infer_pictures_total{alias="champion",outcome="drawn",version="1"} 1.0' in service.client.get("/metrics").text
-    )
+    assert 'atelier_infer_images_total{alias="champion",outcome="drawn",version="1"} 1.0' in service.client.get("/metrics").text
     other = service.client.post("/generate", json=wish | {"steps": 3}, headers=headers)
     assert "'order 17' came with another request" in problem(other, 422)
 
@@ -192,13 +190,13 @@ def test_a_key_whose_request_was_refused_is_free_again(service, store, adapter):
     assert service.client.post("/generate", json=wish, headers=headers).status_code == 200
 
 
-def test_metrics_count_pictures_by_version(styles):
+def test_metrics_count_images_by_version(styles):
     styles.draw()
     styles.draw(version=2)
     text = styles.client.get("/metrics").text
     for version, alias in (("1", "champion"), ("2", "")):
-        assert f'atelier_infer_pictures_total{{alias="{alias}",outcome="drawn",version="{version}"}} 1.0' in text
-        assert f'atelier_infer_picture_seconds_count{{alias="{alias}",version="{version}"}} 1.0' in text
+        assert f'atelier_infer_images_total{{alias="{alias}",outcome="drawn",version="{version}"}} 1.0' in text
+        assert f'atelier_infer_image_seconds_count{{alias="{alias}",version="{version}"}} 1.0' in text
     assert "atelier_infer_adapters_loaded 2.0" in text
     assert "atelier_infer_bundles_loaded 1.0" in text
     assert "atelier_infer_step_seconds_count 4.0" in text
@@ -214,13 +212,13 @@ def test_versions_lists_what_may_be_asked_for(styles, store, adapter):
     assert (found["native_size_px"], found["size_multiple_px"], found["max_side_px"]) == (32, 16, 1024)
 
 
-def test_a_validation_picture_is_fetched_once(styles, store):
-    store.pictures[2] = styles.draw().content
+def test_a_validation_image_is_fetched_once(styles, store):
+    store.images[2] = styles.draw().content
     for _ in range(2):
-        answer = styles.client.get("/versions/2/picture")
-        assert answer.content == store.pictures[2]
-    assert store.fetched.count("picture 2") == 1
-    assert "without validation pictures" in problem(styles.client.get("/versions/3/picture"), 404)
-    assert "no version 9" in problem(styles.client.get("/versions/9/picture"), 404)
-    store.pictures[1] = b"<svg/>"
-    problem(styles.client.get("/versions/1/picture"), 404)
+        answer = styles.client.get("/versions/2/image")
+        assert answer.content == store.images[2]
+    assert store.fetched.count("image 2") == 1
+    assert "without validation images" in problem(styles.client.get("/versions/3/image"), 404)
+    assert "no version 9" in problem(styles.client.get("/versions/9/image"), 404)
+    store.images[1] = b"<svg/>"
+    problem(styles.client.get("/versions/1/image"), 404)

@@ -1,4 +1,4 @@
-"""Several drawings in one step: nobody's picture depends on the company."""
+"""Several drawings in one step: nobody's image depends on the company."""
 
 from dataclasses import replace
 

@@ -29,10 +29,10 @@ def chromium(launch_chromium):
 
 @pytest.fixture
 def open_page(chromium, service, store, bundle, tmp_path):
-    """A factory of tabs with a token; version 2 is another style, version 1 the champion with a validation picture."""
+    """A factory of tabs with a token; version 2 is another style, version 1 the champion with a validation image."""
     build_adapter(tmp_path / "second", bundle[1].digest(), adapter_tensors(seed=5))
     store.publish_adapter(tmp_path / "second")
-    store.pictures[1] = service.draw().content
+    store.images[1] = service.draw().content
     contexts, faults = [], []
 
     def make(address: str = "", *, token: str | None = SECRET, **options):
@@ -61,7 +61,7 @@ def slow(monkeypatch):
             time.sleep(0.15)
             super().take(out)
 
-    monkeypatch.setattr(desk, "Drawing", Slow)
+    monkeypatch.setattr(desk, "DenoisingState", Slow)
 
 
 def draw(page, prompt="a cat", steps=4, seed="7") -> None:
@@ -78,7 +78,7 @@ def download(page, which=0) -> bytes:
         return file.read()
 
 
-def test_a_picture_appears_as_it_is_drawn_and_is_downloaded_with_its_text(open_page, service, slow):
+def test_an_image_appears_as_it_is_drawn_and_is_downloaded_with_its_text(open_page, service, slow):
     page = open_page()
     draw(page, "a cät on a chair", steps=12)
     image = page.locator("#results img")
@@ -105,7 +105,7 @@ def test_the_same_prompt_and_seed_across_styles(open_page):
     assert len({one.seed for one in drawn}) == 1
 
 
-def test_styles_show_their_validation_picture(open_page):
+def test_styles_show_their_validation_image(open_page):
     page = open_page()
     champion = page.locator(".style", has=page.get_by_role("checkbox", name="now version 1"))
     expect(champion.locator("img")).to_be_visible(timeout=PATIENCE_MS)
@@ -128,7 +128,7 @@ def test_cancel_and_try_again(open_page, service, slow, how):
     expect(page.locator("#results .state")).to_contain_text("of 100")
 
 
-def test_an_error_is_told_where_the_picture_would_be(open_page, monkeypatch):
+def test_an_error_is_told_where_the_image_would_be(open_page, monkeypatch):
     page = open_page()
     monkeypatch.setattr(denoising_state, "initial_noise", lambda *_: np.full((1, 4, 4, 4), np.nan, np.float32))
     draw(page)

@@ -58,10 +58,10 @@ def test_files_that_cannot_be_read(tmp_path, file):
 def test_an_output_of_another_name_is_refused(tmp_path):
     build_bundle(tmp_path)
     model = onnx.load(tmp_path / names.VAE_DECODER_FILE)
-    model.graph.output[0].name = model.graph.node[-1].output[0] = "picture"
+    model.graph.output[0].name = model.graph.node[-1].output[0] = "image"
     onnx.save(model, tmp_path / names.VAE_DECODER_FILE)
     write_manifest(tmp_path)
-    with pytest.raises(BundleError, match=r"vae_decoder.onnx: its outputs.*lacks image tensor\(float\), has unknown picture"):
+    with pytest.raises(BundleError, match=r"vae_decoder.onnx: its outputs.*lacks image tensor\(float\), has unknown image"):
         open_bundle(tmp_path, runtime=Runtime(intra_op_threads=1))
 
 

@@ -83,7 +83,7 @@ def test_a_finished_job_is_told_of_and_the_receiver_can_verify_it(calling, recei
     )
     told = JobStatus.model_validate(read_callback(SIGNING, headers, body))
     now = JobStatus.model_validate_json(service.client.get(f"/jobs/{job}").content)
-    assert (told.state, told.id, len(told.pictures), told.callback.state) == ("done", job, 1, "waiting")
+    assert (told.state, told.id, len(told.images), told.callback.state) == ("done", job, 1, "waiting")
     assert told == now.model_copy(update={"callback": told.callback})
     assert service.count("callbacks_total", outcome="delivered") == 1
     assert service.count("callbacks_waiting") == 0
@@ -150,7 +150,7 @@ def test_it_is_given_up_after_so_many_tries(calling, receiver, quick):
     job = order(service, f"http://{receiver.place}")
     assert settled(service, job) == {"state": "given_up", "tries": webhooks.TRIES, "problem": "answered 502"}
     assert len(receiver.came) == webhooks.TRIES
-    assert ended(service, job).state == "done"  # the pictures are there all the same
+    assert ended(service, job).state == "done"  # the images are there all the same
     assert service.count("callbacks_total", outcome="given_up") == 1
 
 

@@ -8,8 +8,8 @@ import numpy as np
 import openai
 import pytest
 from atelier_contracts import names
-from atelier_contracts.generate import GenerateRequest, JobStatus, Pictures
-from atelier_infer.client import Client, Picture
+from atelier_contracts.generate import GenerateRequest, Images, JobStatus
+from atelier_infer.client import Client, Image
 from atelier_infer.engine import denoising_state
 from atelier_infer.generation.canary import Canary, traffic_bucket
 from hypothesis import given, settings
@@ -56,7 +56,7 @@ def test_the_share_is_the_percent(percent, prompt, first):
 def test_a_lot_is_the_requests_own(key, token, seed):
     drawn = traffic_bucket(wish(seed=seed), token_id=token, key=key)
     assert 0 <= drawn < 100
-    # with a seed it is nobody's in particular, so that the same request and seed are the same picture
+    # with a seed it is nobody's in particular, so that the same request and seed are the same image
     assert drawn == traffic_bucket(wish(seed=seed), token_id="ida", key=None)
     assert drawn != traffic_bucket(wish(seed=seed, steps=3), token_id=token, key=key)
     # without, it is the sender's and the key's
@@ -96,7 +96,7 @@ def test_lots_decide_and_the_answer_says_which_it_was(canary, store):
     assert {header(answer) for answer in found.values()} == {"champion", "rival"}
     for seed, answer in found.items():
         assert service.draw(seed=seed).content == answer.content
-    # in the text is the version, not what led to it: by its number the picture is the same to the byte
+    # in the text is the version, not what led to it: by its number the image is the same to the byte
     assert service.draw(seed=3, version=int(version_of(found[3]))).content == found[3].content
 
 
@@ -116,7 +116,7 @@ def test_what_names_a_version_draws_no_lot(canary):
     assert service.count("canary_lots_total", outcome="canary") == 2
 
 
-def test_a_request_without_a_seed_is_the_same_picture_with_the_seed_of_its_answer(canary):
+def test_a_request_without_a_seed_is_the_same_image_with_the_seed_of_its_answer(canary):
     service = canary(percent=50)
     found = [service.client.post("/generate", json={"prompt": "a cat", "steps": 2}) for _ in range(12)]
     assert {header(answer) for answer in found} == {"champion", "rival"}
@@ -125,7 +125,7 @@ def test_a_request_without_a_seed_is_the_same_picture_with_the_seed_of_its_answe
         assert (header(again), again.content) == (header(answer), answer.content)
 
 
-def test_a_key_is_the_same_version_when_its_pictures_are_long_forgotten(canary):
+def test_a_key_is_the_same_version_when_its_images_are_long_forgotten(canary):
     service = canary(percent=50, job_keep_s=0)
     plain = {"prompt": "a cat", "steps": 2}
     found = {}
@@ -141,13 +141,13 @@ def test_a_key_is_the_same_version_when_its_pictures_are_long_forgotten(canary):
 
 def test_every_route_goes_the_same_way(canary):
     service = canary()
-    several = Pictures.model_validate_json(service.draw(n=2).content)
-    assert (several.alias, [one.drawn.version for one in several.pictures]) == ("rival", ["2", "2"])
+    several = Images.model_validate_json(service.draw(n=2).content)
+    assert (several.alias, [one.drawn.version for one in several.images]) == ("rival", ["2", "2"])
     created = service.client.post("/jobs", json={"prompt": "a cat", "steps": 2, "seed": 7})
     assert JobStatus.model_validate_json(created.content).alias == "rival"
     status = ended(service, created.json()["id"])
     assert (status.state, status.alias, status.drawn[0].version) == ("done", "rival", "2")
-    fetched = service.client.get(status.pictures[0])
+    fetched = service.client.get(status.images[0])
     assert (header(fetched), fetched.content) == ("rival", service.draw().content)
     with openai.OpenAI(base_url=f"{service.client.base_url}/v1", api_key=SECRET, max_retries=0) as stock:
         raw = stock.images.with_raw_response.generate(prompt="a cat", extra_body={"seed": 7, "steps": 2})
@@ -160,11 +160,11 @@ def test_every_route_goes_the_same_way(canary):
     with Client(str(service.client.base_url), SECRET, timeout_s=60) as client:
         assert client.generate("a cat", steps=2)[0].alias == "rival"
         assert client.generate("a cat", steps=2, version=1)[0].alias is None
-        assert [one.alias for one in client.stream("a cat", steps=2) if isinstance(one, Picture)] == ["rival"]
+        assert [one.alias for one in client.stream("a cat", steps=2) if isinstance(one, Image)] == ["rival"]
 
 
 @pytest.mark.parametrize("named", [{}, {"alias": "champion"}, {"base": True}, {"version": 1, "scale": 0.5}])
-def test_a_picture_is_verified_by_its_version_whatever_the_lot(canary, named):
+def test_an_image_is_verified_by_its_version_whatever_the_lot(canary, named):
     service = canary()
     answer = service.draw(**named)
     found = service.client.post("/verify", content=answer.content).json()
@@ -175,7 +175,7 @@ def test_a_picture_is_verified_by_its_version_whatever_the_lot(canary, named):
 # how it is judged
 
 
-def test_pictures_failures_and_seconds_by_version_and_alias(canary, monkeypatch):
+def test_images_failures_and_seconds_by_version_and_alias(canary, monkeypatch):
     service = canary()
     for asked in ({}, {"seed": 8}, {"alias": "champion"}, {"version": 2}, {"base": True}):
         service.draw(**asked)
@@ -183,19 +183,19 @@ def test_pictures_failures_and_seconds_by_version_and_alias(canary, monkeypatch)
         service.draw(adapters=[{"version": number} for number in blend])
     drawn = {("2", "rival"): 2, ("1", "champion"): 1, ("2", ""): 1, ("base", ""): 1, ("blend", ""): 3}
     for (version, led), pictures in drawn.items():
-        assert service.count("pictures_total", version=version, alias=led, outcome="drawn") == pictures
-        assert service.count("picture_seconds_count", version=version, alias=led) == pictures
-        assert service.count("picture_seconds_sum", version=version, alias=led) > 0
+        assert service.count("images_total", version=version, alias=led, outcome="drawn") == pictures
+        assert service.count("image_seconds_count", version=version, alias=led) == pictures
+        assert service.count("image_seconds_sum", version=version, alias=led) > 0
     text = service.client.get("/metrics").text
-    assert set(re.findall(r'pictures_total\{alias="(\w*)",outcome="drawn",version="(\w+)"', text)) == {
+    assert set(re.findall(r'images_total\{alias="(\w*)",outcome="drawn",version="(\w+)"', text)) == {
         (led, version) for version, led in drawn
     }
     assert service.count("canary_lots_total", outcome="canary") == 2
     monkeypatch.setattr(denoising_state, "initial_noise", lambda *_: np.full((1, 4, 4, 4), np.nan, np.float32))
     problem(service.draw(), 500)  # neither of them can draw it
     for version, led in (("2", "rival"), ("1", "champion")):
-        assert service.count("pictures_total", version=version, alias=led, outcome="unsound") == 1
-        assert service.count("picture_seconds_count", version=version, alias=led) == drawn[version, led]
+        assert service.count("images_total", version=version, alias=led, outcome="unsound") == 1
+        assert service.count("image_seconds_count", version=version, alias=led) == drawn[version, led]
 
 
 def test_what_is_cancelled_is_nobodys_failure(canary, paced):
@@ -206,6 +206,6 @@ def test_what_is_cancelled_is_nobodys_failure(canary, paced):
     assert service.client.delete(f"/jobs/{job}").status_code == 204
     go.set()
     service.wait(lambda: service.engine.admitted == 0)
-    assert service.count("pictures_total", version="2", alias="rival", outcome="cancelled") == 1
+    assert service.count("images_total", version="2", alias="rival", outcome="cancelled") == 1
     assert service.count("canary_redrawn_total") == 0
     assert header(service.draw()) == "rival"

@@ -101,7 +101,7 @@ def test_a_share_of_nothing(canary):
 
 
 @pytest.mark.parametrize("earlier", [False, True])
-def test_blank_pictures_end_it_until_the_alias_serves_another(canary, store, publish, monkeypatch, earlier):
+def test_blank_images_end_it_until_the_alias_serves_another(canary, store, publish, monkeypatch, earlier):
     """With and without a version that the alias can step back to: the champion draws either way."""
     service = canary()
     if earlier:
@@ -116,15 +116,15 @@ def test_blank_pictures_end_it_until_the_alias_serves_another(canary, store, pub
             assert 'blank"' in answer.headers["warning"]
     assert header(service.draw()) == "champion"
     assert state(service)["serving"] == (2 if earlier else struck)
-    assert f"version {struck} drew blank or non-finite pictures" in state(service)["why_not"]
-    # a sound picture of it that somebody asks for by name does not bring it back, nor does a target that is refused
+    assert f"version {struck} drew blank or non-finite images" in state(service)["why_not"]
+    # a sound image of it that somebody asks for by name does not bring it back, nor does a target that is refused
     assert version_of(service.draw(version=struck)) == str(struck)
     store.set_alias("rival", publish(seed=8, weights_sha256="0" * 64))
     service.wait(lambda: "0" * 64 in (alias(service, "rival")["problem"] or ""))
     assert header(service.draw()) == "champion"
     store.set_alias("rival", publish(seed=7))
     service.wait(lambda: header(service.draw()) == "rival")
-    assert service.count("pictures_total", version=str(struck), alias="rival", outcome="unsound") == 2
+    assert service.count("images_total", version=str(struck), alias="rival", outcome="unsound") == 2
 
 
 class Wild(DenoisingState):
@@ -147,7 +147,7 @@ def wild(monkeypatch):
     def make(service, *seeds: int) -> None:
         adapters = service.client.get("/models").json()["adapters"]
         RIVALS.update(one["adapter_digest"] for one in adapters if one["version"] == 2)
-        monkeypatch.setattr(desk, "Drawing", type("Wild", (Wild,), {"seeds": seeds}))
+        monkeypatch.setattr(desk, "DenoisingState", type("Wild", (Wild,), {"seeds": seeds}))
 
     yield make
     RIVALS.clear()
@@ -159,20 +159,20 @@ def test_what_it_fails_to_draw_the_champion_draws(canary, wild):
     wild(service, 7)
     answer = service.draw()
     assert (header(answer), version_of(answer), answer.content) == ("champion", "1", champions.content)
-    assert service.count("pictures_total", version="2", alias="rival", outcome="unsound") == 1
+    assert service.count("images_total", version="2", alias="rival", outcome="unsound") == 1
     assert service.count("canary_redrawn_total") == 1
     problem(service.draw(alias="rival"), 500)  # who asks for it by name is told
     assert header(service.draw(seed=8)) == "champion"  # that was the second in a row
     assert service.count("canary_redrawn_total") == 1
 
 
-def test_a_job_of_several_pictures_is_drawn_by_one_version(canary, wild):
+def test_a_job_of_several_images_is_drawn_by_one_version(canary, wild):
     service = canary()
     wild(service, 8)  # the second of them
     job = service.client.post("/jobs", json={"prompt": "a cat", "steps": 2, "seed": 7, "n": 3}).json()["id"]
     status = ended(service, job)
     assert (status.state, status.alias, status.problem) == ("done", "champion", None)
-    for index, path in enumerate(status.pictures):
+    for index, path in enumerate(status.images):
         answer = service.client.get(path)
         text = Drawn.model_validate_json(Image.open(io.BytesIO(answer.content)).text[names.PNG_TEXT])
         assert (header(answer), text.version, text.seed) == ("champion", "1", 7 + index)

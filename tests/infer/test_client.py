@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 from atelier_infer import client as module
-from atelier_infer.client import Client, ClientError, Picture, Preview, Progress
+from atelier_infer.client import Client, ClientError, Image, Preview, Progress
 from atelier_infer.engine import denoising_state
 from atelier_infer.generation import service as desk
 
@@ -31,10 +31,10 @@ def test_it_needs_the_standard_library_alone():
 
 
 def test_generate_and_verify(client, service, tmp_path):
-    pictures = client.generate("a cät", n=2, **WISH)
-    assert [(one.index, one.drawn["seed"], one.drawn["prompt"]) for one in pictures] == [(0, 7, "a cät"), (1, 8, "a cät")]
-    pictures[0].save(tmp_path / "cat.png")
-    for form in (tmp_path / "cat.png", str(tmp_path / "cat.png"), pictures[0].png, pictures[0]):
+    images = client.generate("a cät", n=2, **WISH)
+    assert [(one.index, one.drawn["seed"], one.drawn["prompt"]) for one in images] == [(0, 7, "a cät"), (1, 8, "a cät")]
+    images[0].save(tmp_path / "cat.png")
+    for form in (tmp_path / "cat.png", str(tmp_path / "cat.png"), images[0].png, images[0]):
         assert client.verify(form).same
     assert client.generate("a cät", key="k", **WISH)[0].png == client.generate("a cät", key="k", **WISH)[0].png
     assert [one["version"] for one in client.versions()] == [1]
@@ -42,11 +42,11 @@ def test_generate_and_verify(client, service, tmp_path):
 
 def test_stream(client, service):
     found = list(client.stream("a cat", n=2, **WISH))
-    pictures = {one.index: one for one in found if isinstance(one, Picture)}
-    assert sorted(pictures) == [0, 1]
-    assert pictures[0].png == service.client.get("/jobs/" + next(iter(service.kept())) + "/pictures/0").content
-    assert pictures[1].drawn["seed"] == 8
-    assert all(isinstance(one, Progress | Preview | Picture) for one in found)
+    images = {one.index: one for one in found if isinstance(one, Image)}
+    assert sorted(images) == [0, 1]
+    assert images[0].png == service.client.get("/jobs/" + next(iter(service.kept())) + "/images/0").content
+    assert images[1].drawn["seed"] == 8
+    assert all(isinstance(one, Progress | Preview | Image) for one in found)
 
 
 def test_leaving_a_stream_cancels_it(client, service, monkeypatch):
@@ -55,7 +55,7 @@ def test_leaving_a_stream_cancels_it(client, service, monkeypatch):
             time.sleep(0.1)
             super().take(out)
 
-    monkeypatch.setattr(desk, "Drawing", Slow)
+    monkeypatch.setattr(desk, "DenoisingState", Slow)
     stream = client.stream("a cat", steps=100)
     first = next(one for one in stream if isinstance(one, Progress))
     assert first.steps == 100

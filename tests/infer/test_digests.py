@@ -173,7 +173,7 @@ def test_one_key_does_not_wait_for_another():
     "digest", ["", "..", "/etc", "../bundles/" + "a" * 64, "a" * 63, "A" * 64, "a" * 64 + "\n", "a" * 300, "%2e%2e"]
 )
 @pytest.mark.parametrize("field", ["bundle_digest", "adapter_digest", "adapters"])
-def test_a_pictures_text_never_becomes_a_path(service, tmp_path, field, digest):
+def test_an_images_text_never_becomes_a_path(service, tmp_path, field, digest):
     """Folders with the right names lie in wait: none is touched, and the answer is 422."""
     from .test_verify import changed, verify
 
@@ -192,7 +192,7 @@ def test_a_pictures_text_never_becomes_a_path(service, tmp_path, field, digest):
     assert sorted(path for path in (tmp_path / "cache").rglob("*") if path.is_file()) == kept
 
 
-def test_a_version_in_a_pictures_text_is_a_number(service):
+def test_a_version_in_an_images_text_is_a_number(service):
     from .test_verify import changed, verify
 
     good = service.draw().content
@@ -205,8 +205,8 @@ def test_a_text_that_names_another_size_is_refused_before_it_is_drawn(service):
     from .test_verify import changed, verify
 
     good = service.draw().content
-    drawn = service.count("pictures_total", version="1", alias="champion", outcome="drawn")
+    drawn = service.count("images_total", version="1", alias="champion", outcome="drawn")
     answer = verify(service, changed(good, width=128, height=128, steps=150))
     assert answer.status_code == 422
     assert "its text says 128 x 128 px" in answer.json()["detail"]
-    assert service.count("pictures_total", version="1", alias="champion", outcome="drawn") == drawn
+    assert service.count("images_total", version="1", alias="champion", outcome="drawn") == drawn

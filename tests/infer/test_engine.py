@@ -49,10 +49,10 @@ class Paced:
         assert self.reached.acquire(timeout=PATIENCE_S)
 
 
-def advance(pictures: list[Paced]) -> list[None]:
-    for picture in pictures:
-        picture.step()
-    return [None] * len(pictures)
+def advance(images: list[Paced]) -> list[None]:
+    for image in images:
+        image.step()
+    return [None] * len(images)
 
 
 @pytest.fixture
@@ -73,9 +73,9 @@ def make_engine():
 def test_drawings_of_one_size_step_together_and_join_and_leave_between_steps(make_engine):
     seen = []
 
-    def noting(pictures):
-        seen.append([picture.name for picture in pictures])
-        return advance(pictures)
+    def noting(images):
+        seen.append([image.name for image in images])
+        return advance(images)
 
     engine = make_engine(advance=noting)
     first, second = Paced(3, name="first", key="size"), Paced(1, name="second", key="size")
@@ -92,9 +92,9 @@ def test_drawings_of_one_size_step_together_and_join_and_leave_between_steps(mak
 def test_rows_of_a_step_are_limited(make_engine):
     seen = []
 
-    def noting(pictures):
-        seen.append(sum(picture.rows for picture in pictures))
-        return advance(pictures)
+    def noting(images):
+        seen.append(sum(image.rows for image in images))
+        return advance(images)
 
     engine = make_engine(advance=noting, rows_limit=4)
     drawings = [Paced(2, key="size") for _ in range(3)]
@@ -111,7 +111,7 @@ def test_a_listener_hears_of_every_step(make_engine):
     engine, heard = make_engine(), []
     drawing = Paced(3)
     drawing.let(3)
-    engine.submit(drawing, on_step=lambda job: heard.append(job.picture.taken)).future.result(PATIENCE_S)
+    engine.submit(drawing, on_step=lambda job: heard.append(job.image.taken)).future.result(PATIENCE_S)
     assert heard == [1, 2, 3]
 
 
@@ -138,7 +138,7 @@ def test_position_and_seconds_left(make_engine):
     assert [engine.position(job) for job in jobs] == [None, None]
 
 
-def test_several_pictures_take_several_places_unless_alone(make_engine):
+def test_several_images_take_several_places_unless_alone(make_engine):
     engine = make_engine(queue_limit=2)
     with engine.admit(8):
         assert engine.admitted == 8
@@ -292,16 +292,16 @@ def test_stopping_tells_everyone(make_engine):
 
 
 class Account:
-    """Stands for the account of memory: so many pictures fit, and none while another is decoded if `alone`."""
+    """Stands for the account of memory: so many images fit, and none while another is decoded if `alone`."""
 
     def __init__(self, room: int, *, alone: bool = False) -> None:
         self.room, self.alone = room, alone
 
-    def fits(self, pictures, decoded) -> bool:
-        return len(pictures) <= self.room and not (self.alone and decoded)
+    def fits(self, images, decoded) -> bool:
+        return len(images) <= self.room and not (self.alone and decoded)
 
-    def full(self, picture) -> MemoryFullError:
-        return MemoryFullError(f"no memory for {picture.name}")
+    def full(self, image) -> MemoryFullError:
+        return MemoryFullError(f"no memory for {image.name}")
 
 
 def test_a_step_waits_for_the_memory_of_a_decoding(make_engine):
@@ -335,12 +335,12 @@ def test_what_nothing_under_way_can_make_room_for_ends_with_the_reason(make_engi
 def test_a_batch_that_runs_out_of_memory_is_split_and_keeps_its_steps(make_engine):
     account, seen = Account(8), []
 
-    def scarce(pictures):
-        seen.append([picture.name for picture in pictures])
-        if len(pictures) > 2:
+    def scarce(images):
+        seen.append([image.name for image in images])
+        if len(images) > 2:
             account.room = 2
             raise MemoryFullError("too many")
-        return advance(pictures)
+        return advance(images)
 
     engine = make_engine(advance=scarce, memory=account, queue_limit=8)
     held = threading.Event()

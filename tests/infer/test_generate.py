@@ -1,4 +1,4 @@
-"""POST /generate: pictures, and every refusal."""
+"""POST /generate: images, and every refusal."""
 
 import io
 import json
@@ -27,15 +27,15 @@ def problem(response, status: int) -> str:
     return body.detail
 
 
-def picture(response) -> np.ndarray:
+def pixels_of(response) -> np.ndarray:
     assert response.status_code == 200, response.text
     assert response.headers["content-type"] == "image/png"
     return np.asarray(Image.open(io.BytesIO(response.content)))
 
 
-def test_a_picture_says_how_it_was_drawn(service, adapter, bundle):
+def test_an_image_says_how_it_was_drawn(service, adapter, bundle):
     response = service.draw(prompt="a cät 😀", negative_prompt="a dog", guidance_scale=3.5, width=48)
-    assert picture(response).shape == (32, 48, 3)
+    assert pixels_of(response).shape == (32, 48, 3)
     drawn = Drawn.model_validate_json(Image.open(io.BytesIO(response.content)).text[names.PNG_TEXT])
     assert drawn == Drawn(
         model="sketches",
@@ -76,7 +76,7 @@ def test_the_scheduler_is_a_setting(make_service, store, adapter, scheduler):
     store.set_alias("champion", store.publish_adapter(adapter[0]))
     service = make_service(scheduler=scheduler)
     response = service.draw(steps=3)
-    picture(response)
+    pixels_of(response)
     assert json.loads(Image.open(io.BytesIO(response.content)).text[names.PNG_TEXT])["scheduler"] == scheduler
 
 
@@ -90,13 +90,13 @@ def test_base_is_the_champions_base_without_an_adapter(service, store, bundle, t
         assert base.headers[names.HEADER_VERSION] == names.BASE_VERSION
         assert names.HEADER_ADAPTER not in base.headers
         # pixels of an adapter that adds nothing are those of none, bit for bit; the text chunk differs
-        np.testing.assert_array_equal(picture(base), picture(service.draw(version=number, guidance_scale=guidance)))
-        assert (picture(base) != picture(service.draw(guidance_scale=guidance))).any()
+        np.testing.assert_array_equal(pixels_of(base), pixels_of(service.draw(version=number, guidance_scale=guidance)))
+        assert (pixels_of(base) != pixels_of(service.draw(guidance_scale=guidance))).any()
 
 
 def test_a_cut_prompt_is_warned_of(service):
     response = service.draw(prompt="cat " * 30, negative_prompt="dog " * 15)
-    assert picture(response).shape == (32, 32, 3)
+    assert pixels_of(response).shape == (32, 32, 3)
     assert response.headers["warning"] == (
         '299 - "prompt cut: 16 tokens dropped, 16 are read", 299 - "negative_prompt cut: 1 tokens dropped, 16 are read"'
     )
@@ -221,7 +221,7 @@ def test_a_drawing_that_is_not_finite_is_an_error(service, monkeypatch):
 
 
 def test_an_error_that_nobody_foresaw_is_a_problem_without_details(service, monkeypatch, caplog):
-    monkeypatch.setattr(desk, "make_plans", lambda *_, **__: 1 / 0)
+    monkeypatch.setattr(desk, "make_sampling_params", lambda *_, **__: 1 / 0)
     assert "division" not in problem(service.draw(), 500)
 
 
@@ -236,7 +236,7 @@ def test_models_shows_what_is_loaded(service, adapter, bundle):
     assert told.pop("cache_mib") > 0
     memory = told.pop("memory")
     assert set(memory["held_mib"]) == {
-        "process", "measurement", "bundles", "adapters", "side_by_side", "pictures", "uploads", "arena"
+        "process", "measurement", "bundles", "adapters", "side_by_side", "images", "uploads", "arena"
     }  # fmt: skip
     assert memory["free_mib"] == pytest.approx(memory["limit_mib"] - sum(memory["held_mib"].values()), abs=1)
     assert told == {
@@ -310,7 +310,7 @@ def stoppable(monkeypatch):
             type(self).steps_taken += 1
             super().take(out)
 
-    monkeypatch.setattr(desk, "Drawing", Slow)
+    monkeypatch.setattr(desk, "DenoisingState", Slow)
     yield go, started, Slow
     go.set()
 
@@ -327,7 +327,7 @@ def test_a_full_queue_says_when_to_come_back(make_service, store, adapter, stopp
     assert started.wait(20)
     service.wait(lambda: service.engine.admitted == 2)
     refused = service.draw()
-    assert "at most 1 pictures may wait" in problem(refused, 429)
+    assert "at most 1 images may wait" in problem(refused, 429)
     assert int(refused.headers["retry-after"]) >= 1
     go.set()
     for thread in threads:

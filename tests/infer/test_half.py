@@ -102,7 +102,7 @@ def test_a_graph_with_graphs_inside_is_refused():
         fp16.narrow(helper.make_graph([node], "outer", [], []))
 
 
-def test_pictures_are_the_references_but_for_rounding(bundle, tmp_path, opened, plan, as_cuda, caplog):
+def test_images_are_the_references_but_for_rounding(bundle, tmp_path, opened, plan, as_cuda, caplog):
     runtime = Runtime("cuda", 1, tmp_path / "cache")
     narrow = open_bundle(bundle[0], runtime=runtime)
     assert isinstance(narrow.unet, BoundSession)

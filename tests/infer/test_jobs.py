@@ -40,7 +40,7 @@ def ended(service, job: str) -> JobStatus:
     return status()
 
 
-def test_a_job_from_its_order_to_its_pictures(service):
+def test_a_job_from_its_order_to_its_images(service):
     answer = service.client.post("/jobs", json=WISH | {"n": 2})
     assert answer.status_code == 202
     job = answer.json()["id"]
@@ -48,11 +48,11 @@ def test_a_job_from_its_order_to_its_pictures(service):
     status = ended(service, job)
     assert (status.state, status.step, status.steps, status.position, status.seconds_left) == ("done", 8, 8, None, None)
     assert [one.seed for one in status.drawn] == [7, 8]
-    assert status.pictures == [f"/jobs/{job}/pictures/0", f"/jobs/{job}/pictures/1"]
-    png = service.client.get(status.pictures[1])
+    assert status.images == [f"/jobs/{job}/images/0", f"/jobs/{job}/images/1"]
+    png = service.client.get(status.images[1])
     assert png.headers["x-atelier-seed"] == "8"
     assert Image.open(io.BytesIO(png.content)).size == (32, 32)
-    webp = service.client.get(status.pictures[1], headers={"Accept": "image/webp"})
+    webp = service.client.get(status.images[1], headers={"Accept": "image/webp"})
     assert Image.open(io.BytesIO(webp.content)).format == "WEBP"
 
 
@@ -74,7 +74,7 @@ def test_events_tell_every_step_with_previews(service, paced):
     assert [data["step"] for name, data in found if name == "step"] == list(range(1, 16))
     preview = next(data for name, data in found if name == "preview")
     assert Image.open(io.BytesIO(base64.b64decode(preview["webp"]))).format == "WEBP"
-    assert kinds[-2:] == ["picture", "end"]
+    assert kinds[-2:] == ["image", "end"]
     assert found[-1][1]["state"] == "done"
     assert [name for name, _ in events(service, job)] == ["status", "end"]  # read again after the end
 
@@ -99,7 +99,7 @@ def test_position_and_time_left(service, paced):
     statuses = [service.client.get(f"/jobs/{job['id']}").json() for job in jobs]
     assert [status["position"] for status in statuses] == [0, 1]
     assert statuses[1]["seconds_left"] > statuses[0]["seconds_left"] > 0
-    assert "ready: none" in problem(service.client.get(f"/jobs/{jobs[0]['id']}/pictures/0"), 404)
+    assert "ready: none" in problem(service.client.get(f"/jobs/{jobs[0]['id']}/images/0"), 404)
     go.set()
     assert ended(service, jobs[1]["id"]).state == "done"
 
@@ -132,7 +132,7 @@ def test_a_job_is_its_senders_alone(service, token_file):
         lines.write(f"ida admin {hashlib.sha256(b'ida-s token').hexdigest()}\n")
     job = service.client.post("/jobs", json=WISH).json()["id"]
     other = {"Authorization": "Bearer ida-s token"}
-    for method, path in (("GET", ""), ("GET", "/events"), ("GET", "/pictures/0"), ("DELETE", "")):
+    for method, path in (("GET", ""), ("GET", "/events"), ("GET", "/images/0"), ("DELETE", "")):
         problem(service.client.request(method, f"/jobs/{job}{path}", headers=other), 404)
     assert ended(service, job).state == "done"
 
@@ -140,7 +140,7 @@ def test_a_job_is_its_senders_alone(service, token_file):
 def test_the_same_key_is_the_same_job(service):
     first, again = (service.client.post("/jobs", json=WISH, headers={"Idempotency-Key": "k"}).json()["id"] for _ in range(2))
     assert first == again
-    # the key of a job is not one of a picture
+    # the key of a job is not one of an image
     problem(service.client.post("/generate", json=WISH, headers={"Idempotency-Key": "k"}), 422)
 
 
@@ -154,7 +154,7 @@ def test_a_key_outlives_who_waited_first_and_is_free_after_a_failure():
         raise UnknownVersionError("no such version")
 
     chooser = SimpleNamespace(cached=lambda wish: None, find=find)
-    engine = SimpleNamespace(admit=lambda pictures: nullcontext())
+    engine = SimpleNamespace(admit=lambda images: nullcontext())
     counter = desk.GenerationService(
         engine=engine, versions=None, chooser=chooser, metrics=None, settings=None, callbacks=None, memory=None
     )

@@ -45,7 +45,7 @@ def test_a_new_champion_draws_without_a_restart(service, store, publish):
     service.wait(lambda: version_of(service.draw()) == str(number))
     after = service.draw()
     assert after.content != before.content
-    # the same seed with the old version, by its number, gives the old picture
+    # the same seed with the old version, by its number, gives the old image
     assert service.draw(version=1).content == before.content
 
 
@@ -157,17 +157,17 @@ def test_before_tracking_ever_answered(make_service, store, publish):
 
 
 def test_a_model_that_was_made_anew_starts_from_nothing(service, store, publish):
-    store.pictures[1] = b"\x89PNG of the old one"
-    assert b"old" in service.client.get("/versions/1/picture").content
+    store.images[1] = b"\x89PNG of the old one"
+    assert b"old" in service.client.get("/versions/1/image").content
     before = service.draw().content
     number = publish(seed=5)
     store.folders = {1: store.folders[number]}
     store.make_model_again()  # version 1 is another adapter now
     store.set_alias("champion", 1)
-    store.pictures[1] = b"\x89PNG of the new one"
+    store.images[1] = b"\x89PNG of the new one"
     service.wait(lambda: service.draw().content != before)
     assert version_of(service.draw()) == "1"
-    assert b"new" in service.client.get("/versions/1/picture").content
+    assert b"new" in service.client.get("/versions/1/image").content
 
 
 def test_versions_by_number_are_kept_up_to_the_limit(make_service, store, publish, tmp_path, bundle):
@@ -216,7 +216,7 @@ def test_a_champion_is_staged_while_the_old_one_draws(service, store, publish, m
             super().take(out)
 
     old = service.draw(steps=3)
-    monkeypatch.setattr(desk, "Drawing", Slow)
+    monkeypatch.setattr(desk, "DenoisingState", Slow)
     answers = []
     thread = threading.Thread(target=lambda: answers.append(service.draw(steps=3)))
     thread.start()
@@ -251,7 +251,7 @@ def blank(service, monkeypatch) -> None:
     monkeypatch.setattr(DenoisingState, "finish", lambda self, proceed: np.zeros((32, 32, 3), np.uint8))
 
 
-def test_two_blank_pictures_in_a_row_and_the_version_before_serves_again(service, store, publish, monkeypatch, caplog):
+def test_two_blank_images_in_a_row_and_the_version_before_serves_again(service, store, publish, monkeypatch, caplog):
     before = service.draw().content
     number = publish(seed=5)
     store.set_alias("champion", number)
@@ -268,7 +268,7 @@ def test_two_blank_pictures_in_a_row_and_the_version_before_serves_again(service
         "reverted_from": number,
         "problem": "",
     }
-    assert "2 blank or non-finite pictures in a row; version 1 serves as champion again" in alias(service)["problem"]
+    assert "2 blank or non-finite images in a row; version 1 serves as champion again" in alias(service)["problem"]
     assert ready(service) == (200, "stale")
     assert service.draw().content == before
     assert version_of(service.draw(version=number)) == str(number)  # by its number it can be looked at
@@ -319,7 +319,7 @@ def test_a_graph_that_fails_says_nothing_about_a_version(make_service, store, pu
     for _ in range(3):
         assert "ONNX Runtime failed" in problem(service.draw(), 500)
     assert alias(service)["serving"] == 2
-    assert service.count("pictures_total", version="2", alias="champion", outcome="failed") == 3
+    assert service.count("images_total", version="2", alias="champion", outcome="failed") == 3
     assert version_of(service.draw(guidance_scale=1)) == "2"
 
 
@@ -335,7 +335,7 @@ def test_a_step_back_is_reported(make_service, store, publish, monkeypatch):
         service.draw()
     ((name, version, serving, reason),) = reports
     assert (name, version, serving) == ("champion", 2, 1)
-    assert "2 blank or non-finite pictures in a row" in reason
+    assert "2 blank or non-finite images in a row" in reason
 
 
 def test_healthz_fails_when_the_engine_thread_is_dead(service, monkeypatch):
@@ -352,7 +352,7 @@ def test_healthz_fails_when_the_engine_thread_is_dead(service, monkeypatch):
     service.wait(lambda: service.client.get("/healthz").status_code == 200)
 
 
-def test_a_sound_picture_between_two_blank_ones(service, store, publish, monkeypatch):
+def test_a_sound_image_between_two_blank_ones(service, store, publish, monkeypatch):
     number = publish(seed=5)
     store.set_alias("champion", number)
     service.wait(lambda: version_of(service.draw()) == str(number))
@@ -370,7 +370,7 @@ def test_the_first_champion_has_nothing_to_step_back_to(service, monkeypatch):
         assert version_of(service.draw()) == "1"
 
 
-def test_pictures_that_are_not_finite_count_as_well(service, store, publish, monkeypatch):
+def test_images_that_are_not_finite_count_as_well(service, store, publish, monkeypatch):
     number = publish(seed=5)
     store.set_alias("champion", number)
     service.wait(lambda: version_of(service.draw()) == str(number))
@@ -399,26 +399,26 @@ def test_what_requests_use_stays_in_memory_and_more_is_told_to_wait(
     store.set_alias("champion", publish(seed=5))
     service = make_service(adapter_cache_mib=1, batch_rank=20_000)
     service.wait(lambda: ready(service)[0] == 200)
-    monkeypatch.setattr(desk, "Drawing", Slow)
+    monkeypatch.setattr(desk, "DenoisingState", Slow)
     answers = []
     thread = threading.Thread(target=lambda: answers.append(service.draw(version=1)))
     thread.start()
     assert started.wait(20)
     run_between_steps = service.engine.run_between_steps
-    monkeypatch.setattr(service.engine, "errand", lambda call: call())  # a probe would wait for the step that waits here
+    monkeypatch.setattr(service.engine, "run_between_steps", lambda call: call())  # a probe would wait for the step that waits here
     refused = service.draw(version=2)
     assert "requests under way use 0.7 of the 1 MiB" in problem(refused, 503)
     assert refused.headers["retry-after"] == "5"
     assert 1 in [one["version"] for one in service.client.get("/models").json()["adapters"]]
     go.set()
     thread.join()
-    monkeypatch.setattr(service.engine, "errand", run_between_steps)
+    monkeypatch.setattr(service.engine, "run_between_steps", run_between_steps)
     version_of(answers[0])
     assert version_of(service.draw(version=2)) == "2"
 
 
-def test_a_switch_under_load_fails_no_request_and_every_picture_is_what_it_says(service, store, publish):
-    """Eight clients draw while the champion moves five times; each picture is drawn again from its own text."""
+def test_a_switch_under_load_fails_no_request_and_every_image_is_what_it_says(service, store, publish):
+    """Eight clients draw while the champion moves five times; each image is drawn again from its own text."""
     stop, answers = threading.Event(), []
 
     def client(seed: int) -> None:

@@ -16,7 +16,7 @@ from atelier_infer.engine.denoising_step import DenoisingStep
 from atelier_infer.engine.memory_account import MIB, MemoryAccount, resident_bytes
 from atelier_infer.engine.memory_limit import MARGIN, usable_bytes
 from atelier_infer.engine.memory_measurement import Measurement
-from atelier_infer.errors import BundleError, MemoryFullError, PictureSizeError
+from atelier_infer.errors import BundleError, ImageSizeError, MemoryFullError
 from atelier_infer.onnx.providers import Runtime
 from atelier_infer.pipeline.adapter import load_adapter
 from atelier_infer.pipeline.bundle import open_bundle
@@ -139,13 +139,13 @@ Measurement(Runtime("cpu", 1, None), decode_tile_px=768, max_side_px=128)(Path({
 # --- what is let in
 
 
-def test_a_picture_that_never_fits_is_refused_with_the_largest_square(opened):
+def test_an_image_that_never_fits_is_refused_with_the_largest_square(opened):
     memory, base = MemoryAccount(100 * MIB, process_bytes=20 * MIB), replace(opened, memory=costs(1000, resident=10 * MIB))
     memory.check_size(base, 256, 256)  # 70 MiB are left for 62.5 and a preview of 6
-    with pytest.raises(PictureSizeError, match="received 272 x 256; the largest square that fits is 256 x 256 px"):
+    with pytest.raises(ImageSizeError, match="received 272 x 256; the largest square that fits is 256 x 256 px"):
         memory.check_size(base, 272, 256)
     base = replace(base, memory=costs(1000, resident=72 * MIB))
-    with pytest.raises(PictureSizeError, match="the largest square that fits is 32 x 32 px"):
+    with pytest.raises(ImageSizeError, match="the largest square that fits is 32 x 32 px"):
         memory.check_size(base, 128, 128)
     memory.check_size(opened, 4096, 4096)  # not measured, so not known
 
@@ -153,18 +153,18 @@ def test_a_picture_that_never_fits_is_refused_with_the_largest_square(opened):
 def test_the_decoder_counts_too(opened):
     memory, base = MemoryAccount(100 * MIB, process_bytes=0), replace(opened, memory=costs(1, decode_px=1000))
     memory.check_size(base, 256, 256)
-    with pytest.raises(PictureSizeError):
+    with pytest.raises(ImageSizeError):
         memory.check_size(base, 512, 512)
 
 
-def test_tiles_are_smaller_where_a_whole_picture_leaves_no_room_for_a_step(opened):
+def test_tiles_are_smaller_where_a_whole_image_leaves_no_room_for_a_step(opened):
     base = replace(opened, memory=costs(100, decode_px=1000))
     assert MemoryAccount(PLENTY, process_bytes=0).tile_px(base) == 768
     assert MemoryAccount(100 * MIB, process_bytes=0).tile_px(base) == 320  # 97.7 MiB beside a step of 0.2
     assert MemoryAccount(1 * MIB, process_bytes=0).tile_px(base) == base.manifest.native_size_px
 
 
-def test_a_step_takes_pictures_as_long_as_their_rows_fit(opened, plan):
+def test_a_step_takes_images_as_long_as_their_rows_fit(opened, plan):
     memory = MemoryAccount(16 * MIB, process_bytes=0)  # 10 without a preview
     base = replace(opened, memory=costs(1024))
     drawings = [DenoisingState(base, [], replace(plan, guidance_scale=3.0, width=32)) for _ in range(8)]  # 2 rows of 1 MiB each
@@ -202,17 +202,17 @@ def test_what_is_held_counts_until_nobody_refers_to_it():
     assert (memory.parts()["adapters"], memory.free_bytes) == (0, 90)
 
 
-def test_rows_one_after_the_other_give_the_same_picture(opened, adapter, plan):
+def test_rows_one_after_the_other_give_the_same_image(opened, adapter, plan):
     loaded, guided = load_adapter(adapter[0], opened.manifest), replace(plan, guidance_scale=4.0)
     for mix in ([], [WeightedAdapter(loaded)]):
-        pictures = []
+        images = []
         for most in (2, 1):
             drawing, batch = DenoisingState(opened, mix, guided), DenoisingStep(rows_at_once=lambda _, most=most: most)
             drawing.begin()
             while not drawing.done:
                 assert batch.step([drawing]) == [None]
-            pictures.append(drawing.finish().astype(int))
-        assert np.abs(pictures[0] - pictures[1]).max() <= 1
+            images.append(drawing.finish().astype(int))
+        assert np.abs(images[0] - images[1]).max() <= 1
 
 
 # --- the service
@@ -283,8 +283,8 @@ def test_a_job_that_has_ended_holds_no_adapter(make_service, store, publish, ada
     after = service.engine.memory.parts()["adapters"]
     assert (before, after) == (2 * after, before / 2)  # the champion's is left
     told = service.client.get(f"/jobs/{jobs[1]}").json()
-    assert (told["step"], told["steps"], len(told["pictures"])) == (4, 4, 2)
-    assert Image.open(io.BytesIO(service.client.get(told["pictures"][1]).content)).size == (32, 32)
+    assert (told["step"], told["steps"], len(told["images"])) == (4, 4, 2)
+    assert Image.open(io.BytesIO(service.client.get(told["images"][1]).content)).size == (32, 32)
 
 
 def test_the_account_is_told_to_prometheus(service):
@@ -363,6 +363,6 @@ def test_a_lone_row_for_which_there_is_no_memory_is_refused_and_then_known(opene
     drawing.begin()
     with pytest.raises(MemoryFullError, match="not enough memory for this size"):
         batch.step([drawing])
-    with pytest.raises(PictureSizeError, match="the largest square that fits is 48 x 48 px"):
+    with pytest.raises(ImageSizeError, match="the largest square that fits is 48 x 48 px"):
         memory.check_size(base, 64, 64)
     memory.check_size(base, 48, 48)

@@ -1,4 +1,4 @@
-"""The extra infer-openvino in an environment of its own: its pictures beside the reference's."""
+"""The extra infer-openvino in an environment of its own: its images beside the reference's."""
 
 from __future__ import annotations
 
@@ -66,8 +66,8 @@ def python(tmp_path_factory) -> Path:
     return python
 
 
-def test_pictures_are_close_to_the_reference(python, tiny_base, tmp_path):
-    command = [python, "-c", CODE, tiny_base, tmp_path / "pictures.npy", tmp_path / "cache"]
+def test_images_are_close_to_the_reference(python, tiny_base, tmp_path):
+    command = [python, "-c", CODE, tiny_base, tmp_path / "images.npy", tmp_path / "cache"]
     subprocess.run(command, check=True, env={"PATH": os.environ["PATH"], "HOME": str(tmp_path)})
     assert list((tmp_path / "cache/graphs").rglob("*.blob")), "nothing was kept of compiling"
     bundle = open_bundle(tiny_base, runtime=Runtime(intra_op_threads=1))
@@ -75,7 +75,7 @@ def test_pictures_are_close_to_the_reference(python, tiny_base, tmp_path):
     drawings: list[DenoisingState] = drawn_together(
         bundle, [([], SamplingParams(*ids, 8, 4.0, seed, SIDE, SIDE, "ddim")) for seed in SEEDS]
     )
-    for drawing, theirs in zip(drawings, np.load(tmp_path / "pictures.npy"), strict=True):
+    for drawing, theirs in zip(drawings, np.load(tmp_path / "images.npy"), strict=True):
         ours = drawing.finish()
         assert ours.std() > 10
         apart = ours.astype(float) - theirs

@@ -1,4 +1,4 @@
-"""Whatever is in a picture, a manifest, a file of weights or a header: it is read, or refused with an error of the tree."""
+"""Whatever is in an image, a manifest, a file of weights or a header: it is read, or refused with an error of the tree."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from atelier_infer.aliases import last_known_aliases
 from atelier_infer.api.content_negotiation import best_of
 from atelier_infer.api.verify import as_wish
 from atelier_infer.artifacts.artifact_cache import ArtifactCache
-from atelier_infer.errors import CallerError, FormatError, InferError, PictureError, RefusedError
-from atelier_infer.generation.image_codec import DESCRIPTION, JSON, PNG, WEBP, png_bytes, read_picture
+from atelier_infer.errors import CallerError, FormatError, ImageError, InferError, RefusedError
+from atelier_infer.generation.image_codec import DESCRIPTION, JSON, PNG, WEBP, png_bytes, read_image
 from atelier_infer.pipeline.adapter import FLOATS, load_adapter
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
@@ -50,8 +50,8 @@ WORDS = st.sampled_from(
 )
 
 
-def picture(text: str | bytes, form: str) -> bytes:
-    """A picture of 4 x 4 px with any text."""
+def encoded_image(text: str | bytes, form: str) -> bytes:
+    """An image of 4 x 4 px with any text."""
     stream, image = BytesIO(), Image.new("RGB", (4, 4))
     if form == "png":
         info = PngInfo()
@@ -66,10 +66,10 @@ def picture(text: str | bytes, form: str) -> bytes:
 
 
 def read(content: bytes) -> None:
-    """As `/verify` does: the picture, then the request that its text makes."""
+    """As `/verify` does: the image, then the request that its text makes."""
     try:
-        drawn, pixels = read_picture(content, 64)
-    except PictureError:
+        drawn, pixels = read_image(content, 64)
+    except ImageError:
         return
     assert pixels.dtype == np.uint8 and pixels.ndim == 3
     assert all(len(digest) == 64 and digest.isalnum() for digest in [drawn.bundle_digest, *(a.digest for a in drawn.adapters)])
@@ -81,32 +81,32 @@ def read(content: bytes) -> None:
 
 @settings(SHARED, max_examples=40)
 @given(CHANGES, st.sampled_from(["png", "webp"]))
-def test_any_field_of_a_pictures_text(changes, form):
-    read(picture(json.dumps(DRAWN | changes), form))
+def test_any_field_of_an_images_text(changes, form):
+    read(encoded_image(json.dumps(DRAWN | changes), form))
 
 
 @SHARED
 @given(st.text() | st.binary(max_size=80) | VALUES.map(json.dumps), st.sampled_from(["png", "webp"]))
 @example("[" * 100_000, "png")
 @example('{"seed": ' + "9" * 100_000 + "}", "png")
-def test_any_text_of_a_picture(text, form):
-    read(picture(text, form))
+def test_any_text_of_an_image(text, form):
+    read(encoded_image(text, form))
 
 
 @SHARED
 @given(st.data(), st.sampled_from(["png", "webp"]))
-def test_any_damage_of_a_picture(data, form):
-    content = bytearray(picture(json.dumps(DRAWN), form))
+def test_any_damage_of_an_image(data, form):
+    content = bytearray(encoded_image(json.dumps(DRAWN), form))
     for place, value in data.draw(st.lists(st.tuples(st.integers(0, len(content) - 1), st.integers(0, 255)), max_size=6)):
         content[place] = value
     read(bytes(content[: data.draw(st.integers(0, len(content)))]))
 
 
-def test_a_picture_of_ours_is_read():
+def test_an_image_of_ours_is_read():
     """So that the tests above do not pass by refusing everything."""
     drawn = Drawn.model_validate(DRAWN)
-    assert read_picture(png_bytes(np.zeros((4, 4, 3), np.uint8), drawn), 64)[0] == drawn
-    assert read_picture(picture(json.dumps(DRAWN), "webp"), 64)[0] == drawn
+    assert read_image(png_bytes(np.zeros((4, 4, 3), np.uint8), drawn), 64)[0] == drawn
+    assert read_image(encoded_image(json.dumps(DRAWN), "webp"), 64)[0] == drawn
 
 
 @given(st.text(max_size=60) | st.lists(WORDS | st.text(max_size=4), max_size=8).map("".join))

@@ -37,8 +37,8 @@ def test_the_second_opening_takes_what_the_first_optimised(bundle, tmp_path, pla
     stamps = [(home / OPTIMIZED).stat().st_mtime_ns for home in homes]
     again = open_bundle(bundle[0], runtime=runtime)
     assert [(home / OPTIMIZED).stat().st_mtime_ns for home in homes] == stamps
-    pictures = [drawn_together(one, [([], plan)])[0].finish() for one in (first, again)]
-    np.testing.assert_array_equal(*pictures)
+    images = [drawn_together(one, [([], plan)])[0].finish() for one in (first, again)]
+    np.testing.assert_array_equal(*images)
 
 
 def test_attention_in_one_operator_is_run_where_the_bundle_and_the_provider_have_it(tmp_path):

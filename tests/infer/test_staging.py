@@ -10,7 +10,7 @@ from PIL import Image
 from .test_generate import problem
 from .tiny_bundle import adapter_tensors, build_adapter
 
-PICTURE = {"prompt": "a cat", "seed": 7, "steps": 2}
+IMAGE = {"prompt": "a cat", "seed": 7, "steps": 2}
 
 
 @pytest.fixture
@@ -33,22 +33,22 @@ def staged(make_service, store, adapter, bundle, tmp_path, token_file):
 
 def test_it_draws_what_serving_would_and_serves_nothing_of_it(staged):
     before = staged.draw().content
-    answer = staged.stage(version=2, pictures=[PICTURE, PICTURE | {"seed": 8, "size": 64}])
+    answer = staged.stage(version=2, images=[IMAGE, IMAGE | {"seed": 8, "size": 64}])
     assert answer.status_code == 200, answer.text
     found = Staged.model_validate_json(answer.content)
     assert (found.model, found.version) == ("sketches", 2)
-    assert found.pictures[0].png == staged.draw(version=2, guidance_scale=5.0).content
-    assert Image.open(io.BytesIO(found.pictures[1].png)).size == (64, 64)
-    assert found.pictures[0].asked.seed == 7
+    assert found.images[0].png == staged.draw(version=2, guidance_scale=5.0).content
+    assert Image.open(io.BytesIO(found.images[1].png)).size == (64, 64)
+    assert found.images[0].asked.seed == 7
     assert found.load_seconds > 0
     assert found.step_seconds > 0
     assert staged.client.get("/models").json()["aliases"]["champion"]["serving"] == 1
     assert staged.draw().content == before
 
 
-def test_without_pictures_it_proves_that_the_version_loads(staged, adapter, bundle):
+def test_without_images_it_proves_that_the_version_loads(staged, adapter, bundle):
     found = Staged.model_validate_json(staged.stage(version=1, model="sketches").content)
-    assert found.pictures == []
+    assert found.images == []
     assert (found.adapter_digest, found.bundle_digest) == (adapter[1].digest(), bundle[1].digest())
 
 
@@ -75,9 +75,9 @@ def test_another_model_is_not_served_here(staged):
         {},
         {"version": 0},
         {"version": 1, "alias": "champion"},
-        {"version": 1, "pictures": [PICTURE] * 9},
-        {"version": 1, "pictures": [PICTURE | {"size": 33}]},
-        {"version": 1, "pictures": [PICTURE | {"width": 32}]},
+        {"version": 1, "images": [IMAGE] * 9},
+        {"version": 1, "images": [IMAGE | {"size": 33}]},
+        {"version": 1, "images": [IMAGE | {"width": 32}]},
     ],
 )
 def test_what_breaks_a_rule_is_refused(staged, body):

@@ -241,7 +241,7 @@ def test_files_are_read_from_the_tracking_server_alone(mlflow_server, adapter, b
     assert list(tmp_path.iterdir()) == [tmp_path / "adapter"]
 
 
-def test_a_training_runs_first_validation_picture_is_found(mlflow_server, adapter):
+def test_a_training_runs_first_validation_image_is_found(mlflow_server, adapter):
     """By the names that `log_image` gives its files now: an earlier pattern never matched them."""
     from PIL import Image
 
@@ -252,5 +252,5 @@ def test_a_training_runs_first_validation_picture_is_found(mlflow_server, adapte
             image = Image.new("RGB", (8, 8), colour if key == "validation_0" else "green")
             publisher.client.log_image(publisher.run.run_id, image, key=key, step=step, synchronous=True)
     store = MlflowStore(tracking_uri=mlflow_server.uri, model=publisher.model)
-    found = Image.open(io.BytesIO(store.validation_picture(number)))
+    found = Image.open(io.BytesIO(store.validation_image(number)))
     assert found.convert("RGB").getpixel((0, 0)) == (0, 0, 255)

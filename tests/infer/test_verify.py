@@ -1,4 +1,4 @@
-"""/verify: a picture is what its text says, or it is not."""
+"""/verify: an image is what its text says, or it is not."""
 
 import io
 import json
@@ -37,7 +37,7 @@ def changed(content: bytes, pixels=None, **text) -> bytes:
         {"scheduler": "euler_ancestral", "guidance_until": 0.5, "width": 48},
     ],
 )
-def test_a_picture_is_drawn_again_from_its_own_text(service, wish):
+def test_an_image_is_drawn_again_from_its_own_text(service, wish):
     content = service.draw(**wish).content
     found = Verified.model_validate_json(verify(service, content).content)
     assert (found.same, found.max_difference, found.differing) == (True, 0, 0.0)
@@ -49,7 +49,7 @@ def test_a_webp_does_as_well(service):
     assert verify(service, webp).json()["same"] is True
 
 
-def test_a_picture_that_was_touched_is_not_the_same(service):
+def test_an_image_that_was_touched_is_not_the_same(service):
     content = service.draw().content
     pixels = np.array(Image.open(io.BytesIO(content)))
     pixels[0, 0, 0] ^= 128
@@ -59,7 +59,7 @@ def test_a_picture_that_was_touched_is_not_the_same(service):
     assert verify(service, changed(content, seed=8)).json()["same"] is False
 
 
-def test_a_picture_from_before_blends(service):
+def test_an_image_from_before_blends(service):
     content = service.draw().content
     assert verify(service, changed(content, adapters=[])).json()["same"] is True
 
@@ -74,7 +74,7 @@ def test_a_version_that_is_something_else_now(service, store, bundle, tmp_path):
     assert "as version 1" in problem(verify(service, content), 409)
 
 
-def test_what_is_no_picture_of_ours(service):
+def test_what_is_no_image_of_ours(service):
     plain = io.BytesIO()
     Image.new("RGB", (32, 32)).save(plain, "png")
     good = service.draw().content

@@ -126,7 +126,7 @@ class RealWorld:
     def unpoint(self, name, alias):
         self.client.delete_registered_model_alias(name, alias)
 
-    def add_picture(self, name, number, key, step, png):
+    def add_image(self, name, number, key, step, png):
         import io
 
         from PIL import Image

@@ -11,7 +11,7 @@ from threading import Lock
 
 from atelier_contracts.names import ADAPTER_FILE, EVIDENCE_FILE, TAG_RETIRED, WEIGHTS_FILE
 from atelier_registry.errors import InvalidArgumentError, TrackingUnavailableError, UnreadableFileError
-from atelier_registry.models.model_registry import FILES, READY, AdapterFiles, Model, Page, Picture, Point, Run, Version
+from atelier_registry.models.model_registry import FILES, READY, AdapterFiles, Image, Model, Page, Point, Run, Version
 
 
 class FakeRegistry:
@@ -24,7 +24,7 @@ class FakeRegistry:
         self._versions: dict[tuple[str, int], Version] = {}
         self._runs: dict[str, Run] = {}
         self._files: dict[tuple[str, int], dict[str, str] | UnreadableFileError] = {}
-        self._pictures: dict[str, dict[Picture, bytes]] = {}
+        self._images: dict[str, dict[Image, bytes]] = {}
         self._points: dict[tuple[str, str], list[Point]] = {}
         self._lock = Lock()
         self._serial = count(1)
@@ -68,13 +68,13 @@ class FakeRegistry:
         self._called("curve")
         return self._points.get((run_id, metric), [])
 
-    def pictures(self, run_id):
-        self._called("pictures")
-        return sorted(self._pictures.get(run_id, {}), key=lambda picture: (picture.key, picture.step))
+    def images(self, run_id):
+        self._called("images")
+        return sorted(self._images.get(run_id, {}), key=lambda image: (image.key, image.step))
 
-    def picture(self, run_id, path):
-        self._called("picture")
-        return next((png for picture, png in self._pictures.get(run_id, {}).items() if picture.path == path), None)
+    def image(self, run_id, path):
+        self._called("image")
+        return next((png for image, png in self._images.get(run_id, {}).items() if image.path == path), None)
 
     def set_tag(self, name, number, key, value):
         if key == TAG_RETIRED:
@@ -166,10 +166,10 @@ class FakeRegistry:
         model = self._models[name]
         self._models[name] = replace(model, aliases={k: v for k, v in model.aliases.items() if k != alias})
 
-    def add_picture(self, name, number, key, step, png):
+    def add_image(self, name, number, key, step, png):
         run = self._versions[name, number].run_id
-        path = f"images/{key}%step%{step}%timestamp%1%{len(self._pictures)}.png"
-        self._pictures.setdefault(run, {})[Picture(path, key, step)] = png
+        path = f"images/{key}%step%{step}%timestamp%1%{len(self._images)}.png"
+        self._images.setdefault(run, {})[Image(path, key, step)] = png
 
     def add_point(self, name, number, metric, step, value):
         self._points.setdefault((self._versions[name, number].run_id, metric), []).append(Point(step, value))

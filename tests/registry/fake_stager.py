@@ -7,7 +7,7 @@ import math
 from collections.abc import Callable
 
 import numpy as np
-from atelier_contracts.stage import Staged, StagedPicture
+from atelier_contracts.stage import Staged, StagedImage
 from atelier_registry.errors import StageRefusedError, StageUnavailableError
 from PIL import Image, ImageDraw
 
@@ -33,7 +33,7 @@ def drawing(angle: int, size: int = 64) -> bytes:
 
 
 def pixel_difference(one: bytes, other: bytes) -> float:
-    """Mean absolute difference of two pictures' values, 0 to 1."""
+    """Mean absolute difference of two images' values, 0 to 1."""
     a, b = (np.asarray(Image.open(io.BytesIO(content)).convert("RGB"), np.float64) for content in (one, other))
     return float(np.abs(a - b).mean()) / 255
 
@@ -54,7 +54,7 @@ class FakeInferClient:
         self.digests: list[str | None] = []
         self.before: Callable[[], None] = lambda: None
 
-    def stage(self, model, version, pictures=(), *, adapter_digest=None):
+    def stage(self, model, version, images=(), *, adapter_digest=None):
         self.before()
         self.calls.append(version)
         self.digests.append(adapter_digest)
@@ -65,9 +65,9 @@ class FakeInferClient:
         return Staged(
             model=model, version=version, adapter_digest=adapter_digest or "a" * 64,
             bundle_digest="b" * 64, load_seconds=0.1, step_seconds=0.01,
-            pictures=[
-                StagedPicture.model_construct(asked=asked, seconds=0.1, png=self._draw(version, asked))
-                for asked in pictures
+            images=[
+                StagedImage.model_construct(asked=asked, seconds=0.1, png=self._draw(version, asked))
+                for asked in images
             ],
         )  # fmt: skip
 

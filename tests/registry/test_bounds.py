@@ -28,7 +28,7 @@ def slow(infer_client):
 
 def test_readers_that_wait_for_infer_hold_up_nobody(start, fake, adapters, infer_client, slow):
     api = start(fake, policy=Policy.model_validate({"default": {"champion": {"loads": True}, "candidate": {}}}))
-    drawing = {"versions": [1], "pictures": [{"prompt": "a cat"}]}
+    drawing = {"versions": [1], "images": [{"prompt": "a cat"}]}
     go, entered = slow
     draw = partial(api.as_("rita").post, f"/models/{adapters}/draw", drawing)
     waiting = [threading.Thread(target=draw) for _ in range(LOOKS_AT_INFER)]

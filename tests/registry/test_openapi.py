@@ -21,7 +21,7 @@ def url(real_world, ledger, locks, push, token_file, infer_client):
     real_world.add_model(name := "examined")
     for _ in range(2):
         real_world.add_version(name, tags={"atelier.kind": "adapter"}, files=FILES, metrics={"loss": 0.5})
-    real_world.add_picture(name, 1, "validation", 1, png(9))
+    real_world.add_image(name, 1, "validation", 1, png(9))
     event_stream = EventStream(ledger)
     app = create_app(
         registry=real_world.registry,

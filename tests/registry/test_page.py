@@ -108,7 +108,7 @@ def test_decide_with_the_keyboard(open_page, fake, adapters, infer_client):
     for step, value in ((1, 0.5), (2, 0.4), (3, 0.3)):
         fake.add_point(adapters, 2, "validation_loss", step, value)
     fake._runs[fake.version(adapters, 2).run_id].metrics.update({"validation_loss": 0.3})  # type: ignore[attr-defined]
-    fake.add_picture(adapters, 2, "validation", 3, png(120))
+    fake.add_image(adapters, 2, "validation", 3, png(120))
     page = open_page()
     row = page.locator("tr[data-version='2']")
     row.locator("svg[aria-label='validation_loss from 0.5000 to 0.3000']").wait_for()

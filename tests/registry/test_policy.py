@@ -10,7 +10,7 @@ from atelier_registry.errors import PolicyError
 
 from .conftest import EVIDENCE, FILES
 
-DRIFT = {"at_most": 0.3, "pictures": [{"prompt": "a cat", "seed": 7, "steps": 4, "size": 64}]}
+DRIFT = {"at_most": 0.3, "images": [{"prompt": "a cat", "seed": 7, "steps": 4, "size": 64}]}
 
 
 def policy(**champion):
@@ -66,7 +66,7 @@ def test_every_problem_at_once(tmp_path):
                   champion:
                     max_onnx_error: -1
                     metrics: [{at_most: 3}, {name: fid, at_least: 2, at_most: 1}]
-                    drift: {at_most: 0.5, pictures: []}
+                    drift: {at_most: 0.5, images: []}
                     min_age_s: soon
                 """,
             )
@@ -76,7 +76,7 @@ def test_every_problem_at_once(tmp_path):
         "default.champion.max_onnx_error: Input should be greater than or equal to 0; received -1",
         "default.champion.metrics.0.name: is required",
         "at_least must not exceed at_most; received 2 and 1",
-        "default.champion.drift.pictures",
+        "default.champion.drift.images",
         "default.champion.min_age_s",
     ):
         assert told in str(error.value)
@@ -182,48 +182,48 @@ def test_drift_between_candidate_and_champion(start, fake, adapters, infer_clien
     infer_client.angles = {1: 0, 2: 4, 3: 90}
     api = start(fake, policy=policy(drift=DRIFT))
     first = api.promote(adapters, 1).json()
-    assert verdict(first, "drift")["reason"] == "there is no other champion to compare pictures with"
+    assert verdict(first, "drift")["reason"] == "there is no other champion to compare images with"
     passed = api.promote(adapters, 2).json()
-    assert 0 < verdict(passed, "drift")["numbers"]["picture_1"] < DRIFT["at_most"]
+    assert 0 < verdict(passed, "drift")["numbers"]["image_1"] < DRIFT["at_most"]
     refused = api.promote(adapters, 3)
     assert refused.status_code == 409
-    assert "picture 1 is" in refused.json()["detail"]
+    assert "image 1 is" in refused.json()["detail"]
     assert "at most 0.3 is allowed" in refused.json()["detail"]
     infer_client.down = True
     assert "infer does not answer" in api.promote(adapters, 3).json()["detail"]
     assert api.as_("ada").promote(adapters, 3, force=True).status_code == 200
 
 
-def test_a_picture_may_have_a_limit_of_its_own(start, fake, adapters, infer_client):
+def test_an_image_may_have_a_limit_of_its_own(start, fake, adapters, infer_client):
     infer_client.angles = {1: 0, 2: 90}
-    strict, lenient = DRIFT["pictures"][0], DRIFT["pictures"][0] | {"prompt": "a dog", "at_most": 1.0}
-    api = start(fake, policy=policy(drift={"at_most": 0.3, "pictures": [strict, lenient]}))
+    strict, lenient = DRIFT["images"][0], DRIFT["images"][0] | {"prompt": "a dog", "at_most": 1.0}
+    api = start(fake, policy=policy(drift={"at_most": 0.3, "images": [strict, lenient]}))
     api.promote(adapters, 1)
     detail = api.promote(adapters, 2).json()["detail"]
-    assert "picture 1 is" in detail
-    assert "picture 2" not in detail
+    assert "image 1 is" in detail
+    assert "image 2" not in detail
 
 
 def test_a_version_that_draws_nothing_does_not_pass(start, fake, adapters, infer_client):
     """Not even as the first champion, nor beside one that draws nothing either."""
     api = start(fake, policy=policy(drift=DRIFT))
-    assert "draws nothing on picture 1" in api.promote(adapters, 1).json()["detail"]
+    assert "draws nothing on image 1" in api.promote(adapters, 1).json()["detail"]
     api.as_("ada").promote(adapters, 1, force=True)
     assert "not_blank" in api.promote(adapters, 2).json()["detail"]
 
 
 def test_a_version_that_does_not_listen_does_not_pass(start, fake, adapters, infer_client):
-    pictures = [{"prompt": prompt, "seed": 7, "steps": 4, "size": 64} for prompt in ("a cat", "two dogs at the sea")]
-    api = start(fake, policy=policy(drift={"at_most": 1, "prompts_apart_by": 0.2, "pictures": pictures}))
+    images = [{"prompt": prompt, "seed": 7, "steps": 4, "size": 64} for prompt in ("a cat", "two dogs at the sea")]
+    api = start(fake, policy=policy(drift={"at_most": 1, "prompts_apart_by": 0.2, "images": images}))
     infer_client.angles = {1: 0}
     assert api.promote(adapters, 1).status_code == 200
     infer_client.deaf, infer_client.angles = True, {2: 0}
     refused = api.promote(adapters, 2)
-    assert "pictures of different prompts are 0.000 apart, at least 0.2 is asked for" in refused.json()["detail"]
+    assert "images of different prompts are 0.000 apart, at least 0.2 is asked for" in refused.json()["detail"]
 
 
 def test_prompts_can_be_compared_only_where_nothing_else_differs(tmp_path):
-    text = "default: {champion: {drift: {at_most: 0.5, prompts_apart_by: 0.1, pictures: [{prompt: a, seed: 1}, {prompt: b}]}}}"
+    text = "default: {champion: {drift: {at_most: 0.5, prompts_apart_by: 0.1, images: [{prompt: a, seed: 1}, {prompt: b}]}}}"
     with pytest.raises(PolicyError, match="differ in the prompt alone"):
         read_policy(written(tmp_path, text))
 

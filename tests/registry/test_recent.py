@@ -26,10 +26,10 @@ def asked(fake, recent, method, *about):
 def test_a_question_is_asked_once_until_something_changes(fake, recent, adapters):
     run = fake.version(adapters, 5).run_id
     fake.add_point(adapters, 5, "loss", 1, 0.5)
-    fake.add_picture(adapters, 5, "validation", 1, b"\x89PNG")
+    fake.add_image(adapters, 5, "validation", 1, b"\x89PNG")
     questions = [
         ("models", 20, None), ("model", adapters), ("versions", adapters, 20, None), ("version", adapters, 5),
-        ("run", run), ("runs", [run]), ("curve", run, "loss"), ("pictures", run),
+        ("run", run), ("runs", [run]), ("curve", run, "loss"), ("images", run),
     ]  # fmt: skip
     for question in questions:
         first, second = asked(fake, recent, *question), asked(fake, recent, *question)

@@ -24,12 +24,12 @@ def test_a_revert_is_kept_once_until_the_alias_moves(api, adapters, ledger):
     infer = FakeInfer(adapters)
     monitor = RevertMonitor(infer, ledger, 3600)
     monitor.look()
-    infer.aliases["champion"] = ServedAlias(target=2, serving=1, reverted_from=2, problem="version 2 drew 2 blank pictures")
+    infer.aliases["champion"] = ServedAlias(target=2, serving=1, reverted_from=2, problem="version 2 drew 2 blank images")
     for _ in range(3):
         monitor.look()
     [kept] = [decision for decision in api.history(adapters) if decision["action"] == "revert"]
     assert (kept["actor"], kept["from_version"], kept["to_version"], kept["outcome"]) == ("infer", 2, 1, "done")
-    assert "2 blank pictures" in kept["reason"]
+    assert "2 blank images" in kept["reason"]
     assert api.get(f"/models/{adapters}/aliases/champion").json()["version"] == 2  # the alias stays: people decide
     assert api.roll_back(adapters).json()["to_version"] == 1  # and a roll back goes where it went before
     api.as_("ada").promote(adapters, 2)

@@ -5,9 +5,9 @@ import math
 from datetime import UTC, datetime, timedelta
 
 import pytest
-from atelier_registry.config.policy import AliasPolicy, Better, Bound, Drift, DriftPicture
+from atelier_registry.config.policy import AliasPolicy, Better, Bound, Drift, DriftImage
 from atelier_registry.decisions import rules
-from atelier_registry.decisions.image_distance import PictureFindings
+from atelier_registry.decisions.image_distance import ImageFindings
 from atelier_registry.decisions.rules import Candidate, Observations
 from atelier_registry.models.artifact_digests import AdapterIdentity
 from atelier_registry.models.model_registry import Version
@@ -114,19 +114,19 @@ def test_loads_and_drift():
     assert evaluator(rules.loads, load_problem="").passed
     assert evaluator(rules.loads, load_problem="NaN").reason == "NaN"
     assert not evaluator(rules.loads).passed
-    rule = rules.drift(Drift(at_most=0.2, pictures=[DriftPicture(prompt="a cat"), DriftPicture(prompt="a dog", at_most=0.5)]))
+    rule = rules.drift(Drift(at_most=0.2, images=[DriftImage(prompt="a cat"), DriftImage(prompt="a dog", at_most=0.5)]))
     assert evaluator(rule).passed
-    assert evaluator(rule, None, subject(1), pictures=PictureFindings((0.1, 0.4), (), None)).passed
-    far = evaluator(rule, None, subject(1), pictures=PictureFindings((0.3, 0.6), (), None))
+    assert evaluator(rule, None, subject(1), images=ImageFindings((0.1, 0.4), (), None)).passed
+    far = evaluator(rule, None, subject(1), images=ImageFindings((0.3, 0.6), (), None))
     assert not far.passed
-    assert "picture 1 is 0.300 away, at most 0.2 is allowed; picture 2 is 0.600 away, at most 0.5" in far.reason
-    assert far.numbers == {"at_most": 0.2, "picture_1": 0.3, "picture_2": 0.6}
-    assert evaluator(rule, None, subject(1), picture_problem="infer is down").reason == "infer is down"
-    assert not evaluator(rules.not_blank, pictures=PictureFindings((), (2,), None)).passed
+    assert "image 1 is 0.300 away, at most 0.2 is allowed; image 2 is 0.600 away, at most 0.5" in far.reason
+    assert far.numbers == {"at_most": 0.2, "image_1": 0.3, "image_2": 0.6}
+    assert evaluator(rule, None, subject(1), image_problem="infer is down").reason == "infer is down"
+    assert not evaluator(rules.not_blank, images=ImageFindings((), (2,), None)).passed
     assert not evaluator(rules.not_blank).passed
     matters = rules.prompt_matters(0.1)
-    assert evaluator(matters, pictures=PictureFindings((), (), 0.1)).passed
-    assert not evaluator(matters, pictures=PictureFindings((), (), 0.09)).passed
+    assert evaluator(matters, images=ImageFindings((), (), 0.1)).passed
+    assert not evaluator(matters, images=ImageFindings((), (), 0.09)).passed
     assert not evaluator(matters).passed
 
 

@@ -1,4 +1,4 @@
-"""Comparing, pictures, curves, drawing, retiring, and roll backs that prove their target: over HTTP."""
+"""Comparing, images, curves, drawing, retiring, and roll backs that prove their target: over HTTP."""
 
 import pytest
 from atelier_contracts.stage import Staged
@@ -41,21 +41,21 @@ def test_a_list_with_runs(two, name):
     assert [version["run"] for version in two.get(f"/models/{name}/versions").json()["versions"]] == [None, None]
 
 
-def test_pictures_and_curves(two, world, name):
+def test_images_and_curves(two, world, name):
     for step in (10, 20):
-        world.add_picture(name, 1, "validation", step, png(step))
+        world.add_image(name, 1, "validation", step, png(step))
         world.add_point(name, 1, "ema_loss", step, 1 / step)
     world.add_point(name, 1, "ema_loss", 30, float("nan"))
-    pictures = two.get(f"/models/{name}/versions/1/pictures").json()["pictures"]
-    assert [(picture["key"], picture["step"]) for picture in pictures] == [("validation", 10), ("validation", 20)]
-    shown = two.client.get(pictures[1]["path"], headers=two._headers)
+    images = two.get(f"/models/{name}/versions/1/images").json()["images"]
+    assert [(image["key"], image["step"]) for image in images] == [("validation", 10), ("validation", 20)]
+    shown = two.client.get(images[1]["path"], headers=two._headers)
     assert shown.headers["content-type"] == "image/png"
     assert pixel_difference(shown.content, png(20)) == 0
     curve = two.get(f"/models/{name}/versions/1/curves/ema_loss").json()
     assert curve["points"][:2] == [{"step": 10, "value": 0.1}, {"step": 20, "value": 0.05}]
     assert curve["points"][2]["value"] == "NaN"
-    assert two.get(f"/models/{name}/versions/2/pictures").json() == {"pictures": []}
-    for path in ("picture?path=images/x.png", "picture?path=../../secret", "curves/other"):
+    assert two.get(f"/models/{name}/versions/2/images").json() == {"images": []}
+    for path in ("image?path=images/x.png", "image?path=../../secret", "curves/other"):
         assert two.get(f"/models/{name}/versions/1/{path}").status_code == 404
 
 
@@ -63,17 +63,17 @@ def test_draw(start, fake, adapters, infer_client):
     api = start(fake).as_("rita")
     infer_client.levels, infer_client.broken = {1: 10, 2: 20}, {3}
     asked = {"prompt": "a cat", "seed": 7, "steps": 2, "size": 16}
-    found = api.post(f"/models/{adapters}/draw", {"versions": [1, 2, 3], "pictures": [asked]}).json()["drawn"]
+    found = api.post(f"/models/{adapters}/draw", {"versions": [1, 2, 3], "images": [asked]}).json()["drawn"]
     assert [one["version"] for one in found] == [1, 2, 3]
-    pictures = [Staged.model_validate(one["staged"]).pictures[0].png for one in found[:2]]
-    assert pixel_difference(*pictures) == pytest.approx(10 / 255)
+    images = [Staged.model_validate(one["staged"]).images[0].png for one in found[:2]]
+    assert pixel_difference(*images) == pytest.approx(10 / 255)
     assert "NaN" in found[2]["problem"]
-    assert api.post(f"/models/{adapters}/draw", {"versions": [99], "pictures": [asked]}).status_code == 404
-    assert api.post(f"/models/{adapters}/draw", {"versions": [1] * 5, "pictures": [asked]}).status_code == 422
+    assert api.post(f"/models/{adapters}/draw", {"versions": [99], "images": [asked]}).status_code == 404
+    assert api.post(f"/models/{adapters}/draw", {"versions": [1] * 5, "images": [asked]}).status_code == 422
     for number in (True, "1", 2**31, 2**63):
-        assert api.post(f"/models/{adapters}/draw", {"versions": [number], "pictures": [asked]}).status_code == 422
+        assert api.post(f"/models/{adapters}/draw", {"versions": [number], "images": [asked]}).status_code == 422
     infer_client.down = True
-    down = api.post(f"/models/{adapters}/draw", {"versions": [1], "pictures": [asked]}).json()["drawn"]
+    down = api.post(f"/models/{adapters}/draw", {"versions": [1], "images": [asked]}).json()["drawn"]
     assert "does not answer" in down[0]["problem"]
 
 

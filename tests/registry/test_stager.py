@@ -3,7 +3,7 @@
 import hashlib
 
 import pytest
-from atelier_contracts.stage import StagePicture
+from atelier_contracts.stage import StageImage
 from atelier_contracts.tokens import TokenFile
 from atelier_infer.app import create_app, make_engine
 from atelier_infer.metrics import Metrics
@@ -16,7 +16,7 @@ from ..infer.tiny_bundle import adapter_tensors, build_adapter, build_bundle
 from ..servers import app_running, free_port
 from .fake_stager import pixel_difference
 
-PICTURES = [StagePicture(prompt="a cat", seed=7, steps=2), StagePicture(prompt="a dog", seed=8, steps=1, size=64)]
+IMAGES = [StageImage(prompt="a cat", seed=7, steps=2), StageImage(prompt="a dog", seed=8, steps=1, size=64)]
 
 
 @pytest.fixture(scope="module")
@@ -52,11 +52,11 @@ def infer(tmp_path_factory):
 
 def test_it_draws(infer):
     infer_client = HttpInferClient(infer[0], "promoter", 120)
-    one, other = (infer_client.stage("sketches", number, PICTURES) for number in (1, 2))
-    assert [picture.asked for picture in one.pictures] == PICTURES
-    assert 0 < pixel_difference(one.pictures[0].png, other.pictures[0].png) < 1
-    assert pixel_difference(one.pictures[0].png, infer_client.stage("sketches", 1, PICTURES).pictures[0].png) == 0
-    assert infer_client.stage("sketches", 2).pictures == []
+    one, other = (infer_client.stage("sketches", number, IMAGES) for number in (1, 2))
+    assert [image.asked for image in one.images] == IMAGES
+    assert 0 < pixel_difference(one.images[0].png, other.images[0].png) < 1
+    assert pixel_difference(one.images[0].png, infer_client.stage("sketches", 1, IMAGES).images[0].png) == 0
+    assert infer_client.stage("sketches", 2).images == []
 
 
 def test_what_cannot_be_served_is_refused_with_the_reason(infer):
@@ -65,7 +65,7 @@ def test_what_cannot_be_served_is_refused_with_the_reason(infer):
         with pytest.raises(StageRefusedError, match=told):
             infer_client.stage(model, number)
     with pytest.raises(StageRefusedError, match="multiple of"):
-        infer_client.stage("sketches", 1, [StagePicture(prompt="a cat", size=33)])
+        infer_client.stage("sketches", 1, [StageImage(prompt="a cat", size=33)])
 
 
 def test_an_infer_that_cannot_be_asked(infer):
@@ -76,5 +76,5 @@ def test_an_infer_that_cannot_be_asked(infer):
         HttpInferClient(f"http://127.0.0.1:{free_port()}", "promoter", 5).stage("sketches", 1)
     with pytest.raises(StageUnavailableError, match="set ATELIER_REGISTRY_INFER_URL"):
         NoInferClient().stage("sketches", 1)
-    with infer[1].admit(), pytest.raises(StageUnavailableError, match="at most 0 pictures may wait"):
-        HttpInferClient(infer[0], "promoter", 120).stage("sketches", 1, PICTURES)
+    with infer[1].admit(), pytest.raises(StageUnavailableError, match="at most 0 images may wait"):
+        HttpInferClient(infer[0], "promoter", 120).stage("sketches", 1, IMAGES)

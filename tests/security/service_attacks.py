@@ -16,7 +16,7 @@ from PIL.PngImagePlugin import PngInfo
 from .attacks import Row
 from .sending import Body, Zeros
 
-AFTER = ("services", "champion", "picture")
+AFTER = ("services", "champion", "image")
 """What is looked at after a row; after what only reads, or does not come in, the first alone."""
 ROLES = ("rita", "theo", "pia", "ada")
 BELOW = ("rita", "theo")
@@ -132,7 +132,7 @@ CHANGED = [
     Forged({"adapters": [{"version": 999, "digest": DIGEST, "weight": 1.0}]}),
     Forged({"model": "other"}),
 ]
-"""Pictures that are whole, and of something that is not here."""
+"""Images that are whole, and of something that is not here."""
 
 WIDE = zlib.compress(bytes(1 << 20))
 HUGE = b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR\0\0\x75\x30\0\0\x75\x30\x08\x02\0\0\0" + b"\0\0\0\0" + b"\0\0\xff\xffIDAT" + WIDE
@@ -218,19 +218,19 @@ GENERATE = [
 STAGES = [{"version": number} for number in NUMBERS] + [
     {"version": 2, "adapter_digest": path} for path in ("/tmp/victim", "../x", "", "a" * 300)
 ]
-TARGETS = ("/jobs/../../etc", "/jobs/%2e%2e", "/jobs/x", "/jobs/x/events", "/jobs/x/pictures/0")
+TARGETS = ("/jobs/../../etc", "/jobs/%2e%2e", "/jobs/x", "/jobs/x/events", "/jobs/x/images/0")
 INFER_READS = [
-    *rows("infer", ["rita"], "GET", [f"/versions/{number}/picture" for number in VERSIONS], *BEHIND),
-    *rows("infer", ["rita"], "GET", ["/versions/999/picture"], 404),
+    *rows("infer", ["rita"], "GET", [f"/versions/{number}/image" for number in VERSIONS], *BEHIND),
+    *rows("infer", ["rita"], "GET", ["/versions/999/image"], 404),
     *rows("infer", ["rita"], "GET", TARGETS, 404),
-    *rows("infer", ["rita"], "GET", [f"/jobs/x/pictures/{number}" for number in (LONG, "-1", "x")], 404, 422),
+    *rows("infer", ["rita"], "GET", [f"/jobs/x/images/{number}" for number in (LONG, "-1", "x")], 404, 422),
     *rows("infer", [None], "HEAD", ["/healthz", "/readyz"], 200),
     *rows("infer", [None], "GET", ["/healthz", "/readyz"], 200),
     *infer("pia", "/stage", STAGES, 409, 422),
     *infer("pia", "/stage", [{"version": 999}], 404),
     *infer("pia", "/stage", BAD_BODIES[:6], 422),
     *infer("pia", "/stage", [{"version": 2, "adapter_digest": DIGEST}], 409),
-    *infer("pia", "/stage", [{"version": 2, "pictures": [{"prompt": "a", "size": size}]} for size in (True, 10**9, 17)], 422),
+    *infer("pia", "/stage", [{"version": 2, "images": [{"prompt": "a", "size": size}]} for size in (True, 10**9, 17)], 422),
 ]
 
 REASON = {"reason": "an attack"}
@@ -291,7 +291,7 @@ REGISTRY = [
         [
             M + f"/versions/{number}{rest}"
             for number in VERSIONS
-            for rest in ("", "/verdict", "/pictures", "/picture?path=x", "/curves/loss")
+            for rest in ("", "/verdict", "/images", "/image?path=x", "/curves/loss")
         ],
         *BEHIND,
     ),
@@ -301,7 +301,7 @@ REGISTRY = [
     *reads(["/decisions/9223372036854775807"], 404),
     *reads([f"/models/{name}" for name in ("..%2f..", "a%27b", "%00", "%22", "x" * 300, "a%0ab", "%25")], 404, 422),
     *reads(
-        [M + f"/versions/1/picture?path={path}" for path in ("../../x", "/etc/passwd", "images/..%2f..", "%00", "x" * 501)],
+        [M + f"/versions/1/image?path={path}" for path in ("../../x", "/etc/passwd", "images/..%2f..", "%00", "x" * 501)],
         404,
         422,
     ),
@@ -309,10 +309,8 @@ REGISTRY = [
     *reads(["/models?page_token=" + token for token in ("x", "%00", "x" * 1001, "e30=")], 200, 422),
     *reads(["/events?after=" + number for number in ("-1", "9223372036854775808", LONG)], 422),
     *reads(["/events"], 422, Last_Event_ID="²"),
-    *registry("rita", M + "/draw", [{"versions": [number], "pictures": [{"prompt": "a"}]} for number in NUMBERS], 422),
-    *registry(
-        "rita", M + "/draw", [{"versions": [1], "pictures": [{"prompt": "a", "size": True}]}, {"versions": [1] * 99}], 422
-    ),
+    *registry("rita", M + "/draw", [{"versions": [number], "images": [{"prompt": "a"}]} for number in NUMBERS], 422),
+    *registry("rita", M + "/draw", [{"versions": [1], "images": [{"prompt": "a", "size": True}]}, {"versions": [1] * 99}], 422),
     *rows("registry-api", [None], "HEAD", ["/healthz", "/readyz"], 200),
     *rows("registry-api", [None], "GET", ["/healthz", "/readyz"], 200),
     *REFUSED,
@@ -320,7 +318,7 @@ REGISTRY = [
 
 READ = [
     *("/models", M, M + "/versions", M + "/versions/1", M + "/compare?left=1&right=2", M + "/versions/1/verdict", "/nothing"),
-    *(M + "/versions/1/pictures", M + "/versions/1/picture?path=x", M + "/versions/1/curves/loss", M + "/aliases/champion"),
+    *(M + "/versions/1/images", M + "/versions/1/image?path=x", M + "/versions/1/curves/loss", M + "/aliases/champion"),
     *(M + "/history", "/decisions/1", "/events", "/metrics", "/openapi.json", "/subscribers"),
 ]
 DECIDE = [
@@ -329,8 +327,8 @@ DECIDE = [
 ]
 DRAW = ["/generate", "/jobs", "/stage", "/verify", "/v1/images/generations"]
 LOOK = [
-    *("/models", "/versions", "/versions/1/picture", "/metrics", "/openapi.json", "/jobs/x", "/jobs/x/events", "/nothing"),
-    "/jobs/x/pictures/0",
+    *("/models", "/versions", "/versions/1/image", "/metrics", "/openapi.json", "/jobs/x", "/jobs/x/events", "/nothing"),
+    "/jobs/x/images/0",
 ]
 CLOSED = {"infer": (LOOK, DRAW), "registry-api": (READ, DECIDE)}
 """Every address that asks for a login: what is read, and what is posted to."""

@@ -28,8 +28,8 @@ def champion_stays(services: Services) -> None:
     assert found["run_id"] == services.names["run_2"]
 
 
-def picture_stays(services: Services) -> None:
-    assert np.array_equal(np.frombuffer(services.pixels(), np.uint8), np.frombuffer(services.picture, np.uint8))
+def image_stays(services: Services) -> None:
+    assert np.array_equal(np.frombuffer(services.pixels(), np.uint8), np.frombuffer(services.image, np.uint8))
 
 
 def cache_stays(services: Services) -> None:
@@ -43,7 +43,7 @@ def cache_stays(services: Services) -> None:
 CHECKS: dict[str, Callable[[Services], None]] = {
     "services": services_run_on,
     "champion": champion_stays,
-    "picture": picture_stays,
+    "image": image_stays,
     "cache": cache_stays,
 }
 """What a row's `after` names."""

@@ -72,7 +72,7 @@ class Services:
         s3: a client of the bucket that goes by nobody.
         names: `n` model, `bundle`, and per version V `run_V` and `digest_V`; versions 1 and 2 were promoted in this order, 3
             holds other weights than its adapter.json says, 4 evidence of version 1, 5 is retired, 6 was never promoted.
-        picture: what the champion, version 2, draws.
+        image: what the champion, version 2, draws.
         started: process ids of the containers at their start.
     """
 
@@ -81,7 +81,7 @@ class Services:
     servers: dict[str, Server]
     s3: Any
     names: dict[str, str] = field(default_factory=dict)
-    picture: bytes = b""
+    image: bytes = b""
     cache: str = ""
     started: dict[str, str] = field(default_factory=dict)
 
@@ -214,7 +214,7 @@ def serving(around: Neighbours, folder: Path) -> Iterator[Services]:
             retired = services.ask("registry-api", "pia", "POST", f"/models/{MODEL}/versions/5/retire", {"reason": "a test"})
             assert retired.status == 200, retired.body
             services.servers["infer"].inside("python", "-c", PLANT)
-            services.picture, services.cache, services.started = services.pixels(), services.in_cache(), services.process_ids()
+            services.image, services.cache, services.started = services.pixels(), services.in_cache(), services.process_ids()
             yield services
 
 
@@ -238,7 +238,7 @@ def drawn_by(services: Services) -> str | None:
 def fill(services: Services, folder: Path) -> None:
     """A base and six versions, as a trainer registers them."""
     tracking = services.servers["tracking"]
-    experiment = tracking.call("theo", "POST", "experiments/create", {"name": "pictures"})["experiment_id"]
+    experiment = tracking.call("theo", "POST", "experiments/create", {"name": "images"})["experiment_id"]
     services.names |= {"n": MODEL, "e": experiment}
 
     def register(model: str, files: Path, tags: dict[str, str], place: str) -> str:

@@ -93,7 +93,7 @@ def problems(services: Services) -> tuple[list[str], str | None]:
 
 @pytest.mark.parametrize("kind", ["all files", "weights"])
 def test_files_of_the_champion_overwritten_in_s3_are_never_drawn(services: Services, kind: str):
-    """Served from memory, then by an infer that starts with an empty cache: the old picture, or a refusal with its reason."""
+    """Served from memory, then by an infer that starts with an empty cache: the old image, or a refusal with its reason."""
     files, manifest = other_files(services)
     if kind == "weights":
         files = {names.WEIGHTS_FILE: files[names.WEIGHTS_FILE]}
@@ -102,11 +102,11 @@ def test_files_of_the_champion_overwritten_in_s3_are_never_drawn(services: Servi
     try:
         for file, content in files.items():
             services.s3.put_object(Bucket="models", Key=services.key(2, file), Body=content)
-        CHECKS["picture"](services)
+        CHECKS["image"](services)
         until(lambda: all(problems(services)), "both services to tell of the change", 60)
         told, drawn = problems(services)
         assert services.names["digest_2"] in told[0] and "changed since it was promoted" in str(drawn)
-        CHECKS["picture"](services)
+        CHECKS["image"](services)
         assert "files of a version were changed" in first["registry-api"].log()
         assert "files of a served version were changed" in first["infer"].log()
         assert services.ask("infer", "pia", "POST", "/stage", {"version": 2}).status == 409 or drawn_by(services) == "2"
@@ -125,7 +125,7 @@ def test_files_of_the_champion_overwritten_in_s3_are_never_drawn(services: Servi
         for file, content in before.items():
             services.s3.put_object(Bucket="models", Key=services.key(2, file), Body=content)
     until(lambda: problems(services) == ([], None), "the change to be over", 60)
-    CHECKS["picture"](services)
+    CHECKS["image"](services)
 
 
 def test_after_all_of_it_both_services_stand(services: Services):

@@ -51,7 +51,7 @@ def sketches(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="session")
 def small_base(tmp_path_factory) -> Path:
-    """A Stable Diffusion of random numbers for pictures of 16 px: a step takes a hundredth of a second."""
+    """A Stable Diffusion of random numbers for images of 16 px: a step takes a hundredth of a second."""
     return write_small_base(tmp_path_factory.mktemp("base") / "small-sd")
 
 

@@ -27,7 +27,7 @@ class KilledAt:
         if step == self._step and "loss" in values:
             os.kill(os.getpid(), signal.SIGKILL)
 
-    def picture(self, image: Any, key: str, step: int) -> None:
+    def image(self, image: Any, key: str, step: int) -> None:
         pass
 
     def close(self) -> None:

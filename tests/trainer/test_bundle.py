@@ -180,7 +180,7 @@ def test_parity_is_measured_with_the_adapter_in(bundle, pipeline):
         adapter.measure_parity(pipeline.unet, folder, manifest)
 
 
-def test_wide_pictures_stay_within_the_memory_that_the_service_was_given(bundle, tmp_path):
+def test_wide_images_stay_within_the_memory_that_the_service_was_given(bundle, tmp_path):
     """The largest size there is, with the service's own parts: attention that holds all scores would take 19 GB."""
     report = tmp_path / "report.json"
     command = [sys.executable, ROOT / "benchmarks/infer_memory.py", "--bundle", bundle[0], "--memory-mib", "800"]

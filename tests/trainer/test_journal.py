@@ -20,7 +20,7 @@ class Server:
 
     def __init__(self) -> None:
         self.rows: list[tuple[str, float, int, int]] = []
-        self.pictures: list[str] = []
+        self.images: list[str] = []
         self.notes: list[dict] = []
         self.failing: list[str] = []
 
@@ -39,10 +39,10 @@ class Server:
         self._answer(lambda: None)
         return {row[2:] for row in self.rows if row[0] == name}
 
-    def picture(self, record, file):
+    def image(self, record, file):
         assert Path(file).exists()
         name = f"{record['key']} {record['step']} {record['at_ms']}"
-        self._answer(lambda: self.pictures.append(name) if name not in self.pictures else None)
+        self._answer(lambda: self.images.append(name) if name not in self.images else None)
 
     def note(self, record):
         self._answer(lambda: self.notes.append(record))
@@ -60,7 +60,7 @@ def drain(journal: Journal, server: Server, cautious: bool = True) -> None:
 EVENTS = st.lists(
     st.one_of(
         st.tuples(st.just("log"), st.integers(1, 12)),
-        st.tuples(st.just("picture"), st.integers(1, 12)),
+        st.tuples(st.just("image"), st.integers(1, 12)),
         st.tuples(st.just("deliver"), st.lists(st.sampled_from(["before", "after", "well"]), max_size=4)),
         st.tuples(st.just("kill"), st.integers(0, 40)),
         st.tuples(st.just("restart"), st.just(0)),
@@ -80,8 +80,8 @@ def test_any_interleaving_of_logging_failing_killing_and_replaying(tmp_path_fact
         if kind == "log":
             journal.metrics(value, {"loss": value / 8, "ema": value / 4})
             logged.setdefault(value, (value / 8, value / 4))
-        elif kind == "picture":
-            journal.picture(image, "validation_0", value)
+        elif kind == "image":
+            journal.image(image, "validation_0", value)
             drawn.add(value)
         elif kind == "deliver":
             server.failing = list(value)
@@ -101,7 +101,7 @@ def test_any_interleaving_of_logging_failing_killing_and_replaying(tmp_path_fact
     assert sorted((name, step, value) for name, value, step, _ in server.rows) == sorted(
         (name, step, value) for step, values in logged.items() for name, value in zip(("loss", "ema"), values, strict=True)
     )
-    assert sorted(int(name.split()[1]) for name in server.pictures) == sorted(drawn)
+    assert sorted(int(name.split()[1]) for name in server.images) == sorted(drawn)
     assert not journal.pending
     journal.close()
 
@@ -163,7 +163,7 @@ def test_an_unexpected_error_is_not_swallowed(tmp_path):
 
 
 RECORDS = st.recursive(
-    st.none() | st.integers() | st.text(max_size=6) | st.sampled_from(["metrics", "picture", "status"]),
+    st.none() | st.integers() | st.text(max_size=6) | st.sampled_from(["metrics", "image", "status"]),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(["kind", "rows", "key", "step", "x"]), inner),
     max_leaves=6,
 )
@@ -192,7 +192,7 @@ def test_any_files_of_a_journal(tmp_path_factory, content, mark):
     journal.close()
     assert not journal.pending
     assert records[-1] == {"kind": "status", "status": "RUNNING"}
-    assert {path.name for path in folder.iterdir()} == {"journal.jsonl", "delivered", "pictures"}
+    assert {path.name for path in folder.iterdir()} == {"journal.jsonl", "delivered", "images"}
 
 
 def test_a_mark_beyond_a_journal_that_lost_its_end(tmp_path):

@@ -15,8 +15,8 @@ from atelier_contracts import names
 from atelier_contracts.manifests import AdapterManifest
 from atelier_trainer import objective
 from atelier_trainer.base_model import load_base
-from atelier_trainer.data.dataset import load_pictures, split
-from atelier_trainer.data.encode import Augmentation, encode_captions, encode_pictures
+from atelier_trainer.data.dataset import load_images, split
+from atelier_trainer.data.encode import Augmentation, encode_captions, encode_images
 from atelier_trainer.errors import BaseModelError, DataError, OptionError
 from atelier_trainer.export import adapter
 from atelier_trainer.tracking.runs import card_of
@@ -46,7 +46,7 @@ class Loaded:
             gc.collect()
             self.seen.append([type(item).__name__ for item in gc.get_objects() if type(item) in (AutoencoderKL, CLIPTextModel)])
 
-    def picture(self, image, key, step):
+    def image(self, image, key, step):
         pass
 
     def close(self):
@@ -71,12 +71,12 @@ def test_the_best_weights_are_kept_and_their_loss_is_the_same_number_again(small
     losses = dict(history(options, "validation_loss"))
     assert trained.validation_loss == min(losses.values()) == losses[trained.step]
     base = load_base(options.pretrained_model_name_or_path, None, None)
-    unet, (_, held_out) = base.unet(), split(load_pictures(options), options.validation_samples)
+    unet, (_, held_out) = base.unet(), split(load_images(options), options.validation_samples)
     adapter.inject(unet, rank=2, alpha=2.0)
     weights = load_file(Path(options.output_dir) / names.WEIGHTS_FILE)
     adapter.put_weights(unet, {name.removeprefix("unet."): value for name, value in weights.items()})
     cache = Path(options.cache_dir)
-    kept = encode_pictures(base, held_out, Augmentation(SIZE_PX, SIZE_PX), cache, lambda *_: None)
+    kept = encode_images(base, held_out, Augmentation(SIZE_PX, SIZE_PX), cache, lambda *_: None)
     words = encode_captions(base, held_out.captions, cache)
     assert objective.validation_loss(unet, base.noise, kept, words) == pytest.approx(trained.validation_loss, rel=1e-6)
     last = train(dataclasses.replace(options, select="last"), quiet(), hand_over=False)
@@ -138,7 +138,7 @@ def test_snr_weights_are_those_of_the_paper(base, kind):
     torch.testing.assert_close(objective.snr_weights(schedule, times, 5.0), torch.tensor(wanted))
 
 
-def test_tensorboard_gets_curves_and_pictures(small):
+def test_tensorboard_gets_curves_and_images(small):
     options = dataclasses.replace(small, report_to="tensorboard", validation_prompt="a cat", num_validation_images=1)
     train(options, quiet(), hand_over=False)
     events = EventAccumulator(str(Path(options.output_dir) / "logs")).Reload()
@@ -209,22 +209,22 @@ def test_a_hub_id_without_network_is_one_line(monkeypatch):
     assert "\n" not in str(refusal.value)
 
 
-def test_bad_pictures_are_left_out_and_counted_when_asked(small, sketches, tmp_path):
+def test_bad_images_are_left_out_and_counted_when_asked(small, sketches, tmp_path):
     import shutil
 
     data = tmp_path / "data"
     shutil.copytree(sketches, data)
     bad = sorted(data.glob("**/*.png"))[3]
-    bad.write_bytes(b"not a picture")
+    bad.write_bytes(b"not an image")
     options = dataclasses.replace(small, train_data_dir=str(data), max_train_steps=1)
-    with pytest.raises(DataError, match=rf"{bad.name}.*cannot be read as a picture"):
+    with pytest.raises(DataError, match=rf"{bad.name}.*cannot be read as an image"):
         train(options, quiet(), hand_over=False)
     said = io.StringIO()
     train(dataclasses.replace(options, skip_bad=True), Console(file=said, width=200), hand_over=False)
-    assert f"left out 1 of 24 pictures that cannot be read: {bad.name}" in said.getvalue()
+    assert f"left out 1 of 24 images that cannot be read: {bad.name}" in said.getvalue()
 
 
-def test_pictures_of_every_mode_become_rgb(tmp_path):
+def test_images_of_every_mode_become_rgb(tmp_path):
     from atelier_trainer.data.dataset import ImageDataset
 
     for mode in ("L", "RGBA", "P", "1", "CMYK"):

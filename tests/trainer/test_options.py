@@ -13,7 +13,7 @@ from atelier_trainer.tune.options import TuneOptions
 
 from .walk_through import TRAIN, TUNE
 
-LEGAL = TrainOptions(train_data_dir="pictures", tracking_uri="http://127.0.0.1:5000")
+LEGAL = TrainOptions(train_data_dir="images", tracking_uri="http://127.0.0.1:5000")
 OF_DIFFUSERS = shlex.split("""
     revision variant dataset_config_name train_data_dir image_column caption_column max_train_samples cache_dir scale_lr
     snr_gamma use_8bit_adam allow_tf32 adam_beta1 adam_beta2 adam_weight_decay adam_epsilon max_grad_norm push_to_hub hub_token

@@ -42,7 +42,7 @@ class Switch:
         if "loss" in values and step == self._on:
             self.start()
 
-    def picture(self, image, key, step):
+    def image(self, image, key, step):
         pass
 
     def close(self):

@@ -58,7 +58,7 @@ def same_after_kills(options: TrainOptions, tmp_path: Path, steps: list[int], pr
 
 
 def test_killed_before_the_first_checkpoint_between_two_and_at_one(small, tmp_path):
-    """20 pictures, 4 a step: step 5 ends an epoch; 3 and 4 lie in the middle of one."""
+    """20 images, 4 a step: step 5 ends an epoch; 3 and 4 lie in the middle of one."""
     same_after_kills(dataclasses.replace(small, random_flip=True, lora_dropout=0.1), tmp_path, [1, 4, 5], processes=1)
 
 
@@ -75,7 +75,7 @@ def test_killed_at_every_step(small, tmp_path, step, accumulation, processes):
 
 
 def test_two_processes_share_the_work_and_agree(small, tmp_path):
-    """The mean gradient of two processes with two pictures each is that of one with four."""
+    """The mean gradient of two processes with two images each is that of one with four."""
     options = dataclasses.replace(small, gradient_accumulation_steps=1, max_train_steps=1, caption_dropout=0.0)
     finished(dataclasses.replace(options, output_dir=str(tmp_path / "two")), processes=2)
     run = losses(dataclasses.replace(options, output_dir=str(tmp_path / "two")))

@@ -100,9 +100,9 @@ def test_the_command_trains_goes_on_where_it_stopped_and_leaves_a_folder_that_dr
     assert load_state(state / "unet.pt") == 2
     pipeline = StableDiffusionPipeline.from_pretrained(out, dtype=torch.float32)
     pipeline.set_progress_bar_config(disable=True)
-    picture = pipeline("a red car", num_inference_steps=2, output_type="np").images[0]
-    assert picture.shape == (128, 128, 3)
-    assert np.isfinite(picture).all()
+    image = pipeline("a red car", num_inference_steps=2, output_type="np").images[0]
+    assert image.shape == (128, 128, 3)
+    assert np.isfinite(image).all()
     decoder = torch.load(state / "decoder.pt", weights_only=True)["average"]["module.0.weight"]
     assert torch.equal(pipeline.vae.post_quant_conv.weight, decoder.half().float())
     assert (state / "latents-16.pt").exists()

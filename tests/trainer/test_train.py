@@ -19,15 +19,15 @@ from .conftest import MODEL, TINY, quiet
 pytestmark = pytest.mark.timeout(1200)  # an export takes minutes on a machine that is busy
 
 
-def test_the_run_holds_params_curves_and_pictures(left):
+def test_the_run_holds_params_curves_and_images(left):
     run = left.client.get_run(left.trained.run_id)
     assert run.info.status == "FINISHED"
     assert run.data.params["learning_rate"] == "0.01"
     assert run.data.tags["atelier.dataset_digest"]
     assert [metric.step for metric in left.client.get_metric_history(run.info.run_id, "loss")] == [1, 2, 3, 4]
     assert len(left.client.get_metric_history(run.info.run_id, "validation_loss")) == 2
-    pictures = left.client.list_artifacts(run.info.run_id, "images")
-    assert len([file for file in pictures if file.path.endswith(".png")]) == 2
+    images = left.client.list_artifacts(run.info.run_id, "images")
+    assert len([file for file in images if file.path.endswith(".png")]) == 2
 
 
 def test_the_version_carries_its_tags_and_files(left, tmp_path):

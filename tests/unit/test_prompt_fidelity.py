@@ -11,14 +11,14 @@ import pytest
 import torch
 from atelier_trainer.synthetic.scenes.dataset import render
 from atelier_trainer.synthetic.scenes.scene import KINDS
-from atelier_trainer.synthetic.tiny_base.image_cache import pictures as base_pictures
+from atelier_trainer.synthetic.tiny_base.image_cache import render_images as base_images
 from PIL import Image, ImageOps
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))  # its modules lie beside the command, in no package
 
 import prompt_fidelity as fidelity
 import recogniser as judge
-from fidelity_report import Judged, read_pictures, sheet, write_pictures
+from fidelity_report import Judged, read_images, sheet, write_images
 from recogniser_scenes import CELLS, NOTHING, SIDE, UNSAID, augmented, cells_of, changed, nonsense
 
 
@@ -27,7 +27,7 @@ def known() -> set[str]:
     return fidelity.training_captions([1, 2], 400)
 
 
-def _picture(colour: str = "white") -> Image.Image:
+def _image(colour: str = "white") -> Image.Image:
     return Image.new("RGB", (128, 128), colour)
 
 
@@ -55,7 +55,7 @@ def test_a_known_caption_is_no_prompt_and_the_rest_stay() -> None:
 
 
 def test_training_captions_are_those_of_the_tiny_base(tmp_path: Path) -> None:
-    _, captions = base_pictures(tmp_path, "colour", 5, 2)
+    _, captions = base_images(tmp_path, "colour", 5, 2)
     assert {text for texts in captions for text in texts} == fidelity.training_captions([2], 5)
     assert render(2, 3, "sketch", 64)[1] in fidelity.training_captions([2], 4)
 
@@ -67,7 +67,7 @@ def test_a_hit_is_every_thing_named() -> None:
     assert not fidelity.hit({"cat"}, set())
 
 
-def test_chance_is_the_hit_rate_of_shuffled_pictures() -> None:
+def test_chance_is_the_hit_rate_of_shuffled_images() -> None:
     named = [frozenset({kind}) for kind in ("cat", "cat", "sun", "car")]
     assert fidelity.chance(named, named) == pytest.approx(2 / 12)
     assert fidelity.chance(named, [frozenset(KINDS)] * 4) == 1.0
@@ -75,7 +75,7 @@ def test_chance_is_the_hit_rate_of_shuffled_pictures() -> None:
     rng = np.random.default_rng(0)
     labels = [frozenset({KINDS[k]}) for k in rng.integers(len(KINDS), size=300)]
     assert fidelity.chance(labels, labels) == pytest.approx(1 / len(KINDS), abs=0.01)
-    with pytest.raises(ValueError, match="two pictures or more; received 1"):
+    with pytest.raises(ValueError, match="two images or more; received 1"):
         fidelity.chance(named[:1], named[:1])
 
 
@@ -123,21 +123,21 @@ def test_a_thing_is_found_from_its_threshold_on() -> None:
         return cells
 
     low, high = (np.full(len(KINDS), at, np.float32) for at in (0.9, 1.1))
-    assert judge.Recogniser(network, low, {}).find([_picture()]) == [{KINDS[3]}]
-    assert judge.Recogniser(network, high, {}).find([_picture()] * 2) == [set(), set()]
+    assert judge.Recogniser(network, low, {}).find([_image()]) == [{KINDS[3]}]
+    assert judge.Recogniser(network, high, {}).find([_image()] * 2) == [set(), set()]
 
 
-def test_pictures_go_out_and_come_back(tmp_path: Path) -> None:
-    rows = [(_picture("red"), "a red apple", frozenset({"apple"})), (_picture(), "a sun over a cat", frozenset({"sun", "cat"}))]
-    write_pictures(tmp_path, rows)
-    assert [row[1:] for row in read_pictures(tmp_path)] == [row[1:] for row in rows]
+def test_images_go_out_and_come_back(tmp_path: Path) -> None:
+    rows = [(_image("red"), "a red apple", frozenset({"apple"})), (_image(), "a sun over a cat", frozenset({"sun", "cat"}))]
+    write_images(tmp_path, rows)
+    assert [row[1:] for row in read_images(tmp_path)] == [row[1:] for row in rows]
     (tmp_path / "prompts.jsonl").write_text('{"file_name": "0000.png", "text": "a dog", "kinds": ["dog"]}\n')
     with pytest.raises(ValueError, match=r"line 1 must have .* received .*dog"):
-        read_pictures(tmp_path)
+        read_images(tmp_path)
 
 
 def test_sheet_frames_hits_green_and_misses_red() -> None:
-    pair = [Judged(_picture(), "a cat", frozenset({"cat"}), found, bool(found)) for found in (frozenset({"cat"}), frozenset())]
+    pair = [Judged(_image(), "a cat", frozenset({"cat"}), found, bool(found)) for found in (frozenset({"cat"}), frozenset())]
     whole = np.asarray(sheet(pair, columns=2)).astype(int)
     (_, green, _), (red, _, _) = whole[30, 7], whole[30, whole.shape[1] // 2 + 5]
     assert green > 100 > whole[30, 7, 0]
@@ -155,10 +155,10 @@ def test_sheet_frames_hits_green_and_misses_red() -> None:
         ("--max-sketches", "0.2", 1),
     ],
 )
-def test_command_judges_pictures_and_keeps_to_the_bounds(
+def test_command_judges_images_and_keeps_to_the_bounds(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, flag: str, bound: str, status: int
 ) -> None:
-    write_pictures(tmp_path, [(_picture(), f"a {kind}", frozenset({kind})) for kind in ("cat", "cat", "sun", "sun")])
+    write_images(tmp_path, [(_image(), f"a {kind}", frozenset({kind})) for kind in ("cat", "cat", "sun", "sun")])
     shares = {f"{word}_{key}": 1.0 for word in ("one", "two") for key in ("hit", "exact", "false_positive")}
 
     class Cats:
@@ -176,7 +176,7 @@ def test_command_judges_pictures_and_keeps_to_the_bounds(
     monkeypatch.setattr(fidelity, "train_recogniser", lambda *_: Cats())
     monkeypatch.setattr(fidelity, "train_style_recogniser", lambda *_: Cats())
     out = tmp_path / "figures.json"
-    argv = ["--pictures", str(tmp_path), "--json", str(out), "--sheet", str(tmp_path / "sheet.png"), flag, bound]
+    argv = ["--images", str(tmp_path), "--json", str(out), "--sheet", str(tmp_path / "sheet.png"), flag, bound]
     assert fidelity.main(argv) == status
     report = json.loads(out.read_text())
     assert report["hits"]["one"] == {
@@ -198,7 +198,7 @@ def test_command_judges_pictures_and_keeps_to_the_bounds(
         (["--count", "1"], "received 1"),
         (["--adapter", "nowhere"], "nowhere has no pytorch_lora_weights.safetensors"),
         (["--base", "nowhere"], "nowhere has no model_index.json"),
-        (["--pictures", "a", "--adapter", "b"], "give one of them"),
+        (["--images", "a", "--adapter", "b"], "give one of them"),
     ],
 )
 def test_command_refuses(argv: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:

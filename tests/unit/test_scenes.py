@@ -173,7 +173,7 @@ def test_both_styles_show_the_same_scene_under_the_same_caption() -> None:
 
 
 @pytest.mark.parametrize("style", ["sketch", "colour"])
-def test_a_picture_depends_on_seed_and_index_alone(style: str) -> None:
+def test_an_image_depends_on_seed_and_index_alone(style: str) -> None:
     wanted = render(3, 4, style, 64)[0].tobytes()
     render(3, 0, style, 64)
     assert render(3, 4, style, 64)[0].tobytes() == wanted
@@ -192,7 +192,7 @@ def test_a_sketch_is_nearly_grey_and_light_and_a_painting_is_not() -> None:
 
 @pytest.mark.parametrize("style", ["sketch", "colour"])
 @pytest.mark.parametrize("size", [64, 72, 128, 256, 512])
-def test_pictures_have_the_size_asked_for_and_show_the_same_at_each(style: str, size: int) -> None:
+def test_images_have_the_size_asked_for_and_show_the_same_at_each(style: str, size: int) -> None:
     image = render(2, 1, style, size)[0]
     assert (image.mode, image.size) == ("RGB", (size, size))
     small, usual = (_pixels(picture.resize((16, 16), Image.Resampling.BOX)) for picture in (image, render(2, 1, style, 256)[0]))
@@ -209,7 +209,7 @@ def test_pictures_have_the_size_asked_for_and_show_the_same_at_each(style: str, 
         ("colour", 128, -1, "index -1"),
     ],
 )
-def test_impossible_pictures_are_refused(style: str, size: int, index: int, said: str) -> None:
+def test_impossible_images_are_refused(style: str, size: int, index: int, said: str) -> None:
     with pytest.raises(ValueError, match=said):
         render(0, index, style, size)
 
@@ -247,11 +247,11 @@ def test_a_failure_leaves_nothing_behind(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_contact_sheet_lays_pictures_out_in_rows() -> None:
-    pictures = [Image.new("RGB", (64, 64), colour) for colour in ("red", "green", "blue")]
-    sheet = contact_sheet(pictures, 2)
+def test_a_contact_sheet_lays_images_out_in_rows() -> None:
+    images = [Image.new("RGB", (64, 64), colour) for colour in ("red", "green", "blue")]
+    sheet = contact_sheet(images, 2)
     assert sheet.size == (2 * 66 + 2, 2 * 66 + 2)
     assert sheet.getpixel((30, 100)) == (0, 0, 255)
-    for refused, columns in (([], 2), (pictures, 0), ([*pictures, Image.new("RGB", (8, 8))], 2)):
+    for refused, columns in (([], 2), (images, 0), ([*images, Image.new("RGB", (8, 8))], 2)):
         with pytest.raises(ValueError, match="contact sheet"):
             contact_sheet(refused, columns)

@@ -16,7 +16,7 @@ from urllib.parse import quote
 
 from atelier_twin.errors import RequestRefused, StepFailed
 
-PICTURES_SEED = 7
+IMAGES_SEED = 7
 BATCH = 16
 TRAINING = {
     "pretrained_model_name_or_path": "/home/atelier/models/tiny-sd",
@@ -73,16 +73,16 @@ def run(plan: Plan, say: Callable[[str], object]) -> None:
         return
     count = max(4 * BATCH, 2 * plan.steps)  # each is seen about eight times
     with tempfile.TemporaryDirectory() as scratch:
-        pictures, result = Path(scratch) / "pictures", Path(scratch) / "result.json"
+        images, result = Path(scratch) / "images", Path(scratch) / "result.json"
         say(f"1/3 making {count} pencil sketches\n")
-        _trainer("dataset", str(pictures), "--style=sketch", f"--count={count}", f"--seed={PICTURES_SEED}")
+        _trainer("dataset", str(images), "--style=sketch", f"--count={count}", f"--seed={IMAGES_SEED}")
         say("2/3 training a small first version on the tiny base\n")
         flags = TRAINING | {
             "experiments_name": plan.model,
             "register": plan.model,
             "max_train_steps": plan.steps,
             "validation_steps": plan.steps,
-            "train_data_dir": pictures,
+            "train_data_dir": images,
             "result_file": result,
             "output_dir": Path(scratch) / "adapter",
         }

@@ -45,7 +45,7 @@ def full(made: Secrets, addresses: Addresses) -> str:
     lines += ["", f"registry-api  {addresses.registry_api}", f"infer         {addresses.infer}"]
     lines += [f"  token of the {name}: {made.tokens[name]}" for name in ("reader", "trainer", "promoter", "admin")]
     lines += ["", f"S3            {addresses.s3}", f"  key id {made.s3_access_key_id}, key {made.s3_secret_access_key}"]
-    lines += ["", "draw a picture:", f"  export ATELIER_TOKEN={made.tokens['reader']}", f"  {_draw(addresses)}", ""]
+    lines += ["", "draw an image:", f"  export ATELIER_TOKEN={made.tokens['reader']}", f"  {_draw(addresses)}", ""]
     return "\n".join(lines)
 
 

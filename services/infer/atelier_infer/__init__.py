@@ -1,1 +1,1 @@
-"""ONNX Runtime service that turns a prompt into a picture with a model version."""
+"""ONNX Runtime service that turns a prompt into an image with a model version."""

@@ -17,7 +17,7 @@ from atelier_infer.aliases.alias_tracker import AliasTracker, ReportRevert, log_
 from atelier_infer.aliases.event_listener import EventListener
 from atelier_infer.aliases.integrity_monitor import IntegrityMonitor
 from atelier_infer.api.access_log import AccessLog
-from atelier_infer.api.auth import MAX_BODY_BYTES, PICTURES, Authentication
+from atelier_infer.api.auth import IMAGES, MAX_BODY_BYTES, Authentication
 from atelier_infer.api.generate import make_generating_router
 from atelier_infer.api.jobs import make_jobs_router
 from atelier_infer.api.models import make_router
@@ -154,7 +154,7 @@ def create_app(
         memory=memory,
     )
     uploads = UploadLimiter(limit_bytes=settings.upload_mib * MIB, timeout_s=settings.upload_timeout_s)
-    memory.watch("pictures", lambda: desk.nbytes)
+    memory.watch("images", lambda: desk.nbytes)
     memory.watch("uploads", lambda: uploads.nbytes)
     metrics.memory(memory.limit_bytes, memory.parts)
     for name, (help, read) in _gauges(engine, loader, versions, canary, callbacks).items():
@@ -186,7 +186,7 @@ def create_app(
 
     app = FastAPI(
         title="Atelier infer",
-        summary="A prompt in, a picture out, drawn with a version of the registry.",
+        summary="A prompt in, an image out, drawn with a version of the registry.",
         lifespan=lifespan,
         docs_url=None,  # the pages load scripts from elsewhere
         redoc_url=None,
@@ -214,7 +214,7 @@ def create_app(
     app.include_router(make_verifying_router(desk=desk, chooser=chooser, loader=loader, settings=settings))
     app.include_router(make_staging_router(desk=desk, engine=engine, loader=loader, settings=settings))
     add_handlers(app)
-    app.add_middleware(RequestBodies, limit_bytes=lambda path: None if path in PICTURES else MAX_BODY_BYTES)
+    app.add_middleware(RequestBodies, limit_bytes=lambda path: None if path in IMAGES else MAX_BODY_BYTES)
     app.add_middleware(Authentication, tokens=tokens, uploads=uploads, files=frozenset(page))
     app.add_middleware(AccessLog)  # added last, so outermost
     return app
@@ -234,8 +234,8 @@ def _gauges(
         return sum(adapter.nbytes for adapter in loader.loaded()[0].values())
 
     gauges: dict[str, tuple[str, Callable[[], float]]] = {
-        "admitted_pictures": ("Pictures that wait, load or are drawn", lambda: engine.admitted),
-        "drawing_pictures": ("Pictures that take steps", lambda: engine.drawing),
+        "admitted_images": ("Images that wait, load or are drawn", lambda: engine.admitted),
+        "drawing_images": ("Images that take steps", lambda: engine.drawing),
         "callbacks_waiting": ("Callbacks that wait for their first or next try", lambda: callbacks.waiting),
         "adapters_loaded": ("Adapters in memory", lambda: len(loader.loaded()[0])),
         "adapters_bytes": ("Memory of the adapters", adapter_bytes),

@@ -3,7 +3,7 @@
 with Client("http://127.0.0.1:8002", token) as client:
     client.generate("a cat on a chair", seed=7)[0].save("cat.png")
     for event in client.stream("a boat", steps=50):
-        print(event)  # Progress, Preview, and in the end a Picture
+        print(event)  # Progress, Preview, and in the end a Image
     print(client.verify("cat.png"))
 """
 
@@ -42,8 +42,8 @@ class SignatureError(Exception):
 
 
 @dataclass(frozen=True)
-class Picture:
-    """A finished picture.
+class Image:
+    """A finished image.
 
     Attributes:
         png: with the text in it that `verify` reads.
@@ -64,7 +64,7 @@ class Picture:
 
 @dataclass(frozen=True)
 class Progress:
-    """A picture took a step."""
+    """An image took a step."""
 
     index: int
     step: int
@@ -73,7 +73,7 @@ class Progress:
 
 @dataclass(frozen=True)
 class Preview:
-    """What a picture looks like on its way."""
+    """What an image looks like on its way."""
 
     index: int
     step: int
@@ -82,7 +82,7 @@ class Preview:
 
 @dataclass(frozen=True)
 class Verdict:
-    """A picture beside what its own text draws now."""
+    """An image beside what its own text draws now."""
 
     same: bool
     max_difference: int
@@ -116,12 +116,12 @@ class Client:
         """Closes the connection."""
         self._line.close()
 
-    def generate(self, prompt: str, *, key: str | None = None, **fields: Any) -> list[Picture]:
-        """Pictures, when all of them are drawn.
+    def generate(self, prompt: str, *, key: str | None = None, **fields: Any) -> list[Image]:
+        """Images, when all of them are drawn.
 
         Args:
             prompt: what to draw.
-            key: an idempotency key: the same key gives the same pictures, drawn once.
+            key: an idempotency key: the same key gives the same images, drawn once.
             fields: of the request.
 
         Raises:
@@ -129,11 +129,11 @@ class Client:
         """
         headers = {"Accept": "application/json"} | ({"Idempotency-Key": key} if key else {})
         found = self._json("POST", "/generate", {"prompt": prompt, **fields}, headers)
-        pictures = enumerate(found["pictures"])
-        return [Picture(base64.b64decode(one["png"]), one["drawn"], index, found.get("alias")) for index, one in pictures]
+        images = enumerate(found["images"])
+        return [Image(base64.b64decode(one["png"]), one["drawn"], index, found.get("alias")) for index, one in images]
 
-    def stream(self, prompt: str, *, previews: bool = True, **fields: Any) -> Iterator[Progress | Preview | Picture]:
-        """Steps and previews as they come, and each picture when it is finished. Leaving the loop cancels the rest.
+    def stream(self, prompt: str, *, previews: bool = True, **fields: Any) -> Iterator[Progress | Preview | Image]:
+        """Steps and previews as they come, and each image when it is finished. Leaving the loop cancels the rest.
 
         Raises:
             ClientError: the service refused, or the drawing failed.
@@ -149,18 +149,18 @@ class Client:
             seen: set[int] = set()
             for name, data in parse_events(answer):
                 if name == "step":
-                    yield Progress(data["picture"], data["step"], data["steps"])
+                    yield Progress(data["image"], data["step"], data["steps"])
                 elif name == "preview":
-                    yield Preview(data["picture"], data["step"], base64.b64decode(data["webp"]))
-                elif name == "picture":
-                    seen.add(data["picture"])
-                    yield self._picture(job, data["picture"])
+                    yield Preview(data["image"], data["step"], base64.b64decode(data["webp"]))
+                elif name == "image":
+                    seen.add(data["image"])
+                    yield self._image(job, data["image"])
                 elif name == "end":
                     finished = True
                     if data["problem"]:
                         raise ClientError(data["problem"]["status"], data["problem"]["detail"])
-                    for index in set(range(len(data["pictures"]))) - seen:  # finished before the stream began
-                        yield self._picture(job, index)
+                    for index in set(range(len(data["images"]))) - seen:  # finished before the stream began
+                        yield self._image(job, index)
                     return
             raise ClientError(0, "the stream ended before the drawing did; ask for the job's status")
         finally:
@@ -168,15 +168,15 @@ class Client:
             if not finished:
                 self._exchange("DELETE", f"/jobs/{job}")
 
-    def verify(self, picture: str | Path | bytes | Picture) -> Verdict:
-        """Has the service draw a picture again from its own text, and compare.
+    def verify(self, image: str | Path | bytes | Image) -> Verdict:
+        """Has the service draw an image again from its own text, and compare.
 
         Raises:
-            ClientError: it is no picture of the service, or cannot be drawn any more.
+            ClientError: it is no image of the service, or cannot be drawn any more.
         """
-        if isinstance(picture, Picture):
-            picture = picture.png
-        content = picture if isinstance(picture, bytes) else Path(picture).read_bytes()
+        if isinstance(image, Image):
+            image = image.png
+        content = image if isinstance(image, bytes) else Path(image).read_bytes()
         found = json.loads(self._exchange("POST", "/verify", content, {"Content-Type": "image/png"})[1])
         return Verdict(found["same"], found["max_difference"], found["differing"], found["drawn"])
 
@@ -188,10 +188,10 @@ class Client:
     def _connect(self) -> http.client.HTTPConnection:
         return self._kind(self._place, timeout=self._timeout_s)
 
-    def _picture(self, job: str, index: int) -> Picture:
-        _, png = self._exchange("GET", f"/jobs/{job}/pictures/{index}", headers={"Accept": "image/png"})
+    def _image(self, job: str, index: int) -> Image:
+        _, png = self._exchange("GET", f"/jobs/{job}/images/{index}", headers={"Accept": "image/png"})
         status = self._json("GET", f"/jobs/{job}")
-        return Picture(png, status["drawn"][index], index, status.get("alias"))
+        return Image(png, status["drawn"][index], index, status.get("alias"))
 
     def _json(
         self, method: str, path: str, body: dict[str, Any] | None = None, headers: dict[str, str] | None = None

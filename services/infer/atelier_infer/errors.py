@@ -6,13 +6,13 @@ InferError
 │   ├── RoleError            the token's role may not do this
 │   ├── BodySizeError        a body larger than any legal request
 │   ├── BodyTimeoutError     a body that did not arrive in time
-│   ├── PictureSizeError     width or height breaks a rule of the bundle or of the settings, or needs too much memory
+│   ├── ImageSizeError     width or height breaks a rule of the bundle or of the settings, or needs too much memory
 │   ├── StepsError           more steps than the base was trained with
 │   ├── BlendError           the adapters of a blend do not share a base
-│   ├── FormatError          no picture can be given in the form that was asked for
-│   ├── PictureError         what was sent is no picture of this service
-│   ├── ChangedError         what a picture was drawn with is something else now
-│   ├── NoPictureError       a version has no validation picture
+│   ├── FormatError          no image can be given in the form that was asked for
+│   ├── ImageError         what was sent is no image of this service
+│   ├── ChangedError         what an image was drawn with is something else now
+│   ├── NoImageError       a version has no validation image
 │   ├── CallbackError        a callback_url is no address that callbacks may go to
 │   ├── UnknownJobError      no such job, or no longer
 │   ├── ReusedKeyError       an idempotency key came with another request
@@ -39,7 +39,7 @@ InferError
 │   ├── SteppedBackError     it drew nothing or infinity, so the version before it serves again
 │   └── CorruptError         a file's sha256 differs from its manifest
 ├── DrawingError             the graphs failed
-│   ├── NonFiniteError       NaN or infinity in latents or picture
+│   ├── NonFiniteError       NaN or infinity in latents or image
 │   └── GraphError           ONNX Runtime raised
 ├── ProviderError            ONNX Runtime cannot run graphs as the settings say
 ├── CacheError               the cache folder cannot be read or written
@@ -73,7 +73,7 @@ class BodyTimeoutError(CallerError):
     """Raised when a body did not arrive in time."""
 
 
-class PictureSizeError(CallerError):
+class ImageSizeError(CallerError):
     """Raised when width or height breaks a rule of the bundle or of the settings, or needs more memory than there is."""
 
 
@@ -86,19 +86,19 @@ class BlendError(CallerError):
 
 
 class FormatError(CallerError):
-    """Raised when no picture can be given in the form that was asked for."""
+    """Raised when no image can be given in the form that was asked for."""
 
 
-class PictureError(CallerError):
-    """Raised when what was sent is no picture of this service."""
+class ImageError(CallerError):
+    """Raised when what was sent is no image of this service."""
 
 
 class ChangedError(CallerError):
-    """Raised when the version that a picture names is not what the picture was drawn with."""
+    """Raised when the version that an image names is not what the image was drawn with."""
 
 
-class NoPictureError(CallerError):
-    """Raised when a version was trained without validation pictures."""
+class NoImageError(CallerError):
+    """Raised when a version was trained without validation images."""
 
 
 class CallbackError(CallerError):
@@ -158,7 +158,7 @@ class MemoryFullError(BusyError):
 
 
 class CancelledJobError(BusyError):
-    """Raised when a request was cancelled while another one waited for the same pictures."""
+    """Raised when a request was cancelled while another one waited for the same images."""
 
 
 class DrainingError(BusyError):
@@ -211,7 +211,7 @@ class CorruptError(RefusedError):
 
 
 class RevertedError(RefusedError):
-    """Raised for a version that drew blank or non-finite pictures, until its alias names another one."""
+    """Raised for a version that drew blank or non-finite images, until its alias names another one."""
 
 
 class DrawingError(InferError):
@@ -219,7 +219,7 @@ class DrawingError(InferError):
 
 
 class NonFiniteError(DrawingError):
-    """Raised when latents or picture hold NaN or infinity."""
+    """Raised when latents or image hold NaN or infinity."""
 
 
 class GraphError(DrawingError):

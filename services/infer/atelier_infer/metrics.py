@@ -9,7 +9,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, gene
 from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.registry import Collector
 
-PICTURE_BOUNDS_S = (0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 25.0, 50.0, 100.0, 250.0)
+IMAGE_BOUNDS_S = (0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 25.0, 50.0, 100.0, 250.0)
 STEP_BOUNDS_S = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.0, 4.0, 8.0)
 
 
@@ -35,14 +35,14 @@ class Metrics:
     def __init__(self) -> None:
         self._registry = CollectorRegistry()
         prefix = "atelier_infer_"
-        self._pictures = Counter(
-            f"{prefix}pictures", "Pictures, and how they ended", ["version", "alias", "outcome"], registry=self._registry
+        self._images = Counter(
+            f"{prefix}images", "Images, and how they ended", ["version", "alias", "outcome"], registry=self._registry
         )
-        self._picture_seconds = Histogram(
-            f"{prefix}picture_seconds",
-            "Seconds from a picture's first step to its pixels",
+        self._image_seconds = Histogram(
+            f"{prefix}image_seconds",
+            "Seconds from an image's first step to its pixels",
             ["version", "alias"],
-            buckets=PICTURE_BOUNDS_S,
+            buckets=IMAGE_BOUNDS_S,
             registry=self._registry,
         )
         self._lots = Counter(f"{prefix}canary_lots", "Requests that drew a lot", ["outcome"], registry=self._registry)
@@ -57,7 +57,7 @@ class Metrics:
             f"{prefix}step_rows", "Rows of a step", buckets=(1, 2, 4, 6, 8, 12, 16, 32), registry=self._registry
         )
         self._together = Histogram(
-            f"{prefix}step_pictures", "Pictures that shared a step", buckets=(1, 2, 3, 4, 6, 8, 16), registry=self._registry
+            f"{prefix}step_images", "Images that shared a step", buckets=(1, 2, 3, 4, 6, 8, 16), registry=self._registry
         )
 
     def gauge(self, name: str, help: str, read: Callable[[], float]) -> None:
@@ -69,14 +69,14 @@ class Metrics:
         Gauge("atelier_infer_memory_limit_bytes", "Memory that the service may use", registry=self._registry).set(limit_bytes)
         self._registry.register(_Memory(parts))
 
-    def stepped(self, rows: int, pictures: int, seconds: float) -> None:
+    def stepped(self, rows: int, images: int, seconds: float) -> None:
         """One step."""
         self._seconds.observe(seconds)
         self._rows.observe(rows)
-        self._together.observe(pictures)
+        self._together.observe(images)
 
-    def picture(self, version: str, alias: str | None, outcome: str, seconds: float | None) -> None:
-        """One picture. Versions and aliases are those that the registry has; what no alias led to has an empty one.
+    def image(self, version: str, alias: str | None, outcome: str, seconds: float | None) -> None:
+        """One image. Versions and aliases are those that the registry has; what no alias led to has an empty one.
 
         Args:
             version: a number, `base`, or `blend` whatever it is made of.
@@ -84,9 +84,9 @@ class Metrics:
             outcome: see `orders.Outcome`.
             seconds: from its first step to its pixels.
         """
-        self._pictures.labels(version, alias or "", outcome).inc()
+        self._images.labels(version, alias or "", outcome).inc()
         if seconds is not None:
-            self._picture_seconds.labels(version, alias or "").observe(seconds)
+            self._image_seconds.labels(version, alias or "").observe(seconds)
 
     def traffic_bucket(self, outcome: Lot) -> None:
         """A request that left the version to the service, where there is a canary."""

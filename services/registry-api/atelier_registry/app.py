@@ -21,7 +21,7 @@ from atelier_registry.api.catalogue import catalogue_router
 from atelier_registry.api.etags import ETags
 from atelier_registry.api.events import event_router
 from atelier_registry.api.health import Readiness
-from atelier_registry.api.images import picture_router
+from atelier_registry.api.images import image_router
 from atelier_registry.api.promotions import promotion_router
 from atelier_registry.api.schemas import Status
 from atelier_registry.api.subscribers import subscriber_router
@@ -53,7 +53,7 @@ DECISIONS_AT_INFER, LOOKS_AT_INFER = 8, 4
 """Requests that may wait for infer at a time; there are 40 threads, so what needs no infer gets one."""
 
 MAX_BODY_BYTES = 64 * 1024
-"""Of any request: eight pictures with prompts of 2000 characters, and room."""
+"""Of any request: eight images with prompts of 2000 characters, and room."""
 
 PUSH_ENDS_S = 3.0
 """So long the end of the process waits for a subscriber's answer; without it the event is posted again at the next start."""
@@ -150,7 +150,7 @@ def create_app(
         lifespan=lifespan,
     )
     app.include_router(catalogue_router(recent, integrity))
-    app.include_router(picture_router(recent, looking))
+    app.include_router(image_router(recent, looking))
     app.include_router(
         promotion_router(
             recent,

@@ -11,7 +11,7 @@ RegistryApiError
 │   ├── UnknownVersionError       the model exists, this version of it does not
 │   ├── UnknownAliasError         the model exists, this alias of it does not
 │   ├── UnknownDecisionError      no decision has this id
-│   ├── UnknownPictureError       the version's run has no such picture or metric
+│   ├── UnknownImageError       the version's run has no such image or metric
 │   └── UnknownSubscriberError    no subscriber has this name
 ├── RefusedError
 │   ├── InvalidArgumentError      a value in the request can never be accepted, whatever the state of the registry
@@ -129,8 +129,8 @@ class UnknownDecisionError(NotFoundError):
         super().__init__(f"no decision has the id {number}; GET /models/{{name}}/history lists them")
 
 
-class UnknownPictureError(NotFoundError):
-    """The version's run has no such picture or metric."""
+class UnknownImageError(NotFoundError):
+    """The version's run has no such image or metric."""
 
 
 class UnknownSubscriberError(NotFoundError):

@@ -35,7 +35,7 @@ STATUS: dict[type[errors.RegistryApiError], tuple[int, dict[str, str]]] = {
     errors.UnknownVersionError: (404, {}),
     errors.UnknownAliasError: (404, {}),
     errors.UnknownDecisionError: (404, {}),
-    errors.UnknownPictureError: (404, {}),
+    errors.UnknownImageError: (404, {}),
     errors.UnknownSubscriberError: (404, {}),
     errors.InvalidArgumentError: (422, {}),
     errors.PolicyRefusedError: (409, {}),

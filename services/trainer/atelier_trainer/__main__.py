@@ -59,7 +59,7 @@ def _parser() -> argparse.ArgumentParser:
     dataset = commands.add_parser("dataset", help="write a folder of captioned scenes", description="Write an image folder.")
     dataset.add_argument("out", type=Path, help="folder to make; must not hold anything yet")
     dataset.add_argument("--style", choices=tuple(STYLES), default="sketch")
-    dataset.add_argument("--count", type=int, default=1000, help="pictures")
+    dataset.add_argument("--count", type=int, default=1000, help="images")
     dataset.add_argument("--seed", type=int, default=0, help="same seed, same bytes")
     dataset.set_defaults(command=_dataset)
 
@@ -89,9 +89,7 @@ def _parser() -> argparse.ArgumentParser:
     base.add_argument("--architecture", choices=("tiny", "sd15", "sd21"), default="tiny")
     base.add_argument("--random", action="store_true", help="random weights: for measuring speed and memory only")
     base.add_argument("--start", type=Path, metavar="DIR", help="tiny: begin with the weights of this diffusers folder")
-    base.add_argument(
-        "--state_dir", type=Path, default=Path("~/.cache/atelier/tiny-base"), help="pictures, latents, checkpoints"
-    )
+    base.add_argument("--state_dir", type=Path, default=Path("~/.cache/atelier/tiny-base"), help="images, latents, checkpoints")
     base.add_argument("--scenes", type=int, default=20_000, help="colour scenes for the UNet")
     base.add_argument("--vae_scenes", type=int, default=5_000, help="scenes of each style for the VAE")
     base.add_argument("--vae_steps", type=int, default=2_600)
@@ -114,7 +112,7 @@ def _dataset(parsed: argparse.Namespace, console: Console) -> int:
         write_imagefolder(parsed.out, parsed.style, parsed.count, parsed.seed)
     except ValueError as error:
         raise TrainerError(str(error)) from error
-    console.print(f"wrote {parsed.count} {parsed.style} pictures to {parsed.out}", soft_wrap=True)
+    console.print(f"wrote {parsed.count} {parsed.style} images to {parsed.out}", soft_wrap=True)
     return 0
 
 

@@ -76,7 +76,7 @@ class Base:
 
     @property
     def native_size_px(self) -> int:
-        """Side of the pictures that the base was trained on."""
+        """Side of the images that the base was trained on."""
         return int(self.config("unet")["sample_size"]) * self.vae_factor
 
     @property

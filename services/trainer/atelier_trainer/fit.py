@@ -78,7 +78,7 @@ def fit(
     words: CaptionEmbeddings,
     *,
     validate: Callable[[], float],
-    draw_pictures: Callable[[int], None],
+    draw_images: Callable[[int], None],
     sinks: Sequence[Sink],
     out: Path,
     resumed: Checkpoint | None,
@@ -135,7 +135,7 @@ def fit(
         progress(course.step, steps, f"loss {course.ema_loss:.4f}")
         if course.step % validation_steps == 0 or course.step == steps:
             _validate(course, unet, validate, sinks)
-            draw_pictures(course.step)
+            draw_images(course.step)
         saving = course.step % options.checkpointing_steps == 0 and course.step < steps
         if saving or stopping:
             _save(options, accelerator, course, unet, optimizer, schedule, draw, out)

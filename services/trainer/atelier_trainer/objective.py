@@ -86,7 +86,7 @@ def validation_loss(
     share: tuple[int, int] = (0, 1),
     add: Callable[[torch.Tensor], torch.Tensor] = lambda sums: sums,
 ) -> float:
-    """Mean squared error over held-out pictures x VALIDATION_TIMES, with noise that depends on picture and time alone.
+    """Mean squared error over held-out images x VALIDATION_TIMES, with noise that depends on image and time alone.
 
     The same weights give the same number, whatever the run's seed, batch size, step or number of processes.
 
@@ -94,7 +94,7 @@ def validation_loss(
         unet: in evaluation mode afterwards as it was before.
         noise_schedule: diffusers' DDPMScheduler of the base.
         held_out: the posterior's means are used, without flips.
-        words: captions of the held-out pictures.
+        words: captions of the held-out images.
         share: this process and the number of processes that share the work.
         add: sums a tensor over those processes.
     """
@@ -134,7 +134,7 @@ def _in_its_own_format(unet: Any, parameter: torch.Tensor, *inputs: torch.Tensor
     return predicted
 
 
-def validation_digest(pictures_digest: str, source: str, width: int, height: int) -> str:
+def validation_digest(images_digest: str, source: str, width: int, height: int) -> str:
     """Identity of a validation loss: two numbers may be compared only when these agree."""
-    measured_on = [pictures_digest, source, VALIDATION_TIMES, VALIDATION_SEED, VALIDATION_BATCH, width, height]
+    measured_on = [images_digest, source, VALIDATION_TIMES, VALIDATION_SEED, VALIDATION_BATCH, width, height]
     return hashlib.sha256(json.dumps(measured_on).encode()).hexdigest()

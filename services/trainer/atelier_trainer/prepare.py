@@ -1,4 +1,4 @@
-"""From pictures and captions to what the steps need: latents, text states, held-out data, the validation prompt's painter."""
+"""From images and captions to what the steps need: latents, text states, held-out data, the validation prompt's painter."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from atelier_trainer.data.encode import (
     Latents,
     OnlineLatents,
     encode_captions,
-    encode_pictures,
+    encode_images,
 )
 from atelier_trainer.graceful_stop import Stop
 from atelier_trainer.tracking.progress import Bars
@@ -44,7 +44,7 @@ def prepare(
     """Encodes what no earlier run has encoded; every process calls it.
 
     Raises:
-        DataError: a picture cannot be read.
+        DataError: an image cannot be read.
         Stopped: SIGTERM came; what is encoded is kept.
     """
     views = Augmentation(width, height, options.random_flip, 0 if options.center_crop else options.random_crops)
@@ -54,9 +54,9 @@ def prepare(
         bars.encoded(done, total)
         stop.check()
 
-    def kept(pictures: ImageDataset, views: Augmentation) -> CachedLatents:
-        return encode_pictures(
-            base, pictures, views, cache_dir, progress,
+    def kept(images: ImageDataset, views: Augmentation) -> CachedLatents:
+        return encode_images(
+            base, images, views, cache_dir, progress,
             device=device, crew=accelerator, threads=options.dataloader_num_workers,
         )  # fmt: skip
 

@@ -21,7 +21,7 @@ from atelier_trainer.base_model import Base, load_base
 from atelier_trainer.checkpoint import Checkpoint
 from atelier_trainer.config.hardware import Machine, resolve
 from atelier_trainer.config.options import TrainOptions
-from atelier_trainer.data.dataset import ImageDataset, load_pictures, split
+from atelier_trainer.data.dataset import ImageDataset, load_images, split
 from atelier_trainer.errors import CheckpointError, DataError, Stopped, TrackingError
 from atelier_trainer.export import adapter, hub
 from atelier_trainer.export.publish import RECIPE_FILE, Outcome, lora_of, publish
@@ -75,7 +75,7 @@ def train(
     Args:
         options: complete settings.
         console: progress goes here; a line per stage where it is not a terminal.
-        sinks: also get curves and pictures.
+        sinks: also get curves and images.
         tags: of the MLflow run, beside our own.
         hand_over: log the adapter as a model; a trial of a search leaves its curves only.
 
@@ -100,7 +100,7 @@ def train(
     )
     width, height = options.width or base.native_size_px, options.height or base.native_size_px
     _check_size(base, width, height)
-    fitted, held_out = split(load_pictures(options, bars.say), options.validation_samples)
+    fitted, held_out = split(load_images(options, bars.say), options.validation_samples)
     out = Path(options.output_dir).expanduser()
     tracking = Tracking(str(options.tracking_uri))
 
@@ -138,7 +138,7 @@ def _learn(
     machine: Machine,
     accelerator: Accelerator,
     base: Base,
-    pictures: tuple[ImageDataset, ImageDataset],
+    images: tuple[ImageDataset, ImageDataset],
     size: tuple[int, int],
     sinks: list[Sink],
     out: Path,
@@ -146,8 +146,8 @@ def _learn(
     stop: Stop,
     bars: Bars,
 ) -> Trained:
-    """From pictures to the weights that are kept, which the main process leaves in `out`."""
-    data = prepare(options, base, *pictures, *size, accelerator, bars, stop)
+    """From images to the weights that are kept, which the main process leaves in `out`."""
+    data = prepare(options, base, *images, *size, accelerator, bars, stop)
     unet = base.unet().to(accelerator.device)
     validate = _validation(base, unet, data, accelerator)
     base_loss = validate()
@@ -162,7 +162,7 @@ def _learn(
         data.latents,
         data.words,
         validate=validate,
-        draw_pictures=lambda step: painter.draw(unet, step, sinks) if painter is not None else None,
+        draw_images=lambda step: painter.draw(unet, step, sinks) if painter is not None else None,
         sinks=sinks,
         out=out,
         resumed=resumed,

@@ -38,7 +38,7 @@ PATIENCE_S = 10.0
 """So long a request waits for an alias that is being loaded for the first time."""
 
 STRIKES = 2
-"""So many blank or non-finite pictures in a row, and the version that an alias served before serves again."""
+"""So many blank or non-finite images in a row, and the version that an alias served before serves again."""
 
 
 class VersionSelector(NamedTuple):
@@ -191,7 +191,7 @@ class AliasTracker:
         raise StagingError(f"version {view.aliases[alias]}, the {alias}, is being loaded; send the request again in 5 s", 5)
 
     def report_outcome(self, numbers: Iterable[int], *, sound: bool) -> None:
-        """Told of each picture: whether it was finite and not blank. After some in a row that were not, aliases step back."""
+        """Told of each image: whether it was finite and not blank. After some in a row that were not, aliases step back."""
         with self._changed:
             for number in numbers:
                 self._strikes[number] = 0 if sound else self._strikes[number] + 1
@@ -209,7 +209,7 @@ class AliasTracker:
                 continue
             self._serving[alias] = before
             error = RevertedError(
-                f"version {number} drew {STRIKES} blank or non-finite pictures in a row; version {before.number} serves as "
+                f"version {number} drew {STRIKES} blank or non-finite images in a row; version {before.number} serves as "
                 f"{alias} again until the alias names another version; look at its run, and roll back or promote another one"
             )
             self._failures[alias] = Failure(number, error, 1, math.inf)

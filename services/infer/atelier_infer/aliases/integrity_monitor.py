@@ -1,4 +1,4 @@
-"""Compares the files of served versions with what is drawn, again and again. A change changes no picture, but is shown."""
+"""Compares the files of served versions with what is drawn, again and again. A change changes no image, but is shown."""
 
 from __future__ import annotations
 

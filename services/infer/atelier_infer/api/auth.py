@@ -19,14 +19,14 @@ OPEN = ("/healthz", "/readyz")
 MAX_BODY_BYTES = 64 * 1024
 """Two prompts of 2000 characters, each character written as a JSON escape pair, and room."""
 
-MAX_PICTURE_BYTES = 32 * 2**20
-"""Of a body that is a picture."""
+MAX_IMAGE_BYTES = 32 * 2**20
+"""Of a body that is an image."""
 
 BODILESS = (HTTPMethod.GET, HTTPMethod.HEAD, HTTPMethod.DELETE, HTTPMethod.OPTIONS)
 """Methods whose body no route reads, if there is one."""
 
-PICTURES = ("/verify",)
-"""Paths whose body is a picture."""
+IMAGES = ("/verify",)
+"""Paths whose body is an image."""
 
 
 class Authentication:
@@ -59,7 +59,7 @@ class Authentication:
             await self._app(scope, receive, send)
 
     async def _with_body(self, scope: Scope, receive: Receive, send: Send) -> None:
-        with self._uploads.body(MAX_PICTURE_BYTES if scope["path"] in PICTURES else MAX_BODY_BYTES) as body:
+        with self._uploads.body(MAX_IMAGE_BYTES if scope["path"] in IMAGES else MAX_BODY_BYTES) as body:
             try:
                 receive = await body.whole(receive)
             except InferError as error:

@@ -1,11 +1,11 @@
-"""`POST /generate`: pictures in the answer itself."""
+"""`POST /generate`: images in the answer itself."""
 
 from __future__ import annotations
 
 import base64
 from typing import Annotated, Any
 
-from atelier_contracts.generate import GenerateRequest, PictureInJson, Pictures
+from atelier_contracts.generate import GenerateRequest, ImageInJson, Images
 from fastapi import APIRouter, Depends, Header, Request, Response
 from fastapi.security import HTTPBearer
 from starlette.concurrency import run_in_threadpool
@@ -18,12 +18,12 @@ from atelier_infer.generation.service import GenerationService, log_fields
 from atelier_infer.problems import DOCUMENTED
 
 Key = Annotated[str | None, Header(alias="Idempotency-Key", min_length=1, max_length=200)]
-"""The same key with the same request gives the same pictures, drawn once."""
+"""The same key with the same request gives the same images, drawn once."""
 
-PICTURES: dict[int | str, dict[str, Any]] = {
+IMAGES: dict[int | str, dict[str, Any]] = {
     200: {
-        "description": "The picture; its text and the headers say how it was drawn. Several pictures come as JSON alone",
-        "model": Pictures,
+        "description": "The image; its text and the headers say how it was drawn. Several images come as JSON alone",
+        "model": Images,
         "content": {image_codec.PNG: {}, image_codec.WEBP: {}},
     }
 }
@@ -33,7 +33,7 @@ def make_generating_router(desk: GenerationService) -> APIRouter:
     """The route, over the desk."""
     router = APIRouter(dependencies=[Depends(HTTPBearer(auto_error=False))])  # for the OpenAPI document; the gate has looked
 
-    @router.post("/generate", response_class=Response, responses=PICTURES | DOCUMENTED)
+    @router.post("/generate", response_class=Response, responses=IMAGES | DOCUMENTED)
     async def generate(wish: GenerateRequest, request: Request, idempotency_key: Key = None) -> Response:
         """Draws. Without `version`, `alias`, `adapters` or `base` the champion does, or for its share the canary."""
         offered = (image_codec.PNG, image_codec.WEBP, image_codec.JSON) if wish.n == 1 else (image_codec.JSON,)
@@ -49,7 +49,7 @@ def make_generating_router(desk: GenerationService) -> APIRouter:
 
 
 async def answer_with(order: GenerationJob, media: str) -> Response:
-    """A finished order as picture or JSON."""
+    """A finished order as image or JSON."""
     told = image_codec.headers(order.drawn[0], order.warnings, order.alias)
     headers = told | {"Server-Timing": order.timing(), "Vary": "Accept"}
     if media == image_codec.JSON:
@@ -61,8 +61,8 @@ async def answer_with(order: GenerationJob, media: str) -> Response:
 
 
 def as_json(order: GenerationJob) -> bytes:
-    """Every picture, base64."""
+    """Every image, base64."""
     found = [
-        PictureInJson(drawn=drawn, png=base64.b64encode(order.pngs[index]).decode()) for index, drawn in enumerate(order.drawn)
+        ImageInJson(drawn=drawn, png=base64.b64encode(order.pngs[index]).decode()) for index, drawn in enumerate(order.drawn)
     ]
-    return Pictures(pictures=found, alias=order.alias, warnings=order.warnings).model_dump_json().encode()
+    return Images(images=found, alias=order.alias, warnings=order.warnings).model_dump_json().encode()

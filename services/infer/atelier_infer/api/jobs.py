@@ -1,4 +1,4 @@
-"""`/jobs`: pictures that are asked for now and fetched later, with their progress as server-sent events."""
+"""`/jobs`: images that are asked for now and fetched later, with their progress as server-sent events."""
 
 from __future__ import annotations
 
@@ -29,14 +29,14 @@ REVOKED_S = 1.0
 """How long a stream may go on after its token was revoked."""
 """A silent stream says so often that it is alive; proxies close silent ones."""
 
-PICTURE: dict[int | str, dict[str, Any]] = {
-    200: {"description": "The picture, with its text", "content": {image_codec.PNG: {}, image_codec.WEBP: {}}}
+IMAGE: dict[int | str, dict[str, Any]] = {
+    200: {"description": "The image, with its text", "content": {image_codec.PNG: {}, image_codec.WEBP: {}}}
 }
 EVENTS: dict[int | str, dict[str, Any]] = {
     200: {
         "description": (
-            "`status` (a JobStatus) first; then `step` {picture, step, steps}, `preview` {picture, step, webp: base64} and "
-            "`picture` {picture, path}; `end` (a JobStatus) last"
+            "`status` (a JobStatus) first; then `step` {image, step, steps}, `preview` {image, step, webp: base64} and "
+            "`image` {image, path}; `end` (a JobStatus) last"
         ),
         "content": {"text/event-stream": {}},
     }
@@ -59,7 +59,7 @@ def make_jobs_router(desk: GenerationService, callbacks: WebhookSender) -> APIRo
 
     @router.get("/{job}", response_model=JobStatus, responses=DOCUMENTED)
     async def status(job: str, request: Request) -> JobStatus:
-        """Position in the queue, steps, seconds left, and where the pictures are."""
+        """Position in the queue, steps, seconds left, and where the images are."""
         return desk.find(job, request.state.token.id).status()
 
     @router.get("/{job}/events", response_class=StreamingResponse, responses=EVENTS | DOCUMENTED)
@@ -70,13 +70,13 @@ def make_jobs_router(desk: GenerationService, callbacks: WebhookSender) -> APIRo
         lines = _stream(order, previews, request.state.still_allowed)
         return StreamingResponse(lines, media_type="text/event-stream", headers=headers)
 
-    @router.get("/{job}/pictures/{index}", response_class=Response, responses=PICTURE | DOCUMENTED)
+    @router.get("/{job}/images/{index}", response_class=Response, responses=IMAGE | DOCUMENTED)
     async def fetch(job: str, index: int, request: Request) -> Response:
-        """One picture, as PNG or WebP."""
+        """One image, as PNG or WebP."""
         order = desk.find(job, request.state.token.id)
         if index not in order.pngs:
             ready = ", ".join(map(str, sorted(order.pngs))) or "none"
-            raise UnknownJobError(f"job {job} has no picture {index} yet; ready: {ready}; its events say when one is")
+            raise UnknownJobError(f"job {job} has no image {index} yet; ready: {ready}; its events say when one is")
         media = best_of(request.headers.get("accept", ""), (image_codec.PNG, image_codec.WEBP))
         body = order.pngs[index]
         if media == image_codec.WEBP:

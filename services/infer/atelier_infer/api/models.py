@@ -34,7 +34,7 @@ from atelier_infer.registry.model_store import ModelStore
 from atelier_infer.registry.validation_images import ValidationImages
 from atelier_infer.settings import Settings
 
-PICTURE: dict[int | str, dict[str, Any]] = {200: {"content": {"image/png": {}}}}
+IMAGE: dict[int | str, dict[str, Any]] = {200: {"content": {"image/png": {}}}}
 
 
 def make_router(
@@ -73,7 +73,7 @@ def make_router(
 
     @router.get("/metrics", dependencies=login, response_class=Response, responses={401: DOCUMENTED[401]})
     async def exposition() -> Response:
-        """Prometheus' text format: queue, rows and seconds of steps, pictures and their seconds by version and alias."""
+        """Prometheus' text format: queue, rows and seconds of steps, images and their seconds by version and alias."""
         return Response(metrics.text(), media_type="text/plain; version=0.0.4; charset=utf-8")
 
     @router.get("/models", dependencies=login, responses={401: DOCUMENTED[401]})
@@ -135,21 +135,21 @@ def make_router(
                     version=entry.number,
                     aliases=sorted(alias for alias, number in aliases.items() if number == entry.number),
                     created_at=entry.created_at,
-                    picture=f"/versions/{entry.number}/picture",
+                    image=f"/versions/{entry.number}/image",
                 )
                 for entry in reversed(entries)
             ],
         )
 
     @router.get(
-        "/versions/{version}/picture",
+        "/versions/{version}/image",
         dependencies=login,
         response_class=Response,
-        responses=PICTURE | {status: DOCUMENTED[status] for status in (401, 404, 409, 422, 503)},
+        responses=IMAGE | {status: DOCUMENTED[status] for status in (401, 404, 409, 422, 503)},
     )
-    async def validation_picture(version: VersionNumber) -> Response:
-        """The picture that the version's training logged of its first validation prompt."""
-        png = await run_in_threadpool(gallery.picture, version)
+    async def validation_image(version: VersionNumber) -> Response:
+        """The image that the version's training logged of its first validation prompt."""
+        png = await run_in_threadpool(gallery.image, version)
         return Response(png, media_type="image/png", headers={"Cache-Control": "private, max-age=3600"})
 
     return router

@@ -7,7 +7,7 @@ import re
 import time
 from typing import Literal
 
-from atelier_contracts.generate import MAX_PICTURES, GenerateRequest, SchedulerName
+from atelier_contracts.generate import MAX_IMAGES, GenerateRequest, SchedulerName
 from atelier_contracts.identifiers import ALIAS_NAME
 from fastapi import APIRouter, Depends, Request, Response
 from fastapi.exceptions import RequestValidationError
@@ -33,9 +33,9 @@ class ImagesRequest(BaseModel):
     model: str | None = Field(
         None, max_length=600, description="NAME draws with the champion; NAME:7, NAME:base and NAME@alias with others"
     )
-    n: int | None = Field(None, ge=1, le=MAX_PICTURES)
+    n: int | None = Field(None, ge=1, le=MAX_IMAGES)
     size: str | None = Field(None, pattern=r"^(auto|\d{1,5}x\d{1,5})$", description="WIDTHxHEIGHT; auto is the base's own")
-    response_format: Literal["b64_json"] | None = Field(None, description="pictures are in the answer, not at addresses")
+    response_format: Literal["b64_json"] | None = Field(None, description="images are in the answer, not at addresses")
     output_format: Literal["png", "webp"] | None = None
     quality: Literal["auto", "standard"] | None = None
     background: Literal["auto", "opaque"] | None = None
@@ -51,7 +51,7 @@ class ImagesRequest(BaseModel):
 
 
 class ImageData(BaseModel):
-    """One picture."""
+    """One image."""
 
     b64_json: str
 

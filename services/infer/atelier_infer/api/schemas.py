@@ -23,7 +23,7 @@ class Served(BaseModel):
     serving: int | None = Field(description="the version that draws; another one while the target is loaded or was refused")
     adapter_digest: str | None = Field(default=None, description="of the files that it draws with")
     reverted_from: int | None = Field(
-        default=None, description="the target, where it drew blank or non-finite pictures, so that it does not draw any more"
+        default=None, description="the target, where it drew blank or non-finite images, so that it does not draw any more"
     )
     problem: str | None = Field(
         description="why the target was refused, or what was changed in the files of the version that draws"
@@ -64,7 +64,7 @@ class MemoryState(BaseModel):
     limit_mib: float = Field(description="what the service may use: ATELIER_INFER_MEMORY_MIB, or what there is less a margin")
     free_mib: float = Field(description="what is left for a step, decodings, adapters and bases")
     held_mib: dict[str, float] = Field(
-        description="process, bundles, adapters (whoever holds them), side_by_side (arrays of mixed steps), pictures (kept "
+        description="process, bundles, adapters (whoever holds them), side_by_side (arrays of mixed steps), images (kept "
         "PNGs), uploads, arena (what ONNX Runtime keeps of the last steps), measurement"
     )
 
@@ -80,7 +80,7 @@ class Models(BaseModel):
     adapters: list[LoadedAdapter]
     adapters_mib: float = Field(description="memory of all of them")
     bundles: list[LoadedBundle]
-    requests: int = Field(description="pictures that wait, load or are drawn now")
+    requests: int = Field(description="images that wait, load or are drawn now")
     memory: MemoryState | None
     cache_mib: float = Field(description="of the folder with bundles, adapters and graphs")
     cache_limit_mib: int
@@ -92,7 +92,7 @@ class Listed(BaseModel):
     version: int
     aliases: list[str]
     created_at: datetime
-    picture: str = Field(description="path of its validation picture, which may not exist")
+    image: str = Field(description="path of its validation image, which may not exist")
 
 
 class VersionList(BaseModel):

@@ -6,7 +6,7 @@ import time
 from functools import partial
 
 from atelier_contracts.generate import GenerateRequest
-from atelier_contracts.stage import Staged, StagedPicture, StagePicture, StageRequest
+from atelier_contracts.stage import Staged, StagedImage, StageImage, StageRequest
 from atelier_contracts.tokens import Role
 from fastapi import APIRouter, Depends, Request, Response
 from fastapi.security import HTTPBearer
@@ -32,7 +32,7 @@ def make_staging_router(*, desk: GenerationService, engine: Engine, loader: Vers
 
     @router.post("/stage", response_model=Staged, responses=DOCUMENTED)
     async def stage(wish: StageRequest, request: Request) -> Staged | Response:
-        """Loads and checks a version exactly as serving would, runs one step, and draws the pictures asked for."""
+        """Loads and checks a version exactly as serving would, runs one step, and draws the images asked for."""
         token = request.state.token
         if token.role < NEEDED:
             raise RoleError(f"staging needs the role {NEEDED.name} or higher; {token.id} has {token.role.name}")
@@ -48,7 +48,7 @@ def make_staging_router(*, desk: GenerationService, engine: Engine, loader: Vers
         await run_in_threadpool(engine.run_between_steps, partial(probe, version.bundle, version.adapter))
         stepped = time.monotonic()
         drawn = []
-        for asked in wish.pictures:
+        for asked in wish.images:
             if (one := await _draw(asked, version, request)) is None:
                 return Response(status_code=CLIENT_GONE)
             drawn.append(one)
@@ -59,10 +59,10 @@ def make_staging_router(*, desk: GenerationService, engine: Engine, loader: Vers
             bundle_digest=version.bundle.digest,
             load_seconds=round(loaded - begun, 4),
             step_seconds=round(stepped - loaded, 4),
-            pictures=drawn,
+            images=drawn,
         )
 
-    async def _draw(asked: StagePicture, version: Version, request: Request) -> StagedPicture | None:
+    async def _draw(asked: StageImage, version: Version, request: Request) -> StagedImage | None:
         begun = time.monotonic()
         body = GenerateRequest.model_validate(
             asked.model_dump(exclude={"size"}) | {"width": asked.size, "height": asked.size, "version": version.number}
@@ -71,6 +71,6 @@ def make_staging_router(*, desk: GenerationService, engine: Engine, loader: Vers
         if not await desk.wait(order, request):
             return None
         # Base64Bytes decodes what it is constructed with, so raw bytes go around its validation
-        return StagedPicture.model_construct(asked=asked, seconds=round(time.monotonic() - begun, 4), png=order.pngs[0])
+        return StagedImage.model_construct(asked=asked, seconds=round(time.monotonic() - begun, 4), png=order.pngs[0])
 
     return router

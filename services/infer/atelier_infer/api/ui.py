@@ -10,7 +10,7 @@ from fastapi import APIRouter, Response
 KINDS = {"html": "text/html; charset=utf-8", "css": "text/css; charset=utf-8", "js": "text/javascript; charset=utf-8"}
 
 HEADERS = {
-    # nothing from elsewhere; pictures come as blobs, previews as data
+    # nothing from elsewhere; images come as blobs, previews as data
     "Content-Security-Policy": (
         "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; img-src 'self' blob: data:; "
         "form-action 'self'; base-uri 'none'; frame-ancestors 'none'"

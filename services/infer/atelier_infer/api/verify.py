@@ -1,4 +1,4 @@
-"""`POST /verify`: whether a picture is what its own text says, by drawing it again."""
+"""`POST /verify`: whether an image is what its own text says, by drawing it again."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from starlette.concurrency import run_in_threadpool
 
 from atelier_infer.api.access_log import CLIENT_GONE
 from atelier_infer.artifacts.version_loader import VersionLoader
-from atelier_infer.errors import ChangedError, PictureError, UnknownModelError
+from atelier_infer.errors import ChangedError, ImageError, UnknownModelError
 from atelier_infer.generation import image_codec
 from atelier_infer.generation.model_selection import ModelSelection, ModelSelector
 from atelier_infer.generation.service import GenerationService, log_fields
@@ -37,13 +37,13 @@ def make_verifying_router(
     async def verify(request: Request) -> Verified | Response:
         """Takes a PNG or WebP as it was downloaded, draws it again from its own text, and compares."""
         content = await request.body()
-        drawn, pixels = await run_in_threadpool(image_codec.read_picture, content, settings.max_side_px)
+        drawn, pixels = await run_in_threadpool(image_codec.read_image, content, settings.max_side_px)
         if drawn.adapter_digest and not drawn.adapters and drawn.version.isdigit():  # drawn before there were blends
             drawn.adapters = [DrawnAdapter(version=int(drawn.version), digest=drawn.adapter_digest, weight=1.0)]
         if drawn.model != settings.model:
-            raise UnknownModelError(f"this service draws with {settings.model!r}; the picture was drawn with {drawn.model!r}")
+            raise UnknownModelError(f"this service draws with {settings.model!r}; the image was drawn with {drawn.model!r}")
         if pixels.shape[:2] != (drawn.height, drawn.width):
-            raise PictureError(f"its text says {drawn.width} x {drawn.height} px; the picture has {pixels.shape[1::-1]}")
+            raise ImageError(f"its text says {drawn.width} x {drawn.height} px; the image has {pixels.shape[1::-1]}")
         wish = as_wish(drawn)
         order = await desk.place(wish, request.state.token.id, choose=partial(_chosen, wish, drawn))
         request.state.log.update(log_fields(order))
@@ -66,7 +66,7 @@ def make_verifying_router(
         for was, now in zip(drawn.adapters, digests, strict=True):
             if was.digest != now:
                 raise ChangedError(
-                    f"the picture was drawn with adapter {was.digest} as version {was.version}; that version is now {now}; "
+                    f"the image was drawn with adapter {was.digest} as version {was.version}; that version is now {now}; "
                     "the model was made anew since, so it cannot be drawn again"
                 )
         return chosen
@@ -78,7 +78,7 @@ def as_wish(drawn: Drawn) -> GenerateRequest:
     """The request that draws it again.
 
     Raises:
-        PictureError: its text breaks a rule of requests.
+        ImageError: its text breaks a rule of requests.
     """
     # a weight has the request's scale in it, so it may exceed what one field may hold; a power of two divides without loss
     scale = 4.0 if any(abs(one.weight) > 4 for one in drawn.adapters) else 1.0
@@ -92,4 +92,4 @@ def as_wish(drawn: Drawn) -> GenerateRequest:
             scale=scale,
         )
     except ValidationError as error:
-        raise PictureError(f"the picture's text breaks a rule of requests: {error.errors()[0]['msg']}") from error
+        raise ImageError(f"the image's text breaks a rule of requests: {error.errors()[0]['msg']}") from error

@@ -21,7 +21,7 @@ class BundleOpener:
     Args:
         memory: counts the base until nobody refers to it any more.
         runtime: what runs the graphs.
-        decode_tile_px: longest side of a picture that is decoded whole, if there is the memory for it.
+        decode_tile_px: longest side of an image that is decoded whole, if there is the memory for it.
         measure: what the base in a folder needs, found with so many bytes.
     """
 

@@ -28,7 +28,7 @@ REMEMBERED_S = 10.0
 
 @dataclass(frozen=True)
 class Version:
-    """What draws a picture. Without an adapter it is the base."""
+    """What draws an image. Without an adapter it is the base."""
 
     number: int | None
     adapter: Adapter | None

@@ -1,4 +1,4 @@
-"""One picture on its way: what it is drawn with, and what has been drawn of it. `denoising_step.py` takes the steps."""
+"""One image on its way: what it is drawn with, and what has been drawn of it. `denoising_step.py` takes the steps."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class WeightedAdapter(NamedTuple):
 
 
 AdapterMix = Sequence[WeightedAdapter]
-"""What one picture is drawn with: no adapter, one, or a blend."""
+"""What one image is drawn with: no adapter, one, or a blend."""
 
 
 @dataclass(frozen=True)
@@ -58,7 +58,7 @@ class SamplingParams:
 
 
 class DenoisingState:
-    """One picture on its way. `begin`, steps until `done`, all from the engine's thread; then `finish`, from any thread.
+    """One image on its way. `begin`, steps until `done`, all from the engine's thread; then `finish`, from any thread.
 
     Notation: b rows (2 while guided: negative, then prompt; else 1), s text tokens, d text width, c latent channels, h and w
     latent height and width, r sum of the adapters' ranks.

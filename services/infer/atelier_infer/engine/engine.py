@@ -29,7 +29,7 @@ SMOOTHING = 0.2
 """Weight of the newest drawing in the mean cost that Retry-After is computed from."""
 
 
-class Picture(Protocol):
+class Image(Protocol):
     """What the threads work on: a `drawing.Drawing`, or anything that is done step by step."""
 
     @property
@@ -75,7 +75,7 @@ class Picture(Protocol):
 class DenoisingTask:
     """A drawing that waits or is drawn. `future` holds its pixels; `on_step` is called after each step and must be quick."""
 
-    picture: Picture
+    image: Image
     sender: Hashable = None
     on_step: Callable[[DenoisingTask], None] = lambda job: None
     future: Future[Pixels] = field(default_factory=Future)
@@ -90,9 +90,9 @@ class DenoisingTask:
         """Ends it at the next step; without effect on one that has ended."""
         self.cancelled.set()
 
-    key = property(lambda self: self.picture.key)
-    rows = property(lambda self: self.picture.rows)
-    parts = property(lambda self: self.picture.parts)
+    key = property(lambda self: self.image.key)
+    rows = property(lambda self: self.image.rows)
+    parts = property(lambda self: self.image.parts)
 
 
 class Engine:
@@ -100,12 +100,12 @@ class Engine:
 
     Args:
         advance: takes one step of drawings of the same key, and returns per drawing what went wrong with it.
-        queue_limit: pictures that may wait beside one.
+        queue_limit: images that may wait beside one.
         rows_limit: rows of one step.
         rank_limit: sum of the ranks in one step.
         drain_timeout_s: after `drain`, for what is under way.
         stuck_after_s: the thread counts as stuck when it has done one thing for so long; well above the longest step.
-        memory: says which pictures fit into a step, beside those that are decoded meanwhile; without it, any.
+        memory: says which images fit into a step, beside those that are decoded meanwhile; without it, any.
         stepped: told of each step: rows, drawings, seconds.
     """
 
@@ -129,8 +129,8 @@ class Engine:
         self._decoding: list[DenoisingTask] = []
 
         def enough(jobs: Sequence[DenoisingTask]) -> bool:
-            pictures: list[list[Any]] = [[job.picture for job in some] for some in (jobs, self._decoding)]
-            return memory is None or memory.fits(*pictures)
+            images: list[list[Any]] = [[job.image for job in some] for some in (jobs, self._decoding)]
+            return memory is None or memory.fits(*images)
 
         self._turns: BatchScheduler[DenoisingTask] = BatchScheduler(
             rows_limit=rows_limit, rank_limit=rank_limit, enough_memory=enough
@@ -156,12 +156,12 @@ class Engine:
 
     @property
     def admitted(self) -> int:
-        """Pictures that hold a place: waiting, being drawn, or loading their version."""
+        """Images that hold a place: waiting, being drawn, or loading their version."""
         return self._admitted
 
     @property
     def drawing(self) -> int:
-        """Pictures that take steps."""
+        """Images that take steps."""
         with self._condition:
             return self._turns.drawing
 
@@ -192,7 +192,7 @@ class Engine:
         self._decoder.shutdown()
 
     @contextmanager
-    def admit(self, pictures: int = 1) -> Iterator[None]:
+    def admit(self, images: int = 1) -> Iterator[None]:
         """Holds places for one request, from its arrival to its answer. Alone it is let in whatever the limit.
 
         Raises:
@@ -202,32 +202,32 @@ class Engine:
         with self._condition:
             if self.draining:
                 raise self._draining_error()
-            if self._admitted and self._admitted + pictures > self._limit + 1:
+            if self._admitted and self._admitted + images > self._limit + 1:
                 raise QueueFullError(
-                    f"at most {self._limit} pictures may wait beside the first; {self._admitted} are under way and {pictures} "
+                    f"at most {self._limit} images may wait beside the first; {self._admitted} are under way and {images} "
                     "more were asked for; send the request again later",
                     self.seconds_for(self._admitted),
                 )
-            self._admitted += pictures
+            self._admitted += images
         try:
             yield
         finally:
             with self._condition:
-                self._admitted -= pictures
+                self._admitted -= images
 
-    def seconds_for(self, pictures: float) -> int:
-        """How long so many pictures take, judged by the last ones; at least 1."""
-        return max(1, math.ceil(self._mean_s * pictures))
+    def seconds_for(self, images: float) -> int:
+        """How long so many images take, judged by the last ones; at least 1."""
+        return max(1, math.ceil(self._mean_s * images))
 
     def submit(
-        self, picture: Picture, *, sender: Hashable = None, on_step: Callable[[DenoisingTask], None] | None = None
+        self, image: Image, *, sender: Hashable = None, on_step: Callable[[DenoisingTask], None] | None = None
     ) -> DenoisingTask:
         """Puts a drawing into the queue; without a sender it is a request of its own.
 
         Raises:
             DrainingError: the service has ended.
         """
-        job = DenoisingTask(picture, next(self._senders) if sender is None else sender)
+        job = DenoisingTask(image, next(self._senders) if sender is None else sender)
         if on_step:
             job.on_step = on_step
         with self._condition:
@@ -241,7 +241,7 @@ class Engine:
         """Until its pixels are there: what came before it and what is drawn with it share the thread."""
         with self._condition:
             ahead = [other for other in self._turns if other.started_at is not None or other.queued_at < job.queued_at]
-        left = sum(1 - other.picture.taken / other.picture.steps for other in {*ahead, job})
+        left = sum(1 - other.image.taken / other.image.steps for other in {*ahead, job})
         return self._mean_s * left
 
     def position(self, job: DenoisingTask) -> int | None:
@@ -300,8 +300,8 @@ class Engine:
             left = list(self._turns)
         if not jobs and left and self.memory:
             oldest = min(left, key=lambda job: job.queued_at)
-            picture: Any = oldest.picture
-            self._end(oldest, self.memory.full(picture))
+            image: Any = oldest.image
+            self._end(oldest, self.memory.full(image))
             return
         started = time.monotonic()
         if jobs := [job for job in jobs if self._begun(job)]:
@@ -322,7 +322,7 @@ class Engine:
             return False
         job.started_at = time.monotonic()
         try:
-            job.picture.begin()
+            job.image.begin()
         except Exception as error:  # noqa: BLE001  it belongs to the request that waits for the pixels
             self._end(job, error)
             return False
@@ -330,7 +330,7 @@ class Engine:
 
     def _step(self, jobs: list[DenoisingTask]) -> None:
         try:
-            faults = self._advance([job.picture for job in jobs])
+            faults = self._advance([job.image for job in jobs])
         except MemoryFullError as error:
             if len(jobs) > 1:
                 with self._condition:
@@ -346,9 +346,9 @@ class Engine:
             job.stepped_at = time.monotonic()
             try:
                 job.on_step(job)
-            except Exception:  # a listener must not end the thread that everyone's pictures need
+            except Exception:  # a listener must not end the thread that everyone's images need
                 log.exception("a listener failed")
-            if job.picture.done:
+            if job.image.done:
                 with self._condition:
                     self._turns.remove(job)
                     self._decoding.append(job)
@@ -367,7 +367,7 @@ class Engine:
 
     def _decoded(self, job: DenoisingTask) -> Pixels:
         try:
-            return job.picture.finish(lambda: not job.cancelled.is_set())
+            return job.image.finish(lambda: not job.cancelled.is_set())
         finally:
             with self._condition:
                 self._decoding.remove(job)

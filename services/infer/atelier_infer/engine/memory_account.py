@@ -1,6 +1,6 @@
 """The account of memory: what is held, what a step or a decoding takes, and what still fits below the limit.
 
-limit = process + bundles + adapters + what is watched (kept pictures, uploads, …) + decodings + the step that runs + free
+limit = process + bundles + adapters + what is watched (kept images, uploads, …) + decodings + the step that runs + free
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from atelier_infer.errors import MemoryFullError, PictureSizeError
+from atelier_infer.errors import ImageSizeError, MemoryFullError
 from atelier_infer.pipeline.memory_model import SHRINK_FROM
 
 if TYPE_CHECKING:
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 MIB = 2**20
 PIXEL_BYTES = 96
-"""Of a picture of the decoder while it becomes a PNG: float32 and its copies, levels, bytes."""
+"""Of an image of the decoder while it becomes a PNG: float32 and its copies, levels, bytes."""
 
 
 PREVIEW_PX = 256
@@ -113,7 +113,7 @@ class MemoryAccount:
     def tile_px(self, bundle: Bundle) -> int:
         """Longest side that is decoded whole: as the bundle says, or less, so that a step at native size fits beside it.
 
-        It depends on nothing that changes while the service runs: the same request is the same picture.
+        It depends on nothing that changes while the service runs: the same request is the same image.
         """
         native = bundle.manifest.native_size_px
         if bundle.memory is None or bundle.decode_tile_px <= native:
@@ -125,10 +125,10 @@ class MemoryAccount:
         return max(fitting, default=native)
 
     def check_size(self, bundle: Bundle, width: int, height: int) -> None:
-        """Whether a picture can ever be drawn, with nothing else in memory but its base; row by row, if need be.
+        """Whether an image can ever be drawn, with nothing else in memory but its base; row by row, if need be.
 
         Raises:
-            PictureSizeError: it cannot; the text names the largest square that can.
+            ImageSizeError: it cannot; the text names the largest square that can.
         """
         if self._ever(bundle, width, height):
             return
@@ -136,7 +136,7 @@ class MemoryAccount:
         sides = range(max(width, height) // multiple * multiple, 0, -multiple)
         largest = next((side for side in sides if self._ever(bundle, side, side)), None)
         told = f"the largest square that fits is {largest} x {largest} px" if largest else "no size fits beside this base"
-        raise PictureSizeError(
+        raise ImageSizeError(
             f"width x height must fit the memory of this service ({self.limit_bytes / MIB:.0f} MiB, of which its base takes "
             f"{bundle.memory.resident_bytes / MIB if bundle.memory else 0:.0f}); received {width} x {height}; {told}"
         )

@@ -20,7 +20,7 @@ def traffic_bucket(wish: GenerateRequest, *, token_id: str, key: str | None) -> 
     """What a request draws: a number in [0, 100), evenly spread over requests, and always the same for the same one.
 
     It is the SHA-256 of the request with its seed, whoever sends it: the same request with the same seed gives the same
-    picture. A request that names no seed but an idempotency key has the hash of sender and key instead, so that it is
+    image. A request that names no seed but an idempotency key has the hash of sender and key instead, so that it is
     drawn with the same version by another instance and after a restart too. One that names neither has no lot yet: see
     `plan.with_seed`; asked for again with the seed in its answer it draws the same lot.
 
@@ -68,7 +68,7 @@ class Canary:
         if self.alias not in view.aliases:
             return served, f"the registry has no alias {self.alias!r}; promote a version as {self.alias}"
         if struck is not None:
-            told = "drew blank or non-finite pictures; the champion draws until the alias serves another version"
+            told = "drew blank or non-finite images; the champion draws until the alias serves another version"
             return served, f"version {struck} {told}"
         if served is None and failure:
             return served, f"version {failure.number} was refused: {failure.error}"

@@ -1,4 +1,4 @@
-"""Pictures as bytes that say how they were drawn, and headers that say the same."""
+"""Images as bytes that say how they were drawn, and headers that say the same."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from PIL import Image, UnidentifiedImageError
 from PIL.PngImagePlugin import PngImageFile, PngInfo
 from pydantic import ValidationError
 
-from atelier_infer.errors import PictureError
+from atelier_infer.errors import ImageError
 from atelier_infer.pipeline.vae_decode import Pixels
 
 PNG, WEBP, JSON = "image/png", "image/webp", "application/json"
@@ -58,22 +58,22 @@ def preview_bytes(pixels: Pixels) -> bytes:
     return stream.getvalue()
 
 
-def read_picture(content: bytes, max_side_px: int) -> tuple[Drawn, Pixels]:
+def read_image(content: bytes, max_side_px: int) -> tuple[Drawn, Pixels]:
     """What a PNG or WebP of ours says of itself, and its pixels.
 
     Raises:
-        PictureError: it is neither, is too large, or has no text of ours.
+        ImageError: it is neither, is too large, or has no text of ours.
     """
     try:
         image = Image.open(BytesIO(content), formats=("PNG", "WEBP"))
         if max(image.size) > max_side_px:  # looked at before the pixels are unpacked
-            raise PictureError(f"a side must be at most {max_side_px} px; received {image.width} x {image.height}")
+            raise ImageError(f"a side must be at most {max_side_px} px; received {image.width} x {image.height}")
         drawn = Drawn.model_validate_json(_text(image))
         pixels = np.asarray(image.convert("RGB"))
     except Image.DecompressionBombError as error:
-        raise PictureError(f"a side must be at most {max_side_px} px; received a picture of far more") from error
+        raise ImageError(f"a side must be at most {max_side_px} px; received an image of far more") from error
     except (UnidentifiedImageError, OSError, SyntaxError, KeyError, ValueError, ValidationError) as error:
-        raise PictureError(
+        raise ImageError(
             f"the body must be a PNG or WebP as this service draws them, with its text {names.PNG_TEXT!r} inside; "
             f"received {len(content)} bytes that are not: {type(error).__name__}; send the file as it was downloaded"
         ) from error

@@ -1,4 +1,4 @@
-"""One request's pictures, from its arrival to its last byte, and whoever watches them."""
+"""One request's images, from its arrival to its last byte, and whoever watches them."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from atelier_infer.problems import as_problem
 State = Literal["waiting", "drawing", "done", "failed", "cancelled"]
 
 Outcome = Literal["drawn", "unsound", "failed", "cancelled"]
-"""Of a picture; `unsound`: it was blank or not finite."""
+"""Of an image; `unsound`: it was blank or not finite."""
 
 EVENTS_KEPT = 256
 """Events that a slow watcher may lag behind; then it misses some."""
@@ -40,10 +40,10 @@ class Attempt:
 
     Attributes:
         alias: what led to the version; none where no alias did.
-        drawings: one per picture.
-        drawn: what each picture says of itself.
+        drawings: one per image.
+        drawn: what each image says of itself.
         warnings: for the sender.
-        seen: told of each picture: how it ended, and seconds from its first step to its pixels where there are any.
+        seen: told of each image: how it ended, and seconds from its first step to its pixels where there are any.
     """
 
     alias: str | None
@@ -65,14 +65,14 @@ class JobTimestamps:
 
 @dataclass(eq=False)
 class GenerationJob:
-    """One request. Lives on the event loop's thread. Once it has ended it holds encoded pictures: no adapter, base or pixels.
+    """One request. Lives on the event loop's thread. Once it has ended it holds encoded images: no adapter, base or pixels.
 
     Attributes:
         token_id: who sent it.
         cast: what it is drawn with; without drawings once it has ended.
         understudy: what all of it is drawn with instead when the cast's drawing fails.
         callback: sent when it has ended.
-        pngs: the pictures that are finished.
+        pngs: the images that are finished.
     """
 
     engine: Engine
@@ -127,12 +127,12 @@ class GenerationJob:
 
     @property
     def drawings(self) -> list[DenoisingState]:
-        """One per picture."""
+        """One per image."""
         return self.cast.drawings
 
     @property
     def drawn(self) -> list[Drawn]:
-        """What each picture is drawn with."""
+        """What each image is drawn with."""
         return self.cast.drawn
 
     @property
@@ -151,7 +151,7 @@ class GenerationJob:
 
     @property
     def nbytes(self) -> int:
-        """Memory of the finished pictures."""
+        """Memory of the finished images."""
         return sum(map(len, self.pngs.values()))
 
     def status(self) -> JobStatus:
@@ -167,7 +167,7 @@ class GenerationJob:
             step=step,
             steps=steps,
             seconds_left=round(max(left), 1) if left else None,
-            pictures=[f"/jobs/{self.id}/pictures/{index}" for index in sorted(self.pngs)],
+            images=[f"/jobs/{self.id}/images/{index}" for index in sorted(self.pngs)],
             drawn=self.drawn,
             alias=self.alias,
             warnings=self.warnings,
@@ -176,7 +176,7 @@ class GenerationJob:
         )
 
     def timing(self) -> str:
-        """The value of `Server-Timing`, in ms: the longest of the pictures each. Source: W3C Server Timing."""
+        """The value of `Server-Timing`, in ms: the longest of the images each. Source: W3C Server Timing."""
         spans = {"queue": 0.0, "steps": 0.0, "decode": 0.0}
         for job in self.marks or self._marks():
             marks = [job.queued_at, job.started_at, job.stepped_at, job.ended_at]
@@ -186,12 +186,12 @@ class GenerationJob:
         return ", ".join(f"{name};dur={1000 * seconds:.1f}" for name, seconds in (*spans.items(), ("encode", self.encode_s)))
 
     def queued_s(self) -> float:
-        """The longest wait of its pictures for their first step."""
+        """The longest wait of its images for their first step."""
         waits = [mark.started_at - mark.queued_at for mark in self.marks or self._marks() if mark.started_at is not None]
         return max(waits, default=0.0)
 
     def watch(self) -> asyncio.Queue[tuple[str, Any]]:
-        """A queue that hears of steps, previews, pictures and the end, until `unwatch`."""
+        """A queue that hears of steps, previews, images and the end, until `unwatch`."""
         watcher: asyncio.Queue[tuple[str, Any]] = asyncio.Queue(EVENTS_KEPT)
         self._watchers.append(watcher)
         return watcher
@@ -204,14 +204,14 @@ class GenerationJob:
         return [JobTimestamps(job.queued_at, job.started_at, job.stepped_at, job.ended_at) for job in self.jobs]
 
     def _counted(self) -> tuple[int, int]:
-        """Steps taken and steps in all, of all pictures."""
+        """Steps taken and steps in all, of all images."""
         return sum(drawing.taken for drawing in self.drawings), sum(drawing.steps for drawing in self.drawings)
 
     def _tell(self, name: str, data: Any) -> None:
         for watcher in self._watchers:
             if watcher.full() and name in ("step", "preview"):
                 continue
-            if watcher.full():  # a picture or the end must get through
+            if watcher.full():  # an image or the end must get through
                 watcher.get_nowait()
             watcher.put_nowait((name, data))
 
@@ -226,7 +226,7 @@ class GenerationJob:
                 jobs.append(self.engine.submit(drawing, sender=self.id, on_step=told))
             async with asyncio.TaskGroup() as group:
                 for index, job in enumerate(jobs):
-                    group.create_task(self._picture(index, job, cast))
+                    group.create_task(self._image(index, job, cast))
         except BaseExceptionGroup as errors:
             failed = next((error for error in errors.exceptions if isinstance(error, Exception)), None)
         except InferError as error:
@@ -239,17 +239,17 @@ class GenerationJob:
             cast.seen("unsound" if isinstance(failed, NonFiniteError) else ended, None)
         return failed
 
-    async def _picture(self, index: int, job: DenoisingTask, cast: Attempt) -> None:
+    async def _image(self, index: int, job: DenoisingTask, cast: Attempt) -> None:
         pixels = await asyncio.wrap_future(job.future)
         started = time.monotonic()
         self.pngs[index] = await run_in_threadpool(image_codec.png_bytes, pixels, cast.drawn[index])
         self.encode_s = max(self.encode_s, time.monotonic() - started)
         empty = image_codec.blank(pixels)
         if empty:
-            cast.warnings.append(f"picture {index} is blank")
+            cast.warnings.append(f"image {index} is blank")
         seconds = job.ended_at - job.started_at if job.ended_at is not None and job.started_at is not None else None
         cast.seen("unsound" if empty else "drawn", seconds)
-        self._tell("picture", {"picture": index, "path": f"/jobs/{self.id}/pictures/{index}"})
+        self._tell("image", {"image": index, "path": f"/jobs/{self.id}/images/{index}"})
 
     def _from_engine(self, loop: asyncio.AbstractEventLoop, index: int, drawing: DenoisingState, job: DenoisingTask) -> None:
         """On the engine's thread."""
@@ -259,7 +259,7 @@ class GenerationJob:
     def _stepped(self, index: int, drawing: DenoisingState, taken: int, predicted: Any) -> None:
         if drawing not in self.drawings:  # of a cast that has left
             return
-        self._tell("step", {"picture": index, "step": taken, "steps": drawing.steps})
+        self._tell("step", {"image": index, "step": taken, "steps": drawing.steps})
         now = time.monotonic()
         if not self._previews and now >= self._preview_at and taken < drawing.steps:
             task = asyncio.create_task(self._preview(index, taken, partial(preview, drawing.bundle, predicted)))
@@ -275,4 +275,4 @@ class GenerationJob:
         small = await run_in_threadpool(image_codec.preview_bytes, pixels)
         now = time.monotonic()
         self._preview_at = now + PREVIEW_SHARE * (now - started)
-        self._tell("preview", {"picture": index, "step": taken, "webp": base64.b64encode(small).decode()})
+        self._tell("preview", {"image": index, "step": taken, "webp": base64.b64encode(small).decode()})

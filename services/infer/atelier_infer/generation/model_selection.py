@@ -55,7 +55,7 @@ class ModelSelection:
         return tuple(WeightedAdapter(version.adapter, weight) for version, weight in pairs if version.adapter)
 
     def drawn(self, model: str, wish: GenerateRequest, plan: SamplingParams) -> Drawn:
-        """What the picture's text says."""
+        """What the image's text says."""
         adapters = [
             DrawnAdapter(version=version.number, digest=version.adapter.digest, weight=weight)
             for version, weight in zip(self.versions, self.weights, strict=True)

@@ -9,7 +9,7 @@ from atelier_contracts.manifests import BundleManifest
 
 from atelier_infer.engine.denoising_state import SamplingParams
 from atelier_infer.engine.memory_account import MemoryAccount
-from atelier_infer.errors import PictureSizeError, StepsError
+from atelier_infer.errors import ImageSizeError, StepsError
 from atelier_infer.pipeline.bundle import Bundle
 from atelier_infer.pipeline.schedulers import SchedulerName
 
@@ -27,10 +27,10 @@ def make_sampling_params(
     """Checks a request, which has a seed, against the bundle that is to draw it.
 
     Returns:
-        A plan per picture, with rising seeds, and warnings about what could not be read of the prompts.
+        A plan per image, with rising seeds, and warnings about what could not be read of the prompts.
 
     Raises:
-        PictureSizeError: width or height breaks a rule, or needs more memory than there is; a size is never rounded.
+        ImageSizeError: width or height breaks a rule, or needs more memory than there is; a size is never rounded.
         StepsError: more steps than the base was trained with.
     """
     native = bundle.manifest.native_size_px
@@ -38,7 +38,7 @@ def make_sampling_params(
     sides = {"width": width, "height": height}
     faults = [fault for name, side in sides.items() if (fault := _side_fault(name, side, bundle.manifest, max_side_px))]
     if faults:
-        raise PictureSizeError("; ".join(faults))
+        raise ImageSizeError("; ".join(faults))
     memory.check_size(bundle, width, height)
     trained = bundle.schedule.num_train_timesteps
     if wish.steps > trained - bundle.schedule.steps_offset:

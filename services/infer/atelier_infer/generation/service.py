@@ -61,7 +61,7 @@ class GenerationService:
 
     @property
     def nbytes(self) -> int:
-        """Memory of the finished pictures that are kept."""
+        """Memory of the finished images that are kept."""
         return sum(order.nbytes for order in list(self._kept.values()))
 
     async def place(
@@ -209,7 +209,7 @@ class GenerationService:
         kind, alias = chosen.kind, chosen.alias
 
         def seen(outcome: Outcome, seconds: float | None) -> None:
-            self._metrics.picture(kind, alias, outcome, seconds)
+            self._metrics.image(kind, alias, outcome, seconds)
             if outcome in ("drawn", "unsound"):
                 self._versions.report_outcome(numbers, sound=outcome == "drawn")
 
@@ -269,7 +269,7 @@ def log_fields(order: GenerationJob) -> dict[str, Any]:
     first = order.drawn[0].model_dump(exclude={"prompt", "negative_prompt", "adapters"})
     return first | {
         "alias": order.alias,
-        "pictures": len(order.drawn),
+        "images": len(order.drawn),
         "job": order.id,
         "queued_s": round(order.queued_s(), 3),
     }

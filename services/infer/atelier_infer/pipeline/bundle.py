@@ -68,7 +68,7 @@ def open_bundle(folder: Path, *, runtime: Runtime, decode_tile_px: int = 768, me
     Args:
         folder: bundle.json and the files that it lists.
         runtime: what runs the graphs.
-        decode_tile_px: longest side of a picture that is decoded whole.
+        decode_tile_px: longest side of an image that is decoded whole.
         memory: what it needs, if that was measured.
 
     Raises:

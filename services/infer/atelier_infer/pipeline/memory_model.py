@@ -40,7 +40,7 @@ class MemoryModel(BaseModel):
     Attributes:
         resident_bytes: sessions, weights and what was mapped of files.
         step: of the UNet.
-        decode: of the decoder, one picture at a time.
+        decode: of the decoder, one image at a time.
     """
 
     model_config = ConfigDict(frozen=True)

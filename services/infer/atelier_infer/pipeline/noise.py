@@ -10,12 +10,12 @@ from atelier_infer.arrays import Array
 def initial_noise(seed: int, channels: int, height: int, width: int) -> Array:
     """The same numbers for the same seed and shape, on every machine.
 
-    Give the result to another pipeline (diffusers: `latents=`) to draw the same picture there.
+    Give the result to another pipeline (diffusers: `latents=`) to draw the same image there.
 
     Args:
         seed: in [0, 2^32).
         channels: c, of the latents.
-        height: h, of the latents, not of the picture.
+        height: h, of the latents, not of the image.
         width: w, of the latents.
 
     Returns:

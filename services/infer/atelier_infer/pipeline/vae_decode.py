@@ -50,7 +50,7 @@ def decode(bundle: Bundle, latents: Array, proceed: Callable[[], bool] = lambda:
 
 
 def preview(bundle: Bundle, predicted: Array) -> Pixels:
-    """A small picture of latents on their way: they are averaged down to about PREVIEW_PX before decoding.
+    """A small image of latents on their way: they are averaged down to about PREVIEW_PX before decoding.
 
     Args:
         bundle: whose decoder is run.
@@ -93,7 +93,7 @@ def _tiled(bundle: Bundle, scaled: Array, tile: int, proceed: Callable[[], bool]
 
 
 def _starts(length: int, tile: int, shared: int) -> list[int]:
-    """Where tiles begin, so that neighbours share at least `shared` and the last one ends with the picture."""
+    """Where tiles begin, so that neighbours share at least `shared` and the last one ends with the image."""
     if length <= tile:
         return [0]
     return [*range(0, length - tile, tile - shared), length - tile]

@@ -73,7 +73,7 @@ class MlflowStore:
         ]
         return sorted(entries, key=lambda entry: entry.number)
 
-    def validation_picture(self, version: int) -> bytes | None:
+    def validation_image(self, version: int) -> bytes | None:
         """Of the run's images, by the names that `MlflowClient.log_image` gives them: with `+` or, in earlier releases, `%`."""
         run_id = self._adapter_version(version).run_id
         if not run_id:

@@ -49,8 +49,8 @@ class ModelStore(Protocol):
         """The versions tagged as adapters, by rising number."""
         ...
 
-    def validation_picture(self, version: int) -> bytes | None:
-        """The newest picture that the version's training logged of its first validation prompt, PNG; none if it logged none.
+    def validation_image(self, version: int) -> bytes | None:
+        """The newest image that the version's training logged of its first validation prompt, PNG; none if it logged none.
 
         Raises:
             UnknownVersionError: no such version.

@@ -9,7 +9,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 
 class ETags:
-    """ASGI middleware over whole JSON answers to GET; streams, pictures and errors pass through."""
+    """ASGI middleware over whole JSON answers to GET; streams, images and errors pass through."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app

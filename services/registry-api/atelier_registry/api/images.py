@@ -1,4 +1,4 @@
-"""Endpoints that show: the training's pictures and curves, and what versions draw now."""
+"""Endpoints that show: the training's images and curves, and what versions draw now."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from fastapi import Path as InPath
 from atelier_registry.api import openapi_examples
 from atelier_registry.api.auth import needs
 from atelier_registry.api.catalogue import Name, Number
-from atelier_registry.api.schemas import Curve, CurvePoint, Drawings, Drawn, DrawRequest, PictureInfo, Pictures
-from atelier_registry.errors import StageError, UnknownPictureError
+from atelier_registry.api.schemas import Curve, CurvePoint, Drawings, Drawn, DrawRequest, ImageInfo, Images
+from atelier_registry.errors import StageError, UnknownImageError
 from atelier_registry.models import catalogue
 from atelier_registry.models.cached_registry import CachedRegistry
 from atelier_registry.models.infer_client import InferClient
@@ -22,38 +22,38 @@ from atelier_registry.models.model_registry import Version
 from atelier_registry.problems import documented
 
 
-def picture_router(recent: CachedRegistry, infer_client: InferClient) -> APIRouter:
+def image_router(recent: CachedRegistry, infer_client: InferClient) -> APIRouter:
     """The endpoints. They are plain functions, so that waiting happens in worker threads."""
-    router = APIRouter(prefix="/models/{name}", tags=["pictures"], dependencies=[Depends(needs(Role.reader))])
+    router = APIRouter(prefix="/models/{name}", tags=["images"], dependencies=[Depends(needs(Role.reader))])
 
     def found(name: str, number: int) -> Version:
         return catalogue.find_version(recent, catalogue.find_model(recent, name).name, number)
 
-    @router.get("/versions/{version}/pictures", responses=documented(404) | openapi_examples.of(openapi_examples.PICTURES))
-    def list_pictures(name: Name, version: Number) -> Pictures:
-        """The validation pictures that the training logged, by key and step."""
+    @router.get("/versions/{version}/images", responses=documented(404) | openapi_examples.of(openapi_examples.IMAGES))
+    def list_images(name: Name, version: Number) -> Images:
+        """The validation images that the training logged, by key and step."""
         run_id = found(name, version).run_id
-        root = f"/models/{quote(name, safe='')}/versions/{version}/picture?path="
-        return Pictures(
-            pictures=[
-                PictureInfo(key=picture.key, step=picture.step, path=root + quote(picture.path, safe=""))
-                for picture in (recent.pictures(run_id) if run_id else [])
+        root = f"/models/{quote(name, safe='')}/versions/{version}/image?path="
+        return Images(
+            images=[
+                ImageInfo(key=image.key, step=image.step, path=root + quote(image.path, safe=""))
+                for image in (recent.images(run_id) if run_id else [])
             ]
         )
 
     @router.get(
-        "/versions/{version}/picture",
+        "/versions/{version}/image",
         response_class=Response,
         responses=documented(404) | {200: {"description": "a PNG", "content": {"image/png": {}}}},
     )
-    def get_picture(
+    def get_image(
         name: Name, version: Number, path: Annotated[str, Query(min_length=1, max_length=500, description="as listed")]
     ) -> Response:
-        """One of these pictures."""
+        """One of these images."""
         run_id = found(name, version).run_id
-        png = recent.picture(run_id, path) if run_id else None
+        png = recent.image(run_id, path) if run_id else None
         if png is None:
-            raise UnknownPictureError(f"version {version} of {name} has no picture {path!r}; its /pictures lists those it has")
+            raise UnknownImageError(f"version {version} of {name} has no image {path!r}; its /images lists those it has")
         return Response(png, media_type="image/png", headers={"Cache-Control": "private, max-age=86400, immutable"})
 
     @router.get(
@@ -68,14 +68,12 @@ def picture_router(recent: CachedRegistry, infer_client: InferClient) -> APIRout
         run_id = found(name, version).run_id
         points = recent.curve(run_id, metric) if run_id else []
         if not points:
-            raise UnknownPictureError(
-                f"version {version} of {name} has no metric {metric!r}; GET the version lists those it has"
-            )
+            raise UnknownImageError(f"version {version} of {name} has no metric {metric!r}; GET the version lists those it has")
         return Curve(metric=metric, points=[CurvePoint(step=point.step, value=point.value) for point in points])
 
     @router.post("/draw", responses=documented(400, 404) | openapi_examples.of(openapi_examples.DRAWINGS))
     def draw(name: Name, request: Annotated[DrawRequest, Body(openapi_examples=openapi_examples.DRAW)]) -> Drawings:
-        """The same pictures by several versions, drawn now by infer, which serves what it served before."""
+        """The same images by several versions, drawn now by infer, which serves what it served before."""
         model = catalogue.find_model(recent, name)
         numbers = list(dict.fromkeys(request.versions))
         for number in numbers:
@@ -83,7 +81,7 @@ def picture_router(recent: CachedRegistry, infer_client: InferClient) -> APIRout
 
         def one(number: int) -> Drawn:
             try:
-                return Drawn(version=number, staged=infer_client.stage(model.name, number, request.pictures), problem=None)
+                return Drawn(version=number, staged=infer_client.stage(model.name, number, request.images), problem=None)
             except StageError as error:
                 return Drawn(version=number, staged=None, problem=str(error))
 

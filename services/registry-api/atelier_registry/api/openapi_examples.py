@@ -7,7 +7,7 @@ from typing import Any
 from fastapi.openapi.models import Example
 
 PROMOTE: dict[str, Example] = {
-    "champion": {"summary": "make it the version that pictures are drawn with", "value": {"reason": "lowest validation loss"}},
+    "champion": {"summary": "make it the version that images are drawn with", "value": {"reason": "lowest validation loss"}},
     "another": {"summary": "any other alias", "value": {"alias": "candidate", "reason": "to be looked at by the class"}},
 }
 ROLL_BACK: dict[str, Example] = {
@@ -97,12 +97,12 @@ DETAIL: dict[str, Any] = VERSION | {
     },
     "problems": [],
 }
-PICTURES: dict[str, Any] = {
-    "pictures": [
+IMAGES: dict[str, Any] = {
+    "images": [
         {
             "key": "validation",
             "step": 480,
-            "path": "/models/pencil/versions/4/picture?path=images%2Fvalidation%25step%25480%25timestamp%251%250a.png",
+            "path": "/models/pencil/versions/4/image?path=images%2Fvalidation%25step%25480%25timestamp%251%250a.png",
         }
     ]
 }
@@ -110,7 +110,7 @@ CURVE: dict[str, Any] = {"metric": "ema_loss", "points": [{"step": 1, "value": 0
 DRAW: dict[str, Example] = {
     "two": {
         "summary": "candidate and champion",
-        "value": {"versions": [3, 4], "pictures": [{"prompt": "a cat", "seed": 7, "steps": 8}]},
+        "value": {"versions": [3, 4], "images": [{"prompt": "a cat", "seed": 7, "steps": 8}]},
     }
 }
 DRAWINGS: dict[str, Any] = {"drawn": [{"version": 3, "staged": None, "problem": "infer does not answer (ConnectionError)"}]}

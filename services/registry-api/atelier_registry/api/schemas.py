@@ -8,7 +8,7 @@ from typing import Literal
 from atelier_contracts.identifiers import VersionNumber
 from atelier_contracts.manifests import Evidence
 from atelier_contracts.promotion import Decision
-from atelier_contracts.stage import MAX_PICTURES, Staged, StagePicture
+from atelier_contracts.stage import MAX_IMAGES, Staged, StageImage
 from pydantic import BaseModel, ConfigDict, Field
 
 
@@ -118,18 +118,18 @@ class Comparison(BaseModel):
     losses_comparable: bool = Field(description="both were measured on the same validation data")
 
 
-class PictureInfo(BaseModel):
-    """A picture that the training logged."""
+class ImageInfo(BaseModel):
+    """An image that the training logged."""
 
     key: str
     step: int
     path: str = Field(description="address of the PNG, below this service's own")
 
 
-class Pictures(BaseModel):
-    """`GET /models/{name}/versions/{version}/pictures`."""
+class Images(BaseModel):
+    """`GET /models/{name}/versions/{version}/images`."""
 
-    pictures: list[PictureInfo]
+    images: list[ImageInfo]
 
 
 class CurvePoint(BaseModel):
@@ -149,12 +149,12 @@ class Curve(BaseModel):
 
 
 class DrawRequest(BaseModel):
-    """`POST /models/{name}/draw`: the same pictures by several versions."""
+    """`POST /models/{name}/draw`: the same images by several versions."""
 
     model_config = ConfigDict(extra="forbid", strict=True)
 
     versions: list[VersionNumber] = Field(min_length=1, max_length=4)
-    pictures: list[StagePicture] = Field(min_length=1, max_length=MAX_PICTURES)
+    images: list[StageImage] = Field(min_length=1, max_length=MAX_IMAGES)
 
 
 class Drawn(BaseModel):

@@ -13,7 +13,7 @@ KINDS = {".html": "text/html", ".css": "text/css", ".js": "text/javascript", ".s
 PATH = "/page/"
 
 _HEADERS = {
-    # scripts and styles come from here alone; pictures also from answers that a script fetched
+    # scripts and styles come from here alone; images also from answers that a script fetched
     "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob: data:; "
     "connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
     "Cache-Control": "no-cache",

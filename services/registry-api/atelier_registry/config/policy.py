@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from itertools import combinations
 from pathlib import Path
 
-from atelier_contracts.stage import MAX_PICTURES, StagePicture
+from atelier_contracts.stage import MAX_IMAGES, StageImage
 from pydantic import Field, model_validator
 
 from atelier_registry.config.strict_yaml import Strict, StrictYamlError, read_yaml
@@ -43,38 +43,38 @@ class Better(Strict):
     )
 
 
-class DriftPicture(StagePicture):
-    """A picture that candidate and champion draw."""
+class DriftImage(StageImage):
+    """An image that candidate and champion draw."""
 
     at_most: float | None = Field(default=None, ge=0, le=1, description="instead of the rule's own")
 
     @property
-    def request(self) -> StagePicture:
+    def request(self) -> StageImage:
         """What infer is asked for."""
-        return StagePicture.model_validate(self.model_dump(exclude={"at_most"}))
+        return StageImage.model_validate(self.model_dump(exclude={"at_most"}))
 
 
 class Drift(Strict):
-    """How far the pictures may be from the champion's: `picture_distance.distance`, 0 to 1, of each picture."""
+    """How far the images may be from the champion's: `image_distance.distance`, 0 to 1, of each image."""
 
     at_most: float = Field(ge=0, le=1)
     prompts_apart_by: float | None = Field(
-        default=None, ge=0, le=1, description="two pictures that differ in the prompt alone must be this far apart, at least"
+        default=None, ge=0, le=1, description="two images that differ in the prompt alone must be this far apart, at least"
     )
-    pictures: list[DriftPicture] = Field(min_length=1, max_length=MAX_PICTURES)
+    images: list[DriftImage] = Field(min_length=1, max_length=MAX_IMAGES)
 
     @model_validator(mode="after")
     def _comparable(self) -> Drift:
-        if self.prompts_apart_by is not None and not same_but_the_prompt(self.pictures):
-            raise ValueError("prompts_apart_by needs two pictures that differ in the prompt alone: give them one seed and size")
+        if self.prompts_apart_by is not None and not same_but_the_prompt(self.images):
+            raise ValueError("prompts_apart_by needs two images that differ in the prompt alone: give them one seed and size")
         return self
 
 
-def same_but_the_prompt(pictures: Sequence[StagePicture]) -> list[tuple[int, int]]:
-    """Pairs of places in a list whose pictures differ in the prompt alone."""
-    rest = [picture.model_dump(exclude={"prompt", "at_most"}) for picture in pictures]
-    pairs = combinations(range(len(pictures)), 2)
-    return [(i, j) for i, j in pairs if rest[i] == rest[j] and pictures[i].prompt != pictures[j].prompt]
+def same_but_the_prompt(images: Sequence[StageImage]) -> list[tuple[int, int]]:
+    """Pairs of places in a list whose images differ in the prompt alone."""
+    rest = [image.model_dump(exclude={"prompt", "at_most"}) for image in images]
+    pairs = combinations(range(len(images)), 2)
+    return [(i, j) for i, j in pairs if rest[i] == rest[j] and images[i].prompt != images[j].prompt]
 
 
 class AliasPolicy(Strict):

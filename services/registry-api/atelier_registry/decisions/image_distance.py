@@ -1,8 +1,8 @@
-"""How far two pictures are apart to the eye: what is where, and in which colours; a small shift counts for little.
+"""How far two images are apart to the eye: what is where, and in which colours; a small shift counts for little.
 
 A mean difference of pixels is no such measure: blank paper is nearer to a pencil drawing than the same drawing moved by four
-pixels. Here each picture becomes histograms of its edges' directions over overlapping cells, and a coarse grid of its colours;
-the pictures are laid over each other where they fit best within a sixteenth of their side.
+pixels. Here each image becomes histograms of its edges' directions over overlapping cells, and a coarse grid of its colours;
+the images are laid over each other where they fit best within a sixteenth of their side.
 
 Sources: N. Dalal, B. Triggs, "Histograms of Oriented Gradients for Human Detection", CVPR 2005 (cells and directions);
 C. Kuglin, D. Hines, "The Phase Correlation Image Alignment Method", 1975 (the shift).
@@ -22,24 +22,24 @@ from PIL import Image
 Array = NDArray[np.float64]
 
 SIDE_PX = 96
-"""Pictures are compared at this size."""
+"""Images are compared at this size."""
 
 MOST_SHIFT_PX = SIDE_PX // 16
 CELLS, DIRECTIONS = 6, 9
 COLOUR_CELLS = 6
 
 BLANK_CONTRAST = 0.02
-"""A picture whose strongest edges are weaker than this share of black against white shows nothing."""
+"""An image whose strongest edges are weaker than this share of black against white shows nothing."""
 
 
 @dataclass(frozen=True)
-class PictureFindings:
-    """What a candidate's pictures show.
+class ImageFindings:
+    """What a candidate's images show.
 
     Attributes:
-        distances: to the champion's pictures, in their order; empty where there is no champion.
-        blank: numbers of the pictures on which nothing is to be seen, from 1.
-        prompt_distance: the least distance between two pictures that differ in the prompt alone; None without two such.
+        distances: to the champion's images, in their order; empty where there is no champion.
+        blank: numbers of the images on which nothing is to be seen, from 1.
+        prompt_distance: the least distance between two images that differ in the prompt alone; None without two such.
     """
 
     distances: tuple[float, ...]
@@ -47,52 +47,52 @@ class PictureFindings:
     prompt_distance: float | None
 
 
-def compare(ours: Sequence[bytes], theirs: Sequence[bytes], pairs: Sequence[tuple[int, int]]) -> PictureFindings:
-    """Compares a candidate's pictures with the champion's and with each other.
+def compare(ours: Sequence[bytes], theirs: Sequence[bytes], pairs: Sequence[tuple[int, int]]) -> ImageFindings:
+    """Compares a candidate's images with the champion's and with each other.
 
     Args:
         ours: PNGs of the candidate.
         theirs: PNGs of the champion in the same order, or none.
-        pairs: places of pictures that differ in the prompt alone.
+        pairs: places of images that differ in the prompt alone.
 
     Raises:
-        NotAPictureError: one of them is none.
+        NotAnImageError: one of them is none.
     """
-    pictures, others = [read(png) for png in ours], [read(png) for png in theirs]
-    return PictureFindings(
-        tuple(distance(one, other) for one, other in zip(pictures, others, strict=True)) if others else (),
-        tuple(number for number, picture in enumerate(pictures, 1) if is_blank(picture)),
-        min((distance(pictures[i], pictures[j]) for i, j in pairs), default=None),
+    images, others = [read(png) for png in ours], [read(png) for png in theirs]
+    return ImageFindings(
+        tuple(distance(one, other) for one, other in zip(images, others, strict=True)) if others else (),
+        tuple(number for number, each in enumerate(images, 1) if is_blank(each)),
+        min((distance(images[i], images[j]) for i, j in pairs), default=None),
     )
 
 
-class NotAPictureError(ValueError):
-    """The bytes are no picture, or the two cannot be compared."""
+class NotAnImageError(ValueError):
+    """The bytes are no image, or the two cannot be compared."""
 
 
 def read(png: bytes) -> Array:
-    """A picture at the size of comparison, RGB float64 [SIDE_PX, SIDE_PX, 3], 0 to 1.
+    """An image at the size of comparison, RGB float64 [SIDE_PX, SIDE_PX, 3], 0 to 1.
 
     Raises:
-        NotAPictureError: it is none, or none of a sane size.
+        NotAnImageError: it is none, or none of a sane size.
     """
     try:
         with Image.open(io.BytesIO(png), formats=("PNG",)) as image:
             if max(image.size) > 4096:
-                raise NotAPictureError(f"a picture may have at most 4096 px a side; received {image.width} x {image.height}")
+                raise NotAnImageError(f"an image may have at most 4096 px a side; received {image.width} x {image.height}")
             small = image.convert("RGB").resize((SIDE_PX, SIDE_PX), Image.Resampling.BOX)
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise NotAPictureError(f"not a picture: {type(error).__name__}") from error
+        raise NotAnImageError(f"not an image: {type(error).__name__}") from error
     return np.asarray(small, np.float64) / 255
 
 
-def is_blank(picture: Array) -> bool:
+def is_blank(image: Array) -> bool:
     """Whether nothing is to be seen: hardly any edge, whatever the colour of the ground.
 
     Args:
-        picture: as `read` gives it.
+        image: as `read` gives it.
     """
-    magnitude, _ = _edges(picture)
+    magnitude, _ = _edges(image)
     return bool(np.quantile(magnitude, 0.995) < BLANK_CONTRAST)
 
 
@@ -112,21 +112,21 @@ def distance(one: Array, other: Array) -> float:
     return float(np.clip(max(structure, min(1.0, 4 * colour)), 0, 1))
 
 
-def _edges(picture: Array) -> tuple[Array, Array]:
+def _edges(image: Array) -> tuple[Array, Array]:
     """Strength and direction (0 to pi) of the strongest channel's edge at each pixel, both [SIDE_PX, SIDE_PX]."""
-    vertical, horizontal = np.gradient(_smooth(picture), axis=(0, 1))
+    vertical, horizontal = np.gradient(_smooth(image), axis=(0, 1))
     channel = np.hypot(vertical, horizontal).argmax(axis=2)[..., None]
     dy, dx = (np.take_along_axis(each, channel, 2)[..., 0] for each in (vertical, horizontal))
     return np.hypot(dy, dx), np.mod(np.arctan2(dy, dx), np.pi)
 
 
-def _smooth(picture: Array) -> Array:
+def _smooth(image: Array) -> Array:
     """Blurred over three pixels, so that grain is no edge."""
     for axis in (0, 1):
-        padded = np.pad(picture, [(1, 1) if each == axis else (0, 0) for each in range(3)], mode="edge")
+        padded = np.pad(image, [(1, 1) if each == axis else (0, 0) for each in range(3)], mode="edge")
         parts = [np.take(padded, range(start, start + SIDE_PX), axis) for start in range(3)]
-        picture = 0.25 * parts[0] + 0.5 * parts[1] + 0.25 * parts[2]
-    return picture
+        image = 0.25 * parts[0] + 0.5 * parts[1] + 0.25 * parts[2]
+    return image
 
 
 def _pool(cells: int) -> NDArray[Any]:
@@ -136,9 +136,9 @@ def _pool(cells: int) -> NDArray[Any]:
     return np.asarray(weights / weights.sum(axis=0))
 
 
-def _histograms(picture: Array) -> Array:
+def _histograms(image: Array) -> Array:
     """Edges by cell and direction, [CELLS * CELLS * DIRECTIONS]; strength counts by its root, so faint lines count, too."""
-    magnitude, direction = _edges(picture)
+    magnitude, direction = _edges(image)
     strength = np.sqrt(np.where(magnitude < BLANK_CONTRAST / 2, 0, magnitude))
     place = direction / np.pi * DIRECTIONS
     lower = np.floor(place).astype(int) % DIRECTIONS
@@ -151,11 +151,11 @@ def _histograms(picture: Array) -> Array:
     return np.asarray(np.einsum("ay,dyx,bx->abd", pool, layers, pool).ravel())
 
 
-def _grid(picture: Array) -> Array:
+def _grid(image: Array) -> Array:
     """Mean colours over overlapping cells, [COLOUR_CELLS, COLOUR_CELLS, 3]."""
     pool = _pool(COLOUR_CELLS)
     pool = pool / pool.sum(axis=1, keepdims=True)
-    return np.asarray(np.einsum("ay,yxc,bx->abc", pool, picture, pool))
+    return np.asarray(np.einsum("ay,yxc,bx->abc", pool, image, pool))
 
 
 def _aligned(one: Array, other: Array) -> Array:

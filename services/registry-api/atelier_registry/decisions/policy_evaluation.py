@@ -1,4 +1,4 @@
-"""Brings together what the rules need: MLflow's facts, the evidence, and infer's pictures; then asks the rules.
+"""Brings together what the rules need: MLflow's facts, the evidence, and infer's images; then asks the rules.
 
 What infer shows takes seconds, and is asked before the alias is locked: it is about files with certain digests, and counts for
 as long as the versions still have them. Everything else is read inside the lock, so a verdict never rests on what was true
@@ -13,11 +13,11 @@ from datetime import UTC, datetime
 
 from atelier_contracts.names import CHAMPION, KIND_ADAPTER
 from atelier_contracts.promotion import Verdict
-from atelier_contracts.stage import Staged, StagePicture
+from atelier_contracts.stage import Staged, StageImage
 
 from atelier_registry.config.policy import AliasPolicy, Policy, same_but_the_prompt
 from atelier_registry.decisions import rules
-from atelier_registry.decisions.image_distance import NotAPictureError, PictureFindings, compare
+from atelier_registry.decisions.image_distance import ImageFindings, NotAnImageError, compare
 from atelier_registry.decisions.rules import Candidate, Observations
 from atelier_registry.errors import StageError
 from atelier_registry.models.artifact_digests import AdapterDigests
@@ -35,14 +35,14 @@ class Trial:
     Attributes:
         digests: version to the digest of the files that were asked for.
         load_problem: why the candidate cannot be loaded; empty where it can; None where infer was not asked.
-        pictures: see `rules.Seen`.
-        picture_problem: see `rules.Seen`.
+        images: see `rules.Seen`.
+        image_problem: see `rules.Seen`.
     """
 
     digests: dict[int, str | None] = field(default_factory=dict)
     load_problem: str | None = None
-    pictures: PictureFindings | None = None
-    picture_problem: str = ""
+    images: ImageFindings | None = None
+    image_problem: str = ""
 
 
 @dataclass(frozen=True)
@@ -117,7 +117,7 @@ class PolicyEvaluator:
         return self._judged([*rules.standing(alias), *([rules.loads] if loadable else [])], target, None, trial)
 
     def _judged(self, asked: list[rules.Rule], candidate: Candidate, champion: Candidate | None, trial: Trial) -> Evaluation:
-        seen = Observations(datetime.now(UTC), trial.load_problem, trial.pictures, trial.picture_problem)
+        seen = Observations(datetime.now(UTC), trial.load_problem, trial.images, trial.image_problem)
         verdicts = tuple(rule(candidate, champion, seen) for rule in asked)
         return Evaluation(verdicts, candidate.identity.digest if candidate.identity else None, trial)
 
@@ -141,13 +141,13 @@ class PolicyEvaluator:
         load_problem = self._problem(candidate) if policy.loads else None
         if not policy.drift:
             return Trial(digests, load_problem)
-        asked = [picture.request for picture in policy.drift.pictures]
+        asked = [image.request for image in policy.drift.images]
         try:
-            drawn = [self._staged(each, asked).pictures for each in subjects]
-            ours, *theirs = ([picture.png for picture in pictures] for pictures in drawn)
+            drawn = [self._staged(each, asked).images for each in subjects]
+            ours, *theirs = ([image.png for image in images] for images in drawn)
             findings = compare(ours, theirs[0] if theirs else [], same_but_the_prompt(asked))
             return Trial(digests, load_problem, findings)
-        except (StageError, NotAPictureError) as error:
+        except (StageError, NotAnImageError) as error:
             return Trial(digests, load_problem, None, str(error))
 
     def _problem(self, subject: Candidate) -> str:
@@ -157,6 +157,6 @@ class PolicyEvaluator:
             return str(error)
         return ""
 
-    def _staged(self, subject: Candidate, pictures: list[StagePicture]) -> Staged:
+    def _staged(self, subject: Candidate, images: list[StageImage]) -> Staged:
         digest = subject.identity.digest if subject.identity else None
-        return self._stager.stage(subject.version.model, subject.version.number, pictures, adapter_digest=digest)
+        return self._stager.stage(subject.version.model, subject.version.number, images, adapter_digest=digest)

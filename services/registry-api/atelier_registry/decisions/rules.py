@@ -17,7 +17,7 @@ from atelier_contracts.names import CHAMPION, KIND_ADAPTER, TAG_KIND, TAG_RETIRE
 from atelier_contracts.promotion import Verdict
 
 from atelier_registry.config.policy import AliasPolicy, Better, Bound, Drift
-from atelier_registry.decisions.image_distance import PictureFindings
+from atelier_registry.decisions.image_distance import ImageFindings
 from atelier_registry.errors import InvalidArgumentError
 from atelier_registry.models.artifact_digests import AdapterIdentity
 from atelier_registry.models.model_registry import READY, Version
@@ -53,14 +53,14 @@ class Observations:
     Attributes:
         now: when.
         load_problem: why infer cannot load the candidate; empty where it can; None where it was not asked.
-        pictures: what the policy's pictures show; None where they were not drawn.
-        picture_problem: why they were not, empty where they were.
+        images: what the policy's images show; None where they were not drawn.
+        image_problem: why they were not, empty where they were.
     """
 
     now: datetime
     load_problem: str | None = None
-    pictures: PictureFindings | None = None
-    picture_problem: str = ""
+    images: ImageFindings | None = None
+    image_problem: str = ""
 
 
 Rule = Callable[[Candidate, Candidate | None, Observations], Verdict]
@@ -116,7 +116,7 @@ def ready(candidate: Candidate, champion: Candidate | None, seen: Observations) 
 
 
 def drawable(candidate: Candidate, champion: Candidate | None, seen: Observations) -> Verdict:
-    """The champion is what pictures are drawn with, so it must be an adapter."""
+    """The champion is what images are drawn with, so it must be an adapter."""
     kind = candidate.version.kind
     found = f"has the tag {TAG_KIND}={kind}" if kind else f"has no tag {TAG_KIND}"
     return Verdict(
@@ -284,46 +284,46 @@ def loads(candidate: Candidate, champion: Candidate | None, seen: Observations) 
 
 
 def not_blank(candidate: Candidate, champion: Candidate | None, seen: Observations) -> Verdict:
-    """Something is to be seen on each of the policy's pictures, whatever the champion draws."""
-    if seen.pictures is None:
-        return Verdict(rule="not_blank", passed=False, reason=seen.picture_problem or "no pictures were drawn")
-    blank = seen.pictures.blank
+    """Something is to be seen on each of the policy's images, whatever the champion draws."""
+    if seen.images is None:
+        return Verdict(rule="not_blank", passed=False, reason=seen.image_problem or "no images were drawn")
+    blank = seen.images.blank
     shown = ", ".join(map(str, blank))
-    reason = f"draws nothing on picture {shown} of the policy" if blank else "something is to be seen on every picture"
+    reason = f"draws nothing on image {shown} of the policy" if blank else "something is to be seen on every image"
     return Verdict(rule="not_blank", passed=not blank, reason=reason, numbers={"blank": float(len(blank))})
 
 
 def drift(limit: Drift) -> Rule:
-    """Its pictures are not too far from the champion's."""
+    """Its images are not too far from the champion's."""
 
     def rule(candidate: Candidate, champion: Candidate | None, seen: Observations) -> Verdict:
         if champion is None:
-            return Verdict(rule="drift", passed=True, reason="there is no other champion to compare pictures with")
-        if seen.pictures is None or not seen.pictures.distances:
-            return Verdict(rule="drift", passed=False, reason=seen.picture_problem or "no pictures were drawn")
-        most = [limit.at_most if picture.at_most is None else picture.at_most for picture in limit.pictures]
-        measured = list(zip(seen.pictures.distances, most, strict=True))
-        far = [f"picture {n} is {d:.3f} away, at most {m:g} is allowed" for n, (d, m) in enumerate(measured, 1) if d > m]
-        worst = max(seen.pictures.distances)
-        near = f"its pictures are up to {worst:.3f} from those of version {champion.version.number}"
+            return Verdict(rule="drift", passed=True, reason="there is no other champion to compare images with")
+        if seen.images is None or not seen.images.distances:
+            return Verdict(rule="drift", passed=False, reason=seen.image_problem or "no images were drawn")
+        most = [limit.at_most if image.at_most is None else image.at_most for image in limit.images]
+        measured = list(zip(seen.images.distances, most, strict=True))
+        far = [f"image {n} is {d:.3f} away, at most {m:g} is allowed" for n, (d, m) in enumerate(measured, 1) if d > m]
+        worst = max(seen.images.distances)
+        near = f"its images are up to {worst:.3f} from those of version {champion.version.number}"
         return Verdict(
             rule="drift",
             passed=not far,
             reason=f"compared with version {champion.version.number}: {'; '.join(far)}" if far else near,
-            numbers={"at_most": limit.at_most, **{f"picture_{n}": round(value, 6) for n, (value, _) in enumerate(measured, 1)}},
+            numbers={"at_most": limit.at_most, **{f"image_{n}": round(value, 6) for n, (value, _) in enumerate(measured, 1)}},
         )
 
     return rule
 
 
 def prompt_matters(least: float) -> Rule:
-    """Two prompts give two pictures: a version that draws the same whatever it is asked for does not pass."""
+    """Two prompts give two images: a version that draws the same whatever it is asked for does not pass."""
 
     def rule(candidate: Candidate, champion: Candidate | None, seen: Observations) -> Verdict:
-        found = seen.pictures.prompt_distance if seen.pictures else None
+        found = seen.images.prompt_distance if seen.images else None
         if found is None:
-            return Verdict(rule="prompt_matters", passed=False, reason=seen.picture_problem or "no pictures were drawn")
-        reason = f"pictures of different prompts are {found:.3f} apart, at least {least:g} is asked for"
+            return Verdict(rule="prompt_matters", passed=False, reason=seen.image_problem or "no images were drawn")
+        reason = f"images of different prompts are {found:.3f} apart, at least {least:g} is asked for"
         return Verdict(
             rule="prompt_matters", passed=found >= least, reason=reason, numbers={"apart": round(found, 6), "at_least": least}
         )

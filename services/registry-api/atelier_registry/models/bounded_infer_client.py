@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Sequence
 
-from atelier_contracts.stage import Staged, StagePicture
+from atelier_contracts.stage import Staged, StageImage
 
 from atelier_registry.errors import StageBusyError
 from atelier_registry.models.infer_client import InferClient
@@ -25,7 +25,7 @@ class BoundedInferClient:
         self._free = threading.BoundedSemaphore(most)
 
     def stage(
-        self, model: str, version: int, pictures: Sequence[StagePicture] = (), *, adapter_digest: str | None = None
+        self, model: str, version: int, images: Sequence[StageImage] = (), *, adapter_digest: str | None = None
     ) -> Staged:
         """See `Stager`.
 
@@ -38,6 +38,6 @@ class BoundedInferClient:
                 "send the request again in some seconds"
             )
         try:
-            return self._stager.stage(model, version, pictures, adapter_digest=adapter_digest)
+            return self._stager.stage(model, version, images, adapter_digest=adapter_digest)
         finally:
             self._free.release()

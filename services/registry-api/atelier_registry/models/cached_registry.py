@@ -11,7 +11,7 @@ from typing import Annotated, Any, TypeVar
 from cachetools import LRUCache, TTLCache
 from fastapi import Header
 
-from atelier_registry.models.model_registry import FILES, READY, Model, Page, Picture, Point, RegistryReader, Run, Version
+from atelier_registry.models.model_registry import FILES, READY, Image, Model, Page, Point, RegistryReader, Run, Version
 
 T = TypeVar("T")
 
@@ -85,13 +85,13 @@ class CachedRegistry:
         """See `RegistryReader`."""
         return self._recent(self.asked.curve, run_id, metric)
 
-    def pictures(self, run_id: str) -> Sequence[Picture]:
+    def images(self, run_id: str) -> Sequence[Image]:
         """See `RegistryReader`."""
-        return self._recent(self.asked.pictures, run_id)
+        return self._recent(self.asked.images, run_id)
 
-    def picture(self, run_id: str, path: str) -> bytes | None:
-        """See `RegistryReader`. Always asked: browsers keep pictures themselves."""
-        return self.asked.picture(run_id, path)
+    def image(self, run_id: str, path: str) -> bytes | None:
+        """See `RegistryReader`. Always asked: browsers keep images themselves."""
+        return self.asked.image(run_id, path)
 
     def files(self, name: str, number: int, wanted: Collection[str] = FILES) -> dict[str, str]:
         """See `RegistryReader`."""

@@ -7,7 +7,7 @@ from typing import Protocol
 
 import requests
 from atelier_contracts.generate import Problem
-from atelier_contracts.stage import Staged, StagePicture, StageRequest
+from atelier_contracts.stage import Staged, StageImage, StageRequest
 from pydantic import ValidationError
 
 from atelier_registry.errors import StageRefusedError, StageUnavailableError
@@ -19,18 +19,18 @@ class InferClient(Protocol):
     """Loads versions without serving them."""
 
     def stage(
-        self, model: str, version: int, pictures: Sequence[StagePicture] = (), *, adapter_digest: str | None = None
+        self, model: str, version: int, images: Sequence[StageImage] = (), *, adapter_digest: str | None = None
     ) -> Staged:
         """Loads a version as serving would, and draws.
 
         Args:
             model: a registered model.
             version: of it.
-            pictures: what to draw.
+            images: what to draw.
             adapter_digest: of the files that must be loaded; None: whatever the version has.
 
         Raises:
-            StageRefusedError: the version failed a check, or a picture cannot be drawn.
+            StageRefusedError: the version failed a check, or an image cannot be drawn.
             StageUnavailableError: infer does not answer, is busy, or is not set up.
         """
 
@@ -39,7 +39,7 @@ class NoInferClient:
     """For a service that was told of no infer."""
 
     def stage(
-        self, model: str, version: int, pictures: Sequence[StagePicture] = (), *, adapter_digest: str | None = None
+        self, model: str, version: int, images: Sequence[StageImage] = (), *, adapter_digest: str | None = None
     ) -> Staged:
         """See `Stager`."""
         raise StageUnavailableError(
@@ -56,10 +56,10 @@ class HttpInferClient:
         self._login = {"Authorization": f"Bearer {token}"}
 
     def stage(
-        self, model: str, version: int, pictures: Sequence[StagePicture] = (), *, adapter_digest: str | None = None
+        self, model: str, version: int, images: Sequence[StageImage] = (), *, adapter_digest: str | None = None
     ) -> Staged:
         """See `Stager`."""
-        request = StageRequest(model=model, version=version, pictures=list(pictures), adapter_digest=adapter_digest)
+        request = StageRequest(model=model, version=version, images=list(images), adapter_digest=adapter_digest)
         body = request.model_dump(mode="json")
         try:
             answer = requests.post(

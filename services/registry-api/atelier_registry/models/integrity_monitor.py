@@ -1,6 +1,6 @@
 """Compares the files of every version that an alias points at with the digest that was decided on, again and again.
 
-A changed file changes no picture, since infer serves that digest or nothing. But somebody has to hear of it.
+A changed file changes no image, since infer serves that digest or nothing. But somebody has to hear of it.
 """
 
 from __future__ import annotations

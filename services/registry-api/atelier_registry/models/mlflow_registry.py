@@ -21,7 +21,7 @@ from requests.exceptions import RequestException
 
 from atelier_registry.errors import InvalidArgumentError, TrackingUnavailableError, UnreadableFileError
 from atelier_registry.models import artifact_stream
-from atelier_registry.models.model_registry import FILES, AdapterFiles, Model, Page, Picture, Point, Run, Version
+from atelier_registry.models.model_registry import FILES, AdapterFiles, Image, Model, Page, Point, Run, Version
 
 T = TypeVar("T")
 
@@ -29,7 +29,7 @@ _ABSENT = "RESOURCE_DOES_NOT_EXIST"
 _INVALID = "INVALID_PARAMETER_VALUE"
 _MAX_FILE_BYTES = 1 << 20
 _MAX_WEIGHTS_BYTES = 2 << 30
-_MAX_PICTURE_BYTES = 16 << 20
+_MAX_IMAGE_BYTES = 16 << 20
 _IMAGE = re.compile(
     r"images/(?P<key>[^/%+]+)(?P<by>[%+])step(?P=by)(?P<step>\d+)(?P=by)timestamp(?P=by)\d+(?P=by)[0-9a-f-]+\.png"
 )
@@ -132,14 +132,14 @@ class MlflowRegistry:
         points = _ask(lambda: self._client.get_metric_history(run_id, metric)) or []
         return [Point(int(point.step), float(point.value)) for point in points]
 
-    def pictures(self, run_id: str) -> list[Picture]:
+    def images(self, run_id: str) -> list[Image]:
         """See `ModelRegistry`. One call; MLflow's `log_image` writes key, step and time into the file's name."""
         found = _ask(lambda: self._client.list_artifacts(run_id, "images")) or []
         told = (match for info in found if (match := _IMAGE.fullmatch(info.path)))
-        pictures = [Picture(match[0], match["key"].replace("~", "/"), int(match["step"])) for match in told]
-        return sorted(pictures, key=lambda picture: (picture.key, picture.step))
+        images = [Image(match[0], match["key"].replace("~", "/"), int(match["step"])) for match in told]
+        return sorted(images, key=lambda image: (image.key, image.step))
 
-    def picture(self, run_id: str, path: str) -> bytes | None:
+    def image(self, run_id: str, path: str) -> bytes | None:
         """See `ModelRegistry`. Only what the tracking server itself hands out is read."""
         found = _ask(lambda: self._client.get_run(run_id))
         if found is None or not _IMAGE.fullmatch(path):
@@ -147,7 +147,7 @@ class MlflowRegistry:
         root = _proxied(found.info.artifact_uri)
         with TemporaryDirectory() as folder:
             file = _ask(lambda: mlflow.artifacts.download_artifacts(f"{root}/{path}", dst_path=folder, tracking_uri=self._uri))
-            if file is None or Path(file).stat().st_size > _MAX_PICTURE_BYTES:
+            if file is None or Path(file).stat().st_size > _MAX_IMAGE_BYTES:
                 return None
             content = Path(file).read_bytes()
         return content if content.startswith(b"\x89PNG") else None

@@ -86,8 +86,8 @@ class Point:
 
 
 @dataclass(frozen=True)
-class Picture:
-    """A picture that a run logged."""
+class Image:
+    """An image that a run logged."""
 
     path: str
     key: str
@@ -136,11 +136,11 @@ class RegistryReader(Protocol):
     def curve(self, run_id: str, metric: str) -> Sequence[Point]:
         """The course of one metric of a run, thinned out by the registry where it is long; empty for an unknown one."""
 
-    def pictures(self, run_id: str) -> Sequence[Picture]:
-        """The pictures that a run logged, by key and step."""
+    def images(self, run_id: str) -> Sequence[Image]:
+        """The images that a run logged, by key and step."""
 
-    def picture(self, run_id: str, path: str) -> bytes | None:
-        """A PNG that `pictures` told of; None where it is gone."""
+    def image(self, run_id: str, path: str) -> bytes | None:
+        """A PNG that `images` told of; None where it is gone."""
 
     def files(self, name: str, number: int, wanted: Collection[str] = FILES) -> dict[str, str]:
         """The text of those files that the version holds beside its weights.

@@ -35,23 +35,23 @@ class TrainOptions:
     variant: str | None = flag(None, "base", "variant of the base's weight files, for example fp16")
     base_name: str | None = flag(None, "base", "name of a local base in the registry; the folder's name by default")
 
-    train_data_dir: str | None = flag(None, "data", "folder of pictures with metadata.jsonl (file_name, text)")
+    train_data_dir: str | None = flag(None, "data", "folder of images with metadata.jsonl (file_name, text)")
     dataset_name: str | None = flag(None, "data", "hub id or folder of a data set, instead of train_data_dir")
     dataset_config_name: str | None = flag(None, "data", "configuration of the hub data set")
-    image_column: str = flag("image", "data", "column that holds the pictures")
+    image_column: str = flag("image", "data", "column that holds the images")
     caption_column: str = flag("text", "data", "column that holds the captions")
-    max_train_samples: int | None = flag(None, "data", "use the first N pictures only")
-    validation_samples: int = flag(32, "data", "pictures held out for the validation loss")
-    skip_bad: bool = flag(False, "data", "leave out pictures that cannot be read and count them, instead of refusing")
+    max_train_samples: int | None = flag(None, "data", "use the first N images only")
+    validation_samples: int = flag(32, "data", "images held out for the validation loss")
+    skip_bad: bool = flag(False, "data", "leave out images that cannot be read and count them, instead of refusing")
     width: int | None = flag(None, "data", "px; the base's native size by default")
     height: int | None = flag(None, "data", "px; the base's native size by default")
     center_crop: bool = flag(False, "data", "crop in the middle; without it crops lie at random")
-    random_crops: int = flag(4, "data", "random crops encoded per picture; 0 encodes a new one at each step")
+    random_crops: int = flag(4, "data", "random crops encoded per image; 0 encodes a new one at each step")
     random_flip: bool = flag(
-        False, "data", "mirror every second picture at random (captions that say left or right become wrong)"
+        False, "data", "mirror every second image at random (captions that say left or right become wrong)"
     )
     caption_dropout: float = flag(0.1, "data", "share of captions left empty, so that guidance keeps working")
-    dataloader_num_workers: int = flag(0, "data", "threads that read pictures while they are encoded")
+    dataloader_num_workers: int = flag(0, "data", "threads that read images while they are encoded")
     cache_dir: str = flag("~/.cache/atelier", "data", "encoded data sets, shared by all runs on this machine")
 
     rank: int = flag(8, "lora", "rank of the LoRA matrices")
@@ -62,7 +62,7 @@ class TrainOptions:
 
     num_train_epochs: int | None = flag(None, "steps", "passes over the data; max_train_steps wins where both are given")
     max_train_steps: int | None = flag(None, "steps", "optimizer steps; 1000 where no epochs are given either")
-    train_batch_size: int = flag(4, "steps", "pictures per forward pass and process")
+    train_batch_size: int = flag(4, "steps", "images per forward pass and process")
     gradient_accumulation_steps: int = flag(1, "steps", "forward passes per optimizer step")
     seed: int = flag(1337, "steps", "of everything random in the run")
 
@@ -84,7 +84,7 @@ class TrainOptions:
     prediction_type: Literal["epsilon", "v_prediction"] | None = flag(None, "loss", "the base's own by default")
 
     validation_prompt: str | None = flag(None, "validation", "drawn at each validation and logged")
-    num_validation_images: int = flag(2, "validation", "pictures per validation")
+    num_validation_images: int = flag(2, "validation", "images per validation")
     validation_steps: int | None = flag(None, "validation", "optimizer steps between validations; 250 by default")
     validation_epochs: int | None = flag(None, "validation", "epochs between validations, instead of validation_steps")
     select: Literal["best", "last"] = flag(
@@ -112,7 +112,7 @@ class TrainOptions:
     tracking_uri: str | None = flag(None, "reporting", "MLflow server; MLFLOW_TRACKING_URI by default")
     tracking_patience_s: float = flag(30.0, "reporting", "seconds to wait at the end for a server that does not answer")
     report_to: Literal["mlflow", "tensorboard", "wandb", "all"] = flag(
-        "mlflow", "reporting", "where curves and pictures go beside MLflow, which always gets them"
+        "mlflow", "reporting", "where curves and images go beside MLflow, which always gets them"
     )
     logging_dir: str = flag("logs", "reporting", "TensorBoard's files, below output_dir")
 
@@ -143,7 +143,7 @@ class TrainOptions:
         return self.alpha if self.alpha is not None else float(self.rank)
 
     def steps(self, rows: int, processes: int) -> tuple[int, int]:
-        """Optimizer steps of the whole run, and those between validations, for so many pictures and processes."""
+        """Optimizer steps of the whole run, and those between validations, for so many images and processes."""
         per_epoch = max(1, -(-rows // (self.train_batch_size * self.gradient_accumulation_steps * processes)))
         steps = self.max_train_steps
         if steps is None:

@@ -1,4 +1,4 @@
-"""The data set as the trainer sees it: pictures with captions, split once, transformed without distortion."""
+"""The data set as the trainer sees it: images with captions, split once, transformed without distortion."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from PIL import Image, UnidentifiedImageError
 from atelier_trainer.config.options import TrainOptions
 from atelier_trainer.errors import DataError
 
-SPLIT_SEED = 0  # not the run's seed: versions are compared on the same held-out pictures
+SPLIT_SEED = 0  # not the run's seed: versions are compared on the same held-out images
 MIDDLE = (0.5, 0.5)
 
 
 @dataclass(frozen=True)
 class ImageDataset:
-    """Encoded picture files and their captions, in the data set's order."""
+    """Encoded image files and their captions, in the data set's order."""
 
     files: Sequence[bytes]
     captions: Sequence[str]
@@ -32,14 +32,14 @@ class ImageDataset:
         return len(self.files)
 
     def digest(self) -> str:
-        """sha256 over every picture's bytes and caption, in order."""
+        """sha256 over every image's bytes and caption, in order."""
         digest = hashlib.sha256()
         for content, caption in zip(self.files, self.captions, strict=True):
             digest.update(hashlib.sha256(content).digest() + hashlib.sha256(caption.encode()).digest())
         return digest.hexdigest()
 
-    def picture_digest(self) -> str:
-        """sha256 over every picture's bytes, in order: what latents depend on, whatever the captions say."""
+    def image_digest(self) -> str:
+        """sha256 over every image's bytes, in order: what latents depend on, whatever the captions say."""
         return hashlib.sha256(b"".join(hashlib.sha256(content).digest() for content in self.files)).hexdigest()
 
     def take(self, rows: Sequence[int]) -> ImageDataset:
@@ -47,24 +47,24 @@ class ImageDataset:
         return ImageDataset([self.files[i] for i in rows], [self.captions[i] for i in rows], [self.labels[i] for i in rows])
 
     def opened(self, row: int) -> Image.Image:
-        """One picture in RGB.
+        """One image in RGB.
 
         Raises:
-            DataError: the bytes are not a picture.
+            DataError: the bytes are not an image.
         """
         try:
             with Image.open(io.BytesIO(self.files[row])) as opened:
                 return opened.convert("RGB")
         except (UnidentifiedImageError, OSError, ValueError, SyntaxError) as error:
             raise DataError(
-                f"{self.labels[row]} cannot be read as a picture: {error}; mend or remove it, or leave such pictures out with "
+                f"{self.labels[row]} cannot be read as an image: {error}; mend or remove it, or leave such images out with "
                 "--skip_bad"
             ) from error
 
     def pixels(
         self, row: int, width: int, height: int, mirror: bool, place: tuple[float, float] = MIDDLE
     ) -> np.ndarray[Any, np.dtype[np.float32]]:
-        """One picture, scaled to cover width x height with its aspect kept, and cropped.
+        """One image, scaled to cover width x height with its aspect kept, and cropped.
 
         Args:
             row: of the data set.
@@ -77,7 +77,7 @@ class ImageDataset:
             float32 [3, height, width] in [-1, 1].
 
         Raises:
-            DataError: the bytes are not a picture.
+            DataError: the bytes are not an image.
         """
         image = self.opened(row)
         size = covering(image.size, width, height)
@@ -88,13 +88,13 @@ class ImageDataset:
         return np.ascontiguousarray((pixels[:, ::-1] if mirror else pixels).transpose(2, 0, 1))
 
     def leave_room(self, width: int, height: int) -> bool:
-        """Whether any picture, scaled to cover width x height, is larger than that, so that crops can differ."""
+        """Whether any image, scaled to cover width x height, is larger than that, so that crops can differ."""
         for row, content in enumerate(self.files):
             try:
                 with Image.open(io.BytesIO(content)) as header:
                     size = header.size
             except (UnidentifiedImageError, OSError, ValueError, SyntaxError):
-                size = self.opened(row).size  # raises with the picture's name
+                size = self.opened(row).size  # raises with the image's name
             if covering(size, width, height) != (width, height):
                 return True
         return False
@@ -107,7 +107,7 @@ def covering(size: tuple[int, int], width: int, height: int) -> tuple[int, int]:
     return max(width, round(size[0] * scale)), max(height, round(size[1] * scale))
 
 
-def load_pictures(options: TrainOptions, tell: Callable[[str], None] = lambda _: None) -> ImageDataset:
+def load_images(options: TrainOptions, tell: Callable[[str], None] = lambda _: None) -> ImageDataset:
     """Reads the data set named by the options with the `datasets` library.
 
     Raises:
@@ -127,7 +127,7 @@ def load_pictures(options: TrainOptions, tell: Callable[[str], None] = lambda _:
     except (OSError, ValueError, datasets.exceptions.DatasetsError) as error:
         first_line = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise DataError(
-            f"data set {source!r} cannot be loaded: {first_line}; check the name and the network, or give a folder of pictures"
+            f"data set {source!r} cannot be loaded: {first_line}; check the name and the network, or give a folder of images"
         ) from error
     for flag in ("image_column", "caption_column"):
         if (column := getattr(options, flag)) not in table.column_names:
@@ -143,42 +143,40 @@ def load_pictures(options: TrainOptions, tell: Callable[[str], None] = lambda _:
         files.append(cell["bytes"] if cell.get("bytes") else Path(cell["path"]).read_bytes())
         labels.append(f"{label} (row {row} of {Path(source).name})")
     captions = [str(text[0] if isinstance(text, list) and text else text) for text in table[options.caption_column]]
-    pictures = ImageDataset(files, captions, labels)
-    return _without_bad(pictures, tell) if options.skip_bad else pictures
+    images = ImageDataset(files, captions, labels)
+    return _without_bad(images, tell) if options.skip_bad else images
 
 
-def _without_bad(pictures: ImageDataset, tell: Callable[[str], None]) -> ImageDataset:
-    """The pictures that can be read; says which could not.
+def _without_bad(images: ImageDataset, tell: Callable[[str], None]) -> ImageDataset:
+    """The images that can be read; says which could not.
 
     Raises:
         DataError: none can.
     """
     good, bad = [], []
-    for row in range(len(pictures)):
+    for row in range(len(images)):
         try:
-            pictures.opened(row)
+            images.opened(row)
             good.append(row)
         except DataError:
-            bad.append(pictures.labels[row])
+            bad.append(images.labels[row])
     if not good:
-        raise DataError(f"none of the {len(pictures)} pictures can be read; the first is {bad[0]}")
+        raise DataError(f"none of the {len(images)} images can be read; the first is {bad[0]}")
     if bad:
-        tell(
-            f"left out {len(bad)} of {len(pictures)} pictures that cannot be read: {', '.join(bad[:5])}{' …' * (len(bad) > 5)}"
-        )
-    return pictures.take(good)
+        tell(f"left out {len(bad)} of {len(images)} images that cannot be read: {', '.join(bad[:5])}{' …' * (len(bad) > 5)}")
+    return images.take(good)
 
 
-def split(pictures: ImageDataset, held_out: int) -> tuple[ImageDataset, ImageDataset]:
-    """Training and validation pictures; the choice depends on the number of pictures alone.
+def split(images: ImageDataset, held_out: int) -> tuple[ImageDataset, ImageDataset]:
+    """Training and validation images; the choice depends on the number of images alone.
 
     Raises:
         DataError: nothing would be left to train on.
     """
-    if held_out >= len(pictures):
+    if held_out >= len(images):
         raise DataError(
-            f"--validation_samples {held_out} leaves nothing to train on: the data set has {len(pictures)} pictures; "
-            "hold fewer out or add pictures"
+            f"--validation_samples {held_out} leaves nothing to train on: the data set has {len(images)} images; "
+            "hold fewer out or add images"
         )
-    order = np.random.default_rng([SPLIT_SEED, len(pictures)]).permutation(len(pictures)).tolist()
-    return pictures.take(sorted(order[held_out:])), pictures.take(sorted(order[:held_out]))
+    order = np.random.default_rng([SPLIT_SEED, len(images)]).permutation(len(images)).tolist()
+    return images.take(sorted(order[held_out:])), images.take(sorted(order[:held_out]))

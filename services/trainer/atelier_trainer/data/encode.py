@@ -1,7 +1,7 @@
 """Encode once: what the frozen VAE and text encoder make of a data set, kept on disk by the content it depends on.
 
 The posterior's mean and standard deviation are kept, not a sample: each step draws anew, so nothing is lost by caching.
-Notation: n pictures, v variants of each (crops x flips), c h w latent shape, s text tokens, d text width.
+Notation: n images, v variants of each (crops x flips), c h w latent shape, s text tokens, d text width.
 """
 
 from __future__ import annotations
@@ -29,13 +29,13 @@ Progress = Callable[[int, int], None]
 
 @dataclass(frozen=True)
 class Augmentation:
-    """How a picture becomes pixels.
+    """How an image becomes pixels.
 
     Attributes:
         width: px.
         height: px.
         flip: also its mirror image.
-        crops: random crops of each picture; 0 for the one in the middle.
+        crops: random crops of each image; 0 for the one in the middle.
     """
 
     width: int
@@ -46,14 +46,14 @@ class Augmentation:
 
 @dataclass(frozen=True)
 class CaptionEmbeddings:
-    """Text states, float32: `states` [different captions, s, d], `caption` int64 [n] each picture's row, `empty` [s, d]."""
+    """Text states, float32: `states` [different captions, s, d], `caption` int64 [n] each image's row, `empty` [s, d]."""
 
     states: torch.Tensor
     caption: torch.Tensor
     empty: torch.Tensor
 
     def of(self, rows: torch.Tensor) -> torch.Tensor:
-        """States of these pictures' captions, [b, s, d]."""
+        """States of these images' captions, [b, s, d]."""
         return self.states[self.caption[rows]]
 
 
@@ -61,10 +61,10 @@ class Latents(Protocol):
     """Where a step gets its latents from."""
 
     def __len__(self) -> int:
-        """Pictures."""
+        """Images."""
 
     def sample(self, rows: torch.Tensor, draw: torch.Generator) -> torch.Tensor:
-        """A new variant and a new posterior sample of each of these pictures, scaled, float32 [b, c, h, w]."""
+        """A new variant and a new posterior sample of each of these images, scaled, float32 [b, c, h, w]."""
 
 
 @dataclass(frozen=True)
@@ -90,12 +90,12 @@ class OnlineLatents:
     """Latents encoded at each step, a new crop each time: the VAE stays loaded, which costs memory and time."""
 
     vae: Any
-    pictures: ImageDataset
+    images: ImageDataset
     views: Augmentation
     scale: float
 
     def __len__(self) -> int:
-        return len(self.pictures)
+        return len(self.images)
 
     def sample(self, rows: torch.Tensor, draw: torch.Generator) -> torch.Tensor:
         """See Latents."""
@@ -103,7 +103,7 @@ class OnlineLatents:
         mirrored = (torch.rand(len(rows), generator=draw) < (0.5 if self.views.flip else 0.0)).tolist()
         pixels = np.stack(
             [
-                self.pictures.pixels(row, self.views.width, self.views.height, mirror, (x, y))
+                self.images.pixels(row, self.views.width, self.views.height, mirror, (x, y))
                 for row, (x, y), mirror in zip(rows.tolist(), places, mirrored, strict=True)
             ]
         )
@@ -113,9 +113,9 @@ class OnlineLatents:
         return (mean + std * torch.randn(mean.shape, generator=draw)) * self.scale
 
 
-def encode_pictures(
+def encode_images(
     base: Base,
-    pictures: ImageDataset,
+    images: ImageDataset,
     views: Augmentation,
     cache_dir: Path,
     progress: Progress,
@@ -124,26 +124,26 @@ def encode_pictures(
     crew: ProcessGroup | None = None,
     threads: int = 0,
 ) -> CachedLatents:
-    """Encodes the pictures, or reads what an earlier run with the same pictures, views and VAE left.
+    """Encodes the images, or reads what an earlier run with the same images, views and VAE left.
 
     Args:
         base: its VAE is loaded only when something is to be encoded, and let go after.
-        pictures: the pictures.
-        views: size, flip and crops. Where no picture leaves room for a crop, there is one.
+        images: the images.
+        views: size, flip and crops. Where no image leaves room for a crop, there is one.
         cache_dir: one file per content; written whole or not at all.
-        progress: called with pictures done and pictures in all.
+        progress: called with images done and images in all.
         device: where the VAE runs.
         crew: the processes that share the work.
-        threads: that read pictures while others are encoded; 0 reads them in between.
+        threads: that read images while others are encoded; 0 reads them in between.
 
     Raises:
-        DataError: a picture cannot be read.
+        DataError: an image cannot be read.
     """
-    places = _places(pictures, views)
+    places = _places(images, views)
     key = [
         LATENTS_FORMAT,
         base.part_digest("vae"),
-        pictures.picture_digest(),
+        images.image_digest(),
         views.width,
         views.height,
         views.flip,
@@ -155,14 +155,14 @@ def encode_pictures(
     def part(number: int) -> dict[str, torch.Tensor]:
         nonlocal vae
         vae = vae if vae is not None else base.vae().to(device)
-        rows = range(number * ENCODE_BATCH, min((number + 1) * ENCODE_BATCH, len(pictures)))
+        rows = range(number * ENCODE_BATCH, min((number + 1) * ENCODE_BATCH, len(images)))
         means, stds = [], []
         for variant in range(places.shape[1]):
             for mirror in (False, True) if views.flip else (False,):
 
                 def read(row: int, mirror: bool = mirror, variant: int = variant) -> Any:
                     x, y = places[row, variant].tolist()
-                    return pictures.pixels(row, views.width, views.height, mirror, (x, y))
+                    return images.pixels(row, views.width, views.height, mirror, (x, y))
 
                 pixels = np.stack(list(pool.map(read, rows) if pool else map(read, rows)))
                 with torch.inference_mode():
@@ -172,13 +172,13 @@ def encode_pictures(
         return {"mean": torch.stack(means, 1), "std": torch.stack(stds, 1)}
 
     crew = crew or SingleProcess()
-    parts = -(-len(pictures) // ENCODE_BATCH)
+    parts = -(-len(images) // ENCODE_BATCH)
     with pool or nullcontext():
         stored = cached(
             cache_dir, "latents", key, parts, part, crew,
-            lambda done: progress(min(len(pictures), done * ENCODE_BATCH * crew.num_processes), len(pictures)),
+            lambda done: progress(min(len(images), done * ENCODE_BATCH * crew.num_processes), len(images)),
         )  # fmt: skip
-    progress(len(pictures), len(pictures))
+    progress(len(images), len(images))
     return CachedLatents(**stored, scale=float(base.config("vae")["scaling_factor"]))
 
 
@@ -215,9 +215,9 @@ def text_states(tokenizer: Any, text_encoder: Any, captions: list[str]) -> torch
     return states.cpu().clone()
 
 
-def _places(pictures: ImageDataset, views: Augmentation) -> np.ndarray[Any, np.dtype[np.float32]]:
+def _places(images: ImageDataset, views: Augmentation) -> np.ndarray[Any, np.dtype[np.float32]]:
     """Where each crop lies, as shares of the room that there is: float32 [n, crops, 2] in [0, 1]."""
-    if not views.crops or not pictures.leave_room(views.width, views.height):
-        return np.full((len(pictures), 1, 2), MIDDLE, np.float32)
+    if not views.crops or not images.leave_room(views.width, views.height):
+        return np.full((len(images), 1, 2), MIDDLE, np.float32)
     draw = np.random.default_rng([CROP_SEED, views.crops])
-    return draw.random((len(pictures), views.crops, 2), np.float32)
+    return draw.random((len(images), views.crops, 2), np.float32)

@@ -35,9 +35,9 @@ class Outcome:
 
     Attributes:
         options: all of TrainOptions.
-        dataset_digest: of the pictures that were trained on.
+        dataset_digest: of the images that were trained on.
         validation_digest: of what the validation losses were measured on.
-        validation_images: pictures held out.
+        validation_images: images held out.
         validation_loss: of the weights beside this file.
         base_validation_loss: without them.
         version: of the registered model, once there is one.

@@ -30,9 +30,9 @@ class Journal:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        (folder / "pictures").mkdir(parents=True, exist_ok=True)
+        (folder / "images").mkdir(parents=True, exist_ok=True)
         self._file, self._mark = folder / "journal.jsonl", folder / "delivered"
-        self._known = set[tuple[str, int]]()  # (name, step) of metrics and pictures
+        self._known = set[tuple[str, int]]()  # (name, step) of metrics and images
         self.ended = False  # whether the last status is that of an ended run
         self._lock = threading.Lock()
         self._size = self._mend()
@@ -50,13 +50,13 @@ class Journal:
         if new:
             self.append({"kind": "metrics", "rows": [[name, value, step, at_ms] for name, value in new.items()]})
 
-    def picture(self, image: Image.Image, key: str, step: int) -> None:
-        """A picture, kept as a PNG file beside the journal until it is delivered."""
+    def image(self, image: Image.Image, key: str, step: int) -> None:
+        """An image, kept as a PNG file beside the journal until it is delivered."""
         if (key, step) in self._known:
             return
         name = f"{key}-{step:08}.png"
-        image.save(self.folder / "pictures" / name)
-        self.append({"kind": "picture", "file": name, "key": key, "step": step, "at_ms": time.time_ns() // 1_000_000})
+        image.save(self.folder / "images" / name)
+        self.append({"kind": "image", "file": name, "key": key, "step": step, "at_ms": time.time_ns() // 1_000_000})
 
     def append(self, record: Record) -> None:
         """Adds a record; it survives the process from here on."""
@@ -133,7 +133,7 @@ class Journal:
 def _names(record: Record) -> list[tuple[str, int]]:
     if record["kind"] == "metrics":
         return [(name, step) for name, _, step, _ in record["rows"]]
-    return [(record["key"], record["step"])] if record["kind"] == "picture" else []
+    return [(record["key"], record["step"])] if record["kind"] == "image" else []
 
 
 def _line(record: Record) -> bytes:

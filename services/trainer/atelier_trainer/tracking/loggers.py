@@ -1,4 +1,4 @@
-"""Other places for curves and pictures: TensorBoard and Weights & Biases. Both are Sinks, see runs.py."""
+"""Other places for curves and images: TensorBoard and Weights & Biases. Both are Sinks, see runs.py."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class TensorBoard:
         for name, value in values.items():
             self._writer.add_scalar(name, value, step)
 
-    def picture(self, image: Image.Image, key: str, step: int) -> None:
+    def image(self, image: Image.Image, key: str, step: int) -> None:
         """See Sink."""
         self._writer.add_image(key, np.asarray(image.convert("RGB")), step, dataformats="HWC")
 
@@ -49,7 +49,7 @@ class WeightsAndBiases:
         """See Sink."""
         self._run.log(dict(values), step=step)
 
-    def picture(self, image: Image.Image, key: str, step: int) -> None:
+    def image(self, image: Image.Image, key: str, step: int) -> None:
         """See Sink."""
         self._run.log({key: self._wandb.Image(image)}, step=step)
 

@@ -19,7 +19,7 @@ class Bars:
         self._console.print(text, soft_wrap=True, highlight=False)
 
     def encoded(self, done: int, total: int) -> None:
-        """Pictures encoded."""
+        """Images encoded."""
         self._show("encode", done, total, "encode")
 
     def steps(self, done: int, total: int, said: str) -> None:

@@ -27,13 +27,13 @@ MOST_PARAMS = 100  # MLflow takes no more in one request
 
 
 class Sink(Protocol):
-    """Where curves and pictures go."""
+    """Where curves and images go."""
 
     def metrics(self, step: int, values: Mapping[str, float]) -> None:
         """Values of one optimizer step."""
 
-    def picture(self, image: Image.Image, key: str, step: int) -> None:
-        """A picture of the validation prompt."""
+    def image(self, image: Image.Image, key: str, step: int) -> None:
+        """An image of the validation prompt."""
 
     def close(self) -> object:
         """Nothing comes after."""
@@ -133,7 +133,7 @@ class MlflowRun:
         with translated(self._uri):
             return {(metric.step, metric.timestamp) for metric in self._client.get_metric_history(self._run_id, name)}
 
-    def picture(self, record: Record, file: Path) -> None:
+    def image(self, record: Record, file: Path) -> None:
         """See courier.Mailbox. The name is the one that MLflow's page reads step and time from."""
         if not file.exists():
             return  # delivered before, and removed after
@@ -182,9 +182,9 @@ class OpenRun:
         """See Sink."""
         self.journal.metrics(step, values)
 
-    def picture(self, image: Image.Image, key: str, step: int) -> None:
+    def image(self, image: Image.Image, key: str, step: int) -> None:
         """See Sink."""
-        self.journal.picture(image, key, step)
+        self.journal.image(image, key, step)
 
     def text(self, text: str, path: str) -> None:
         """A small text artifact."""

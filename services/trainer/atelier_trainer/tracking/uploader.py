@@ -25,8 +25,8 @@ class RunBackend(Protocol):
     def history(self, name: str) -> set[tuple[int, int]]:
         """(step, time in ms) of every value that the server has of a metric."""
 
-    def picture(self, record: Record, file: Any) -> None:
-        """Puts a picture under a name that depends on the record alone, so that twice is once."""
+    def image(self, record: Record, file: Any) -> None:
+        """Puts an image under a name that depends on the record alone, so that twice is once."""
 
     def note(self, record: Record) -> None:
         """Parameters, tags, files or the run's status; twice is once."""
@@ -60,8 +60,8 @@ def deliver(journal: Journal, mailbox: RunBackend, cautious: bool) -> bool:
     if rows:
         mailbox.metrics(rows)
     for record in records:
-        if record["kind"] == "picture":
-            mailbox.picture(record, journal.folder / "pictures" / record["file"])
+        if record["kind"] == "image":
+            mailbox.image(record, journal.folder / "images" / record["file"])
         elif record["kind"] != "metrics":
             mailbox.note(record)
     journal.delivered(mark)

@@ -1,4 +1,4 @@
-"""Pictures of the validation prompt, the same seeds each time; what draws them is loaded for the moment only."""
+"""Images of the validation prompt, the same seeds each time; what draws them is loaded for the moment only."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ STEPS = 25
 
 @dataclass(frozen=True)
 class ImageSampler:
-    """Draws `count` pictures of one prompt.
+    """Draws `count` images of one prompt.
 
     Attributes:
         base: its VAE and scheduler are loaded at each call and let go after.
         words: text states of the prompt, and of the empty prompt.
         width: px.
         height: px.
-        count: pictures.
-        seed: of the first picture; each next one has the next.
+        count: images.
+        seed: of the first image; each next one has the next.
     """
 
     base: Base
@@ -37,7 +37,7 @@ class ImageSampler:
     seed: int
 
     def draw(self, unet: Any, step: int, sinks: Sequence[Sink]) -> None:
-        """Draws with the UNet as it is now and hands the pictures to the sinks."""
+        """Draws with the UNet as it is now and hands the images to the sinks."""
         parameter, training = next(unet.parameters()), unet.training
         device, mixed = parameter.device, parameter.dtype != torch.float32
         unet.eval()
@@ -61,5 +61,5 @@ class ImageSampler:
                 decoded = pipeline.vae.decode(latents.float() / pipeline.vae.config.scaling_factor).sample
             (image,) = pipeline.image_processor.postprocess(decoded.cpu(), output_type="pil")
             for sink in sinks:
-                sink.picture(image, f"validation_{index}", step)
+                sink.image(image, f"validation_{index}", step)
         unet.train(training)

@@ -37,8 +37,8 @@ class RayReport:
             told: dict[str, Any] = {METRIC: loss, TIME: step, "outcome": outcome}
             ray.tune.report(told | {name: self._latest[name] for name in ("loss", "ema_loss") if name in self._latest})
 
-    def picture(self, image: Image.Image, key: str, step: int) -> None:
-        """See Sink; pictures are in MLflow."""
+    def image(self, image: Image.Image, key: str, step: int) -> None:
+        """See Sink; images are in MLflow."""
 
     def close(self) -> None:
         """See Sink."""

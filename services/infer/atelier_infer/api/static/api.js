@@ -30,7 +30,7 @@ export async function call(path, options = {}) {
 
 export const json = async (path, options) => (await call(path, options)).json();
 
-export const picture = async (path) => (await call(path, { headers: { Accept: "image/png" } })).blob();
+export const image = async (path) => (await call(path, { headers: { Accept: "image/png" } })).blob();
 
 export const order = (wish, signal) =>
   json("jobs", { method: "POST", body: JSON.stringify(wish), headers: { "Content-Type": "application/json" }, signal });

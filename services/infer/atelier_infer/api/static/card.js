@@ -1,6 +1,6 @@
-// One picture on the page: its progress, its previews, and in the end itself.
+// One image on the page: its progress, its previews, and in the end itself.
 
-import { Refused, cancel, events, order, picture } from "./api.js";
+import { Refused, cancel, events, order, image } from "./api.js";
 
 const element = (name, attributes = {}, ...children) => {
   const made = Object.assign(document.createElement(name), attributes);
@@ -9,7 +9,7 @@ const element = (name, attributes = {}, ...children) => {
 };
 
 export class Card {
-  // wish: a request for one picture; label: the style's name; ended: called with {wish, label, blob} when it is drawn
+  // wish: a request for one image; label: the style's name; ended: called with {wish, label, blob} when it is drawn
   constructor(wish, label, ended) {
     Object.assign(this, { wish, label, ended, running: false });
     this.image = element("img", { alt: "", width: wish.width, height: wish.height });
@@ -52,7 +52,7 @@ export class Card {
   }
 
   async finish(job, drawn) {
-    const blob = await picture(`jobs/${job}/pictures/0`);
+    const blob = await image(`jobs/${job}/images/0`);
     const address = URL.createObjectURL(blob);
     this.show(address, false);
     this.image.alt = `${drawn.prompt}, drawn with ${this.label}`;

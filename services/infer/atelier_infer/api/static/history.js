@@ -1,11 +1,11 @@
-// Pictures drawn before, in this browser alone: PNG and wish in IndexedDB, the newest 60.
+// Images drawn before, in this browser alone: PNG and wish in IndexedDB, the newest 60.
 
 const KEPT = 60;
 
 function open() {
   return new Promise((resolve, reject) => {
     const request = indexedDB.open("atelier", 1);
-    request.onupgradeneeded = () => request.result.createObjectStore("pictures", { keyPath: "id", autoIncrement: true });
+    request.onupgradeneeded = () => request.result.createObjectStore("images", { keyPath: "id", autoIncrement: true });
     request.onsuccess = () => resolve(request.result);
     request.onerror = () => reject(request.error);
   });
@@ -15,8 +15,8 @@ async function inStore(mode, use) {
   const database = await open();
   try {
     return await new Promise((resolve, reject) => {
-      const transaction = database.transaction("pictures", mode);
-      const request = use(transaction.objectStore("pictures"));
+      const transaction = database.transaction("images", mode);
+      const request = use(transaction.objectStore("images"));
       transaction.oncomplete = () => resolve(request?.result);
       transaction.onabort = transaction.onerror = () => reject(transaction.error);
     });

@@ -1,6 +1,6 @@
 // The drawing page: the form, the styles, the address that can be shared.
 
-import { Refused, forgetToken, json, keepToken, picture, token } from "./api.js";
+import { Refused, forgetToken, json, keepToken, image, token } from "./api.js";
 import { Card } from "./card.js";
 import * as history from "./history.js";
 
@@ -45,9 +45,9 @@ function show(listed) {
   at("model").textContent = listed.model;
   const styles = [{ value: "champion", name: "champion", note: versionOf(listed, "champion") }, { value: "base", name: "base, no style" }];
   for (const one of listed.versions)
-    styles.push({ value: String(one.version), name: `version ${one.version}`, note: one.aliases.join(", "), picture: one.picture });
+    styles.push({ value: String(one.version), name: `version ${one.version}`, note: one.aliases.join(", "), image: one.image });
   const champion = listed.versions.find((one) => one.aliases.includes("champion"));
-  if (champion) styles[0].picture = champion.picture;
+  if (champion) styles[0].image = champion.image;
   at("styles").replaceChildren(...styles.map(style));
   const step = listed.size_multiple_px ?? 64;
   const native = listed.native_size_px ?? 512;
@@ -65,7 +65,7 @@ const versionOf = (listed, alias) => {
   return found ? `now version ${found.version}` : "none yet";
 };
 
-function style({ value, name, note, picture: path }) {
+function style({ value, name, note, image: path }) {
   const label = document.createElement("label");
   label.className = "style";
   const box = Object.assign(document.createElement("input"), { type: "checkbox", name: "style", value, checked: value === "champion" });
@@ -77,7 +77,7 @@ function style({ value, name, note, picture: path }) {
     new IntersectionObserver(async ([seen], observer) => {
       if (!seen.isIntersecting) return;
       observer.disconnect();
-      const blob = await picture(path.slice(1)).catch(() => null);
+      const blob = await image(path.slice(1)).catch(() => null);
       if (blob) none.replaceWith(Object.assign(new Image(), { src: URL.createObjectURL(blob), alt: "" }));
     }).observe(label);
   }

@@ -16,7 +16,7 @@ class Scheduler(Protocol):
     Attributes:
         timesteps: float64 [n], falling, in [0, num_train_timesteps); whole numbers but for Euler with linspace spacing.
         init_noise_sigma: what standard normal noise is multiplied with before the first step.
-        predicted: float32 [b, c, h, w], the picture that the last step expected in the end; none before the first step.
+        predicted: float32 [b, c, h, w], the image that the last step expected in the end; none before the first step.
     """
 
     timesteps: Float64s

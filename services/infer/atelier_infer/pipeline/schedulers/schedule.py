@@ -1,6 +1,6 @@
 """The noise schedule a base was trained with, and what every scheduler derives from it.
 
-Notation: T training steps, n sampling steps, b batch, c channels, h and w latent height and width. At training step t a picture
+Notation: T training steps, n sampling steps, b batch, c channels, h and w latent height and width. At training step t an image
 x0 and noise e are mixed to x_t = alpha_t * x0 + sigma_t * e with alpha_t^2 + sigma_t^2 = 1 (variance preserving, VP).
 """
 
@@ -78,7 +78,7 @@ class NoiseSchedule(BaseModel):
 
 
 def split_output(output: Array, sample: Array, alpha: float, sigma: float, kind: str) -> tuple[Array, Array]:
-    """What the UNet's output says about picture and noise.
+    """What the UNet's output says about image and noise.
 
     Args:
         output: float32 [b, c, h, w], the noise e or the velocity v = alpha * e - sigma * x0.

@@ -33,7 +33,7 @@ export const post = async (path, body, headers = {}) =>
   (await ask(path, { method: "POST", body: JSON.stringify(body), headers: { "Content-Type": "application/json", ...headers } })).json();
 
 // An image element cannot send a token, so the bytes are fetched and given to it.
-export const picture = async (path) => URL.createObjectURL(await (await ask(path)).blob());
+export const image = async (path) => URL.createObjectURL(await (await ask(path)).blob());
 
 export const etag = async (path) => (await ask(path)).headers.get("ETag");
 

@@ -1,7 +1,7 @@
 // The page to decide on: versions, one candidate against the champion, and the history. What is shown is what the service says, asked anew
 // after every decision and whenever an event tells of one.
 
-import { etag, get, listen, picture, post, Refused, token } from "./api.js";
+import { etag, get, listen, image, post, Refused, token } from "./api.js";
 import { curve, decision, make, moment, number, verdict } from "./parts.js";
 
 const CURVES = ["validation_loss", "ema_loss", "loss"];
@@ -97,7 +97,7 @@ function listVersions(page) {
   mark();
 }
 
-// Curves and pictures come when they come; a version without them keeps its dash.
+// Curves and images come when they come; a version without them keeps its dash.
 async function fill(version, line, shown) {
   const metric = CURVES.find((name) => version.run && name in version.run.metrics);
   if (metric) {
@@ -106,10 +106,10 @@ async function fill(version, line, shown) {
   }
   if (version.kind === "bundle") return;
   try {
-    const { pictures } = await get(path(`/versions/${version.version}/pictures`));
-    const latest = pictures.reduce((best, each) => (best && best.step > each.step ? best : each), null);
+    const { images } = await get(path(`/versions/${version.version}/images`));
+    const latest = images.reduce((best, each) => (best && best.step > each.step ? best : each), null);
     if (!latest) return;
-    shown.replaceChildren(make("img", [], { src: await picture(latest.path), alt: `${latest.key}, step ${latest.step}` }));
+    shown.replaceChildren(make("img", [], { src: await image(latest.path), alt: `${latest.key}, step ${latest.step}` }));
   } catch { /* the dash says it */ }
 }
 
@@ -143,15 +143,15 @@ async function draw() {
   const [seed, steps] = [Number($("seed").value), Number($("steps").value)];
   const prompts = $("prompts").value.split("\n").map((line) => line.trim()).filter(Boolean);
   if (prompts.length === 0 || prompts.length > 8) throw new Error("give one to eight prompts, one on a line");
-  const pictures = prompts.map((prompt, place) => ({ prompt, seed: seed + place, steps }));
-  const { drawn } = await post(path("/draw"), { versions, pictures });
+  const images = prompts.map((prompt, place) => ({ prompt, seed: seed + place, steps }));
+  const { drawn } = await post(path("/draw"), { versions, images });
   const name = (version) => (version === state.champion ? `champion ${version}` : `candidate ${version}`);
   $("drawn").tHead.replaceChildren(make("tr", [make("th", "Prompt", { scope: "col" }),
     ...drawn.map((one) => make("th", name(one.version), { scope: "col" }))]));
-  $("drawn").tBodies[0].replaceChildren(...pictures.map((asked, place) => make("tr", [
+  $("drawn").tBodies[0].replaceChildren(...images.map((asked, place) => make("tr", [
     make("th", `${asked.prompt} (seed ${asked.seed})`, { scope: "row" }),
     ...drawn.map((one) => make("td", one.staged
-      ? make("img", [], { src: `data:image/png;base64,${one.staged.pictures[place].png}`, alt: `${asked.prompt}, by ${name(one.version)}` })
+      ? make("img", [], { src: `data:image/png;base64,${one.staged.images[place].png}`, alt: `${asked.prompt}, by ${name(one.version)}` })
       : one.problem)),
   ])));
   $("drawn").hidden = false;

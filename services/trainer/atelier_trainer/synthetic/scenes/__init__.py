@@ -1,4 +1,4 @@
-"""Simple scenes drawn in two styles from one geometry: the pictures Atelier learns a style from.
+"""Simple scenes drawn in two styles from one geometry: the images Atelier learns a style from.
 
 world      what is in a scene: things, their places, the ground
 captions   what a scene is called, in a small closed vocabulary
@@ -6,5 +6,5 @@ shapes     a thing as style-free outlines (shapes_animals, _figures, _nature and
 backdrop   the ground and sky of a scene, style-free as well
 paint      the `colour` style
 pencil     the `sketch` style
-dataset    numbered pictures with captions on disk, in the layout of an image folder
+dataset    numbered images with captions on disk, in the layout of an image folder
 """

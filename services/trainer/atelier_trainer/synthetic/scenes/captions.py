@@ -1,4 +1,4 @@
-"""What a scene is called: short English sentences in a closed vocabulary that say nothing false of the picture."""
+"""What a scene is called: short English sentences in a closed vocabulary that say nothing false of the image."""
 
 import re
 from collections.abc import Sequence
@@ -16,7 +16,7 @@ _FRAMES = (
     "{}",
     "{}",
     "a drawing of {}",
-    "a picture of {}",
+    "an image of {}",
     "there is {}",
     "here is {}",
     "this is {}",

@@ -1,4 +1,4 @@
-"""Numbered pictures with captions: the i-th depends on the seed and i alone, and shows the same scene in both styles."""
+"""Numbered images with captions: the i-th depends on the seed and i alone, and shows the same scene in both styles."""
 
 import json
 import shutil
@@ -29,19 +29,19 @@ def render(
     count: int | None = None,
     plain: bool = False,
 ) -> tuple[Image.Image, str, Scene]:
-    """Make one picture of an endless series.
+    """Make one image of an endless series.
 
     Args:
         seed: chooses the series, 0 or more.
         index: place in the series, 0 or more.
         style: "sketch" or "colour"; scene and caption do not depend on it.
-        size: side of the picture in pixels: a multiple of 8 from 64 to 512; scene and caption do not depend on it.
+        size: side of the image in pixels: a multiple of 8 from 64 to 512; scene and caption do not depend on it.
         kinds: what may be drawn.
         count: how many things; None for one to three.
         plain: True for a plain ground only.
 
     Returns:
-        The picture (RGB), its caption and its scene.
+        The image (RGB), its caption and its scene.
 
     Raises:
         ValueError: an argument is out of range, or `sample_scene` refuses the kinds or the count.
@@ -61,22 +61,22 @@ def render(
 
 
 def write_imagefolder(out: Path, style: Style, count: int, seed: int, size: int = 256) -> None:
-    """Write `count` pictures as 000000.png, 000001.png, ... and metadata.jsonl with one caption a line.
+    """Write `count` images as 000000.png, 000001.png, ... and metadata.jsonl with one caption a line.
 
     The folder appears complete or not at all. The same arguments always give the same bytes.
 
     Args:
         out: a folder that does not exist yet or is empty.
         style: "sketch" or "colour".
-        count: number of pictures, 1 or more.
+        count: number of images, 1 or more.
         seed: chooses the series; equal seeds give equal scenes and captions in both styles.
-        size: side of the pictures in pixels.
+        size: side of the images in pixels.
 
     Raises:
         ValueError: `count` is below 1, `out` is not an empty folder, or `render` refuses style, size or seed.
     """
     if count < 1:
-        raise ValueError(f"count must be 1 or more; received {count}: ask for at least one picture")
+        raise ValueError(f"count must be 1 or more; received {count}: ask for at least one image")
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise ValueError(f"out must be a new or an empty folder; received {out}, which holds something: choose another")
     out.parent.mkdir(parents=True, exist_ok=True)
@@ -85,9 +85,9 @@ def write_imagefolder(out: Path, style: Style, count: int, seed: int, size: int 
     try:
         with (unfinished / "metadata.jsonl").open("w", encoding="utf-8", newline="\n") as lines:
             for index in range(count):
-                picture, text, _ = render(seed, index, style, size)
+                rendered, text, _ = render(seed, index, style, size)
                 name = f"{index:06d}.png"
-                picture.save(unfinished / name)
+                rendered.save(unfinished / name)
                 lines.write(json.dumps({"file_name": name, "text": text}) + "\n")
         # mkdtemp keeps others out; a finished data set is for everyone to read.
         unfinished.chmod(0o755)
@@ -98,16 +98,16 @@ def write_imagefolder(out: Path, style: Style, count: int, seed: int, size: int 
 
 
 def contact_sheet(images: list[Image.Image], columns: int) -> Image.Image:
-    """Lay pictures of one size out in rows on white.
+    """Lay images of one size out in rows on white.
 
     Raises:
-        ValueError: there are no pictures, they differ in size, or `columns` is below 1.
+        ValueError: there are no images, they differ in size, or `columns` is below 1.
     """
     sizes = sorted({image.size for image in images})
     if len(sizes) != 1 or columns < 1:
         raise ValueError(
-            "a contact sheet takes pictures of one size in 1 column or more; "
-            f"received {len(images)} pictures of sizes {sizes} and {columns} columns: correct these"
+            "a contact sheet takes images of one size in 1 column or more; "
+            f"received {len(images)} images of sizes {sizes} and {columns} columns: correct these"
         )
     wide, high = sizes[0]
     gap = max(2, wide // 32)

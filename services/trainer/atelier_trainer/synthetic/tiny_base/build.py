@@ -14,7 +14,7 @@ from atelier_trainer.synthetic.tiny_base.checkpoint import load_state
 from atelier_trainer.synthetic.tiny_base.fit_decoder import average_of_vae, fit_decoder
 from atelier_trainer.synthetic.tiny_base.fit_unet import encode, fit_unet
 from atelier_trainer.synthetic.tiny_base.fit_vae import fit_vae
-from atelier_trainer.synthetic.tiny_base.image_cache import pictures
+from atelier_trainer.synthetic.tiny_base.image_cache import render_images
 from atelier_trainer.synthetic.tiny_base.warm_start import begin_from
 
 log = logging.getLogger(__name__)
@@ -52,7 +52,7 @@ def assemble(state_dir: Path, out: Path, scenes: int, seed: int) -> None:
     step = load_state(state_dir / "unet.pt", average=average)
     log.info("writing the average at step %d", step)
     vae = average_of_vae(state_dir)
-    images, _ = pictures(state_dir / "pictures", "colour", scenes, seed + 1)
+    images, _ = render_images(state_dir / "images", "colour", scenes, seed + 1)
     vae.register_to_config(scaling_factor=round(encode(state_dir, images)[2], 6))
     pipeline = StableDiffusionPipeline(
         vae=vae,

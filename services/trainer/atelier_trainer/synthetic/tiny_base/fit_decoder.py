@@ -1,4 +1,4 @@
-"""Trains the tiny VAE's decoder further, its encoder frozen, on whole pictures whose latents carry some noise.
+"""Trains the tiny VAE's decoder further, its encoder frozen, on whole images whose latents carry some noise.
 
 A UNet's latents are never quite where the encoder would have put them. A decoder that has only seen exact ones answers a small
 error with a speck of another colour; one that has seen noisy ones paints over it. The encoder stays, so latents encoded before
@@ -16,8 +16,8 @@ import torch
 
 from atelier_trainer.synthetic.tiny_base.architecture import SIZE_PX, build_vae
 from atelier_trainer.synthetic.tiny_base.checkpoint import load_state, running_average, save_state
-from atelier_trainer.synthetic.tiny_base.fit_vae import SAVE_EVERY_S, batch_of_crops, learning_rate_share, picture_loss
-from atelier_trainer.synthetic.tiny_base.image_cache import pictures
+from atelier_trainer.synthetic.tiny_base.fit_vae import SAVE_EVERY_S, batch_of_crops, image_loss, learning_rate_share
+from atelier_trainer.synthetic.tiny_base.image_cache import render_images
 
 log = logging.getLogger(__name__)
 
@@ -29,7 +29,7 @@ DECODER_FILE = "decoder.pt"
 
 
 def fit_decoder(state_dir: Path, steps: int, scenes_per_style: int, seed: int) -> None:
-    """Runs, or resumes, `steps` optimizer steps; reads vae.pt and leaves decoder.pt beside it. The loss is `picture_loss`."""
+    """Runs, or resumes, `steps` optimizer steps; reads vae.pt and leaves decoder.pt beside it. The loss is `image_loss`."""
     if steps == 0:
         return
     torch.manual_seed(seed)
@@ -40,7 +40,7 @@ def fit_decoder(state_dir: Path, steps: int, scenes_per_style: int, seed: int) -
     optimizer = torch.optim.AdamW(decoder.parameters(), lr=LEARNING_RATE, betas=(0.9, 0.98), weight_decay=1e-3)
     state_file = state_dir / DECODER_FILE
     step = load_state(state_file, decoder=decoder, average=average, optimizer=optimizer)
-    data = [pictures(state_dir / "pictures", style, scenes_per_style, seed)[0] for style in ("colour", "sketch")]
+    data = [render_images(state_dir / "images", style, scenes_per_style, seed)[0] for style in ("colour", "sketch")]
 
     started = saved = time.monotonic()
     first, recent = step, []
@@ -58,7 +58,7 @@ def fit_decoder(state_dir: Path, steps: int, scenes_per_style: int, seed: int) -
             latents = latents + spread * torch.randn(latents.shape, generator=draw)
         with torch.autocast("cpu", torch.bfloat16):
             decoded = vae.decode(latents).sample
-        loss = picture_loss(decoded.float(), batch)
+        loss = image_loss(decoded.float(), batch)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(decoder.parameters(), 1.0)

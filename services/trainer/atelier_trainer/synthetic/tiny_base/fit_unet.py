@@ -21,7 +21,7 @@ from atelier_trainer.synthetic.tiny_base.architecture import (
 from atelier_trainer.synthetic.tiny_base.checkpoint import load_state, running_average, save_state
 from atelier_trainer.synthetic.tiny_base.fit_decoder import average_of_vae
 from atelier_trainer.synthetic.tiny_base.fit_vae import SAVE_EVERY_S, learning_rate_share
-from atelier_trainer.synthetic.tiny_base.image_cache import pictures
+from atelier_trainer.synthetic.tiny_base.image_cache import render_images
 
 log = logging.getLogger(__name__)
 
@@ -39,7 +39,7 @@ def fit_unet(state_dir: Path, steps: int, scenes_count: int, seed: int) -> Path:
     Source: Hang et al. 2023, arXiv:2303.09556, section 3.4 (v-prediction form).
     """
     torch.manual_seed(seed)
-    images, captions = pictures(state_dir / "pictures", "colour", scenes_count, seed + 1)
+    images, captions = render_images(state_dir / "images", "colour", scenes_count, seed + 1)
     tokenizer = build_tokenizer(itertools.chain.from_iterable(captions), state_dir / "tokenizer")
     mean, std, scaling = encode(state_dir, images)
     tokens = torch.tensor(
@@ -96,7 +96,7 @@ def fit_unet(state_dir: Path, steps: int, scenes_count: int, seed: int) -> Path:
 
 
 def encode(state_dir: Path, images: np.ndarray) -> tuple[torch.Tensor, torch.Tensor, float]:
-    """Posterior mean and standard deviation of every picture, once.
+    """Posterior mean and standard deviation of every image, once.
 
     Returns:
         mean and std, float16 [n, 8, 16, 16], and the factor that gives sampled latents a standard deviation of one.

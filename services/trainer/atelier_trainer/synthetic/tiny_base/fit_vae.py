@@ -1,6 +1,6 @@
-"""Trains the tiny base's AutoencoderKL on pictures of both styles, so that it can also show what a LoRA will learn.
+"""Trains the tiny base's AutoencoderKL on images of both styles, so that it can also show what a LoRA will learn.
 
-First on random 64 px crops (cheap, many edges), then on whole pictures (removes the halos that crops leave).
+First on random 64 px crops (cheap, many edges), then on whole images (removes the halos that crops leave).
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from torch.nn import functional as F
 
 from atelier_trainer.synthetic.tiny_base.architecture import SIZE_PX, build_vae
 from atelier_trainer.synthetic.tiny_base.checkpoint import load_state, running_average, save_state
-from atelier_trainer.synthetic.tiny_base.image_cache import pictures
+from atelier_trainer.synthetic.tiny_base.image_cache import render_images
 
 log = logging.getLogger(__name__)
 
@@ -36,7 +36,7 @@ SAVE_EVERY_S = 60
 def fit_vae(state_dir: Path, steps: int, scenes_per_style: int, seed: int) -> Path:
     """Runs, or resumes, `steps` optimizer steps and returns the file of the finished state.
 
-    The loss is `picture_loss` + a little KL, means over elements.
+    The loss is `image_loss` + a little KL, means over elements.
     """
     torch.manual_seed(seed)
     vae = build_vae()
@@ -44,7 +44,7 @@ def fit_vae(state_dir: Path, steps: int, scenes_per_style: int, seed: int) -> Pa
     optimizer = torch.optim.AdamW(vae.parameters(), lr=LEARNING_RATE, betas=(0.9, 0.98), weight_decay=1e-3)
     state_file = state_dir / "vae.pt"
     step = load_state(state_file, vae=vae, average=average, optimizer=optimizer)
-    data = [pictures(state_dir / "pictures", style, scenes_per_style, seed)[0] for style in ("colour", "sketch")]
+    data = [render_images(state_dir / "images", style, scenes_per_style, seed)[0] for style in ("colour", "sketch")]
 
     whole_from = int(steps * (1 - WHOLE_SHARE))
     started = saved = time.monotonic()
@@ -60,7 +60,7 @@ def fit_vae(state_dir: Path, steps: int, scenes_per_style: int, seed: int) -> Pa
             posterior = vae.encode(batch).latent_dist
             decoded = vae.decode(posterior.sample()).sample
         decoded, kl = decoded.float(), posterior.kl().mean() / posterior.mean[0].numel()
-        loss = picture_loss(decoded, batch) + KL_WEIGHT * kl
+        loss = image_loss(decoded, batch) + KL_WEIGHT * kl
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(vae.parameters(), 1.0)
@@ -76,11 +76,11 @@ def fit_vae(state_dir: Path, steps: int, scenes_per_style: int, seed: int) -> Pa
     return state_file
 
 
-def picture_loss(decoded: torch.Tensor, pictures: torch.Tensor) -> torch.Tensor:
+def image_loss(decoded: torch.Tensor, images: torch.Tensor) -> torch.Tensor:
     """L1 + MSE + L1 on finite differences (edges) + MSE of 8 px means (tone), each a mean over elements [b, 3, h, w]."""
-    edges = sum(F.l1_loss(decoded.diff(dim=dim), pictures.diff(dim=dim)) for dim in (-1, -2))
-    tone = F.mse_loss(F.avg_pool2d(decoded, TONE_PX), F.avg_pool2d(pictures, TONE_PX))
-    return F.l1_loss(decoded, pictures) + F.mse_loss(decoded, pictures) + EDGE_WEIGHT * edges + TONE_WEIGHT * tone
+    edges = sum(F.l1_loss(decoded.diff(dim=dim), images.diff(dim=dim)) for dim in (-1, -2))
+    tone = F.mse_loss(F.avg_pool2d(decoded, TONE_PX), F.avg_pool2d(images, TONE_PX))
+    return F.l1_loss(decoded, images) + F.mse_loss(decoded, images) + EDGE_WEIGHT * edges + TONE_WEIGHT * tone
 
 
 def learning_rate_share(step: int, steps: int) -> float:

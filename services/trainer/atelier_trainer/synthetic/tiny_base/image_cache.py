@@ -1,4 +1,4 @@
-"""Pictures for the tiny base, rendered once into memory-mapped files that both trainings read."""
+"""Images for the tiny base, rendered once into memory-mapped files that both trainings read."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from atelier_trainer.synthetic.tiny_base.architecture import SIZE_PX
 CAPTIONS_PER_SCENE = 4
 
 
-def pictures(folder: Path, style: str, count: int, seed: int) -> tuple[np.ndarray, list[list[str]]]:
+def render_images(folder: Path, style: str, count: int, seed: int) -> tuple[np.ndarray, list[list[str]]]:
     """Renders `count` scenes of one style, or opens them where an earlier call left them.
 
     Returns:

@@ -21,7 +21,7 @@ def paint(scene: Scene, size: int = 256) -> Image.Image:
 
     Args:
         scene: what to paint.
-        size: side of the picture in pixels.
+        size: side of the image in pixels.
 
     Returns:
         RGB, `size` by `size`. The same scene and size always give the same pixels.

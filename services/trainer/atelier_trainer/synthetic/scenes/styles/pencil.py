@@ -43,7 +43,7 @@ def sketch(scene: Scene, size: int = 256) -> Image.Image:
 
     Args:
         scene: what to draw.
-        size: side of the picture in pixels.
+        size: side of the image in pixels.
 
     Returns:
         RGB, `size` by `size`, nearly grey. The same scene and size always give the same pixels.

@@ -1,4 +1,4 @@
-"""Fields of smooth noise, computed once for each size and cut at a random place for each picture.
+"""Fields of smooth noise, computed once for each size and cut at a random place for each image.
 
 Notation: every field is float32 [height, width] with mean 0 and standard deviation 1 where it is whole.
 """
@@ -38,7 +38,7 @@ def _cut(rng: Generator, stock: Field, size: int) -> Field:
 
 @cache
 def _level_stock(size: int, cells_x: int, cells_y: int) -> Field:
-    """Twice as wide and high as a picture, so that cuts of it differ."""
+    """Twice as wide and high as an image, so that cuts of it differ."""
     rng = np.random.default_rng([size, cells_x, cells_y])
     return _normal(np.asarray(_smooth(rng, 2 * cells_x, 2 * cells_y, 2 * size)))
 

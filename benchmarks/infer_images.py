@@ -1,10 +1,10 @@
-"""How far pictures of another provider are from the reference's, so that a faster one is judged by what it draws.
+"""How far images of another provider are from the reference's, so that a faster one is judged by what it draws.
 
 The same requests, each with an adapter and guidance, are drawn by `cpu` in fp32 and by the other provider, each in a process of
 its own. Told are the peak signal-to-noise ratio of each pair in dB (20 log10(255 / rms difference)), and the same between two
-seeds of the reference, which is what two unrelated pictures have.
+seeds of the reference, which is what two unrelated images have.
 
-    python benchmarks/infer_pictures.py --bundle FOLDER --provider openvino --python /path/to/python
+    python benchmarks/infer_images.py --bundle FOLDER --provider openvino --python /path/to/python
 
 `--bundle` is what the trainer exports of a base; `--python` names the interpreter of an environment that has the provider.
 """
@@ -26,7 +26,7 @@ from infer import PATHS, PROMPT, random_adapter, versions
 
 
 def draw(options: argparse.Namespace) -> None:
-    """Draws with one provider, and leaves uint8 [pictures, height, width, 3] in a file."""
+    """Draws with one provider, and leaves uint8 [images, height, width, 3] in a file."""
     from atelier_infer.engine.denoising_state import DenoisingState, SamplingParams, WeightedAdapter
     from atelier_infer.engine.denoising_step import DenoisingStep
     from atelier_infer.onnx.providers import Runtime
@@ -36,7 +36,7 @@ def draw(options: argparse.Namespace) -> None:
     mix = [WeightedAdapter(random_adapter(bundle.manifest, options.rank, 0))] if options.rank else []
     side = options.size or bundle.manifest.native_size_px
     ids = [bundle.prompts.read(text).ids for text in (PROMPT, "")]
-    pictures, begun = [], time.monotonic()
+    images, begun = [], time.monotonic()
     for seed in range(options.seeds):
         drawing, batch = (
             DenoisingState(bundle, mix, SamplingParams(*ids, options.steps, 7.5, seed, side, side, options.scheduler)),
@@ -46,19 +46,19 @@ def draw(options: argparse.Namespace) -> None:
         while not drawing.done:
             if fault := batch.step([drawing])[0]:
                 raise fault
-        pictures.append(drawing.finish())
+        images.append(drawing.finish())
     seconds = (time.monotonic() - begun) / options.seeds
-    np.savez(options.out, pictures=np.stack(pictures), seconds=seconds)
+    np.savez(options.out, images=np.stack(images), seconds=seconds)
 
 
 def psnr_db(one: np.ndarray, other: np.ndarray) -> float:
-    """Peak signal-to-noise ratio of uint8 pictures of one shape; infinite where they are equal."""
+    """Peak signal-to-noise ratio of uint8 images of one shape; infinite where they are equal."""
     square = float(np.mean((one.astype(np.float64) - other) ** 2))
     return float(10 * np.log10(255**2 / square)) if square else float("inf")
 
 
 def main() -> int:
-    """Compares; 1 where a picture is further away than the limit given."""
+    """Compares; 1 where an image is further away than the limit given."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--bundle", type=Path, required=True, help="exported bundle")
     parser.add_argument("--provider", default="openvino", help="beside cpu (%(default)s)")
@@ -66,10 +66,10 @@ def main() -> int:
     parser.add_argument("--size", type=int, help="px; the bundle's native size when absent")
     parser.add_argument("--rank", type=int, default=16, help="of the adapter; 0 for none")
     parser.add_argument("--steps", type=int, default=20, help="(%(default)s)")
-    parser.add_argument("--seeds", type=int, default=4, help="pictures (%(default)s)")
+    parser.add_argument("--seeds", type=int, default=4, help="images (%(default)s)")
     parser.add_argument("--scheduler", default="ddim", help="(%(default)s)")
     parser.add_argument("--threads", type=int, default=0, help="0: one per core")
-    parser.add_argument("--min-psnr-db", type=float, help="status 1 where a picture is further away than this")
+    parser.add_argument("--min-psnr-db", type=float, help="status 1 where an image is further away than this")
     parser.add_argument("--out", type=Path, help=argparse.SUPPRESS)  # of the processes that draw
     parser.add_argument("--json", type=Path, help="also write the figures here")
     options = parser.parse_args()
@@ -85,10 +85,10 @@ def main() -> int:
             command = [python, __file__, *flags, f"--provider={provider}", f"--out={out}"]
             subprocess.run(command, env=os.environ | {"PYTHONPATH": PATHS}, check=True)
             with np.load(out) as found:
-                drawn[provider], seconds[provider] = found["pictures"], float(found["seconds"])
+                drawn[provider], seconds[provider] = found["images"], float(found["seconds"])
     pairs = [psnr_db(one, other) for one, other in zip(drawn["cpu"], drawn[options.provider], strict=True)]
     seeds = [psnr_db(one, other) for one, other in zip(drawn["cpu"], drawn["cpu"][1:], strict=False)]
-    found = {"psnr_db": pairs, "psnr_between_seeds_db": seeds, "seconds_per_picture": seconds}
+    found = {"psnr_db": pairs, "psnr_between_seeds_db": seeds, "seconds_per_image": seconds}
     print(json.dumps(found, indent=2))
     if options.json:
         from fidelity_report import machine

@@ -1,11 +1,11 @@
 """How soon after a promotion does the new version draw, and does any request suffer from the switch?
 
-    promote 1, 2, 1, 2, … ──> registry-api ──event──> infer ──> first picture that names the new version
+    promote 1, 2, 1, 2, … ──> registry-api ──event──> infer ──> first image that names the new version
 
 MLflow, registry-api and infer run as processes on 127.0.0.1, as in `make demo`, or with `--twin` in containers, as after
 `make up`: a twin with a name, ports and volumes of its own, which is removed afterwards. Two adapters with different weights
 are made for the tiny base that lies in this repository. While the champion goes back and forth a client draws without a pause:
-every answer must be a picture, and each version must always give the same bytes, so that a mixed or failed answer is found.
+every answer must be an image, and each version must always give the same bytes, so that a mixed or failed answer is found.
 """
 
 from __future__ import annotations
@@ -106,13 +106,13 @@ def processes(folder: Path) -> Iterator[WebhookOffset]:
     workspace = Workspace(folder / "workspace")
     workspace.prepare()
     trainer = [sys.executable, "-m", "atelier_trainer"]
-    subprocess.run([*trainer, "dataset", str(workspace.pictures), "--style", "sketch", "--count", "16"], check=True)
+    subprocess.run([*trainer, "dataset", str(workspace.images), "--style", "sketch", "--count", "16"], check=True)
     with running(workspace) as services:
         versions = []
         for seed in (1, 2):
             more = {
                 "pretrained_model_name_or_path": ROOT / "models/tiny-sd",
-                "train_data_dir": workspace.pictures,
+                "train_data_dir": workspace.images,
                 "cache_dir": workspace.cache / "encoded",
                 "output_dir": workspace.root / f"adapter-{seed}",
                 "tracking_uri": services.url("tracking"),
@@ -139,12 +139,12 @@ def twin() -> Iterator[WebhookOffset]:
         compose("--profile", "trainer", "build", "--quiet")
         compose("up", "--detach", "--wait", "tracking", "registry-api", "infer")
         tokens = json.loads(compose(*run, "--entrypoint", "cat", "secrets", "/secrets/secrets.json"))["tokens"]
-        compose(*run, "trainer", "dataset", "measured/pictures", "--style=sketch", "--count=16")
+        compose(*run, "trainer", "dataset", "measured/images", "--style=sketch", "--count=16")
         versions = []
         for seed in (1, 2):
             more = {
                 "pretrained_model_name_or_path": "/home/atelier/models/tiny-sd",
-                "train_data_dir": "measured/pictures",
+                "train_data_dir": "measured/images",
                 "output_dir": f"measured/adapter-{seed}",
                 "result_file": "measured/result.json",
             }
@@ -158,11 +158,11 @@ def twin() -> Iterator[WebhookOffset]:
 
 
 def measure(place: WebhookOffset, count: int, size: int, steps: int) -> dict[str, Any]:
-    """Promotes the versions in turn, and times the first picture of each, first alone and then beside the loop."""
+    """Promotes the versions in turn, and times the first image of each, first alone and then beside the loop."""
     promoter, reader = ({"Authorization": f"Bearer {secret}"} for secret in (place.promoter, place.reader))
     generate, versions = f"{place.infer_url}/generate", place.versions
     body = {"prompt": "a cat", "seed": SEED, "width": size, "height": size}
-    first_picture, first_step, deciding = [], [], []
+    first_image, first_step, deciding = [], [], []
     with httpx.Client(timeout=60) as client:
 
         def promote(version: int) -> float:
@@ -186,7 +186,7 @@ def measure(place: WebhookOffset, count: int, size: int, steps: int) -> dict[str
             version = versions[number % len(versions)]
             begun = promote(version)
             drawn(version, steps=steps)
-            first_picture.append(time.perf_counter() - begun)
+            first_image.append(time.perf_counter() - begun)
         for number in range(count):
             version = versions[number % len(versions)]
             begun = promote(version)
@@ -203,15 +203,15 @@ def measure(place: WebhookOffset, count: int, size: int, steps: int) -> dict[str
         "promotions": 3 * count,
         "size_px": size,
         "steps": steps,
-        "first_picture_s": summary(first_picture),
-        "first_picture_of_one_step_s": summary(first_step),
+        "first_image_s": summary(first_image),
+        "first_image_of_one_step_s": summary(first_step),
         "decision_s": summary(deciding),
         "loop": {
-            "pictures": len(loop.order),
+            "images": len(loop.order),
             "failed": loop.failed,
             "switches_seen": sum(one != other for one, other in zip(loop.order, loop.order[1:], strict=False)),
-            "different_pictures_by_version": {version: len(found) for version, found in sorted(loop.versions.items())},
-            "picture_s": summary(loop.seconds),
+            "different_images_by_version": {version: len(found) for version, found in sorted(loop.versions.items())},
+            "image_s": summary(loop.seconds),
         },
     }
 
@@ -232,8 +232,8 @@ def main() -> int:
     parser.add_argument("--twin", action="store_true", help="in containers (needs Docker)")
     parser.add_argument("--count", type=int, default=20, help="promotions in each of three rounds (%(default)s)")
     parser.add_argument("--size", type=int, default=128, help="px (%(default)s)")
-    parser.add_argument("--steps", type=int, default=4, help="steps of a picture (%(default)s)")
-    parser.add_argument("--max-p95-s", type=float, help="status 1 where the first picture's p95 is above this")
+    parser.add_argument("--steps", type=int, default=4, help="steps of an image (%(default)s)")
+    parser.add_argument("--max-p95-s", type=float, help="status 1 where the first image's p95 is above this")
     parser.add_argument("--json", type=Path, help="also write the figures here")
     options = parser.parse_args()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that the services end, too
@@ -243,8 +243,8 @@ def main() -> int:
     if options.json:
         told = {"machine": machine(), "load": os.getloadavg(), "command": shlex.join(sys.argv)}
         options.json.write_text(json.dumps(found | told, indent=2) + "\n")
-    mixed = any(count != 1 for count in found["loop"]["different_pictures_by_version"].values())
-    slow = options.max_p95_s is not None and found["first_picture_s"]["p95"] > options.max_p95_s
+    mixed = any(count != 1 for count in found["loop"]["different_images_by_version"].values())
+    slow = options.max_p95_s is not None and found["first_image_s"]["p95"] > options.max_p95_s
     return int(bool(found["loop"]["failed"]) or mixed or slow)
 
 

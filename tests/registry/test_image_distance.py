@@ -1,10 +1,10 @@
-"""The measure tells blank paper, a moved drawing and another subject apart, in both styles of the pictures that we make."""
+"""The measure tells blank paper, a moved drawing and another subject apart, in both styles of the images that we make."""
 
 import io
 
 import numpy as np
 import pytest
-from atelier_registry.decisions.image_distance import NotAPictureError, compare, distance, is_blank, read
+from atelier_registry.decisions.image_distance import NotAnImageError, compare, distance, is_blank, read
 from atelier_trainer.synthetic.scenes.dataset import render
 from hypothesis import given
 from hypothesis import strategies as st
@@ -22,7 +22,7 @@ def encoded(pixels):
     return stream.getvalue()
 
 
-def picture(style, index):
+def image(style, index):
     return np.asarray(render(1, index, style, SIZE_PX)[0])
 
 
@@ -39,7 +39,7 @@ def between(one, other):
 def test_what_a_person_would_say(style):
     """Each line of the README's figures, on six scenes."""
     for index in range(6):
-        one = picture(style, index)
+        one = image(style, index)
         paper = np.empty_like(one)
         paper[:] = np.median(one.reshape(-1, 3), axis=0).astype(np.uint8)
         grain = np.random.default_rng(index).normal(0, 6, one.shape)
@@ -48,17 +48,17 @@ def test_what_a_person_would_say(style):
         assert between(moved(one, 0, 4), one) < 0.05
         assert between(moved(one, -3, 4), one) < 0.05
         assert between(np.clip(one + grain, 0, 255).astype(np.uint8), one) < 0.05
-        assert between(picture(style, index + 100), one) > 0.2
+        assert between(image(style, index + 100), one) > 0.2
 
 
 @pytest.mark.parametrize("style", STYLES)
 def test_a_mean_of_pixels_does_not(style):
-    """Why the measure exists: by pixels, blank paper is as near as the same picture moved by four pixels."""
+    """Why the measure exists: by pixels, blank paper is as near as the same image moved by four pixels."""
 
     def by_pixels(one, other):
         return np.abs(one.astype(float) - other).mean() / 255
 
-    one = picture(style, 0)
+    one = image(style, 0)
     paper = np.empty_like(one)
     paper[:] = np.median(one.reshape(-1, 3), axis=0).astype(np.uint8)
     assert by_pixels(paper, one) < 1.3 * by_pixels(moved(one, 0, 4), one)
@@ -69,7 +69,7 @@ def test_blank():
     assert all(is_blank(read(png(level, 64))) for level in (0, 100, 255))
     assert not is_blank(read(drawing(0)))
     faint = np.full((64, 64, 3), 250, np.uint8)
-    faint[::2] -= 2  # what a picture of nothing looks like after a decoder
+    faint[::2] -= 2  # what an image of nothing looks like after a decoder
     assert is_blank(read(encoded(faint)))
     assert distance(read(png(0, 64)), read(png(255, 64))) == 1  # two blank papers of other colours
     assert distance(read(png(9, 64)), read(png(9, 64))) == 0
@@ -94,8 +94,8 @@ NOISE = encoded(np.random.default_rng(0).integers(0, 256, (64, 64, 3)).astype(np
 
 
 @given(st.binary(max_size=300) | st.integers(0, len(NOISE) // 2).map(lambda cut: NOISE[:cut]))
-def test_bytes_that_are_no_picture(content):
-    with pytest.raises(NotAPictureError):
+def test_bytes_that_are_no_image(content):
+    with pytest.raises(NotAnImageError):
         read(content)
 
 
