@@ -8,7 +8,7 @@ BIN := $(VENV)/bin
 EXTRAS := tracking,trainer,registry-api,infer,infra,embedded,dev
 INSTALLED := $(VENV)/.installed
 CHECKOV := $(VENV)/checkov/bin/checkov
-SOURCES := contracts embedded services infra twin tests benchmarks scripts
+SOURCES := contracts libs embedded services infra twin tests benchmarks scripts
 
 .DEFAULT_GOAL := help
 .PHONY: help install demo serve up down logs test test-full test-integration test-browser test-extras test-twin test-security test-infra sizes fidelity fidelity-base lint fmt lock clean

@@ -1,0 +1,53 @@
+"""Every error leaves as a problem document whose type a client can test and look up."""
+
+from __future__ import annotations
+
+import pytest
+
+from .conftest import LIMIT_BYTES
+
+
+@pytest.mark.parametrize(
+    ("body", "status", "type", "detail"),
+    [
+        ({"colour": "mauve"}, 404, "unknown-colour", "there are red and blue"),
+        ({"colour": "puce"}, 404, "unknown-colour", "puce"),
+        ({"colour": "odd"}, 500, "internal-error", "an error without a type"),
+        ({"colour": "red", "litres": 6}, 422, "invalid-request", "red comes in at most 5 litres; received 6"),
+        ({"colour": "x" * 200}, 422, "invalid-request", "(202 characters)"),
+        ({"litres": "many"}, 422, "invalid-request", "colour is required; litres: Input should be a valid integer"),
+        ({"colour": "red", "size": 1}, 422, "invalid-request", "size is not a field of this request"),
+        ([1], 422, "invalid-request", "the body must be a JSON object"),
+        ({"colour": "x" * LIMIT_BYTES}, 413, "body-too-large", f"at most {LIMIT_BYTES} bytes"),
+    ],
+)
+def test_errors_become_problem_documents(client, problem_of, body, status, type, detail):
+    assert detail in problem_of(client.post("/orders", json=body), status, type)
+
+
+def test_broken_json_names_the_place(client, problem_of):
+    response = client.post("/orders", content=b'{"colour": ', headers={"Content-Type": "application/json"})
+    assert "must be JSON" in problem_of(response, 422, "invalid-request")
+
+
+def test_an_unexpected_error_shows_nothing_but_the_request_id(client, problem_of):
+    response = client.post("/orders", json={"colour": "boom"}, headers={"X-Request-ID": "abc-1"})
+    detail = problem_of(response, 500, "internal-error")
+    assert "abc-1" in detail
+    assert "secret" not in response.text
+
+
+def test_unknown_paths_and_methods(client, problem_of):
+    problem_of(client.get("/nowhere"), 404, "no-such-path")
+    response = client.put("/orders", json={})
+    problem_of(response, 405, "method-not-allowed")
+    assert response.headers["allow"] == "POST"
+
+
+def test_every_type_can_be_looked_up_without_a_token(client):
+    del client.headers["Authorization"]
+    listed = client.get("/problems").json()
+    assert {"unknown-colour", "invalid-request", "internal-error"} <= {each["type"].rpartition("/")[2] for each in listed}
+    for each in listed:
+        assert client.get(each["type"]).json() == each
+    assert client.get("/problems/nothing").status_code == 404
