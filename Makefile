@@ -5,13 +5,13 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 TORCH_INDEX ?=
 VENV := .venv
 BIN := $(VENV)/bin
-EXTRAS := tracking,trainer,registry-api,infer,infra,embedded,dev
+EXTRAS := tracking,trainer,registry-api,infer,infra,embedded,docs,dev
 INSTALLED := $(VENV)/.installed
 CHECKOV := $(VENV)/checkov/bin/checkov
 SOURCES := contracts libs embedded services infra twin tests benchmarks scripts
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo serve up down logs test test-full test-integration test-browser test-extras test-twin test-security test-infra sizes fidelity fidelity-base lint fmt lock clean
+.PHONY: help install demo serve up down logs test test-full test-integration test-browser test-extras test-twin test-security test-infra docs docs-serve sizes fidelity fidelity-base lint fmt lock clean
 
 help:  ## print this
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -79,14 +79,20 @@ $(CHECKOV): infra/tests/checkov.txt
 	@$(VENV)/checkov/bin/pip install --quiet --requirement $<
 	@touch $@
 
-sizes: $(INSTALLED)  ## measure the images and how long they take to start; writes the table in README.md
-	@$(BIN)/python scripts/image_sizes.py --write README.md
+sizes: $(INSTALLED)  ## measure the images and how long they take to start; writes docs/reference/images.md
+	@$(BIN)/python scripts/image_sizes.py --write docs/reference/images.md
 
 fidelity-base: $(INSTALLED)  ## judge by a recogniser what the tiny base draws (minutes)
 	@$(BIN)/python benchmarks/prompt_fidelity.py --base models/tiny-sd --min-one 0.8 --min-two 0.6 --max-sketches 0.05
 
 fidelity: $(INSTALLED)  ## judge by a recogniser what the demo's version draws (minutes)
 	@$(BIN)/python benchmarks/prompt_fidelity.py --base models/tiny-sd --adapter demo/adapter --style sketch --guidance 2 --min-one 0.7 --min-sketches 0.95
+
+docs: $(INSTALLED)  ## build the documentation into build/site; a broken link fails
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet --site-dir build/site
+
+docs-serve: $(INSTALLED)  ## serve the documentation on http://127.0.0.1:8004 and rebuild it on every change
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs serve --dev-addr 127.0.0.1:8004
 
 lint: $(INSTALLED)  ## ruff, formatting, types
 	@$(BIN)/ruff check $(SOURCES)

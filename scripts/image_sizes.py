@@ -1,7 +1,7 @@
-"""Measures the twin's images and how long they take to start, and writes or checks the table in a README.
+"""Measures the twin's images and how long they take to start, and writes or checks the table in a Markdown page.
 
-    python scripts/image_sizes.py --write README.md    # after `docker compose --profile trainer build`
-    python scripts/image_sizes.py --check README.md    # ends with 1 where an image grew or shrank by more than a tenth
+    python scripts/image_sizes.py --write docs/reference/images.md    # after `docker compose --profile trainer build`
+    python scripts/image_sizes.py --check docs/reference/images.md    # ends with 1 where an image grew or shrank by more than a tenth
 
 A start is from the container's own start to its first successful health check, with an empty database and no other load.
 """
@@ -31,8 +31,8 @@ def main() -> int:
     """Measures, then writes or checks."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     what = parser.add_mutually_exclusive_group(required=True)
-    what.add_argument("--write", type=Path, metavar="README", help="put the table between its markers")
-    what.add_argument("--check", type=Path, metavar="README", help="compare the sizes in the table with the images")
+    what.add_argument("--write", type=Path, metavar="PAGE", help="put the table between its markers")
+    what.add_argument("--check", type=Path, metavar="PAGE", help="compare the sizes in the table with the images")
     parsed = parser.parse_args()
     sizes = {service: _size(service) for service in SERVICES}
     if parsed.check:

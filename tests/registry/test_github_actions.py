@@ -13,7 +13,7 @@ from atelier_registry.config.policy import Policy
 from .test_events import served
 
 ROOT = Path(__file__).parents[2]
-JOB = yaml.safe_load((ROOT / "docs/github-actions.yml").read_text())["jobs"]["train"]
+JOB = yaml.safe_load((ROOT / "docs/how-to/github-actions.yml").read_text())["jobs"]["train"]
 STEPS = {step.get("name"): step.get("run", "") for step in JOB["steps"]}
 
 

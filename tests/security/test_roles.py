@@ -1,4 +1,4 @@
-"""Each cell of the table of roles and actions in docs/security.md, tried against the running services."""
+"""Each cell of the table of roles and actions in docs/explanation/security.md, tried against the running services."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from .services import MODEL, TOKENS, WISH, Services
 from .test_attacks import filled
 from .world import CHECKS, World
 
-TEXT = (Path(__file__).parents[2] / "docs/security.md").read_text()
+TEXT = (Path(__file__).parents[2] / "docs/explanation/security.md").read_text()
 COLUMNS = ("reader", "trainer", "promoter", "admin", "registry")
 USERS = {"registry": "registry"} | {role: user for user, role in ROLES.items() if user != "registry"}
 

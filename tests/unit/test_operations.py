@@ -1,4 +1,4 @@
-"""docs/operations.md: what is typed there is what the code takes, and what is printed there is what it prints."""
+"""docs/how-to/operations.md: what is typed there is what the code takes, and what is printed there is what it prints."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from atelier_tracking.maintenance import jobs
 from atelier_twin import summary, volume_layout
 
 ROOT = Path(__file__).parents[2]
-PAGE = (ROOT / "docs/operations.md").read_text()
+PAGE = (ROOT / "docs/how-to/operations.md").read_text()
 SERVICES = yaml.safe_load((ROOT / "compose.yaml").read_text())["services"]
 BLOCKS = [line for block in re.findall(r"```sh\n(.*?)```", PAGE, re.DOTALL) for line in block.splitlines()]
 TYPED = sorted({*BLOCKS, *re.findall(r"`((?:docker compose|python -m) [^`]+)`", PAGE)})
