@@ -1,7 +1,7 @@
 """Measures the twin's images and how long they take to start, and writes or checks the table in a Markdown page.
 
     python scripts/image_sizes.py --write docs/reference/images.md    # after `docker compose --profile trainer build`
-    python scripts/image_sizes.py --check docs/reference/images.md    # ends with 1 where an image grew or shrank by more than a tenth
+    python scripts/image_sizes.py --check docs/reference/images.md    # exit code 1: a size differs by more than a tenth
 
 A start is from the container's own start to its first successful health check, with an empty database and no other load.
 """

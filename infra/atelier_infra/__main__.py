@@ -10,24 +10,24 @@ from pathlib import Path
 from rich.console import Console
 
 from atelier_infra import cli
+from atelier_infra.aws.change_runner import ChangeRunner
 from atelier_infra.aws.client import Aws
-from atelier_infra.aws.dry_run import Changes
 from atelier_infra.aws.poller import Poller
-from atelier_infra.commands.deploy import Rollout
+from atelier_infra.commands.deploy import Deployer
 from atelier_infra.commands.destroy import destroy
-from atelier_infra.commands.init import begin
+from atelier_infra.commands.init import init
 from atelier_infra.commands.logs import lines
-from atelier_infra.commands.maintenance import Operator
+from atelier_infra.commands.maintenance import Maintenance
 from atelier_infra.commands.push import exists, push, revision
-from atelier_infra.commands.start_stop import Switch
-from atelier_infra.commands.status import report
-from atelier_infra.commands.up import confirmed, raise_up, shared_secrets
+from atelier_infra.commands.start_stop import StartStop
+from atelier_infra.commands.status import print_status
+from atelier_infra.commands.up import confirmed, make_sync, up
 from atelier_infra.commands.url import url
+from atelier_infra.environment.stack import Stack, read_stack
 from atelier_infra.errors import InfraError, Interrupted, NotReadyError
 from atelier_infra.secrets import env_files
 from atelier_infra.subprocess_runner import SubprocessRunner
 from atelier_infra.terraform import tfvars
-from atelier_infra.terraform.outputs import Stack, read_stack
 from atelier_infra.terraform.runner import Terraform
 
 
@@ -55,22 +55,22 @@ def _run(parsed: Namespace, console: Console) -> None:
     folder: Path = parsed.folder.resolve()
     if parsed.command == "init":
         aws = Aws(parsed.region)
-        begin(folder, parsed, aws, Changes(console, parsed.region, parsed.dry_run), console)
+        init(folder, parsed, aws, ChangeRunner(console, parsed.region, parsed.dry_run), console)
         return
     region = tfvars.line(folder, "region")
-    aws, changes = Aws(region), Changes(console, region, parsed.dry_run)
+    aws, changes = Aws(region), ChangeRunner(console, region, parsed.dry_run)
     password = env_files.read(folder / "secrets" / "tracking.env").get("DB_PW")
     terraform = Terraform(folder, console, {"db_password": password} if password else {})
     if parsed.command in ("plan", "up"):
-        raise_up(parsed, terraform, aws, changes, console)
+        up(parsed, terraform, aws, changes, console)
         return
     with console.status("asking AWS whose credentials these are"):
         account = aws.account()
     stack = read_stack(terraform.outputs())
     if parsed.command in ("destroy", "restore") and stack.config_bucket:
         # what the tasks read, whatever this machine has: a database that is made anew gets it
-        remote, _ = shared_secrets(folder, account, aws, changes, console, overwrite=False)
-        terraform.give("db_password", (remote.read("tracking") or {}).get("DB_PW") or password or "none")
+        remote, _ = make_sync(folder, account, aws, changes, console, overwrite=False)
+        terraform.set_variable_secret("db_password", (remote.read("tracking") or {}).get("DB_PW") or password or "none")
     if parsed.command == "destroy":
         question = (
             "Delete EVERYTHING, artifacts and database included?"
@@ -81,7 +81,7 @@ def _run(parsed: Namespace, console: Console) -> None:
             terraform.init()
             destroy(terraform, stack, aws, changes, console, data=parsed.data)
         return
-    operator = Operator(stack, account, aws, changes, console, folder.parent)
+    operator = Maintenance(stack, account, aws, changes, console, folder.parent)
     if parsed.command in ("upgrade", "backup", "gc"):
         getattr(operator, parsed.command)(parsed)
     elif parsed.command == "restore":
@@ -90,10 +90,10 @@ def _run(parsed: Namespace, console: Console) -> None:
         _on_a_stack(parsed, stack, aws, changes, console, folder.parent)
 
 
-def _on_a_stack(parsed: Namespace, stack: Stack, aws: Aws, changes: Changes, console: Console, root: Path) -> None:
-    waiting = Poller(console, stack.region)
-    rollout = Rollout(stack, aws, changes, waiting)
-    switch = Switch(stack, aws, changes, waiting, rollout, console)
+def _on_a_stack(parsed: Namespace, stack: Stack, aws: Aws, changes: ChangeRunner, console: Console, root: Path) -> None:
+    poller = Poller(console, stack.region)
+    deployer = Deployer(stack, aws, changes, poller)
+    switch = StartStop(stack, aws, changes, poller, deployer, console)
     runner = SubprocessRunner(console, root)
     if parsed.command in ("push", "deploy"):
         tag = revision(runner, root, parsed.tag)
@@ -105,7 +105,7 @@ def _on_a_stack(parsed: Namespace, stack: Stack, aws: Aws, changes: Changes, con
             if not exists(aws, service, tag):
                 raise NotReadyError(f"{service.repository} holds no image {tag}; run `python -m atelier_infra push {name}`")
         for service in services.values():
-            rollout.deploy(service, tag, parsed.timeout_s)
+            deployer.deploy(service, tag, parsed.timeout_s)
     elif parsed.command == "start":
         services = stack.chosen(parsed.services)
         switch.start(services, parsed.timeout_s)
@@ -124,7 +124,7 @@ def _on_a_stack(parsed: Namespace, stack: Stack, aws: Aws, changes: Changes, con
             )
     elif parsed.command == "status":
         with console.status("asking ECS and RDS"):
-            report(stack, rollout, switch, console)
+            print_status(stack, deployer, switch, console)
     elif parsed.command == "logs":
         for line in lines(stack.chosen([parsed.service])[parsed.service], aws, parsed.since, follow=parsed.follow):
             console.print(line, highlight=False, markup=False, soft_wrap=True)

@@ -36,5 +36,5 @@ class NotReadyError(InfraError):
     """The environment is not where the command needs it."""
 
 
-class RolloutError(InfraError):
+class DeploymentError(InfraError):
     """A new revision never became healthy."""

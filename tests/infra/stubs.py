@@ -6,12 +6,12 @@ import io
 from typing import Any
 
 import boto3
+from atelier_infra.aws.change_runner import ChangeRunner
 from atelier_infra.aws.client import Aws
-from atelier_infra.aws.dry_run import Changes
 from atelier_infra.aws.poller import Poller
-from atelier_infra.commands.deploy import Rollout
-from atelier_infra.commands.start_stop import Switch
-from atelier_infra.terraform.outputs import Service, Stack
+from atelier_infra.commands.deploy import Deployer
+from atelier_infra.commands.start_stop import StartStop
+from atelier_infra.environment.stack import Service, Stack
 from botocore.stub import Stubber
 from rich.console import Console
 
@@ -64,8 +64,8 @@ class Scene:
         self.console = Console(file=self.printed, width=200)
         self.seconds = 0.0
         self.stack = of or stack()
-        self.changes = Changes(self.console, REGION, dry_run)
-        self.waiting = Poller(self.console, REGION, sleep=self._sleep, now=lambda: self.seconds)
+        self.changes = ChangeRunner(self.console, REGION, dry_run)
+        self.poller = Poller(self.console, REGION, sleep=self._sleep, now=lambda: self.seconds)
 
     def _sleep(self, seconds: float) -> None:
         self.seconds += seconds
@@ -82,13 +82,13 @@ class Scene:
     def text(self) -> str:
         return self.printed.getvalue()
 
-    def rollout(self) -> Rollout:
+    def deployer(self) -> Deployer:
         self.stub("ecs")
-        return Rollout(self.stack, self.aws, self.changes, self.waiting)
+        return Deployer(self.stack, self.aws, self.changes, self.poller)
 
-    def switch(self) -> Switch:
+    def switch(self) -> StartStop:
         self.stub("rds")
-        return Switch(self.stack, self.aws, self.changes, self.waiting, self.rollout(), self.console)
+        return StartStop(self.stack, self.aws, self.changes, self.poller, self.deployer(), self.console)
 
     def all_said(self) -> None:
         for each in self.stubs.values():

@@ -23,28 +23,28 @@ TASK = resource("aws_ecs_task_definition", family="atelier-tracking", cpu="256",
 
 
 def test_a_task_costs_its_cpu_its_memory_and_its_address():
-    task, address = costs.items(plan(children=[TASK]), PRICES)
+    task, address = costs.cost_items(plan(children=[TASK]), PRICES)
     assert task.hour == pytest.approx(0.25 * 0.04048 + 1 * 0.004445)
     assert (address.hour, address.month) == (0.005, 0.0)
 
 
 def test_a_database_costs_its_storage_also_when_stopped_and_twice_in_two_zones():
-    hour, storage = costs.items(plan(DATABASE), PRICES)
-    assert (hour.a_month(0), storage.a_month(0)) == (0.0, pytest.approx(20 * 0.115))
+    hour, storage = costs.cost_items(plan(DATABASE), PRICES)
+    assert (hour.monthly_usd(0), storage.monthly_usd(0)) == (0.0, pytest.approx(20 * 0.115))
     both = resource("aws_db_instance", instance_class="db.t4g.micro", allocated_storage=20, multi_az=True)
-    assert sum(item.a_month(730) for item in costs.items(plan(both), PRICES)) == pytest.approx(
+    assert sum(item.monthly_usd(730) for item in costs.cost_items(plan(both), PRICES)) == pytest.approx(
         2 * (hour.hour * 730 + storage.month)
     )
 
 
 def test_an_unknown_instance_class_is_named():
     huge = resource("aws_db_instance", instance_class="db.x9.huge", allocated_storage=20, multi_az=False)
-    assert costs.items(plan(huge), PRICES)[0].name == "database db.x9.huge: price not in prices.json"
+    assert costs.cost_items(plan(huge), PRICES)[0].name == "database db.x9.huge: price not in prices.json"
 
 
 def test_a_balancer_costs_also_when_everything_is_stopped():
-    [balancer] = costs.items(plan(resource("aws_lb")), PRICES)
-    assert balancer.a_month(0) == pytest.approx((0.0225 + 0.01) * 730)
+    [balancer] = costs.cost_items(plan(resource("aws_lb")), PRICES)
+    assert balancer.monthly_usd(0) == pytest.approx((0.0225 + 0.01) * 730)
 
 
 @pytest.mark.parametrize(
@@ -68,7 +68,7 @@ def test_days_that_are_not_plain_are_not_guessed():
 
 def test_the_table_names_the_region_and_sums_up():
     console = Console(record=True, width=160, quiet=False, file=io.StringIO())
-    total = costs.show(
+    total = costs.print_costs(
         plan(DATABASE, children=[TASK], schedule={"start": "08:00", "stop": "18:00", "days": "MON-FRI"}), PRICES, console
     )
     text = console.export_text()

@@ -81,12 +81,12 @@ def test_a_region_that_does_not_answer(monkeypatch, tmp_path):
     ],
 )
 def test_terraforms_failures_are_explained(said, advice):
-    message = runner.explained("terraform apply", said)
+    message = runner.error_message("terraform apply", said)
     assert said in message and advice in message.splitlines()[-1]
 
 
 def test_an_unknown_failure_is_not_explained_away():
-    assert runner.explained("terraform apply", "a surprise") == "terraform apply failed:\n    a surprise"
+    assert runner.error_message("terraform apply", "a surprise") == "terraform apply failed:\n    a surprise"
 
 
 def test_a_program_that_is_missing_is_named_with_its_place(tmp_path):
@@ -130,9 +130,9 @@ def test_an_error_ends_the_program_with_one_message(tmp_path):
 
 def test_a_name_that_is_taken_comes_with_the_way_to_adopt_it():
     said = "creating S3 Bucket (atelier-artifacts-1): BucketAlreadyOwnedByYou"
-    told = runner._told({"summary": said, "detail": "", "address": 'aws_s3_bucket.this["artifacts"]'})
+    told = runner._format_diagnostic({"summary": said, "detail": "", "address": 'aws_s3_bucket.this["artifacts"]'})
     assert told.endswith("""terraform import 'aws_s3_bucket.this["artifacts"]' atelier-artifacts-1""")
-    assert runner._told({"summary": "no such host", "address": "aws_vpc.this[0]"}) == "no such host"
+    assert runner._format_diagnostic({"summary": "no such host", "address": "aws_vpc.this[0]"}) == "no such host"
 
 
 def test_tests_that_need_terraform_fail_without_it_and_say_where_to_get_it(tmp_path):

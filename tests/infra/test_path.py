@@ -17,8 +17,8 @@ from typing import Any
 import pytest
 from atelier_infra.aws.client import Aws
 from atelier_infra.commands import push
+from atelier_infra.environment.stack import read_stack
 from atelier_infra.secrets import env_files
-from atelier_infra.terraform.outputs import read_stack
 from rich.console import Console
 
 from .cloud import REGION, Cloud, Folder, environment
@@ -232,7 +232,10 @@ def test_the_task_gets_settings_in_clear_text_and_secrets_by_reference(env):
 
 def test_the_roles_are_the_ones_of_the_plan(env):
     iam = env.cloud.client("iam")
-    for role, names in {"atelier-tracking-execution": ["image-log-secrets"], "atelier-tracking-task": ["own-data"]}.items():
+    for role, names in {
+        "atelier-tracking-execution": ["image-log-secrets"],
+        "atelier-tracking-task": ["own-data"],
+    }.items():
         assert iam.list_role_policies(RoleName=role)["PolicyNames"] == names
         assert iam.list_attached_role_policies(RoleName=role)["AttachedPolicies"] == []
 

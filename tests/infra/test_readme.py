@@ -43,23 +43,23 @@ def plan(services):
 
 
 @pytest.fixture(scope="module")
-def items():
-    return costs.items(plan(["tracking", "registry-api", "infer"]), costs.read_prices())
+def cost_items():
+    return costs.cost_items(plan(["tracking", "registry-api", "infer"]), costs.read_prices())
 
 
-def test_the_table_of_costs(items):
+def test_the_table_of_costs(cost_items):
     table = README.split("<!-- costs")[1].split("<!-- end")[0]
     rows = re.findall(r"^\| (.*?) \| ([\d.]+) \| ([\d.]+) \| ([\d.]+) \|$", table, re.MULTILINE)
-    lines = costs.items(plan(["tracking"]), costs.read_prices())
+    lines = costs.cost_items(plan(["tracking"]), costs.read_prices())
     lines = [line for line in lines if line.name != "load balancer"]
     hours = (costs.HOURS_A_MONTH, costs.WORKING_HOURS, 0.0)
-    expected = [(line.name, *(f"{line.a_month(each):.2f}" for each in hours)) for line in lines]
-    expected.append(("sum", *(f"{sum(line.a_month(each) for line in lines):.2f}" for each in hours)))
+    expected = [(line.name, *(f"{line.monthly_usd(each):.2f}" for each in hours)) for line in lines]
+    expected.append(("sum", *(f"{sum(line.monthly_usd(each) for line in lines):.2f}" for each in hours)))
     assert rows == expected
 
 
-def test_the_prices_in_the_text(items):
-    price = {item.name.split(":")[0]: f"{item.a_month(costs.HOURS_A_MONTH):.2f}" for item in items}
+def test_the_prices_in_the_text(cost_items):
+    price = {item.name.split(":")[0]: f"{item.monthly_usd(costs.HOURS_A_MONTH):.2f}" for item in cost_items}
     text = section("What it costs")
     assert f"A load balancer adds {price['load balancer']}" in text
     task, address = price["task atelier-registry-api"], price["public address of atelier-registry-api"]

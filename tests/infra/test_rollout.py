@@ -3,7 +3,7 @@
 from datetime import UTC, datetime
 
 import pytest
-from atelier_infra.errors import NotReadyError, RolloutError
+from atelier_infra.errors import DeploymentError, NotReadyError
 
 from .stubs import ARN, REPOSITORY, Scene, service
 
@@ -97,7 +97,7 @@ def test_a_healthy_rollout_changes_only_the_image(scene, ecs):
     ecs.service(3, state="IN_PROGRESS", running=0)
     ecs.service(3, state="IN_PROGRESS", running=0, events=["has started 1 tasks"])
     ecs.service(3, state="COMPLETED", events=["has reached a steady state", "has started 1 tasks"])
-    scene.rollout().deploy(service(), "new", 60)
+    scene.deployer().deploy(service(), "new", 60)
     scene.all_said()
     assert scene.text.count("has started 1 tasks") == 1
     assert "tracking is healthy" in scene.text
@@ -105,7 +105,7 @@ def test_a_healthy_rollout_changes_only_the_image(scene, ecs):
 
 def test_a_stopped_service_takes_the_revision_without_waiting(scene, ecs):
     ecs.rolls_out_from(1, desired=0, running=0)
-    scene.rollout().deploy(service(), "new", 60)
+    scene.deployer().deploy(service(), "new", 60)
     scene.all_said()
     assert "start` runs new" in scene.text
 
@@ -119,8 +119,8 @@ def test_a_rollout_that_ecs_gives_up_is_taken_back_with_its_events(scene, ecs):
     ecs.updated(taskDefinition=f"{ARN}2")
     ecs.service(2)
     ecs.service(2)
-    with pytest.raises(RolloutError, match=r"tracking new never became healthy: tasks failed to start"):
-        scene.rollout().deploy(service(), "new", 60)
+    with pytest.raises(DeploymentError, match=r"tracking new never became healthy: tasks failed to start"):
+        scene.deployer().deploy(service(), "new", 60)
     scene.all_said()
     assert "task failed container health checks" in scene.text
     assert "go back to old" in scene.text
@@ -135,8 +135,8 @@ def test_ecs_going_back_by_itself_counts_as_failed(scene, ecs):
     ecs.updated(taskDefinition=f"{ARN}2")
     ecs.service(2)
     ecs.service(2)
-    with pytest.raises(RolloutError, match="ECS went back"):
-        scene.rollout().deploy(service(), "new", 60)
+    with pytest.raises(DeploymentError, match="ECS went back"):
+        scene.deployer().deploy(service(), "new", 60)
     scene.all_said()
 
 
@@ -150,8 +150,10 @@ def test_a_rollout_that_hangs_ends_with_its_time(scene, ecs):
     ecs.updated(taskDefinition=f"{ARN}2")
     ecs.service(2)
     ecs.service(2)
-    with pytest.raises(RolloutError, match=r"after 15 s of waiting until tracking is healthy, it stands so: 0 of 1 tasks run"):
-        scene.rollout().deploy(service(), "new", 15)
+    with pytest.raises(
+        DeploymentError, match=r"after 15 s of waiting until tracking is healthy, it stands so: 0 of 1 tasks run"
+    ):
+        scene.deployer().deploy(service(), "new", 15)
     scene.all_said()
 
 
@@ -161,15 +163,15 @@ def test_a_first_rollout_that_fails_stops_the_service(scene, ecs):
     ecs.service(3, state="FAILED", running=0)
     ecs.definition(TEMPLATE)
     ecs.updated(desiredCount=0)
-    with pytest.raises(RolloutError):
-        scene.rollout().deploy(service(), "new", 60)
+    with pytest.raises(DeploymentError):
+        scene.deployer().deploy(service(), "new", 60)
     scene.all_said()
 
 
 def test_a_service_that_is_gone_is_named(scene):
     scene.stub("ecs").add_response("describe_services", {"services": [], "failures": []})
     with pytest.raises(NotReadyError, match="service tracking is not in cluster atelier"):
-        scene.rollout().describe(service())
+        scene.deployer().describe(service())
 
 
 def test_a_dry_run_registers_nothing(monkeypatch):
@@ -177,6 +179,6 @@ def test_a_dry_run_registers_nothing(monkeypatch):
     ecs = Ecs(scene)
     ecs.service(2)
     ecs.definition(TEMPLATE)
-    scene.rollout().deploy(service(), "new", 60)
+    scene.deployer().deploy(service(), "new", 60)
     scene.all_said()
     assert "would register tracking new" in scene.text and "would roll tracking new out" in scene.text

@@ -6,12 +6,12 @@ import io
 
 import bcrypt
 import pytest
+from atelier_infra.aws.change_runner import ChangeRunner
 from atelier_infra.aws.client import Aws
-from atelier_infra.aws.dry_run import Changes
 from atelier_infra.errors import AnswerError
 from atelier_infra.secrets import credentials, database_password, env_files, sync_record
-from atelier_infra.secrets.remote_secrets import EnvFileSecrets, ManagerSecrets
-from atelier_infra.secrets.sync_secrets import SharedSecrets
+from atelier_infra.secrets.remote_secrets import EnvFileStore, SecretsManagerStore
+from atelier_infra.secrets.sync_secrets import SecretsSync
 from rich.console import Console
 
 from .cloud import REGION, environment
@@ -34,8 +34,8 @@ class Machine:
         self.folder, self.mode, self.printed = folder, mode, io.StringIO()
         console = Console(file=self.printed, width=200)
         aws = Aws(REGION)
-        changes = Changes(console, REGION, dry_run=False)
-        places = [ManagerSecrets("atelier", aws, changes), EnvFileSecrets(BUCKET, aws, changes)]
+        changes = ChangeRunner(console, REGION, dry_run=False)
+        places = [SecretsManagerStore("atelier", aws, changes), EnvFileStore(BUCKET, aws, changes)]
         self.remote, self.earlier = places if mode == "secrets-manager" else places[::-1]
         self.console = console
 
@@ -43,12 +43,12 @@ class Machine:
         credentials.complete(self.folder, services, "ana", env_file=self.mode == "env-file")
 
     def up(self, services=SERVICES, *, overwrite: bool = False) -> None:
-        shared = SharedSecrets(self.folder, self.remote, self.console, earlier=self.earlier, overwrite=overwrite)
-        shared.take_over(services, dry_run=False)
+        shared = SecretsSync(self.folder, self.remote, self.console, earlier=self.earlier, overwrite=overwrite)
+        shared.adopt(services, dry_run=False)
         self.init(services)
         more = {"tracking": ["DB_PW"], "registry-api": ["PGPASSWORD"]} if self.mode == "env-file" else {}
         secret = {} if self.mode == "secrets-manager" else {"secret": None}
-        shared.bring({each: service(each, secret_names=NAMES[each] + more.get(each, []), **secret) for each in services})
+        shared.sync({each: service(each, secret_names=NAMES[each] + more.get(each, []), **secret) for each in services})
 
     def files(self) -> dict[str, dict[str, str]]:
         return {each: env_files.read(self.folder / f"{each}.env") for each in SERVICES}
@@ -145,12 +145,12 @@ def test_what_changed_at_aws_between_the_look_and_the_write_is_not_overwritten(m
     first.up()
     second.up()
     second.edit("registry-api", "ATELIER_TOKENS", "bob admin " + "2" * 64)
-    shared = SharedSecrets(second.folder, second.remote, second.console)
-    shared.take_over(SERVICES, dry_run=False)
+    shared = SecretsSync(second.folder, second.remote, second.console)
+    shared.adopt(SERVICES, dry_run=False)
     first.edit("registry-api", "ATELIER_TOKENS", "ana admin " + "1" * 64)
     first.up()
     with pytest.raises(AnswerError, match="holds other secrets"):
-        shared.bring({"registry-api": service("registry-api", secret=None)})
+        shared.sync({"registry-api": service("registry-api", secret=None)})
     assert held(first)["registry-api"]["ATELIER_TOKENS"] == "ana admin " + "1" * 64
 
 

@@ -5,10 +5,10 @@ from datetime import UTC, datetime
 
 import pytest
 from atelier_infra.commands.logs import lines, seconds
-from atelier_infra.commands.status import report
+from atelier_infra.commands.status import print_status
 from atelier_infra.commands.url import url
+from atelier_infra.environment.stack import read_stack
 from atelier_infra.errors import AnswerError, AwsError, NotReadyError
-from atelier_infra.terraform.outputs import read_stack
 
 from .stubs import ARN, REPOSITORY, Scene, service, stack
 
@@ -196,7 +196,7 @@ def test_a_fixed_name_needs_no_task(scene):
 
 
 def warnings(scene):
-    return report(scene.stack, scene.rollout(), scene.switch(), scene.console)
+    return print_status(scene.stack, scene.deployer(), scene.switch(), scene.console)
 
 
 def test_status_of_what_runs(scene, aws):

@@ -3,10 +3,10 @@
 from datetime import UTC, datetime
 
 import pytest
-from atelier_infra.aws.one_off_task import OneOffTask
-from atelier_infra.aws.snapshots import Snapshots
 from atelier_infra.commands.upgrade import upgrade
-from atelier_infra.errors import AnswerError, NotReadyError, RolloutError
+from atelier_infra.environment.one_off_task import OneOffTask
+from atelier_infra.environment.snapshots import Snapshots
+from atelier_infra.errors import AnswerError, DeploymentError, NotReadyError
 
 from .stubs import ARN, Scene, service
 from .test_rollout import OLD, TEMPLATE, Ecs
@@ -23,11 +23,11 @@ class World(Ecs):
         self.scene, self.rds, self.logs = scene, scene.stub("rds"), scene.stub("logs")
 
     def parts(self):
-        rollout = self.scene.rollout()
-        stack, aws, changes, waiting = self.scene.stack, self.scene.aws, self.scene.changes, self.scene.waiting
-        snapshots = Snapshots(stack, aws, changes, waiting)
-        one_off = OneOffTask(stack, aws, changes, waiting, rollout, self.scene.console)
-        return rollout, self.scene.switch(), snapshots, one_off, self.scene.console
+        deployer = self.scene.deployer()
+        stack, aws, changes, poller = self.scene.stack, self.scene.aws, self.scene.changes, self.scene.poller
+        snapshots = Snapshots(stack, aws, changes, poller)
+        one_off = OneOffTask(stack, aws, changes, poller, self.scene.console)
+        return deployer, self.scene.switch(), snapshots, one_off, self.scene.console
 
     def upgrade(self):
         upgrade(self.scene.stack.services, "new", *self.parts(), 60)
@@ -98,7 +98,7 @@ def test_a_migration_that_fails_starts_the_old_revision_and_tells_the_way_back(w
     world.until_the_migration()
     world.migration(code, said=["the database could not be migrated"], reason="Essential container exited")
     world.updated(desiredCount=1)
-    with pytest.raises(RolloutError) as told:
+    with pytest.raises(DeploymentError) as told:
         world.upgrade()
     world.scene.all_said()
     assert words in str(told.value) and "old was started again" in str(told.value)
@@ -115,11 +115,10 @@ def test_a_snapshot_that_fails_ends_it_before_anything_is_changed(world):
 
 def test_a_task_that_aws_has_no_place_for_is_told(world):
     described = {"serviceName": "tracking", "status": "ACTIVE", "networkConfiguration": NETWORK}
-    world.stub.add_response("describe_services", {"services": [described]})
     world.stub.add_response("run_task", {"tasks": [], "failures": [{"reason": "RESOURCE:CPU"}]})
     *_, one_off, _ = world.parts()
     with pytest.raises(NotReadyError, match="ECS started no task for `gc`: RESOURCE:CPU"):
-        one_off.run(service(), f"{ARN}3", ["gc"], 60)
+        one_off.run(service(), described, f"{ARN}3", ["gc"], 60)
 
 
 def test_nothing_is_upgraded_that_was_never_deployed(world):

@@ -62,15 +62,15 @@ def everything(s3) -> dict[str, tuple[object, ...]]:
 
 def test_what_was_answered_is_there_after_a_kill(project, s3):
     body = os.urandom(17_000_000)
-    s3.put_object(Bucket=BUCKET, Key="a b/é.txt", Body=b"hello", Metadata={"made-by": "a test"}, ContentType="text/plain")
+    s3.put_object(Bucket=BUCKET, Key="a b/é.txt", ObjectFile=b"hello", Metadata={"made-by": "a test"}, ContentType="text/plain")
     for text in (b"one", b"two and more"):
-        s3.put_object(Bucket=BUCKET, Key="overwritten", Body=text)
+        s3.put_object(Bucket=BUCKET, Key="overwritten", ObjectFile=text)
     s3.upload_fileobj(io.BytesIO(body), BUCKET, "parts", Config=PARTS)
     s3.copy_object(Bucket=BUCKET, Key="copy", CopySource={"Bucket": BUCKET, "Key": "parts"})
     described = {"Metadata": {"n": "1"}, "MetadataDirective": "REPLACE"}
     s3.copy_object(Bucket=BUCKET, Key="copy", CopySource={"Bucket": BUCKET, "Key": "copy"}, **described)
     for number in range(6):
-        s3.put_object(Bucket=BUCKET, Key=f"many/{number}", Body=b"x" * number)
+        s3.put_object(Bucket=BUCKET, Key=f"many/{number}", ObjectFile=b"x" * number)
     s3.delete_object(Bucket=BUCKET, Key="many/0")
     s3.delete_objects(Bucket=BUCKET, Delete={"Objects": [{"Key": "many/1"}, {"Key": "many/2"}]})
     before = everything(s3)
@@ -114,7 +114,7 @@ class Writer(threading.Thread):
                 elif self.parts:
                     self.s3.upload_fileobj(io.BytesIO(body), BUCKET, key, Config=PARTS)
                 else:
-                    self.s3.put_object(Bucket=BUCKET, Key=key, Body=body)
+                    self.s3.put_object(Bucket=BUCKET, Key=key, ObjectFile=body)
             except (BotoCoreError, ClientError):
                 time.sleep(0.3)
                 continue
@@ -141,8 +141,8 @@ def test_kills_in_the_middle_of_uploads(project, s3):
                 f"{key} is neither what was acknowledged nor what came after"
             )
     folder = f"/var/lib/localstack/kept-s3/{BUCKET}"
-    bodies = project.compose("exec", "-T", "localstack", "ls", f"{folder}/bodies").split()
-    assert len(bodies) == len(told), "bytes of objects that nobody can name were left behind"
+    object_files = project.compose("exec", "-T", "localstack", "ls", f"{folder}/bodies").split()
+    assert len(object_files) == len(told), "bytes of objects that nobody can name were left behind"
 
 
 def test_what_would_be_forgotten_is_refused(s3):
@@ -150,7 +150,7 @@ def test_what_would_be_forgotten_is_refused(s3):
     for ask in (
         lambda: s3.put_bucket_versioning(Bucket=BUCKET, VersioningConfiguration=versions),
         lambda: s3.put_object_tagging(Bucket=BUCKET, Key="copy", Tagging={"TagSet": [{"Key": "a", "Value": "b"}]}),
-        lambda: s3.put_object(Bucket=BUCKET, Key="tagged", Body=b"", Tagging="a=b"),
+        lambda: s3.put_object(Bucket=BUCKET, Key="tagged", ObjectFile=b"", Tagging="a=b"),
         lambda: s3.put_bucket_policy(Bucket=BUCKET, Policy="{}"),
     ):
         with pytest.raises(ClientError, match="not kept over a restart") as refused:

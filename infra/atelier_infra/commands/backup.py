@@ -9,12 +9,12 @@ from typing import Any
 from botocore.exceptions import ClientError
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from atelier_infra.aws.change_runner import ChangeRunner
 from atelier_infra.aws.client import Aws, translated
-from atelier_infra.aws.dry_run import Changes
-from atelier_infra.aws.snapshots import Snapshots, clock
-from atelier_infra.commands.init import closed_bucket
+from atelier_infra.commands.init import create_private_bucket
+from atelier_infra.environment.snapshots import Snapshots, clock
+from atelier_infra.environment.stack import Stack
 from atelier_infra.errors import AnswerError
-from atelier_infra.terraform.outputs import Stack
 
 NAME = re.compile(r"\d{8}-\d{6}")
 
@@ -51,7 +51,7 @@ class Manifest(BaseModel):
 class Backups:
     """The bucket with the backups of one environment."""
 
-    def __init__(self, stack: Stack, account: str, aws: Aws, changes: Changes, snapshots: Snapshots) -> None:
+    def __init__(self, stack: Stack, account: str, aws: Aws, changes: ChangeRunner, snapshots: Snapshots) -> None:
         self._stack, self._aws, self._changes, self._snapshots = stack, aws, changes, snapshots
         self.bucket = f"{stack.name}-backups-{account}-{stack.region}"
         self._s3 = aws.client("s3")
@@ -66,7 +66,7 @@ class Backups:
         Returns:
             Its name.
         """
-        closed_bucket(self.bucket, self._aws, self._changes)
+        create_private_bucket(self.bucket, self._aws, self._changes)
         name = clock()
         snapshot = self._snapshots.take("backup", timeout_s)
         keys = [each["Key"] for each in self._listed(self._stack.artifact_bucket)]
@@ -116,7 +116,7 @@ class Backups:
             )
         return told
 
-    def bring_back(self, told: Manifest) -> int:
+    def restore_artifacts(self, told: Manifest) -> int:
         """Copies each artifact that differs; what was added since stays. The bucket keeps versions of what is replaced.
 
         Returns:

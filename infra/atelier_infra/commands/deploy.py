@@ -5,20 +5,20 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Any
 
+from atelier_infra.aws.change_runner import ChangeRunner
 from atelier_infra.aws.client import Aws, translated
-from atelier_infra.aws.dry_run import Changes
 from atelier_infra.aws.poller import Poller
-from atelier_infra.errors import NotReadyError, RolloutError
-from atelier_infra.terraform.outputs import Service, Stack
+from atelier_infra.environment.stack import Service, Stack
+from atelier_infra.errors import DeploymentError, NotReadyError
 
 PLACEHOLDER = ":not-deployed-yet"
 
 
-class Rollout:
+class Deployer:
     """Rolls services of one cluster out, and watches them."""
 
-    def __init__(self, stack: Stack, aws: Aws, changes: Changes, waiting: Poller) -> None:
-        self._stack, self._aws, self._changes, self._waiting = stack, aws, changes, waiting
+    def __init__(self, stack: Stack, aws: Aws, changes: ChangeRunner, poller: Poller) -> None:
+        self._stack, self._aws, self._changes, self._poller = stack, aws, changes, poller
         self._ecs = aws.client("ecs")
 
     def describe(self, service: Service) -> dict[str, Any]:
@@ -56,7 +56,7 @@ class Rollout:
             RolloutError: the new revision never became healthy; the service runs the one before again.
         """
         before = self.describe(service)
-        self.roll_out(service, self.register(service, tag), tag, timeout_s, before)
+        self.update_service(service, self.register(service, tag), tag, timeout_s, before)
 
     def register(self, service: Service, tag: str) -> str:
         """Makes a task definition of Terraform's with an image filled in; returns its ARN."""
@@ -68,7 +68,7 @@ class Rollout:
         made = self._changes.make(f"register {service.service} {tag}", self._ecs.register_task_definition, **wanted)
         return str(made["taskDefinition"]["taskDefinitionArn"]) if made else "dry-run"
 
-    def roll_out(
+    def update_service(
         self, service: Service, new: str, tag: str, timeout_s: float, before: dict[str, Any], *, start: bool = False
     ) -> None:
         """Lets a service run a task definition.
@@ -89,15 +89,15 @@ class Rollout:
         if self._changes.dry_run:
             return
         if before["desiredCount"] == 0:
-            self._waiting.console.print(
+            self._poller.console.print(
                 f"{service.service} is stopped; `python -m atelier_infra start` runs {tag}", highlight=False
             )
             return
         try:
             self.wait(service, new, timeout_s)
-        except (RolloutError, NotReadyError) as error:
-            self._take_back(service, before, timeout_s)
-            raise RolloutError(f"{service.service} {tag} never became healthy: {error}") from error
+        except (DeploymentError, NotReadyError) as error:
+            self._revert_deployment(service, before, timeout_s)
+            raise DeploymentError(f"{service.service} {tag} never became healthy: {error}") from error
 
     def wait(self, service: Service, wanted: str, timeout_s: float) -> None:
         """Waits until the wanted revision runs, and shows what ECS says meanwhile.
@@ -110,27 +110,27 @@ class Rollout:
 
         def look() -> tuple[bool | None, str]:
             described = self.describe(service)
-            self._tell(described, seen)
+            self._print_events(described, seen)
             primary: dict[str, Any] = next((each for each in described["deployments"] if each["status"] == "PRIMARY"), {})
             stand = f"{described['runningCount']} of {described['desiredCount']} tasks run"
             if primary.get("taskDefinition") != wanted:
-                raise RolloutError("ECS went back to the revision before, see the events above and `logs`")
+                raise DeploymentError("ECS went back to the revision before, see the events above and `logs`")
             if primary.get("rolloutState") == "FAILED":
-                raise RolloutError(f"{primary.get('rolloutStateReason', 'ECS gave up')}, see the events above and `logs`")
+                raise DeploymentError(f"{primary.get('rolloutStateReason', 'ECS gave up')}, see the events above and `logs`")
             settled = (
                 primary.get("rolloutState", "COMPLETED") == "COMPLETED"
                 and described["runningCount"] == described["desiredCount"]
             )
             return (True if settled else None), stand
 
-        self._waiting.until(f"{service.service} is healthy", look, timeout_s)
-        self._waiting.console.print(f"[green]✓[/] {service.service} is healthy", highlight=False)
+        self._poller.until(f"{service.service} is healthy", look, timeout_s)
+        self._poller.console.print(f"[green]✓[/] {service.service} is healthy", highlight=False)
 
     def scale(self, service: Service, count: int) -> None:
         """Sets how many tasks run."""
         self._update(f"{'start' if count else 'stop'} {service.service}", service, desiredCount=count)
 
-    def _take_back(self, service: Service, before: dict[str, Any], timeout_s: float) -> None:
+    def _revert_deployment(self, service: Service, before: dict[str, Any], timeout_s: float) -> None:
         earlier = before["taskDefinition"]
         if self.image(earlier).endswith(PLACEHOLDER):
             self._update(f"stop {service.service}, which has no earlier revision", service, desiredCount=0)
@@ -149,10 +149,10 @@ class Rollout:
         tags = {"tags": found["tags"]} if found.get("tags") else {}
         return dict(found["taskDefinition"]) | tags
 
-    def _tell(self, described: dict[str, Any], seen: set[str]) -> None:
+    def _print_events(self, described: dict[str, Any], seen: set[str]) -> None:
         fresh = [each for each in described.get("events", []) if each["id"] not in seen]
         for event in sorted(fresh, key=lambda each: each["createdAt"]):
             seen.add(event["id"])
             at = event["createdAt"]
             clock = f"{at:%H:%M:%S}" if isinstance(at, datetime) else str(at)
-            self._waiting.console.print(f"  {clock}  {event['message']}", highlight=False, markup=False, soft_wrap=True)
+            self._poller.console.print(f"  {clock}  {event['message']}", highlight=False, markup=False, soft_wrap=True)

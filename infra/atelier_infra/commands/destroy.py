@@ -8,13 +8,13 @@ from tempfile import TemporaryDirectory
 
 from rich.console import Console
 
+from atelier_infra.aws.change_runner import ChangeRunner
 from atelier_infra.aws.client import Aws, translated
-from atelier_infra.aws.dry_run import Changes
-from atelier_infra.terraform.outputs import Stack
+from atelier_infra.environment.stack import Stack
 from atelier_infra.terraform.runner import Terraform
 
 
-def destroy(terraform: Terraform, stack: Stack, aws: Aws, changes: Changes, console: Console, *, data: bool) -> None:
+def destroy(terraform: Terraform, stack: Stack, aws: Aws, changes: ChangeRunner, console: Console, *, data: bool) -> None:
     """Takes an environment away.
 
     Args:
@@ -59,7 +59,13 @@ def snapshots(name: str, aws: Aws, *, kept: bool = False) -> list[str]:
 
 
 def _run(
-    terraform: Terraform, variables: dict[str, str], said: str, console: Console, changes: Changes, *, all_of_it: bool = False
+    terraform: Terraform,
+    variables: dict[str, str],
+    said: str,
+    console: Console,
+    changes: ChangeRunner,
+    *,
+    all_of_it: bool = False,
 ) -> None:
     with TemporaryDirectory() as place:
         path = Path(place) / "plan"
@@ -78,7 +84,7 @@ def _run(
         terraform.apply(path)
 
 
-def _stop_services(stack: Stack, aws: Aws, changes: Changes) -> None:
+def _stop_services(stack: Stack, aws: Aws, changes: ChangeRunner) -> None:
     ecs = aws.client("ecs")
     for service in stack.services.values():
         if service.running:
@@ -87,7 +93,7 @@ def _stop_services(stack: Stack, aws: Aws, changes: Changes) -> None:
             )
 
 
-def _forget_revisions(stack: Stack, aws: Aws, changes: Changes) -> None:
+def _forget_revisions(stack: Stack, aws: Aws, changes: ChangeRunner) -> None:
     """Task definitions that `deploy` registered; Terraform knows only its own."""
     ecs = aws.client("ecs")
     for name in stack.services:
@@ -100,7 +106,7 @@ def _forget_revisions(stack: Stack, aws: Aws, changes: Changes) -> None:
                 changes.make(f"forget {arn.rpartition('/')[2]}", ecs.deregister_task_definition, taskDefinition=arn)
 
 
-def _delete_snapshots(stack: Stack, aws: Aws, changes: Changes) -> None:
+def _delete_snapshots(stack: Stack, aws: Aws, changes: ChangeRunner) -> None:
     rds = aws.client("rds")
     for each in snapshots(stack.name, aws):
         if each.startswith(f"{stack.name}-backup-"):

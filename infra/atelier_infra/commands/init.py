@@ -11,8 +11,8 @@ from botocore.exceptions import ClientError
 from rich.console import Console
 from rich.prompt import Prompt
 
+from atelier_infra.aws.change_runner import ChangeRunner
 from atelier_infra.aws.client import Aws, translated
-from atelier_infra.aws.dry_run import Changes
 from atelier_infra.errors import AnswerError
 from atelier_infra.secrets import credentials
 from atelier_infra.terraform import tfvars
@@ -24,7 +24,7 @@ QUESTIONS = {
 }
 
 
-def begin(folder: Path, answers: Namespace, aws: Aws, changes: Changes, console: Console) -> None:
+def init(folder: Path, answers: Namespace, aws: Aws, changes: ChangeRunner, console: Console) -> None:
     """Sets an environment up on this machine.
 
     Raises:
@@ -46,7 +46,7 @@ def begin(folder: Path, answers: Namespace, aws: Aws, changes: Changes, console:
             markup=False,
         )
     if answers.state_bucket:
-        _state(folder, answers, aws, changes)
+        _configure_state(folder, answers, aws, changes)
     if changes.dry_run:
         return
     target.write_text(tfvars.text(answers))
@@ -73,10 +73,10 @@ def _ask(answers: Namespace, console: Console) -> None:
         setattr(answers, name, answer.replace(",", " ").split() if name == "allow" else answer)
 
 
-def _state(folder: Path, answers: Namespace, aws: Aws, changes: Changes) -> None:
+def _configure_state(folder: Path, answers: Namespace, aws: Aws, changes: ChangeRunner) -> None:
     """Makes the bucket if needed, and tells Terraform of it."""
     bucket = answers.state_bucket
-    closed_bucket(bucket, aws, changes)
+    create_private_bucket(bucket, aws, changes)
     place_of_state = {"bucket": bucket, "key": f"{answers.name}.tfstate", "region": answers.region}
     lines = [f"    {name} = {json.dumps(value)}" for name, value in place_of_state.items()]
     if not changes.dry_run:
@@ -87,7 +87,7 @@ def _state(folder: Path, answers: Namespace, aws: Aws, changes: Changes) -> None
         )
 
 
-def closed_bucket(bucket: str, aws: Aws, changes: Changes) -> None:
+def create_private_bucket(bucket: str, aws: Aws, changes: ChangeRunner) -> None:
     """Makes a bucket that is closed to the public and keeps old versions, unless it is there.
 
     Raises:

@@ -8,8 +8,8 @@ from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 
 from atelier_infra.aws.client import Aws, translated
+from atelier_infra.environment.stack import Service
 from atelier_infra.errors import AnswerError
-from atelier_infra.terraform.outputs import Service
 
 UNITS_S = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 

@@ -7,33 +7,33 @@ from pathlib import Path
 
 from rich.console import Console
 
+from atelier_infra.aws.change_runner import ChangeRunner
 from atelier_infra.aws.client import Aws
-from atelier_infra.aws.dry_run import Changes
-from atelier_infra.aws.one_off_task import OneOffTask
 from atelier_infra.aws.poller import Poller
-from atelier_infra.aws.snapshots import Snapshots, put_back
 from atelier_infra.commands.backup import NAME, Backups
-from atelier_infra.commands.deploy import Rollout
+from atelier_infra.commands.deploy import Deployer
 from atelier_infra.commands.push import exists, revision
-from atelier_infra.commands.start_stop import Switch
+from atelier_infra.commands.start_stop import StartStop
 from atelier_infra.commands.up import confirmed
 from atelier_infra.commands.upgrade import upgrade
+from atelier_infra.environment.one_off_task import OneOffTask
+from atelier_infra.environment.snapshots import Snapshots, restore_snapshot
+from atelier_infra.environment.stack import Stack
 from atelier_infra.errors import NotReadyError
 from atelier_infra.subprocess_runner import SubprocessRunner
-from atelier_infra.terraform.outputs import Stack
 from atelier_infra.terraform.runner import Terraform
 
 
-class Operator:
+class Maintenance:
     """Builds the parts of the four commands for one environment."""
 
-    def __init__(self, stack: Stack, account: str, aws: Aws, changes: Changes, console: Console, root: Path) -> None:
+    def __init__(self, stack: Stack, account: str, aws: Aws, changes: ChangeRunner, console: Console, root: Path) -> None:
         self._stack, self._aws, self._changes, self._console, self._root = stack, aws, changes, console, root
-        waiting = Poller(console, stack.region)
-        self._rollout = Rollout(stack, aws, changes, waiting)
-        self._switch = Switch(stack, aws, changes, waiting, self._rollout, console)
-        self._snapshots = Snapshots(stack, aws, changes, waiting)
-        self._one_off = OneOffTask(stack, aws, changes, waiting, self._rollout, console)
+        poller = Poller(console, stack.region)
+        self._deployer = Deployer(stack, aws, changes, poller)
+        self._start_stop = StartStop(stack, aws, changes, poller, self._deployer, console)
+        self._snapshots = Snapshots(stack, aws, changes, poller)
+        self._one_off = OneOffTask(stack, aws, changes, poller, console)
         self._backups = Backups(stack, account, aws, changes, self._snapshots)
 
     def upgrade(self, parsed: Namespace) -> None:
@@ -43,17 +43,17 @@ class Operator:
         for name, service in services.items():
             if not exists(self._aws, service, tag):
                 raise NotReadyError(f"{service.repository} holds no image {tag}; run `python -m atelier_infra push {name}`")
-        parts = (self._rollout, self._switch, self._snapshots, self._one_off, self._console)
+        parts = (self._deployer, self._start_stop, self._snapshots, self._one_off, self._console)
         upgrade(services, tag, *parts, parsed.timeout_s)
 
     def backup(self, parsed: Namespace) -> None:
         """Snapshot and artifacts."""
         services = self._stack.chosen([])
         images = {
-            name: self._rollout.image(self._rollout.describe(service)["taskDefinition"]).rpartition(":")[2]
+            name: self._deployer.image(self._deployer.describe(service)["taskDefinition"]).rpartition(":")[2]
             for name, service in services.items()
         }
-        self._switch.start_database(parsed.timeout_s)
+        self._start_stop.start_database(parsed.timeout_s)
         name = self._backups.make(images, parsed.timeout_s)
         if not self._changes.dry_run:
             self._console.print(f"bring it back with: python -m atelier_infra restore {name}", highlight=False)
@@ -67,14 +67,14 @@ class Operator:
         question = f"Put {snapshot} in the place of the database of {self._stack.name}? What it holds now goes into a snapshot."
         if not (parsed.yes or self._changes.dry_run or confirmed(question, self._console, expected=self._stack.name)):
             return
-        self._switch.start_database(parsed.timeout_s)
-        self._switch.stop_services(services, parsed.timeout_s)
+        self._start_stop.start_database(parsed.timeout_s)
+        self._start_stop.stop_services(services, parsed.timeout_s)
         if told:
-            number = self._backups.bring_back(told)
+            number = self._backups.restore_artifacts(told)
             verb = "would bring" if self._changes.dry_run else "brought"
             self._console.print(f"{verb} {number} of {len(told.objects)} artifacts back; the others are as they were")
         terraform.init()
-        kept = put_back(terraform, self._stack, snapshot, self._console, dry_run=self._changes.dry_run)
+        kept = restore_snapshot(terraform, self._stack, snapshot, self._console, dry_run=self._changes.dry_run)
         if not self._changes.dry_run:
             images = [
                 f"python -m atelier_infra deploy {name} --tag {tag}" for name, tag in (told.images if told else {}).items()
@@ -89,11 +89,11 @@ class Operator:
     def gc(self, parsed: Namespace) -> None:
         """The image's own command, in a task of its own."""
         tracking = self._stack.chosen(["tracking"])["tracking"]
-        described = self._rollout.describe(tracking)
-        if not self._rollout.is_deployed(described):
+        described = self._deployer.describe(tracking)
+        if not self._deployer.is_deployed(described):
             raise NotReadyError(
                 "tracking has no image yet; run `python -m atelier_infra push tracking`, then `deploy tracking`"
             )
-        self._switch.start_database(parsed.timeout_s)
+        self._start_stop.start_database(parsed.timeout_s)
         words = ["gc", "--older-than-days", f"{parsed.older_than_days:g}", *(["--yes"] if parsed.yes else [])]
-        self._one_off.run(tracking, described["taskDefinition"], words, parsed.timeout_s)
+        self._one_off.run(tracking, described, described["taskDefinition"], words, parsed.timeout_s)

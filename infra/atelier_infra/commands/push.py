@@ -10,9 +10,9 @@ from typing import Any
 from rich.console import Console
 
 from atelier_infra.aws.client import Aws, translated
+from atelier_infra.environment.stack import Service
 from atelier_infra.errors import AnswerError, ToolError
 from atelier_infra.subprocess_runner import Runner
-from atelier_infra.terraform.outputs import Service
 
 
 def revision(runner: Runner, root: Path, tag: str | None) -> str:

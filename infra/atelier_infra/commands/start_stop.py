@@ -6,26 +6,28 @@ from typing import Any
 
 from rich.console import Console
 
+from atelier_infra.aws.change_runner import ChangeRunner
 from atelier_infra.aws.client import Aws, translated
-from atelier_infra.aws.dry_run import Changes
 from atelier_infra.aws.poller import Poller
-from atelier_infra.commands.deploy import Rollout
+from atelier_infra.commands.deploy import Deployer
+from atelier_infra.environment.stack import Service, Stack
 from atelier_infra.errors import NotReadyError
-from atelier_infra.terraform.outputs import Service, Stack
 
 SEVEN_DAYS = "AWS starts a stopped database again after seven days; `status` tells when, and `stop --database` stops it again"
 
 
-class Switch:
+class StartStop:
     """Starts and stops an environment: the database first on the way up, last on the way down."""
 
-    def __init__(self, stack: Stack, aws: Aws, changes: Changes, waiting: Poller, rollout: Rollout, console: Console) -> None:
-        self._stack, self._aws, self._changes, self._waiting, self._rollout, self._console = (
+    def __init__(
+        self, stack: Stack, aws: Aws, changes: ChangeRunner, poller: Poller, deployer: Deployer, console: Console
+    ) -> None:
+        self._stack, self._aws, self._changes, self._poller, self._deployer, self._console = (
             stack,
             aws,
             changes,
-            waiting,
-            rollout,
+            poller,
+            deployer,
             console,
         )
         self._rds = aws.client("rds")
@@ -43,16 +45,16 @@ class Switch:
             NotReadyError: nothing was deployed yet, or it takes too long.
             RolloutError: a service never became healthy.
         """
-        found = {name: self._rollout.describe(service) for name, service in services.items()}
+        found = {name: self._deployer.describe(service) for name, service in services.items()}
         for name, described in found.items():
-            if not self._rollout.is_deployed(described):
+            if not self._deployer.is_deployed(described):
                 raise NotReadyError(f"{name} has no image yet; run `python -m atelier_infra push {name}`, then `deploy {name}`")
         self.start_database(timeout_s)
         for service in services.values():
-            self._rollout.scale(service, 1)
+            self._deployer.scale(service, 1)
         if not self._changes.dry_run:
             for name, service in services.items():
-                self._rollout.wait(service, found[name]["taskDefinition"], timeout_s)
+                self._deployer.wait(service, found[name]["taskDefinition"], timeout_s)
 
     def stop(self, services: dict[str, Service], *, database: bool, timeout_s: float) -> None:
         """Stops services, tracking last, and by choice the database."""
@@ -71,7 +73,7 @@ class Switch:
     def stop_services(self, services: dict[str, Service], timeout_s: float) -> None:
         """Stops services, tracking last, and waits until no task of them runs."""
         for service in reversed(services.values()):
-            self._rollout.scale(service, 0)
+            self._deployer.scale(service, 0)
         if not self._changes.dry_run:
             for service in services.values():
                 self._wait_until_stopped(service, timeout_s)
@@ -91,11 +93,11 @@ class Switch:
             status = self.database()["DBInstanceStatus"]
             return (wanted if status == wanted else None), f"it is {status}"
 
-        return self._waiting.until(f"the database is {wanted} (some minutes)", look, timeout_s)
+        return self._poller.until(f"the database is {wanted} (some minutes)", look, timeout_s)
 
     def _wait_until_stopped(self, service: Service, timeout_s: float) -> None:
         def look() -> tuple[bool | None, str]:
-            running = self._rollout.describe(service)["runningCount"]
+            running = self._deployer.describe(service)["runningCount"]
             return (True if running == 0 else None), f"{running} tasks run"
 
-        self._waiting.until(f"{service.service} has ended", look, timeout_s)
+        self._poller.until(f"{service.service} has ended", look, timeout_s)

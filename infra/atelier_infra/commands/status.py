@@ -7,12 +7,12 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from atelier_infra.commands.deploy import PLACEHOLDER, Rollout
-from atelier_infra.commands.start_stop import Switch
-from atelier_infra.terraform.outputs import Stack
+from atelier_infra.commands.deploy import PLACEHOLDER, Deployer
+from atelier_infra.commands.start_stop import StartStop
+from atelier_infra.environment.stack import Stack
 
 
-def report(stack: Stack, rollout: Rollout, switch: Switch, console: Console) -> list[str]:
+def print_status(stack: Stack, deployer: Deployer, switch: StartStop, console: Console) -> list[str]:
     """Prints the table.
 
     Returns:
@@ -23,12 +23,14 @@ def report(stack: Stack, rollout: Rollout, switch: Switch, console: Console) -> 
         table.add_column(column)
     warnings, running = [], 0
     for name, service in stack.chosen([]).items():
-        described = rollout.describe(service)
+        described = deployer.describe(service)
         running += described["desiredCount"]
-        image = rollout.image(described["taskDefinition"])
+        image = deployer.image(described["taskDefinition"])
         revision = "none yet: push, deploy" if image.endswith(PLACEHOLDER) else image.rpartition(":")[2]
-        table.add_row(name, _state(described), f"{described['runningCount']} of {described['desiredCount']}", revision)
-        if not image.endswith(PLACEHOLDER) and not _follows(rollout, described["taskDefinition"], str(service.template_arn)):
+        table.add_row(
+            name, _configure_state(described), f"{described['runningCount']} of {described['desiredCount']}", revision
+        )
+        if not image.endswith(PLACEHOLDER) and not _follows(deployer, described["taskDefinition"], str(service.template_arn)):
             warnings.append(
                 f"{name} runs with settings from before the last `up`; `deploy --tag {revision}` brings the new ones"
             )
@@ -41,7 +43,7 @@ def report(stack: Stack, rollout: Rollout, switch: Switch, console: Console) -> 
     return warnings
 
 
-def _state(described: dict[str, Any]) -> str:
+def _configure_state(described: dict[str, Any]) -> str:
     if described["desiredCount"] == 0:
         return "stopped" if described["runningCount"] == 0 else "stopping"
     primary: dict[str, Any] = next((each for each in described["deployments"] if each["status"] == "PRIMARY"), {})
@@ -54,11 +56,11 @@ def _state(described: dict[str, Any]) -> str:
     )
 
 
-def _follows(rollout: Rollout, running: str, template: str) -> bool:
+def _follows(deployer: Deployer, running: str, template: str) -> bool:
     """Whether what runs is the template but for the image."""
 
     def settings(arn: str) -> tuple[Any, ...]:
-        found = rollout.definition(arn)
+        found = deployer.definition(arn)
         container = {key: value for key, value in found["containerDefinitions"][0].items() if key != "image"}
         return container, found.get("cpu"), found.get("memory"), found.get("taskRoleArn"), found.get("executionRoleArn")
 

@@ -12,21 +12,21 @@ from typing import Any
 from rich.console import Console
 from rich.prompt import Prompt
 
+from atelier_infra.aws.change_runner import ChangeRunner
 from atelier_infra.aws.client import Aws
-from atelier_infra.aws.dry_run import Changes
 from atelier_infra.commands.destroy import snapshots
+from atelier_infra.environment.stack import read_stack
 from atelier_infra.errors import AnswerError
 from atelier_infra.secrets import credentials, database_password, env_files
-from atelier_infra.secrets.remote_secrets import EnvFileSecrets, ManagerSecrets, RemoteSecrets
-from atelier_infra.secrets.sync_secrets import SharedSecrets
+from atelier_infra.secrets.remote_secrets import EnvFileStore, SecretsManagerStore, SecretStore
+from atelier_infra.secrets.sync_secrets import SecretsSync
 from atelier_infra.terraform import costs, tfvars
-from atelier_infra.terraform.outputs import read_stack
 from atelier_infra.terraform.runner import Terraform
 
 WORDS = {"create": "make", "update": "change", "delete": "remove", "read": "read"}
 
 
-def raise_up(parsed: Namespace, terraform: Terraform, aws: Aws, changes: Changes, console: Console) -> None:
+def up(parsed: Namespace, terraform: Terraform, aws: Aws, changes: ChangeRunner, console: Console) -> None:
     """Plans, shows the plan and its price, and for `up` applies it and brings the secrets."""
     with console.status("asking AWS whose credentials these are"):
         account = aws.account()
@@ -34,11 +34,9 @@ def raise_up(parsed: Namespace, terraform: Terraform, aws: Aws, changes: Changes
     folder = terraform.folder
     only_look = parsed.command == "plan" or changes.dry_run
     env_file = tfvars.line(folder, "secrets", "") == "env-file"
-    remote, shared = shared_secrets(
-        folder, account, aws, changes, console, overwrite=getattr(parsed, "overwrite_secrets", False)
-    )
+    remote, shared = make_sync(folder, account, aws, changes, console, overwrite=getattr(parsed, "overwrite_secrets", False))
     if parsed.command == "up":
-        shared.take_over(tfvars.services(folder), dry_run=changes.dry_run)
+        shared.adopt(tfvars.services(folder), dry_run=changes.dry_run)
     if not only_look:
         if env_file and not parsed.overwrite_secrets:
             name = str(tfvars.line(folder, "name", "atelier"))
@@ -48,7 +46,9 @@ def raise_up(parsed: Namespace, terraform: Terraform, aws: Aws, changes: Changes
             console.print(f"[green]✓[/] login: {each} (secrets/logins)", highlight=False)
     if env_file:
         # a plan alone needs some password and writes none of it
-        terraform.give("db_password", env_files.read(folder / "secrets" / "tracking.env").get("DB_PW", "made-by-up"))
+        terraform.set_variable_secret(
+            "db_password", env_files.read(folder / "secrets" / "tracking.env").get("DB_PW", "made-by-up")
+        )
     terraform.init()
     with TemporaryDirectory() as place:
         path = Path(place) / "plan"
@@ -61,7 +61,7 @@ def raise_up(parsed: Namespace, terraform: Terraform, aws: Aws, changes: Changes
         if half_made := _half_made_database(plan):
             console.print("the database was being made when an earlier run ended; it is kept", highlight=False)
             if not only_look:
-                terraform.keep(half_made)
+                terraform.untaint(half_made)
                 plan = terraform.plan(path, {})
         elif _replaces_database(plan):
             raise AnswerError(
@@ -70,14 +70,14 @@ def raise_up(parsed: Namespace, terraform: Terraform, aws: Aws, changes: Changes
         if env_file and not only_look:
             database_password.refuse_if_unset(plan, folder / "secrets", remote)
         _summary(plan, console)
-        costs.show(plan, costs.read_prices(), console)
+        costs.print_costs(plan, costs.read_prices(), console)
         if only_look:
             return
         if _actions(plan) and not (parsed.yes or confirmed("Do it?", console)):
             return
         terraform.apply(path)
     stack = read_stack(terraform.outputs())
-    shared.bring(stack.services)
+    shared.sync(stack.services)
     if stack.balancer and not any("route53" in each["type"] for each in plan.get("resource_changes", [])):
         for service in stack.services.values():
             console.print(f"DNS record needed: {service.name} CNAME {stack.balancer}", highlight=False, soft_wrap=True)
@@ -89,18 +89,18 @@ def config_bucket(name: str, account: str, aws: Aws) -> str:
     return f"{name}-config-{account}-{aws.region}"
 
 
-def shared_secrets(
-    folder: Path, account: str, aws: Aws, changes: Changes, console: Console, *, overwrite: bool
-) -> tuple[RemoteSecrets, SharedSecrets]:
+def make_sync(
+    folder: Path, account: str, aws: Aws, changes: ChangeRunner, console: Console, *, overwrite: bool
+) -> tuple[SecretStore, SecretsSync]:
     """Where the tasks read secrets by terraform.tfvars, and this machine's files against it."""
     name = str(tfvars.line(folder, "name", "atelier"))
-    places: list[RemoteSecrets] = [
-        EnvFileSecrets(config_bucket(name, account, aws), aws, changes),
-        ManagerSecrets(name, aws, changes),
+    places: list[SecretStore] = [
+        EnvFileStore(config_bucket(name, account, aws), aws, changes),
+        SecretsManagerStore(name, aws, changes),
     ]
     if tfvars.line(folder, "secrets", "") != "env-file":
         places.reverse()
-    return places[0], SharedSecrets(folder / "secrets", places[0], console, earlier=places[1], overwrite=overwrite)
+    return places[0], SecretsSync(folder / "secrets", places[0], console, earlier=places[1], overwrite=overwrite)
 
 
 def confirmed(question: str, console: Console, expected: str | None = None) -> bool:

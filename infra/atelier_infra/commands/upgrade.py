@@ -4,19 +4,19 @@ from __future__ import annotations
 
 from rich.console import Console
 
-from atelier_infra.aws.one_off_task import OneOffTask
-from atelier_infra.aws.snapshots import Snapshots
-from atelier_infra.commands.deploy import Rollout
-from atelier_infra.commands.start_stop import Switch
-from atelier_infra.errors import InfraError, NotReadyError, RolloutError
-from atelier_infra.terraform.outputs import Service
+from atelier_infra.commands.deploy import Deployer
+from atelier_infra.commands.start_stop import StartStop
+from atelier_infra.environment.one_off_task import OneOffTask
+from atelier_infra.environment.snapshots import Snapshots
+from atelier_infra.environment.stack import Service
+from atelier_infra.errors import DeploymentError, InfraError, NotReadyError
 
 
 def upgrade(
     services: dict[str, Service],
     tag: str,
-    rollout: Rollout,
-    switch: Switch,
+    deployer: Deployer,
+    switch: StartStop,
     snapshots: Snapshots,
     one_off: OneOffTask,
     console: Console,
@@ -27,7 +27,7 @@ def upgrade(
     Args:
         services: all of the environment.
         tag: of images that are in the repositories.
-        rollout: of the services.
+        deployer: of the services.
         switch: that starts the database where it is stopped, and stops tracking.
         snapshots: of the database.
         one_off: for the migration.
@@ -36,16 +36,16 @@ def upgrade(
 
     Raises:
         NotReadyError: nothing was deployed yet, or a step takes too long.
-        RolloutError: the migration failed, or a service never became healthy; the message holds the way back.
+        DeploymentError: the migration failed, or a service never became healthy; the message holds the way back.
     """
     tracking = services["tracking"]
-    before = {name: rollout.describe(service) for name, service in services.items()}
+    before = {name: deployer.describe(service) for name, service in services.items()}
     for name, described in before.items():
-        if not rollout.is_deployed(described):
+        if not deployer.is_deployed(described):
             raise NotReadyError(
                 f"{name} has no image yet, so there is nothing to upgrade; run `python -m atelier_infra deploy`"
             )
-    old = {name: rollout.image(described["taskDefinition"]).rpartition(":")[2] for name, described in before.items()}
+    old = {name: deployer.image(described["taskDefinition"]).rpartition(":")[2] for name, described in before.items()}
     switch.start_database(timeout_s)
     snapshot = snapshots.take(f"before-{tag}", timeout_s)
     back = [f"python -m atelier_infra restore {snapshot}"]
@@ -54,17 +54,17 @@ def upgrade(
     try:
         if count:
             switch.stop_services({"tracking": tracking}, timeout_s)
-        definition = rollout.register(tracking, tag)
+        definition = deployer.register(tracking, tag)
         try:
-            one_off.run(tracking, definition, ["migrate"], timeout_s)
+            one_off.run(tracking, deployer.describe(tracking), definition, ["migrate"], timeout_s)
         except InfraError as error:
             if count:
-                rollout.scale(tracking, count)
-            raise RolloutError(f"the tables could not be migrated: {error}; {old['tracking']} was started again") from error
-        rollout.roll_out(tracking, definition, tag, timeout_s, before["tracking"], start=bool(count))
+                deployer.scale(tracking, count)
+            raise DeploymentError(f"the tables could not be migrated: {error}; {old['tracking']} was started again") from error
+        deployer.update_service(tracking, definition, tag, timeout_s, before["tracking"], start=bool(count))
         for name, service in services.items():
             if name != "tracking":
-                rollout.deploy(service, tag, timeout_s)
+                deployer.deploy(service, tag, timeout_s)
     except InfraError as error:
-        raise RolloutError(f"{error}\nthe way back:\n  " + "\n  ".join(back)) from error
+        raise DeploymentError(f"{error}\nthe way back:\n  " + "\n  ".join(back)) from error
     console.print("the way back, for as long as nobody wrote what must not be lost:\n  " + "\n  ".join(back), highlight=False)

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from atelier_infra.aws.client import Aws, translated
+from atelier_infra.environment.stack import Service, Stack
 from atelier_infra.errors import NotReadyError
-from atelier_infra.terraform.outputs import Service, Stack
 
 
 def url(stack: Stack, service: Service, aws: Aws) -> str:

@@ -63,7 +63,7 @@ def complete(folder: Path, services: list[str], user: str, *, env_file: bool) ->
     for service, values in apis.items():
         # each half may have come from elsewhere: the login in tracking's file, the password in the service's own
         name, password = values.get("MLFLOW_TRACKING_USERNAME", service), values.get("MLFLOW_TRACKING_PASSWORD")
-        if password is None or not _lets_in(logins, name, password):
+        if password is None or not _matches(logins, name, password):
             logins[:] = [line for line in logins if not line.startswith(f"{name}:")]
             roles[:] = [line for line in roles if line.split()[:1] != [name]]
             values |= {"MLFLOW_TRACKING_USERNAME": name, "MLFLOW_TRACKING_PASSWORD": add(name, ROLES[service], password)}
@@ -71,7 +71,7 @@ def complete(folder: Path, services: list[str], user: str, *, env_file: bool) ->
             token = secrets.token_urlsafe(24)
             values["ATELIER_TOKENS"] = _line(user, "admin", token)
             memo.append(f"{service} admin {user} {token}")
-    memo += _acquaint(apis)
+    memo += _exchange_tokens(apis)
     if env_file and "DB_PW" not in tracking:
         tracking["DB_PW"] = secrets.token_urlsafe(30)
     if env_file and "registry-api" in apis:
@@ -79,11 +79,11 @@ def complete(folder: Path, services: list[str], user: str, *, env_file: bool) ->
     tracking |= {"HTPASSWD": r"\n".join(logins), "ROLES": r"\n".join(roles)}
     for service, values in [*apis.items(), ("tracking", tracking)]:
         _write(folder, service, values)
-    _remember(folder / "logins", memo)
+    _write_memo(folder / "logins", memo)
     return [" ".join(line.split()[:3]) for line in memo]
 
 
-def _lets_in(logins: list[str], name: str, password: str) -> bool:
+def _matches(logins: list[str], name: str, password: str) -> bool:
     hashed = next((line.partition(":")[2] for line in logins if line.startswith(f"{name}:")), None)
     if hashed is None or not hashed.startswith("$2"):
         return hashed is not None  # a hash of another kind is somebody's own
@@ -112,7 +112,7 @@ def _write(folder: Path, service: str, values: dict[str, str]) -> None:
         sync_record.note(folder, service, local=values, remote=None)
 
 
-def _acquaint(apis: dict[str, dict[str, str]]) -> list[str]:
+def _exchange_tokens(apis: dict[str, dict[str, str]]) -> list[str]:
     """Gives each API a token for the other where both run; without the other a token would stop its start."""
     memo = []
     for asking, (asked, variable, role) in ASKS.items():
@@ -138,7 +138,7 @@ def _lines(values: dict[str, str], name: str) -> list[str]:
     return [line for line in values.get(name, "").split(r"\n") if line]
 
 
-def _remember(path: Path, memo: list[str]) -> None:
+def _write_memo(path: Path, memo: list[str]) -> None:
     if not memo:
         return
     new = not path.exists()

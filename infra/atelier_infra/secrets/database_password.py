@@ -14,7 +14,7 @@ from botocore.exceptions import ClientError
 from atelier_infra.aws.client import Aws, translated
 from atelier_infra.errors import AnswerError
 from atelier_infra.secrets import env_files
-from atelier_infra.secrets.remote_secrets import RemoteSecrets
+from atelier_infra.secrets.remote_secrets import SecretStore
 from atelier_infra.secrets.sync_secrets import FLAG
 
 RAISE = "raise db_password_version in terraform.tfvars"
@@ -40,7 +40,7 @@ def refuse_if_lost(secrets: Path, database: str, bucket: str, aws: Aws) -> None:
     )
 
 
-def refuse_if_unset(plan: dict[str, Any], secrets: Path, remote: RemoteSecrets) -> None:
+def refuse_if_unset(plan: dict[str, Any], secrets: Path, remote: SecretStore) -> None:
     """Before a plan is carried out: the file holds what RDS has, or the plan gives it to RDS.
 
     Args:

@@ -7,15 +7,15 @@ from typing import Protocol
 
 from botocore.exceptions import ClientError
 
+from atelier_infra.aws.change_runner import ChangeRunner
 from atelier_infra.aws.client import Aws, translated
-from atelier_infra.aws.dry_run import Changes
 from atelier_infra.secrets import env_files
 
 ABSENT = ("ResourceNotFoundException", "InvalidRequestException", "NoSuchKey", "NoSuchBucket", "404")
 """There is no value; InvalidRequestException stands for a secret that is scheduled for deletion, which Terraform explains."""
 
 
-class RemoteSecrets(Protocol):
+class SecretStore(Protocol):
     """One place that holds the secrets of each service."""
 
     def place(self, service: str) -> str:
@@ -32,10 +32,10 @@ class RemoteSecrets(Protocol):
         """Replaces them."""
 
 
-class ManagerSecrets:
+class SecretsManagerStore:
     """A JSON object for each service in Secrets Manager."""
 
-    def __init__(self, name: str, aws: Aws, changes: Changes) -> None:
+    def __init__(self, name: str, aws: Aws, changes: ChangeRunner) -> None:
         self._name, self._aws, self._changes = name, aws, changes
 
     def place(self, service: str) -> str:
@@ -65,10 +65,10 @@ class ManagerSecrets:
         )
 
 
-class EnvFileSecrets:
+class EnvFileStore:
     """An env file for each service in a bucket, as ECS reads it."""
 
-    def __init__(self, bucket: str, aws: Aws, changes: Changes) -> None:
+    def __init__(self, bucket: str, aws: Aws, changes: ChangeRunner) -> None:
         self._bucket, self._aws, self._changes = bucket, aws, changes
 
     def place(self, service: str) -> str:

@@ -11,24 +11,24 @@ from typing import Literal
 
 from rich.console import Console
 
+from atelier_infra.environment.stack import Service
 from atelier_infra.errors import AnswerError
 from atelier_infra.secrets import credentials, env_files, sync_record
-from atelier_infra.secrets.remote_secrets import RemoteSecrets
-from atelier_infra.terraform.outputs import Service
+from atelier_infra.secrets.remote_secrets import SecretStore
 
 FLAG = "--overwrite-secrets"
 
 
-class SharedSecrets:
+class SecretsSync:
     """The env files of one folder, against the place that the tasks read."""
 
     def __init__(
         self,
         folder: Path,
-        remote: RemoteSecrets,
+        remote: SecretStore,
         console: Console,
         *,
-        earlier: RemoteSecrets | None = None,
+        earlier: SecretStore | None = None,
         overwrite: bool = False,
     ) -> None:
         """Takes both sides.
@@ -43,7 +43,7 @@ class SharedSecrets:
         self._folder, self._remote, self._console = folder, remote, console
         self._earlier, self._overwrite = earlier, overwrite
 
-    def take_over(self, services: list[str], *, dry_run: bool) -> None:
+    def adopt(self, services: list[str], *, dry_run: bool) -> None:
         """Brings what AWS holds to this machine, where this machine has nothing of its own to lose.
 
         Args:
@@ -53,7 +53,7 @@ class SharedSecrets:
         Raises:
             AnswerError: a file of this machine was changed, and AWS holds something else. Nothing was changed.
         """
-        taken: dict[str, tuple[RemoteSecrets, dict[str, str]]] = {}
+        taken: dict[str, tuple[SecretStore, dict[str, str]]] = {}
         for service in services:
             place, remote = self._find(service)
             local = env_files.read(self._file(service))
@@ -77,7 +77,7 @@ class SharedSecrets:
                 soft_wrap=True,
             )
 
-    def bring(self, services: dict[str, Service]) -> None:
+    def sync(self, services: dict[str, Service]) -> None:
         """Writes what differs to where the tasks read it.
 
         Args:
@@ -102,13 +102,13 @@ class SharedSecrets:
                 self._remote.write(name, wanted)
             sync_record.note(self._folder, name, local=values, remote=wanted)
 
-    def _find(self, service: str) -> tuple[RemoteSecrets, dict[str, str] | None]:
+    def _find(self, service: str) -> tuple[SecretStore, dict[str, str] | None]:
         for place in filter(None, (self._remote, self._earlier)):
             if (found := place.read(service)) is not None:
                 return place, found
         return self._remote, None
 
-    def _conflict(self, service: str, place: RemoteSecrets) -> AnswerError:
+    def _conflict(self, service: str, place: SecretStore) -> AnswerError:
         path = self._file(service)
         return AnswerError(
             f"{place.place(service)} holds other secrets than {path}, and this machine did not write them; move "

@@ -36,12 +36,12 @@ class Item:
     hour: float = 0.0
     month: float = 0.0
 
-    def a_month(self, hours: float) -> float:
+    def monthly_usd(self, hours: float) -> float:
         """Price of a month in which it runs so many hours."""
         return self.hour * hours + self.month
 
 
-def items(plan: dict[str, Any], prices: dict[str, Any]) -> list[Item]:
+def cost_items(plan: dict[str, Any], prices: dict[str, Any]) -> list[Item]:
     """Reads a plan.
 
     Args:
@@ -90,9 +90,9 @@ def scheduled_hours(schedule: dict[str, Any] | None) -> float | None:
     return None if days is None else ((stop - start) % 24) * days * WEEKS_A_MONTH
 
 
-def show(plan: dict[str, Any], prices: dict[str, Any], console: Console) -> float:
+def print_costs(plan: dict[str, Any], prices: dict[str, Any], console: Console) -> float:
     """Prints the estimate, and returns the price of a month of running all the time, in USD."""
-    lines = items(plan, prices)
+    lines = cost_items(plan, prices)
     schedule = plan.get("variables", {}).get("schedule", {}).get("value")
     hours = scheduled_hours(schedule)
     some, title = (hours, "by the schedule") if hours is not None else (WORKING_HOURS, "8 h on working days")
@@ -100,16 +100,16 @@ def show(plan: dict[str, Any], prices: dict[str, Any], console: Console) -> floa
     table.add_column("item", footer="sum")
     columns = (("always on", HOURS_A_MONTH), (title, some), ("stopped", 0.0))
     for heading, each in columns:
-        table.add_column(heading, justify="right", footer=f"{sum(line.a_month(each) for line in lines):.2f}")
+        table.add_column(heading, justify="right", footer=f"{sum(line.monthly_usd(each) for line in lines):.2f}")
     for line in lines:
-        table.add_row(line.name, *(f"{line.a_month(each):.2f}" for _, each in columns))
+        table.add_row(line.name, *(f"{line.monthly_usd(each):.2f}" for _, each in columns))
     console.print(table)
     console.print(
         f"on top, by use, per GiB: artifacts {prices['artifacts_gib_month']:.3f}, images {prices['images_gib_month']:.2f}, "
         f"logs {prices['logs_gib']:.2f}, traffic out; other regions differ by up to a quarter",
         highlight=False,
     )
-    return sum(line.a_month(HOURS_A_MONTH) for line in lines)
+    return sum(line.monthly_usd(HOURS_A_MONTH) for line in lines)
 
 
 def read_prices() -> dict[str, Any]:

@@ -68,7 +68,7 @@ class Terraform:
             os.environ | {f"TF_VAR_{name}": value for name, value in secrets.items()} | {"TF_IN_AUTOMATION": "1"}
         )
 
-    def give(self, name: str, secret: str) -> None:
+    def set_variable_secret(self, name: str, secret: str) -> None:
         """Adds a variable that is no argument."""
         self._environment[f"TF_VAR_{name}"] = secret
 
@@ -77,7 +77,7 @@ class Terraform:
         with self._console.status("terraform init"):
             done = self._call(["init", "-input=false", "-no-color"])
         if done.returncode:
-            raise ToolError(explained("terraform init", done.stderr.strip() or done.stdout.strip()))
+            raise ToolError(error_message("terraform init", done.stderr.strip() or done.stdout.strip()))
 
     def plan(
         self, out: Path, variables: Mapping[str, str], *, destroy: bool = False, replace: str | None = None
@@ -88,7 +88,7 @@ class Terraform:
         self._stream([*arguments, *_flags(variables)], "planning")
         shown = self._call(["show", "-json", str(out)])
         if shown.returncode:
-            raise ToolError(explained("terraform show", shown.stderr.strip()))
+            raise ToolError(error_message("terraform show", shown.stderr.strip()))
         plan: dict[str, Any] = json.loads(shown.stdout)
         return plan
 
@@ -96,11 +96,11 @@ class Terraform:
         """Carries out a plan file."""
         self._stream(["apply", "-json", "-input=false", str(plan)], "applying")
 
-    def keep(self, address: str) -> None:
+    def untaint(self, address: str) -> None:
         """Takes the mark off a resource that a run which was interrupted left half made, so that it is not replaced."""
         done = self._call(["untaint", "-no-color", address])
         if done.returncode:
-            raise ToolError(explained("terraform untaint", done.stderr.strip()))
+            raise ToolError(error_message("terraform untaint", done.stderr.strip()))
 
     def outputs(self) -> dict[str, Any]:
         """Terraform's outputs; empty before the first apply."""
@@ -111,7 +111,7 @@ class Terraform:
                 self.init()
                 done = self._call(["output", "-json"])
             if done.returncode:
-                raise ToolError(explained("terraform output", done.stderr.strip()))
+                raise ToolError(error_message("terraform output", done.stderr.strip()))
         outputs: dict[str, Any] = json.loads(done.stdout or "{}")
         return outputs
 
@@ -164,7 +164,9 @@ class Terraform:
             raise Interrupted("interrupted; what was finished is kept in the state: run the same command again to go on")
         if process.returncode:
             raise ToolError(
-                explained(f"terraform {arguments[0]}", "\n".join(dict.fromkeys(errors)) or f"exit code {process.returncode}")
+                error_message(
+                    f"terraform {arguments[0]}", "\n".join(dict.fromkeys(errors)) or f"exit code {process.returncode}"
+                )
             )
 
     def _follow(self, lines: Iterator[str] | Any, said: str) -> list[str]:
@@ -178,7 +180,7 @@ class Terraform:
                     continue
                 resource = event.get("hook", {}).get("resource", {}).get("addr", "")
                 if event.get("type") == "diagnostic" and event["diagnostic"]["severity"] == "error":
-                    errors.append(_told(event["diagnostic"]))
+                    errors.append(_format_diagnostic(event["diagnostic"]))
                 elif event.get("type") == "apply_complete" and event["hook"]["action"] != "read":
                     done += 1
                     self._console.print(f"[green]✓[/] {event['hook']['action']:7} {resource}", highlight=False, markup=True)
@@ -187,14 +189,14 @@ class Terraform:
         return errors
 
 
-def explained(what: str, said: str) -> str:
+def error_message(what: str, said: str) -> str:
     """Terraform's words and, where the cause is known, what to do."""
     said = "\n".join(f"    {line}" for line in said.splitlines() if line.strip())
     advice = next((advice for pattern, advice in KNOWN if re.search(pattern, said)), None)
     return f"{what} failed:\n{said}" + (f"\n{advice}" if advice else "")
 
 
-def _told(diagnostic: dict[str, Any]) -> str:
+def _format_diagnostic(diagnostic: dict[str, Any]) -> str:
     """One error, and how to adopt what stands in the way where its name is told."""
     said = ": ".join(filter(None, (diagnostic["summary"], diagnostic.get("detail"))))
     name = re.search(r"creating [^(]*\(([^)\s]+)\)", said)

@@ -16,7 +16,7 @@ from typing import Any
 from localstack.services.s3.models import KeyStore, S3Bucket, S3Object
 
 from persistent_s3.atomic_files import PART, flush, remove, write_json
-from persistent_s3.objects import Bodies
+from persistent_s3.objects import ObjectFiles
 
 BUCKET_FACTS = ("name", "bucket_account_id", "bucket_region", "location_constraint", "creation_date", "owner", "acl")
 DATE = "$date"
@@ -24,12 +24,12 @@ LINGER_S = 60.0
 """A replaced object's bytes stay so long for readers who looked it up and have not opened it yet; a later write drops them."""
 
 
-class KeptKeys(KeyStore):
+class PersistentKeys(KeyStore):
     """The keys of one bucket. LocalStack sets and pops them inside each request, which is where they are written down."""
 
-    def __init__(self, bucket: str, folder: Path, bodies: Bodies) -> None:
+    def __init__(self, bucket: str, folder: Path, object_files: ObjectFiles) -> None:
         super().__init__()
-        self._bucket, self._folder, self._bodies = bucket, folder, bodies
+        self._bucket, self._folder, self._object_files = bucket, folder, object_files
         self._lock = threading.Lock()
         self._replaced: deque[tuple[float, S3Object]] = deque()
 
@@ -69,24 +69,24 @@ class KeptKeys(KeyStore):
             _, old = self._replaced.popleft()
             now = self.get(old.key)
             if now is None or now.body != old.body:  # an object copied onto itself meanwhile has the same bytes
-                self._bodies.remove(self._bucket, old)
+                self._object_files.remove(self._bucket, old)
 
     def _file(self, key: str) -> Path:
         return self._folder / "objects" / f"{hashlib.sha256(key.encode()).hexdigest()}.json"
 
 
-class KeptBuckets:
+class PersistentBuckets:
     """`<root>/<bucket>/bucket.json`, and a folder each for what is known of objects and for their bytes."""
 
-    def __init__(self, root: Path, bodies: Bodies) -> None:
-        self._root, self._bodies = root, bodies
+    def __init__(self, root: Path, object_files: ObjectFiles) -> None:
+        self._root, self._object_files = root, object_files
 
     def keep(self, bucket: S3Bucket) -> None:
         """Makes the folders of a new bucket; `bucket.json` comes last, so a bucket is there completely or not at all."""
         folder = self._root / bucket.name
         for part in ("objects", "bodies"):
             (folder / part).mkdir(parents=True, exist_ok=True)
-        bucket.objects = KeptKeys(bucket.name, folder, self._bodies)
+        bucket.objects = PersistentKeys(bucket.name, folder, self._object_files)
         write_json(folder / "bucket.json", {name: _plain(getattr(bucket, name)) for name in BUCKET_FACTS})
         flush(self._root)
 
@@ -111,7 +111,7 @@ class KeptBuckets:
                 location_constraint=facts["location_constraint"],
             )
             bucket.creation_date = facts["creation_date"]
-            bucket.objects = KeptKeys(bucket.name, folder, self._bodies)
+            bucket.objects = PersistentKeys(bucket.name, folder, self._object_files)
             bucket.objects.restore()
             yield bucket
 

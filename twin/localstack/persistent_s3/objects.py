@@ -28,7 +28,7 @@ class _Written(LockedFileMixin, BufferedRandom):
     """The same for writers, who read back what they wrote."""
 
 
-class Body(EphemeralS3StoredObject):
+class ObjectFile(EphemeralS3StoredObject):
     """An object's or a part's bytes, opened. LocalStack's class does the copying and the checksums."""
 
     def __init__(self, described: S3Object | S3Part, path: Path, mode: Literal["r", "w"]) -> None:
@@ -60,9 +60,9 @@ class Body(EphemeralS3StoredObject):
 class Upload(EphemeralS3StoredMultipart):
     """The parts of one unfinished multipart upload."""
 
-    def open(self, s3_part: S3Part, mode: Literal["r", "w"] = "r") -> Body:
+    def open(self, s3_part: S3Part, mode: Literal["r", "w"] = "r") -> ObjectFile:
         """One part."""
-        return Body(s3_part, self._path(s3_part), mode)
+        return ObjectFile(s3_part, self._path(s3_part), mode)
 
     def remove_part(self, s3_part: S3Part) -> None:
         """Drops one part."""
@@ -76,14 +76,14 @@ class Upload(EphemeralS3StoredMultipart):
         return Path(self.upload_dir) / str(part.part_number)
 
 
-class Bodies(S3ObjectStore):
+class ObjectFiles(S3ObjectStore):
     """`<root>/<bucket>/bodies/<random>` for each object and `<root>/<bucket>/uploads/<id>/<number>` for each part."""
 
     def __init__(self, root: Path) -> None:
         self.root_directory = str(root)
         self._root = root
 
-    def open(self, bucket: str, s3_object: S3Object, mode: Literal["r", "w"] = "r") -> Body:
+    def open(self, bucket: str, s3_object: S3Object, mode: Literal["r", "w"] = "r") -> ObjectFile:
         """Opens an object's bytes; for writing always in a new file, so that readers of the old one are not disturbed.
 
         Raises:
@@ -92,7 +92,7 @@ class Bodies(S3ObjectStore):
         if mode == "w":
             s3_object.body = uuid.uuid4().hex
         try:
-            return Body(s3_object, self.path(bucket, s3_object), mode)
+            return ObjectFile(s3_object, self.path(bucket, s3_object), mode)
         except FileNotFoundError as error:
             raise NoSuchKey("The specified key does not exist.", Key=s3_object.key) from error
 
@@ -101,7 +101,7 @@ class Bodies(S3ObjectStore):
         for each in s3_object if isinstance(s3_object, list) else [s3_object]:
             self.path(bucket, each).unlink(missing_ok=True)
 
-    def copy(self, src_bucket: str, src_object: S3Object, dest_bucket: str, dest_object: S3Object) -> Body:
+    def copy(self, src_bucket: str, src_object: S3Object, dest_bucket: str, dest_object: S3Object) -> ObjectFile:
         """Copies bytes; where only an object's description changes, both share them."""
         if should_copy_in_place(src_bucket, src_object, dest_bucket, dest_object):
             dest_object.body, dest_object.internal_last_modified = src_object.body, src_object.internal_last_modified

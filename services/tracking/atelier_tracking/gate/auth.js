@@ -1,8 +1,8 @@
 // Decides on each request: login, path, body, origin, role, protection of registered versions. Asked by auth_request, so bodies stream past.
 import crypto from 'crypto';
 import fs from 'fs';
-import files from 'frozen.js';
-import paths from 'paths.js';
+import files from 'registered_files.js';
+import paths from 'request_path.js';
 
 const SALT = '@{salt}';  // new at each start
 const REGISTRY_USER = '@{registry_user}';

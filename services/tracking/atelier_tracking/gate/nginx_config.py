@@ -37,7 +37,7 @@ BARE_LIMIT_KIB, READ_LIMIT_KIB = 64, 1024
 """Largest body with a method that needs none, and with a search."""
 HEADER_TIMEOUT_S, BODY_TIMEOUT_S, FILE_TIMEOUT_S = 15, 30, 120
 """For the whole head of a request, between two pieces of its body, and between two pieces of a file."""
-SCRIPTS = ("frozen.js", "auth.js", "paths.js")
+SCRIPTS = ("registered_files.js", "auth.js", "request_path.js")
 NO_USER = "-"
 """Stands in the password file for every name that does not exist; no name in HTPASSWD can be this."""
 

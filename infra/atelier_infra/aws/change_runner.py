@@ -10,7 +10,7 @@ from rich.console import Console
 from atelier_infra.aws.client import translated
 
 
-class Changes:
+class ChangeRunner:
     """Does what it is told and says so, or only says what it would do."""
 
     def __init__(self, console: Console, region: str | None, dry_run: bool) -> None:

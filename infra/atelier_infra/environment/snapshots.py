@@ -9,11 +9,11 @@ from tempfile import TemporaryDirectory
 
 from rich.console import Console
 
+from atelier_infra.aws.change_runner import ChangeRunner
 from atelier_infra.aws.client import Aws, translated
-from atelier_infra.aws.dry_run import Changes
 from atelier_infra.aws.poller import Poller
+from atelier_infra.environment.stack import Stack
 from atelier_infra.errors import AnswerError, NotReadyError
-from atelier_infra.terraform.outputs import Stack
 from atelier_infra.terraform.runner import Terraform
 
 DATABASE = "aws_db_instance.this[0]"
@@ -27,8 +27,8 @@ def clock() -> str:
 class Snapshots:
     """Of one environment's database."""
 
-    def __init__(self, stack: Stack, aws: Aws, changes: Changes, waiting: Poller) -> None:
-        self._stack, self._aws, self._changes, self._waiting = stack, aws, changes, waiting
+    def __init__(self, stack: Stack, aws: Aws, changes: ChangeRunner, poller: Poller) -> None:
+        self._stack, self._aws, self._changes, self._poller = stack, aws, changes, poller
         self._rds = aws.client("rds")
 
     def take(self, why: str, timeout_s: float) -> str:
@@ -60,7 +60,7 @@ class Snapshots:
                     raise NotReadyError(f"snapshot {name} failed; RDS's events say why; nothing else was done")
                 return (status if status == "available" else None), f"it is {status}"
 
-            self._waiting.until(f"snapshot {name} is complete", look, timeout_s)
+            self._poller.until(f"snapshot {name} is complete", look, timeout_s)
         return name
 
     def check(self, name: str) -> None:
@@ -84,7 +84,7 @@ class Snapshots:
             )
 
 
-def put_back(terraform: Terraform, stack: Stack, snapshot: str, console: Console, *, dry_run: bool) -> str:
+def restore_snapshot(terraform: Terraform, stack: Stack, snapshot: str, console: Console, *, dry_run: bool) -> str:
     """Makes the database anew from a snapshot; what it holds now stays in a snapshot of its own.
 
     Args:

@@ -6,27 +6,28 @@ from typing import Any
 
 from rich.console import Console
 
+from atelier_infra.aws.change_runner import ChangeRunner
 from atelier_infra.aws.client import Aws, translated
-from atelier_infra.aws.dry_run import Changes
 from atelier_infra.aws.poller import Poller
-from atelier_infra.commands.deploy import Rollout
-from atelier_infra.errors import NotReadyError, RolloutError
-from atelier_infra.terraform.outputs import Service, Stack
+from atelier_infra.environment.stack import Service, Stack
+from atelier_infra.errors import DeploymentError, NotReadyError
 
 
 class OneOffTask:
     """Runs a task to its end, and shows what it said."""
 
-    def __init__(self, stack: Stack, aws: Aws, changes: Changes, waiting: Poller, rollout: Rollout, console: Console) -> None:
-        self._stack, self._aws, self._changes, self._waiting = stack, aws, changes, waiting
-        self._rollout, self._console = rollout, console
+    def __init__(self, stack: Stack, aws: Aws, changes: ChangeRunner, poller: Poller, console: Console) -> None:
+        self._stack, self._aws, self._changes, self._poller, self._console = stack, aws, changes, poller, console
         self._ecs = aws.client("ecs")
 
-    def run(self, service: Service, task_definition: str, command: list[str], timeout_s: float) -> None:
+    def run(
+        self, service: Service, described: dict[str, Any], task_definition: str, command: list[str], timeout_s: float
+    ) -> None:
         """Runs one command.
 
         Args:
-            service: whose network and container it is.
+            service: whose container it is.
+            described: the service as ECS describes it, for its network.
             task_definition: with the image.
             command: after the image's entry point.
             timeout_s: to wait for its end.
@@ -36,7 +37,6 @@ class OneOffTask:
             RolloutError: it ended with an error; its log is shown.
         """
         name, words = str(service.service), " ".join(command)
-        network = self._rollout.describe(service).get("networkConfiguration")
         answer = self._changes.make(
             f"run `{words}` of {name}'s image",
             self._ecs.run_task,
@@ -44,7 +44,7 @@ class OneOffTask:
             taskDefinition=task_definition,
             count=1,
             launchType="FARGATE",
-            networkConfiguration=network,
+            networkConfiguration=described.get("networkConfiguration"),
             overrides={"containerOverrides": [{"name": name, "command": command}]},
             startedBy="atelier_infra",
         )
@@ -60,12 +60,12 @@ class OneOffTask:
             status = found[0]["lastStatus"] if found else "not known yet"
             return (found[0] if status == "STOPPED" else None), f"the task is {status}"
 
-        ended = self._waiting.until(f"`{words}` has ended", look, timeout_s)
+        ended = self._poller.until(f"`{words}` has ended", look, timeout_s)
         self._show_log(service, arn.rpartition("/")[2])
         code = ended["containers"][0].get("exitCode") if ended.get("containers") else None
         if code != 0:
             why = ended.get("stoppedReason") or "no reason was given"
-            raise RolloutError(f"`{words}` ended with {'no exit code' if code is None else code} ({why}); its log is above")
+            raise DeploymentError(f"`{words}` ended with {'no exit code' if code is None else code} ({why}); its log is above")
 
     def _show_log(self, service: Service, task: str) -> None:
         logs, place = self._aws.client("logs"), f"task/{service.service}/{task}"

@@ -1,6 +1,6 @@
 // Whether a registered version needs the files that a request would change. Asks MLflow which versions there are.
 import fs from 'fs';
-import paths from 'paths.js';
+import paths from 'request_path.js';
 
 const API = '/lookup/api/2.0/mlflow/';
 const BUCKET = '@{bucket}';
