@@ -153,7 +153,7 @@ def test_what_would_be_forgotten_is_refused(s3):
         lambda: s3.put_object(Bucket=BUCKET, Key="tagged", ObjectFile=b"", Tagging="a=b"),
         lambda: s3.put_bucket_policy(Bucket=BUCKET, Policy="{}"),
     ):
-        with pytest.raises(ClientError, match="not kept over a restart") as refused:
+        with pytest.raises(ClientError, match="lost at the next restart") as refused:
             ask()
         assert refused.value.response["ResponseMetadata"]["HTTPStatusCode"] == 501
 

@@ -66,7 +66,7 @@ def cost_items(plan: dict[str, Any], prices: dict[str, Any]) -> list[Item]:
             name = f"database {values['instance_class']}" + (", two zones" if times == 2 else "")
             result.append(Item(name if hour else f"{name}: price not in prices.json", (hour or 0) * times))
             gib = values["allocated_storage"]
-            result.append(Item(f"its storage, {gib} GiB", month=gib * prices["database_storage_gib_month"] * times))
+            result.append(Item(f"storage, {gib} GiB", month=gib * prices["database_storage_gib_month"] * times))
         elif kind == "aws_lb":
             # it has an address in each of its zones, and cannot be stopped
             result.append(

@@ -125,13 +125,13 @@ def test_the_public_address_is_what_a_browser_sends(given_url, origin):
     assert read_settings(WALKED | {"PUBLIC_URL": given_url}).public_url == origin
 
 
-def test_the_readme_has_a_row_for_every_setting():
-    readme = (Path(__file__).parents[3] / "services/tracking/README.md").read_text()
-    rows = dict(re.findall(r"^\| `([A-Z0-9_]+)`[^|]*\| ([^|]+) \|", readme, re.M))
+def test_the_reference_has_a_row_for_every_setting():
+    page = (Path(__file__).parents[3] / "docs/reference/tracking/settings.md").read_text()
+    rows = dict(re.findall(r"^\| `([A-Z0-9_]+)`[^|]*\| ([^|]+) \|", page, re.M))
     assert set(rows) == set(NAMES)
     for name, default in rows.items():
         field = Settings.model_fields["logins" if name == "HTPASSWD" else name.lower()]
         optional = "none" if field.default in (None, ()) else f"`{field.default}`"
         said = "required" if field.is_required() else optional
         assert default.strip() == said, name
-    assert {name for name in FROM_FILES if f"`{name}_FILE`" in readme} == set(FROM_FILES)
+    assert {name for name in FROM_FILES if f"`{name}_FILE`" in page} == set(FROM_FILES)

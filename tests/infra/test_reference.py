@@ -1,4 +1,4 @@
-"""The README's settings, costs and map are those of the code."""
+"""The documentation of settings, costs and commands agrees with the code."""
 
 import json
 import re
@@ -8,19 +8,18 @@ from atelier_infra.terraform import costs
 
 from .conftest import INFRA
 
-README = (INFRA / "README.md").read_text()
-
-
-def section(title):
-    return README.split(f"## {title}\n")[1].split("\n## ")[0]
+DOCS = INFRA.parent / "docs"
+SETTINGS = (DOCS / "reference/infra/settings.md").read_text()
+COSTS = (DOCS / "reference/infra/costs.md").read_text()
+HOW_TO = (DOCS / "how-to/deploy-to-aws.md").read_text()
 
 
 def test_every_variable_has_its_row_with_its_default():
     found = re.findall(r'^variable "(\w+)" \{\n(.*?)^\}', (INFRA / "variables.tf").read_text(), re.MULTILINE | re.DOTALL)
     defaults = {name: re.search(r"^  default +(?:= )(.*)$", body, re.MULTILINE) for name, body in found}
-    rows = dict(re.findall(r"^\| `(\w+)` \| (.*?) \|", section("Settings"), re.MULTILINE))
+    rows = dict(re.findall(r"^\| `(\w+)` \| (.*?) \|", SETTINGS, re.MULTILINE))
     assert set(rows) == set(defaults)
-    words = {None: "required", "null": ("none", "made", "–")}
+    words = {None: "required", "null": ("none", "created", "–")}
     for name, default in defaults.items():
         value = default[1].strip('"') if default else None
         told = rows[name].strip("`")
@@ -48,7 +47,7 @@ def cost_items():
 
 
 def test_the_table_of_costs(cost_items):
-    table = README.split("<!-- costs")[1].split("<!-- end")[0]
+    table = COSTS.split("<!-- costs")[1].split("<!-- end")[0]
     rows = re.findall(r"^\| (.*?) \| ([\d.]+) \| ([\d.]+) \| ([\d.]+) \|$", table, re.MULTILINE)
     lines = costs.cost_items(plan(["tracking"]), costs.read_prices())
     lines = [line for line in lines if line.name != "load balancer"]
@@ -60,15 +59,15 @@ def test_the_table_of_costs(cost_items):
 
 def test_the_prices_in_the_text(cost_items):
     price = {item.name.split(":")[0]: f"{item.monthly_usd(costs.HOURS_A_MONTH):.2f}" for item in cost_items}
-    text = section("What it costs")
+    text = COSTS
     assert f"A load balancer adds {price['load balancer']}" in text
     task, address = price["task atelier-registry-api"], price["public address of atelier-registry-api"]
     assert f"registry-api adds {task} for its task and {address} for its address" in text
     assert f"{price['task atelier-infer']} and {price['public address of atelier-infer']}" in " ".join(text.split())
 
 
-def test_the_commands_of_the_first_page_are_ten_at_most():
-    block = section("Account to login page").split("```sh\n")[1].split("```")[0]
+def test_an_environment_takes_ten_commands_at_most():
+    block = HOW_TO.split("```sh\n")[1].split("```")[0]
     assert len(block.strip().splitlines()) <= 10
 
 
@@ -90,4 +89,4 @@ def test_every_command_is_mentioned():
         "restore",
         "gc",
     ):
-        assert f"`{name}" in README or f"atelier_infra {name}" in README
+        assert f"`{name}" in HOW_TO or f"atelier_infra {name}" in HOW_TO
