@@ -113,7 +113,7 @@ def test_gc_keeps_a_champion_whose_run_was_deleted_by_a_trainer(twin, champion):
         kept_objects = objects(twin)
         assert "0 deleted at least 30 days ago" in twin.compose(*RUN, "tracking", "gc")
         told = twin.compose(*gc)
-        assert f"kept     run {version['run_id']}: version" in told and f"would go run {useless['run_id']}: 1 files" in told
+        assert f"kept     run {version['run_id']}: version" in told and f"removable run {useless['run_id']}: 1 files" in told
         assert objects(twin) == kept_objects and useless["run_id"] in runs(mlflow)
         assert f"removed run {useless['run_id']}: 1 files" in twin.compose(*gc, "--yes")
         assert useless["run_id"] not in runs(mlflow) and version["run_id"] in runs(mlflow)

@@ -146,7 +146,7 @@ def test_up_on_a_second_machine_takes_the_logins_over(env, tmp_path):
     second, manager = second_machine(env, tmp_path), env.cloud.client("secretsmanager")
     before = manager.get_secret_value(SecretId="atelier/tracking")
     out = second.run("up", "--yes")
-    assert "taken over from secret atelier/tracking" in out and "write the logins" not in out
+    assert "adopted the logins of tracking from secret atelier/tracking" in out and "write the logins" not in out
     after = manager.get_secret_value(SecretId="atelier/tracking")
     assert (after["VersionId"], after["SecretString"]) == (before["VersionId"], before["SecretString"])
     read = [env_files.read(each.folder.path / "secrets" / "tracking.env") for each in (env, second)]
@@ -295,7 +295,7 @@ def test_push_deploy_start(env, monkeypatch):
 
 def test_upgrade_takes_a_snapshot_migrates_deploys_and_tells_the_way_back(env):
     out = env.run("upgrade", "--tag", "r1")
-    said = ("take snapshot atelier-before-r1-", "stop tracking", "run `migrate`", "roll tracking r1 out", "tracking is healthy")
+    said = ("take snapshot atelier-before-r1-", "stop tracking", "run `migrate`", "deploy tracking r1", "tracking is healthy")
     assert [out.index(each) for each in said] == sorted(out.index(each) for each in said)
     [snapshot] = env.cloud.client("rds").describe_db_snapshots(SnapshotType="manual")["DBSnapshots"]
     assert f"python -m atelier_infra restore {snapshot['DBSnapshotIdentifier']}" in out
@@ -411,7 +411,7 @@ def test_a_second_machine_takes_over_the_env_file_and_the_password_in_it(env, tm
     second, bucket = second_machine(env, tmp_path), f"atelier-config-123456789012-{REGION}"
     body = env.cloud.client("s3").get_object(Bucket=bucket, Key="tracking.env")["Body"].read()
     out = second.run("up", "--yes")
-    assert "taken over from s3://" in out and "upload" not in out
+    assert "from s3://" in out and "upload" not in out
     assert env.cloud.client("s3").get_object(Bucket=bucket, Key="tracking.env")["Body"].read() == body
     assert second.password() == env.password() != {}
     path = second.folder.path / "secrets" / "tracking.env"

@@ -135,7 +135,7 @@ def test_ecs_going_back_by_itself_counts_as_failed(scene, ecs):
     ecs.updated(taskDefinition=f"{ARN}2")
     ecs.service(2)
     ecs.service(2)
-    with pytest.raises(DeploymentError, match="ECS went back"):
+    with pytest.raises(DeploymentError, match="ECS reverted"):
         scene.deployer().deploy(service(), "new", 60)
     scene.all_said()
 
@@ -181,4 +181,4 @@ def test_a_dry_run_registers_nothing(monkeypatch):
     ecs.definition(TEMPLATE)
     scene.deployer().deploy(service(), "new", 60)
     scene.all_said()
-    assert "would register tracking new" in scene.text and "would roll tracking new out" in scene.text
+    assert "would register tracking new" in scene.text and "would deploy tracking new" in scene.text

@@ -84,7 +84,7 @@ def test_a_second_machine_takes_over_what_is_there(machine):
     assert held(first) == before
     shared = {name: {key: values[key] for key in before[name]} for name, values in second.files().items()}
     assert shared == before
-    assert "were taken over" in second.printed.getvalue()
+    assert "adopted the logins" in second.printed.getvalue()
     assert not (second.folder / "logins").exists()
 
 
@@ -122,7 +122,7 @@ def test_two_edits_are_never_merged_in_silence(machine):
     first.up()
     before = held(first)
     second.edit("registry-api", "ATELIER_TOKENS", "bob admin " + "2" * 64)
-    with pytest.raises(AnswerError, match=r"holds other secrets than .*registry-api.env.*--overwrite-secrets"):
+    with pytest.raises(AnswerError, match=r"differs from .*registry-api.env.*--overwrite-secrets"):
         second.up()
     assert held(first) == before
     second.up(overwrite=True)
@@ -135,7 +135,7 @@ def test_files_of_an_older_release_without_a_record_overwrite_nothing(machine):
     before = held(first)
     second.init()
     (second.folder / sync_record.FILE).unlink()
-    with pytest.raises(AnswerError, match=r"move .* away to take over what AWS holds"):
+    with pytest.raises(AnswerError, match=r"move .* away to adopt what AWS holds"):
         second.up()
     assert held(first) == before
 
@@ -149,7 +149,7 @@ def test_what_changed_at_aws_between_the_look_and_the_write_is_not_overwritten(m
     shared.adopt(SERVICES, dry_run=False)
     first.edit("registry-api", "ATELIER_TOKENS", "ana admin " + "1" * 64)
     first.up()
-    with pytest.raises(AnswerError, match="holds other secrets"):
+    with pytest.raises(AnswerError, match="another machine wrote it"):
         shared.sync({"registry-api": service("registry-api", secret=None)})
     assert held(first)["registry-api"]["ATELIER_TOKENS"] == "ana admin " + "1" * 64
 

@@ -67,10 +67,10 @@ def test_what_is_printed_is_what_the_code_prints():
         "bring it back with: docker compose run --rm restore",
         "is back: ",
         "migrated from revision",
-        "would be removed; say --yes to do it",
-        "the way back, for as long as nobody wrote what must not be lost",
-        "were taken over from",
-        "holds other secrets than",
+        "would be removed; pass --yes to remove them",
+        "to go back (this loses what was written since the snapshot)",
+        "adopted the logins of",
+        "and another machine wrote it",
         "new logins and tokens; the old ones end with",
     ):
         assert words in code and words in PAGE, words

@@ -85,7 +85,7 @@ class Deployer:
             RolloutError: the new revision never became healthy; the service runs the one before again.
         """
         count = {"desiredCount": before["desiredCount"]} if start else {}
-        self._update(f"roll {service.service} {tag} out", service, taskDefinition=new, **count)
+        self._update(f"deploy {service.service} {tag}", service, taskDefinition=new, **count)
         if self._changes.dry_run:
             return
         if before["desiredCount"] == 0:
@@ -114,7 +114,7 @@ class Deployer:
             primary: dict[str, Any] = next((each for each in described["deployments"] if each["status"] == "PRIMARY"), {})
             stand = f"{described['runningCount']} of {described['desiredCount']} tasks run"
             if primary.get("taskDefinition") != wanted:
-                raise DeploymentError("ECS went back to the revision before, see the events above and `logs`")
+                raise DeploymentError("ECS reverted to the previous revision; see the events above and `logs`")
             if primary.get("rolloutState") == "FAILED":
                 raise DeploymentError(f"{primary.get('rolloutStateReason', 'ECS gave up')}, see the events above and `logs`")
             settled = (

@@ -66,5 +66,5 @@ def upgrade(
             if name != "tracking":
                 deployer.deploy(service, tag, timeout_s)
     except InfraError as error:
-        raise DeploymentError(f"{error}\nthe way back:\n  " + "\n  ".join(back)) from error
-    console.print("the way back, for as long as nobody wrote what must not be lost:\n  " + "\n  ".join(back), highlight=False)
+        raise DeploymentError(f"{error}\nto go back:\n  " + "\n  ".join(back)) from error
+    console.print("to go back (this loses what was written since the snapshot):\n  " + "\n  ".join(back), highlight=False)

@@ -66,13 +66,13 @@ class SecretsSync:
                 taken[service] = place, remote
         for service, (place, remote) in taken.items():
             if dry_run:
-                self._console.print(f"would take the logins of {service} over from {place.place(service)}", soft_wrap=True)
+                self._console.print(f"would adopt the logins of {service} from {place.place(service)}", soft_wrap=True)
                 continue
             env_files.write(self._file(service), remote)
             credentials.forget(self._folder, service)
             sync_record.note(self._folder, service, local=remote, remote=remote)
             self._console.print(
-                f"[green]✓[/] the logins of {service} were taken over from {place.place(service)}",
+                f"[green]✓[/] adopted the logins of {service} from {place.place(service)}",
                 highlight=False,
                 soft_wrap=True,
             )
@@ -111,8 +111,8 @@ class SecretsSync:
     def _conflict(self, service: str, place: SecretStore) -> AnswerError:
         path = self._file(service)
         return AnswerError(
-            f"{place.place(service)} holds other secrets than {path}, and this machine did not write them; move "
-            f"{path} away to take over what AWS holds, or say {FLAG} to replace it (logins and tokens of other people may end)"
+            f"{place.place(service)} differs from {path}, and another machine wrote it; move {path} away to adopt what AWS "
+            f"holds, or pass {FLAG} to replace it (logins and tokens of other people may stop working)"
         )
 
     def _file(self, service: str) -> Path:

@@ -82,7 +82,7 @@ def server(made, tmp_path, monkeypatch):
 def test_a_deleted_run_goes_with_its_files_and_nothing_else_does(server):
     run, uri = server.run()
     alive = server.tracking.create_run(server.experiment, "ana", 1, [], "run").info.run_id
-    assert f"would go run {run}: 2 files, 1.5 MB" in server.collect(remove=False)
+    assert f"removable run {run}: 2 files, 1.5 MB" in server.collect(remove=False)
     assert server.files.removed == [] and server.runs() == {run, alive}
     assert f"removed run {run}" in server.collect()
     assert server.files.removed == [uri.removeprefix("mlflow-artifacts:/")] and server.runs() == {alive}
@@ -159,7 +159,7 @@ def test_an_experiment_stays_while_something_of_it_stays(server):
         assert f"kept     experiment {server.experiment}: 1 runs or logged models of it are kept" in said
     assert server.runs() == {kept} and gone not in server.runs()
     server.registry.delete_model_version("sketch", "1")
-    assert f"would go experiment {server.experiment}" in server.collect(remove=False)
+    assert f"removable experiment {server.experiment}" in server.collect(remove=False)
     server.collect()
     names = [each.name for each in server.tracking.search_experiments(ViewType.ALL)]
     assert names == ["Default"]

@@ -144,8 +144,8 @@ def collect(
             if folder:
                 files.remove(folder)
             _forget(store, thing)
-        say(f"{'removed' if remove else 'would go'} {thing.kind} {thing.id}: {number} files, {length / 1e6:.1f} MB")
-    done = "removed" if remove else "would be removed; say --yes to do it"
+        say(f"{'removed' if remove else 'removable'} {thing.kind} {thing.id}: {number} files, {length / 1e6:.1f} MB")
+    done = "removed" if remove else "would be removed; pass --yes to remove them"
     say(f"{len(gone)} deleted at least {older_than_days:g} days ago, {count} files, {size / 1e6:.1f} MB: {done}")
 
 
