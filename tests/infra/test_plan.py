@@ -13,7 +13,7 @@ import pytest
 
 from .cloud import Folder
 from .conftest import INFRA
-from .rules import RULES, resources
+from .plan_rules import RULES, resources
 
 pytestmark = [pytest.mark.infra, pytest.mark.timeout(900)]
 

@@ -9,7 +9,7 @@ from atelier_infra.environment.snapshots import Snapshots
 from atelier_infra.errors import AnswerError, DeploymentError, NotReadyError
 
 from .stubs import ARN, Scene, service
-from .test_rollout import OLD, TEMPLATE, Ecs
+from .test_deploy import OLD, TEMPLATE, Ecs
 
 TASK = "arn:aws:ecs:eu-central-1:123456789012:task/atelier/0123456789abcdef"
 NETWORK = {"awsvpcConfiguration": {"subnets": ["subnet-1"], "securityGroups": ["sg-1"], "assignPublicIp": "ENABLED"}}

@@ -15,7 +15,7 @@ from atelier_tracking.settings import FROM_FILES, NAMES, read_settings
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from .test_logins import APR1, BCRYPT, SHA256, SHA512
+from .test_htpasswd import APR1, BCRYPT, SHA256, SHA512
 from .test_settings import WALKED
 
 HASHES = st.sampled_from([APR1, BCRYPT, SHA256, SHA512, APR1.replace("$", "$$"), "$2y$99$" + "a" * 53, "{SHA}x", "plain"])

@@ -8,7 +8,7 @@ import re
 import pytest
 
 from .cloud import Cloud, Folder
-from .test_path import FORGOTTEN, Environment
+from .test_deployment import FORGOTTEN, Environment
 
 pytestmark = [pytest.mark.full, pytest.mark.timeout(1800)]
 

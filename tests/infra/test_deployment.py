@@ -22,7 +22,7 @@ from atelier_infra.secrets import env_files
 from rich.console import Console
 
 from .cloud import REGION, Cloud, Folder, environment
-from .rules import as_list
+from .plan_rules import as_list
 
 pytestmark = [pytest.mark.infra, pytest.mark.timeout(1500)]
 
@@ -310,7 +310,7 @@ def test_gc_runs_the_command_of_the_image_that_is_deployed(env):
 
 
 def test_a_backup_is_checked_before_it_is_restored(env):
-    """The restore itself takes Terraform and moto minutes: test_ways.py."""
+    """The restore itself takes Terraform and moto minutes: test_deployment_variants.py."""
     s3, bucket = env.cloud.client("s3"), f"atelier-artifacts-123456789012-{REGION}"
     for key in ("1/a/model", "1/a/notes", "1/a/kept"):
         s3.put_object(Bucket=bucket, Key=key, Body=key.encode())
