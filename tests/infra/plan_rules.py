@@ -172,6 +172,21 @@ def _tls_only(policy: list[dict[str, Any]]) -> bool:
     )
 
 
+def services_reach_aws_the_database_and_each_other_alone(plan: Plan) -> list[str]:
+    """Egress: port 443 of any address, since AWS's own interfaces have public ones; all else to security groups alone."""
+    found = []
+    for address, values in resources(plan, "aws_vpc_security_group_egress_rule"):
+        sources = [each for each in (values.get("cidr_ipv4"), values.get("cidr_ipv6"), values.get("prefix_list_id")) if each]
+        ports = (values["from_port"], values["to_port"])
+        if values["ip_protocol"] != "tcp" or (sources and ports != (443, 443)):
+            found.append(f"{address}: {values['ip_protocol']} {ports} to {sources}")
+    found += [
+        f"{address}: an egress block" for address, values in resources(plan, "aws_security_group") if values.get("egress")
+    ]
+    found += [address for address, values in resources(plan, "aws_security_group_rule") if values["type"] == "egress"]
+    return found if resources(plan, "aws_vpc_security_group_egress_rule") else ["there is no egress rule"]
+
+
 def no_secret_is_written_down(plan: Plan) -> list[str]:
     """No variable that sounds like a secret is in clear text, and no password of the database has a value in the plan."""
     services = plan["output_changes"]["services"]["after"]
@@ -214,8 +229,8 @@ def clear_text_is_only_redirected(plan: Plan) -> list[str]:
     found = []
     for address, values in resources(plan, "aws_lb_listener"):
         redirects = values["default_action"][0]["type"] == "redirect"
-        if not (redirects if values["protocol"] == "HTTP" else "TLS13-1-2" in (values["ssl_policy"] or "")):
-            found.append(f"{address}: {values['protocol']} {values['ssl_policy']}")
+        if not (redirects if values["protocol"] == "HTTP" else "TLS13-1-2" in (values.get("ssl_policy") or "")):
+            found.append(f"{address}: {values['protocol']} {values.get('ssl_policy')}")
     return found
 
 
@@ -226,6 +241,7 @@ RULES = (
     only_the_allowed_addresses_come_in,
     the_database_is_private_encrypted_and_kept,
     buckets_are_closed_versioned_and_encrypted,
+    services_reach_aws_the_database_and_each_other_alone,
     no_secret_is_written_down,
     images_are_scanned_and_never_replaced,
     logs_end_some_day,

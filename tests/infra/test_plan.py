@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import re
 import shutil
@@ -52,6 +53,12 @@ MUTATIONS = {
         "block_public_policy     = true",
         "block_public_policy = false",
     ),
+    "services_reach_aws_the_database_and_each_other_alone": (
+        "security_groups.tf",
+        """  from_port         = 443
+  to_port           = 443""",
+        "from_port = 0\n to_port = 65535",
+    ),
     "no_secret_is_written_down": ("services.tf", 'DB_PORT         = "5432"', 'DB_PORT = "5432", HTPASSWD = "ana:x"'),
     "images_are_scanned_and_never_replaced": ("images.tf", '"IMMUTABLE"', '"MUTABLE"'),
     "logs_end_some_day": ("cluster.tf", "retention_in_days = var.log_days", ""),
@@ -93,6 +100,125 @@ def test_a_plan_keeps_the_rule(plans, plan, rule):
 @pytest.mark.parametrize("rule", RULES, ids=lambda rule: rule.__name__)
 def test_the_rule_notices_when_it_is_broken(plans, rule):
     assert rule(plans["mutated"][0])
+
+
+def _set(values: dict[str, Any], path: str, new: Any) -> None:
+    """Sets what stands at `a.0.b` in a resource's values."""
+    *way, last = path.split(".")
+    place: Any = values
+    for step in way:
+        place = place[int(step)] if step.isdigit() else place[step]
+    place[int(last) if last.isdigit() else last] = new
+
+
+def _without_tls_only(policy: str) -> str:
+    document = json.loads(policy)
+    for statement in document["Statement"]:
+        statement["Condition"] = {"Bool": {"aws:SecureTransport": "true"}}
+    return json.dumps(document)
+
+
+DATABASE = "the_database_is_private_encrypted_and_kept"
+BUCKETS = "buckets_are_closed_versioned_and_encrypted"
+EGRESS = "services_reach_aws_the_database_and_each_other_alone"
+
+# One condition each: rule, kind of resource, part of its address, where in its values, and what stands there instead.
+CONDITIONS: list[tuple[str, str, str, str, Any]] = [
+    (DATABASE, "aws_db_instance", "", "publicly_accessible", True),
+    (DATABASE, "aws_db_instance", "", "storage_encrypted", False),
+    (DATABASE, "aws_db_instance", "", "deletion_protection", False),
+    (DATABASE, "aws_db_instance", "", "skip_final_snapshot", True),
+    (DATABASE, "aws_db_instance", "", "backup_retention_period", 0),
+    (DATABASE, "aws_db_instance", "", "engine_version", "16.4"),
+    (DATABASE, "aws_db_parameter_group", "", "parameter.0.value", "0"),
+    (
+        BUCKETS,
+        "aws_s3_bucket_public_access_block",
+        "artifacts",
+        "block_public_acls",
+        False,
+    ),
+    (
+        BUCKETS,
+        "aws_s3_bucket_public_access_block",
+        "artifacts",
+        "ignore_public_acls",
+        False,
+    ),
+    (
+        BUCKETS,
+        "aws_s3_bucket_public_access_block",
+        "artifacts",
+        "restrict_public_buckets",
+        False,
+    ),
+    (
+        BUCKETS,
+        "aws_s3_bucket_versioning",
+        "artifacts",
+        "versioning_configuration.0.status",
+        "Suspended",
+    ),
+    (
+        BUCKETS,
+        "aws_s3_bucket_server_side_encryption_configuration",
+        "artifacts",
+        "rule",
+        [],
+    ),
+    (
+        BUCKETS,
+        "aws_s3_bucket_lifecycle_configuration",
+        "artifacts",
+        "rule.0.noncurrent_version_expiration",
+        [],
+    ),
+    (BUCKETS, "aws_s3_bucket_policy", "artifacts", "policy", _without_tls_only),
+    (
+        BUCKETS,
+        "aws_s3_bucket_ownership_controls",
+        "artifacts",
+        "rule.0.object_ownership",
+        "ObjectWriter",
+    ),
+    (
+        "images_are_scanned_and_never_replaced",
+        "aws_ecr_repository",
+        "tracking",
+        "image_scanning_configuration.0.scan_on_push",
+        False,
+    ),
+    (
+        EGRESS,
+        "aws_vpc_security_group_egress_rule",
+        "to_aws",
+        "ip_protocol",
+        "-1",
+    ),
+    (
+        EGRESS,
+        "aws_vpc_security_group_egress_rule",
+        "to_database",
+        "cidr_ipv4",
+        "0.0.0.0/0",
+    ),
+    ("clear_text_is_only_redirected", "aws_lb_listener", "http", "default_action.0.type", "forward"),
+]
+
+
+@pytest.mark.parametrize(("rule", "kind", "part", "path", "new"), CONDITIONS)
+def test_the_rule_notices_each_broken_condition(plans, rule, kind, part, path, new):
+    plan = copy.deepcopy(plans["everything"][0])
+    check = next(each for each in RULES if each.__name__ == rule)
+    address, values = next((address, values) for address, values in resources(plan, kind) if part in address)
+    if callable(new):
+        new = new(values[path])
+    if "rule.0.noncurrent" in path:
+        for each in values["rule"]:
+            each["noncurrent_version_expiration"] = []
+    else:
+        _set(values, path, new)
+    assert check(plan), f"{address}: {path} = {new} was not noticed"
 
 
 def test_every_rule_has_a_mutation():

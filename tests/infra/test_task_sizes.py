@@ -35,9 +35,9 @@ def test_the_line_that_starts_an_api_writes_its_tokens_for_itself_alone(tmp_path
     assert line.endswith("exec python -m")
     first, second = "a" * 64, "b" * 64
     tokens = rf"ana admin {first}\nrob reader {second}"
-    print_costs = line.removesuffix("exec python -m") + "env"
+    script = line.removesuffix("exec python -m") + "env"
     done = subprocess.run(
-        ["/bin/sh", "-c", print_costs], env={**os.environ, "ATELIER_TOKENS": tokens}, capture_output=True, text=True, check=True
+        ["/bin/sh", "-c", script], env={**os.environ, "ATELIER_TOKENS": tokens}, capture_output=True, text=True, check=True
     )
     assert "ATELIER_TOKENS" not in done.stdout
     assert (tmp_path / "tokens").stat().st_mode & 0o777 == 0o600
