@@ -10,7 +10,6 @@ HERE = Path(__file__).resolve().parents[1]
 
 
 def parser() -> argparse.ArgumentParser:
-    """The command line."""
     whole = argparse.ArgumentParser(
         prog="python -m atelier_infra", description="Atelier on AWS, from a clean account to a login page and back."
     )

@@ -84,7 +84,6 @@ def restored(made: Secrets, kept: Mapping[str, Mapping[str, str]]) -> Secrets:
 
 
 def write(file: Path, made: Secrets) -> None:
-    """Replaces the file in one step."""
     partial = file.with_suffix(".part")
     partial.touch(mode=0o600)
     partial.write_text(json.dumps(dataclasses.asdict(made), indent=2))

@@ -21,7 +21,6 @@ class Addresses:
 
     @classmethod
     def read(cls, environment: Mapping[str, str]) -> Addresses:
-        """From what compose.yaml hands over."""
         return cls(*(environment[name] for name in ("TRACKING_URL", "REGISTRY_API_URL", "INFER_URL", "S3_URL")))
 
 

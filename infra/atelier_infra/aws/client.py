@@ -38,7 +38,6 @@ class Aws:
         self._clients: dict[str, Any] = {}
 
     def client(self, service: str) -> Any:  # boto3's clients are made at run time and have no type
-        """The client of one AWS service."""
         if service not in self._clients:
             with translated(self.region):
                 self._session = self._session or boto3.Session(region_name=self.region)

@@ -37,7 +37,6 @@ class Deployer:
         return answer
 
     def image(self, task_definition: str) -> str:
-        """The image of a task definition."""
         return str(self.definition(task_definition)["containerDefinitions"][0]["image"])
 
     def is_deployed(self, described: dict[str, Any]) -> bool:
@@ -127,7 +126,6 @@ class Deployer:
         self._poller.console.print(f"[green]✓[/] {service.service} is healthy", highlight=False)
 
     def scale(self, service: Service, count: int) -> None:
-        """Sets how many tasks run."""
         self._update(f"{'start' if count else 'stop'} {service.service}", service, desiredCount=count)
 
     def _revert_deployment(self, service: Service, before: dict[str, Any], timeout_s: float) -> None:
@@ -143,7 +141,6 @@ class Deployer:
         self._changes.make(said, self._ecs.update_service, cluster=self._stack.cluster, service=service.service, **change)
 
     def definition(self, arn: str) -> dict[str, Any]:
-        """A task definition as ECS tells it."""
         with translated(self._aws.region):
             found = self._ecs.describe_task_definition(taskDefinition=arn, include=["TAGS"])
         tags = {"tags": found["tags"]} if found.get("tags") else {}

@@ -37,7 +37,6 @@ class Maintenance:
         self._backups = Backups(stack, account, aws, changes, self._snapshots)
 
     def upgrade(self, parsed: Namespace) -> None:
-        """Snapshot, migration, rollout."""
         tag = revision(SubprocessRunner(self._console, self._root), self._root, parsed.tag)
         services = self._stack.chosen([])
         for name, service in services.items():
@@ -47,7 +46,6 @@ class Maintenance:
         upgrade(services, tag, *parts, parsed.timeout_s)
 
     def backup(self, parsed: Namespace) -> None:
-        """Snapshot and artifacts."""
         services = self._stack.chosen([])
         images = {
             name: self._deployer.image(self._deployer.describe(service)["taskDefinition"]).rpartition(":")[2]

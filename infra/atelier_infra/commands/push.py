@@ -38,7 +38,6 @@ def revision(runner: Runner, root: Path, tag: str | None) -> str:
 
 
 def exists(aws: Aws, service: Service, tag: str) -> bool:
-    """Whether the repository holds the tag."""
     ecr = aws.client("ecr")
     with translated(aws.region):
         try:

@@ -25,8 +25,6 @@ def clock() -> str:
 
 
 class Snapshots:
-    """Of one environment's database."""
-
     def __init__(self, stack: Stack, aws: Aws, changes: ChangeRunner, poller: Poller) -> None:
         self._stack, self._aws, self._changes, self._poller = stack, aws, changes, poller
         self._rds = aws.client("rds")

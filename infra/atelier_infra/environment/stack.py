@@ -42,8 +42,6 @@ class Service(BaseModel):
 
 
 class Schedule(BaseModel):
-    """Start and stop by the clock."""
-
     model_config = ConfigDict(frozen=True)
 
     start: str

@@ -42,7 +42,6 @@ def parse(text: str, place: str) -> dict[str, str]:
 
 
 def text(values: dict[str, str]) -> str:
-    """The text of a file."""
     return "".join(f"{name}={value}\n" for name, value in values.items())
 
 
@@ -52,7 +51,6 @@ def write(path: Path, values: dict[str, str]) -> None:
 
 
 def write_text(path: Path, content: str) -> None:
-    """Writes any text in the same way."""
     path.parent.mkdir(mode=0o700, exist_ok=True)
     new = path.with_suffix(".new")
     new.unlink(missing_ok=True)

@@ -18,8 +18,7 @@ ABSENT = ("ResourceNotFoundException", "InvalidRequestException", "NoSuchKey", "
 class SecretStore(Protocol):
     """One place that holds the secrets of each service."""
 
-    def place(self, service: str) -> str:
-        """Where a service's secrets are, in words."""
+    def place(self, service: str) -> str: ...
 
     def read(self, service: str) -> dict[str, str] | None:
         """The variables; None where there are none yet.
@@ -28,8 +27,7 @@ class SecretStore(Protocol):
             AwsError: AWS refused, or did not answer.
         """
 
-    def write(self, service: str, values: dict[str, str]) -> None:
-        """Replaces them."""
+    def write(self, service: str, values: dict[str, str]) -> None: ...
 
 
 class SecretsManagerStore:
@@ -39,11 +37,9 @@ class SecretsManagerStore:
         self._name, self._aws, self._changes = name, aws, changes
 
     def place(self, service: str) -> str:
-        """Name of the secret."""
         return f"secret {self._name}/{service}"
 
     def read(self, service: str) -> dict[str, str] | None:
-        """See `RemoteSecrets`."""
         manager = self._aws.client("secretsmanager")
         with translated(self._aws.region):
             try:
@@ -56,7 +52,6 @@ class SecretsManagerStore:
         return found
 
     def write(self, service: str, values: dict[str, str]) -> None:
-        """See `RemoteSecrets`."""
         self._changes.make(
             f"write the logins of {service} to {self.place(service)}",
             self._aws.client("secretsmanager").put_secret_value,
@@ -72,11 +67,9 @@ class EnvFileStore:
         self._bucket, self._aws, self._changes = bucket, aws, changes
 
     def place(self, service: str) -> str:
-        """Address of the object."""
         return f"s3://{self._bucket}/{service}.env"
 
     def read(self, service: str) -> dict[str, str] | None:
-        """See `RemoteSecrets`."""
         with translated(self._aws.region):
             try:
                 body = self._aws.client("s3").get_object(Bucket=self._bucket, Key=f"{service}.env")["Body"].read()
@@ -87,7 +80,6 @@ class EnvFileStore:
         return env_files.parse(body.decode(), self.place(service))
 
     def write(self, service: str, values: dict[str, str]) -> None:
-        """See `RemoteSecrets`."""
         self._changes.make(
             f"upload {service}.env to {self.place(service)}",
             self._aws.client("s3").put_object,

@@ -113,7 +113,6 @@ def print_costs(plan: dict[str, Any], prices: dict[str, Any], console: Console) 
 
 
 def read_prices() -> dict[str, Any]:
-    """prices.json."""
     prices: dict[str, Any] = json.loads((Path(__file__).parent / "prices.json").read_text())
     return prices
 

@@ -51,8 +51,6 @@ KNOWN = (
 
 
 class Terraform:
-    """Terraform in one folder."""
-
     def __init__(self, folder: Path, console: Console, secrets: Mapping[str, str]) -> None:
         """Takes what every run shares.
 
@@ -69,11 +67,9 @@ class Terraform:
         )
 
     def set_variable_secret(self, name: str, secret: str) -> None:
-        """Adds a variable that is no argument."""
         self._environment[f"TF_VAR_{name}"] = secret
 
     def init(self) -> None:
-        """Fetches the provider and opens the state."""
         with self._console.status("terraform init"):
             done = self._call(["init", "-input=false", "-no-color"])
         if done.returncode:
@@ -93,7 +89,6 @@ class Terraform:
         return plan
 
     def apply(self, plan: Path) -> None:
-        """Carries out a plan file."""
         self._stream(["apply", "-json", "-input=false", str(plan)], "applying")
 
     def untaint(self, address: str) -> None:

@@ -57,7 +57,6 @@ def check(answers: Namespace) -> None:
 
 
 def text(answers: Namespace) -> str:
-    """The file's text."""
     values: dict[str, Any] = {
         "name": answers.name,
         "region": answers.region,
@@ -100,6 +99,5 @@ def line(folder: Path, name: str, default: str | None = None) -> str | None:
 
 
 def services(folder: Path) -> list[str]:
-    """The services of terraform.tfvars."""
     found = re.search(r"^\s*services\s*=\s*\[([^\]]*)\]", (folder / "terraform.tfvars").read_text(), re.MULTILINE)
     return re.findall(r'"([^"]+)"', found[1]) if found else ["tracking"]

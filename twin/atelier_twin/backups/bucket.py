@@ -34,7 +34,6 @@ class Bucket:
         )
 
     def __iter__(self) -> Iterator[str]:
-        """The key of every object."""
         for page in self._s3.get_paginator("list_objects_v2").paginate(Bucket=self._name):
             for listed in page.get("Contents", []):
                 yield listed["Key"]
@@ -60,5 +59,4 @@ class Bucket:
         self._s3.upload_file(str(path), self._name, piece.key, ExtraArgs=described)
 
     def delete(self, key: str) -> None:
-        """Deletes one object."""
         self._s3.delete_object(Bucket=self._name, Key=key)

@@ -33,15 +33,12 @@ class Database:
         self._connection = connection
 
     def version(self) -> str:
-        """Of the server."""
         return str(self._ask("SHOW server_version")[0][0])
 
     def tables(self) -> int:
-        """How many there are in both schemas."""
         return int(self._ask("SELECT count(*) FROM pg_tables WHERE schemaname = ANY(%s)", list(SCHEMAS))[0][0])
 
     def users(self) -> list[str]:
-        """Who of the two services is connected."""
         asked = "SELECT DISTINCT usename FROM pg_stat_activity WHERE usename = ANY(%s)"
         return [str(row[0]) for row in self._ask(asked, list(SCHEMAS.values()))]
 

@@ -66,7 +66,6 @@ class Manifest:
 
     @property
     def size_bytes(self) -> int:
-        """Length of all files together."""
         return sum(piece.size_bytes for piece in self.pieces)
 
 
@@ -79,13 +78,11 @@ def piece_of(
 
 
 def sha256_of(path: Path) -> str:
-    """Of a file of any size."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def write(folder: Path, manifest: Manifest) -> None:
-    """Writes it into a backup's folder."""
     (folder / FILE).write_text(json.dumps(dataclasses.asdict(manifest), indent=1) + "\n")
 
 

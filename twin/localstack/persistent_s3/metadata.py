@@ -91,7 +91,6 @@ class PersistentBuckets:
         flush(self._root)
 
     def drop(self, name: str) -> None:
-        """Forgets an empty bucket."""
         remove(self._root / name / "bucket.json")
         shutil.rmtree(self._root / name)
 

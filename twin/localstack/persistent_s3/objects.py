@@ -58,18 +58,13 @@ class ObjectFile(EphemeralS3StoredObject):
 
 
 class Upload(EphemeralS3StoredMultipart):
-    """The parts of one unfinished multipart upload."""
-
     def open(self, s3_part: S3Part, mode: Literal["r", "w"] = "r") -> ObjectFile:
-        """One part."""
         return ObjectFile(s3_part, self._path(s3_part), mode)
 
     def remove_part(self, s3_part: S3Part) -> None:
-        """Drops one part."""
         self._path(s3_part).unlink(missing_ok=True)
 
     def close(self) -> None:
-        """Drops all of them."""
         shutil.rmtree(self.upload_dir, ignore_errors=True)
 
     def _path(self, part: S3Part) -> Path:
@@ -118,11 +113,9 @@ class ObjectFiles(S3ObjectStore):
         return Upload(self, bucket, upload_id, str(folder))
 
     def remove_multipart(self, bucket: str, s3_multipart: S3Multipart) -> None:
-        """Drops them."""
         shutil.rmtree(self._upload(bucket, s3_multipart), ignore_errors=True)
 
     def path(self, bucket: str, described: S3Object) -> Path:
-        """Where an object's bytes are."""
         return self._root / bucket / "bodies" / str(described.body)
 
     def _upload(self, bucket: str, upload: S3Multipart) -> Path:

@@ -61,7 +61,6 @@ class PersistentS3Provider(provider.S3Provider):
         return answer
 
     def delete_bucket(self, context: RequestContext, bucket: str, expected_bucket_owner: Any = None, **others: Any) -> None:
-        """Deletes, and forgets."""
         super().delete_bucket(context, bucket, expected_bucket_owner, **others)
         self._buckets.drop(bucket)
 

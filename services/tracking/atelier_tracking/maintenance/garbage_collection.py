@@ -26,8 +26,6 @@ DELETED_VERSION = "Deleted_Internal"
 
 
 class Files(Protocol):
-    """The bucket."""
-
     def measure(self, folder: str) -> tuple[int, int]:
         """Number of files below a folder, and their bytes."""
 
@@ -227,10 +225,8 @@ class S3Files:
         self._bucket = boto3.resource("s3", endpoint_url=address).Bucket(bucket.removeprefix("s3://"))
 
     def measure(self, folder: str) -> tuple[int, int]:
-        """See `Files`."""
         sizes = [each.size for each in self._bucket.objects.filter(Prefix=f"{folder}/")]
         return len(sizes), sum(sizes)
 
     def remove(self, folder: str) -> None:
-        """See `Files`."""
         self._bucket.objects.filter(Prefix=f"{folder}/").delete()

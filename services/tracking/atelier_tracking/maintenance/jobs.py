@@ -13,7 +13,6 @@ from atelier_tracking.settings import Settings
 
 
 def parse(arguments: list[str]) -> argparse.Namespace:
-    """What can be typed."""
     parser = argparse.ArgumentParser(prog="python -m atelier_tracking", description=__doc__)
     jobs = parser.add_subparsers(dest="job", required=True, metavar="JOB")
     text = "bring the database's tables to this image's MLflow; make a backup first, since nothing takes it back"

@@ -48,7 +48,6 @@ def wait_until(connect: Callable[[], None], failure: type[Exception], pause: Cal
 
 
 def main() -> None:
-    """Serves until a signal."""
     socket, drain_s = Path(sys.argv[1]), int(sys.argv[2])
     uri = os.environ["MLFLOW_BACKEND_STORE_URI"]
 

@@ -49,7 +49,6 @@ class UnixConnection(http.client.HTTPConnection):
         self._path = path
 
     def connect(self) -> None:
-        """Called by http.client."""
         self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         self.sock.settimeout(self.timeout)
         self.sock.connect(str(self._path))
@@ -98,7 +97,6 @@ class Watch:
         threading.Thread(target=self._forever, name=self.question.name, daemon=True).start()
 
     def once(self) -> None:
-        """Asks and keeps the answer."""
         self._since = time.monotonic()
         self._known = self._ask(self.question)
         self._since = None
