@@ -405,7 +405,9 @@ def test_what_requests_use_stays_in_memory_and_more_is_told_to_wait(
     thread.start()
     assert started.wait(20)
     run_between_steps = service.engine.run_between_steps
-    monkeypatch.setattr(service.engine, "run_between_steps", lambda call: call())  # a probe would wait for the step that waits here
+    monkeypatch.setattr(
+        service.engine, "run_between_steps", lambda call: call()
+    )  # a probe would wait for the step that waits here
     refused = service.draw(version=2)
     assert "requests under way use 0.7 of the 1 MiB" in problem(refused, 503)
     assert refused.headers["retry-after"] == "5"

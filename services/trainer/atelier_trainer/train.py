@@ -165,7 +165,7 @@ def fit_and_validate(context: TrainContext, sinks: Sequence[MetricSink], resumed
     data = prepare(context)
     unet = context.base.load_unet().to(context.accelerator.device)
     base_loss = objective.validation_loss(unet, context.base.noise_schedule, data.validation, context.accelerator)
-    _add_lora(context, unet)
+    add_lora(context, unet)
     progress = fit(context, unet, data, sinks, resumed)
     step, loss = _select_weights(context.options, progress, unet)
     losses = Losses(step, loss, base_loss, progress.ema_loss)
@@ -269,7 +269,7 @@ def _failure_reported(run: ActiveRun, progress: ProgressBars) -> Iterator[None]:
         raise
 
 
-def _add_lora(context: TrainContext, unet: Any) -> None:
+def add_lora(context: TrainContext, unet: Any) -> None:
     """Injects LoRA into the UNet, whose frozen weights take the precision of the forward pass."""
     options, precision = context.options, context.hardware.precision
     if precision != "no":

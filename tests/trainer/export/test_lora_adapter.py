@@ -1,14 +1,15 @@
-"""The adapter is what stock diffusers writes and reads, and small."""
+"""The adapter is small, and stock diffusers reads it."""
 
 import pytest
 import torch
 from atelier_contracts import names
 from atelier_trainer.export import adapter
-from atelier_trainer.export.bundle import ATTENTION_LAYERS, lora_layers
+from atelier_trainer.export.lora_inputs import ATTENTION_LAYERS, lora_layers
+from atelier_trainer.export.manifests import write_adapter_manifest
 from diffusers import StableDiffusionPipeline, UNet2DConditionModel
 from safetensors import safe_open
 
-from .conftest import TINY
+from ..conftest import TINY
 
 pytestmark = pytest.mark.timeout(1200)  # an export takes minutes on a machine that is busy
 
@@ -20,40 +21,40 @@ SD21_UNET = {
 }  # the rest is UNet2DConditionModel's default, as in Stable Diffusion 2.1
 
 
-def randomised(unet, seed=3):
-    draw = torch.Generator().manual_seed(seed)
+def randomize(unet, seed=3):
+    generator = torch.Generator().manual_seed(seed)
     for parameter in (p for p in unet.parameters() if p.requires_grad):
-        torch.nn.init.normal_(parameter, std=0.1, generator=draw)
+        torch.nn.init.normal_(parameter, std=0.1, generator=generator)
 
 
 def step(unet):
-    draw = torch.Generator().manual_seed(0)
-    sample, states = torch.randn(1, 8, 16, 16, generator=draw), torch.randn(1, 48, 128, generator=draw)
+    generator = torch.Generator().manual_seed(0)
+    sample, states = torch.randn(1, 8, 16, 16, generator=generator), torch.randn(1, 48, 128, generator=generator)
     with torch.inference_mode():
         return unet(sample, 300, states).sample
 
 
-def test_only_the_lora_is_trained_and_nothing_changes_at_first(pipeline):
+def test_injecting_trains_lora_alone_and_changes_no_output(pipeline):
     plain = step(pipeline.unet)
-    parameters = adapter.inject(pipeline.unet, rank=4, alpha=4.0)
+    parameters = adapter.inject_lora(pipeline.unet, rank=4, alpha=4.0)
     assert len(parameters) == 2 * len(lora_layers(pipeline.unet, [f"{name}.base_layer" for name in ATTENTION_LAYERS]))
     assert all(parameter.dtype == torch.float32 for parameter in parameters)
     torch.testing.assert_close(step(pipeline.unet), plain, rtol=0, atol=0)
 
 
 def test_stock_diffusers_loads_weights_rank_and_alpha(pipeline, tmp_path):
-    adapter.inject(pipeline.unet, rank=4, alpha=16.0)
-    randomised(pipeline.unet)
-    wanted = step(pipeline.unet)
+    adapter.inject_lora(pipeline.unet, rank=4, alpha=16.0)
+    randomize(pipeline.unet)
+    expected = step(pipeline.unet)
     adapter.save_weights(pipeline.unet, tmp_path)
     stock = StableDiffusionPipeline.from_pretrained(TINY, torch_dtype=torch.float32)
-    assert not torch.allclose(step(stock.unet), wanted, atol=1e-2)
+    assert not torch.allclose(step(stock.unet), expected, atol=1e-2)
     stock.load_lora_weights(tmp_path)
-    torch.testing.assert_close(step(stock.unet), wanted, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(step(stock.unet), expected, rtol=1e-5, atol=1e-5)
 
 
-def test_keys_are_diffusers_own(pipeline, tmp_path):
-    adapter.inject(pipeline.unet, rank=2, alpha=2.0)
+def test_weights_have_diffusers_names(pipeline, tmp_path):
+    adapter.inject_lora(pipeline.unet, rank=2, alpha=2.0)
     with safe_open(adapter.save_weights(pipeline.unet, tmp_path), "np") as weights:
         keys = set(weights.keys())
         shape = weights.get_tensor("unet.mid_block.attentions.0.transformer_blocks.0.attn2.to_k.lora_A.weight").shape
@@ -62,16 +63,16 @@ def test_keys_are_diffusers_own(pipeline, tmp_path):
 
 
 def test_the_manifest_describes_the_weights(pipeline, bundle, tmp_path):
-    adapter.inject(pipeline.unet, rank=2, alpha=3.0)
+    adapter.inject_lora(pipeline.unet, rank=2, alpha=3.0)
     weights = adapter.save_weights(pipeline.unet, tmp_path)
-    manifest = adapter.describe(
+    manifest = write_adapter_manifest(
         weights, bundle[1], rank=2, alpha=3.0, targets=tuple(bundle[1].lora_targets), run_id="r", dataset_digest="a" * 64
     )
     assert manifest.bundle_digest == bundle[1].digest()
     assert (tmp_path / names.ADAPTER_FILE).exists()
     assert str(tmp_path) not in (tmp_path / names.ADAPTER_FILE).read_text()
-    randomised(pipeline.unet)
-    changed = adapter.describe(
+    randomize(pipeline.unet)
+    changed = write_adapter_manifest(
         adapter.save_weights(pipeline.unet, tmp_path),
         bundle[1],
         rank=2,
@@ -89,7 +90,7 @@ def share(unet, rank):
     return adapters / sum(parameter.numel() for parameter in unet.parameters())
 
 
-def test_an_adapter_is_a_small_part_of_the_merged_unet(pipeline):
+def test_an_adapter_is_a_small_share_of_the_unet(pipeline):
     assert share(pipeline.unet, rank=16) < 0.05
     with torch.device("meta"):
         full = UNet2DConditionModel(**SD21_UNET)

@@ -14,11 +14,14 @@ from atelier_contracts import names
 from atelier_contracts.manifests import BundleManifest, file_sha256
 from atelier_trainer.errors import ExportError
 from atelier_trainer.export import adapter
-from atelier_trainer.export.bundle import OPSET, export_bundle, lora_layers, source_digest
+from atelier_trainer.export.bundle import export_bundle, source_digest
+from atelier_trainer.export.lora_inputs import lora_layers
+from atelier_trainer.export.onnx_export import OPSET
+from atelier_trainer.export.parity import measure_parity
 
-from .conftest import TINY
+from ..conftest import TINY
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 pytestmark = pytest.mark.timeout(1200)  # an export takes minutes on a machine that is busy
 
 
@@ -28,7 +31,7 @@ def session(path):
 
 def feeds(bundle: BundleManifest, rows: int, side: int, rank: int, seed: int = 0):
     draw = np.random.default_rng(seed)
-    made = {
+    inputs = {
         "sample": draw.standard_normal((rows, bundle.latent_channels, side, side), np.float32),
         "timestep": np.linspace(1, 999, rows).astype(np.float32),
         "encoder_hidden_states": draw.standard_normal((rows, bundle.text_tokens, 128), np.float32),
@@ -36,9 +39,9 @@ def feeds(bundle: BundleManifest, rows: int, side: int, rank: int, seed: int = 0
     }
     for layer, (inner, outer) in bundle.lora_targets.items():
         a, b = names.lora_inputs(layer)
-        made[a] = draw.standard_normal((inner, rank), np.float32) * 0.05
-        made[b] = draw.standard_normal((rank, outer), np.float32) * 0.05
-    return made
+        inputs[a] = draw.standard_normal((inner, rank), np.float32) * 0.05
+        inputs[b] = draw.standard_normal((rank, outer), np.float32) * 0.05
+    return inputs
 
 
 def test_the_manifest_lists_every_file_with_its_digest(bundle):
@@ -68,20 +71,20 @@ def test_graphs_have_the_opset_and_pass_the_checker(bundle):
 @pytest.mark.parametrize(("rows", "side", "rank"), [(1, 16, 4), (2, 16, 0), (3, 24, 12), (5, 8, 1)])
 def test_the_unet_computes_what_torch_computes(bundle, pipeline, rows, side, rank, file):
     folder, manifest = bundle
-    fed = feeds(manifest, rows, side, rank)
+    inputs = feeds(manifest, rows, side, rank)
     unet = pipeline.unet
     for name, linear in lora_layers(unet).items():
-        a, b = (torch.from_numpy(fed[key]) for key in names.lora_inputs(name))
-        scale = torch.from_numpy(fed[names.LORA_SCALE])
+        a, b = (torch.from_numpy(inputs[key]) for key in names.lora_inputs(name))
+        scale = torch.from_numpy(inputs[names.LORA_SCALE])
         linear.register_forward_hook(lambda _m, x, y, a=a, b=b, scale=scale: y + ((x[0] @ a) * scale) @ b)
     with torch.inference_mode():
-        inputs = [torch.from_numpy(fed[key]) for key in ("sample", "timestep", "encoder_hidden_states")]
-        wanted = unet(*inputs).sample.numpy()
-    got = session(folder / file).run(None, fed)[0]
-    assert np.abs(got - wanted).max() <= 1e-5 * np.abs(wanted).max()
+        tensors = [torch.from_numpy(inputs[key]) for key in ("sample", "timestep", "encoder_hidden_states")]
+        expected = unet(*tensors).sample.numpy()
+    computed = session(folder / file).run(None, inputs)[0]
+    assert np.abs(computed - expected).max() <= 1e-5 * np.abs(expected).max()
 
 
-def test_one_graph_is_standard_and_the_other_has_attention_in_one_operator(bundle):
+def test_one_graph_has_standard_operators_and_the_other_fused_attention(bundle):
     folder, _ = bundle
     standard, fused = (onnx.load(folder / name, load_external_data=False) for name in (names.UNET_FILE, names.FUSED_UNET_FILE))
     assert {node.domain for node in standard.graph.node} == {""}
@@ -91,34 +94,34 @@ def test_one_graph_is_standard_and_the_other_has_attention_in_one_operator(bundl
 
 
 @pytest.mark.parametrize("file", [names.UNET_FILE, names.FUSED_UNET_FILE])
-def test_a_row_does_not_depend_on_its_company(bundle, file):
+def test_a_row_does_not_depend_on_the_other_rows(bundle, file):
     folder, manifest = bundle
-    fed, unet = feeds(manifest, 5, 16, 0), session(folder / file)
-    alone = {name: value[2:3] if len(value) == 5 else value for name, value in fed.items()}
-    assert np.array_equal(unet.run(None, fed)[0][2:3], unet.run(None, alone)[0])
+    inputs, unet = feeds(manifest, 5, 16, 0), session(folder / file)
+    alone = {name: value[2:3] if len(value) == 5 else value for name, value in inputs.items()}
+    assert np.array_equal(unet.run(None, inputs)[0][2:3], unet.run(None, alone)[0])
 
 
-def test_a_row_is_served_with_its_own_scale(bundle):
+def test_each_row_has_its_own_lora_scale(bundle):
     folder, manifest = bundle
-    unet, fed = session(folder / names.UNET_FILE), feeds(manifest, 2, 16, 4)
-    fed["sample"][1], fed["timestep"][1], fed["encoder_hidden_states"][1] = (
-        fed[key][0] for key in ("sample", "timestep", "encoder_hidden_states")
+    unet, inputs = session(folder / names.UNET_FILE), feeds(manifest, 2, 16, 4)
+    inputs["sample"][1], inputs["timestep"][1], inputs["encoder_hidden_states"][1] = (
+        inputs[key][0] for key in ("sample", "timestep", "encoder_hidden_states")
     )
-    fed[names.LORA_SCALE][:] = 1
-    same = unet.run(None, fed)[0]
+    inputs[names.LORA_SCALE][:] = 1
+    same = unet.run(None, inputs)[0]
     assert np.array_equal(same[0], same[1])
-    fed[names.LORA_SCALE][1] = 0
-    different = unet.run(None, fed)[0]
+    inputs[names.LORA_SCALE][1] = 0
+    different = unet.run(None, inputs)[0]
     assert np.array_equal(different[0], same[0])
     assert not np.allclose(different[1], same[1], atol=1e-3)
 
 
-def test_without_an_adapter_it_is_the_plain_base_bit_for_bit(bundle, pipeline, tmp_path):
+def test_without_an_adapter_it_equals_the_plain_base_model(bundle, pipeline, tmp_path):
     """Against a graph of the same UNet that has no LoRA inputs at all."""
     folder, manifest = bundle
-    fed = feeds(manifest, 2, 16, 0)
+    inputs = feeds(manifest, 2, 16, 0)
     plain = tmp_path / "plain.onnx"
-    example = tuple(torch.from_numpy(fed[key]) for key in ("sample", "timestep", "encoder_hidden_states"))
+    example = tuple(torch.from_numpy(inputs[key]) for key in ("sample", "timestep", "encoder_hidden_states"))
     rows, latents = (
         torch.export.Dim.DYNAMIC,
         {2: 4 * torch.export.Dim("h", min=1, max=64), 3: 4 * torch.export.Dim("w", min=1, max=64)},
@@ -130,8 +133,8 @@ def test_without_an_adapter_it_is_the_plain_base_bit_for_bit(bundle, pipeline, t
         )
     program.save(str(plain), external_data=True)
     unet = session(plain)
-    wanted = unet.run(None, {item.name: value.numpy() for item, value in zip(unet.get_inputs(), example, strict=True)})[0]
-    assert np.array_equal(session(folder / names.UNET_FILE).run(None, fed)[0], wanted)
+    expected = unet.run(None, {item.name: value.numpy() for item, value in zip(unet.get_inputs(), example, strict=True)})[0]
+    assert np.array_equal(session(folder / names.UNET_FILE).run(None, inputs)[0], expected)
 
 
 def test_text_encoder_and_decoder_compute_what_torch_computes(bundle, pipeline):
@@ -141,10 +144,10 @@ def test_text_encoder_and_decoder_compute_what_torch_computes(bundle, pipeline):
     with torch.inference_mode():
         states = pipeline.text_encoder(tokens).last_hidden_state.numpy()
         image = pipeline.vae.decode(latents).sample.numpy()
-    got_states = session(folder / names.TEXT_ENCODER_FILE).run(None, {"input_ids": tokens.numpy()})[0]
-    got_image = session(folder / names.VAE_DECODER_FILE).run(None, {"latents": latents.numpy()})[0]
-    assert np.abs(got_states - states).max() < 1e-4
-    assert np.abs(got_image - image).max() < 1e-4
+    onnx_states = session(folder / names.TEXT_ENCODER_FILE).run(None, {"input_ids": tokens.numpy()})[0]
+    onnx_image = session(folder / names.VAE_DECODER_FILE).run(None, {"latents": latents.numpy()})[0]
+    assert np.abs(onnx_states - states).max() < 1e-4
+    assert np.abs(onnx_image - image).max() < 1e-4
 
 
 def test_the_source_digest_follows_the_files_and_not_the_folder(tmp_path):
@@ -158,7 +161,7 @@ def test_the_source_digest_follows_the_files_and_not_the_folder(tmp_path):
     assert source_digest(copy) != source_digest(TINY)
 
 
-def test_the_model_is_whole_again_after_an_export(pipeline, tmp_path):
+def test_a_failed_export_leaves_the_model_unchanged(pipeline, tmp_path):
     before = [type(layer) for layer in pipeline.unet.modules()]
     with pytest.raises(ExportError, match="no attention layer"):
         unet = pipeline.unet
@@ -167,20 +170,20 @@ def test_the_model_is_whole_again_after_an_export(pipeline, tmp_path):
     assert [type(layer) for layer in unet.modules()] == before
 
 
-def test_parity_is_measured_with_the_adapter_in(bundle, pipeline):
+def test_parity_is_measured_with_the_adapter_injected(bundle, pipeline):
     folder, manifest = bundle
-    adapter.inject(pipeline.unet, rank=4, alpha=8.0)
+    adapter.inject_lora(pipeline.unet, rank=4, alpha=8.0)
     for parameter in (p for p in pipeline.unet.parameters() if p.requires_grad):
         torch.nn.init.normal_(parameter, std=0.05, generator=torch.Generator().manual_seed(1))
-    finite, error = adapter.measure_parity(pipeline.unet, folder, manifest)
+    finite, error = measure_parity(pipeline.unet, folder, manifest)
     assert finite
     assert 0 < error < 1e-5
     pipeline.unet.conv_out.weight.data *= 1.01
     with pytest.raises(ExportError, match="differ by"):
-        adapter.measure_parity(pipeline.unet, folder, manifest)
+        measure_parity(pipeline.unet, folder, manifest)
 
 
-def test_wide_images_stay_within_the_memory_that_the_service_was_given(bundle, tmp_path):
+def test_large_images_stay_within_the_services_memory_limit(bundle, tmp_path):
     """The largest size there is, with the service's own parts: attention that holds all scores would take 19 GB."""
     report = tmp_path / "report.json"
     command = [sys.executable, ROOT / "benchmarks/infer_memory.py", "--bundle", bundle[0], "--memory-mib", "800"]

@@ -1,12 +1,13 @@
-"""A base of random weights has the published sizes, layer by layer, and everything that loads a base loads it."""
+"""A base model of random weights has the published sizes, and loads like any other."""
 
 from __future__ import annotations
 
 import pytest
 import torch
 from atelier_trainer.__main__ import main
-from atelier_trainer.base_model import load_base
-from atelier_trainer.export.bundle import lora_layers
+from atelier_trainer.base_model import load_base_model
+from atelier_trainer.config.option_groups import ModelOptions
+from atelier_trainer.export.lora_inputs import lora_layers
 from atelier_trainer.synthetic import random_base
 from diffusers import StableDiffusionPipeline
 
@@ -38,18 +39,18 @@ def test_the_command_writes_a_folder_that_loads(tmp_path, monkeypatch, capsys):
     command = ["base", str(tmp_path / "sd"), "--architecture=sd21", "--random"]
     assert main(command) == 0
     assert "M random parameters" in capsys.readouterr().err
-    base = load_base(str(tmp_path / "sd"), None, None)
-    assert (base.native_size_px, base.vae_factor, base.noise.config.prediction_type) == (512, 8, "epsilon")
+    base = load_base_model(ModelOptions(pretrained_model_name_or_path=str(tmp_path / "sd")))
+    assert (base.native_size_px, base.vae_factor, base.noise_schedule.config.prediction_type) == (512, 8, "epsilon")
     pipeline = StableDiffusionPipeline.from_pretrained(tmp_path / "sd")
     pipeline.set_progress_bar_config(disable=True)
     assert pipeline("a cat", height=64, width=64, num_inference_steps=1, output_type="np").images.shape == (1, 64, 64, 3)
     assert main(command) == 2
-    assert "must be empty or not there yet" in capsys.readouterr().err
+    assert "must be empty or missing" in capsys.readouterr().err
 
 
 @pytest.mark.full
 def test_the_full_size(tmp_path):
     """Writes and reads 5 GB."""
     assert main(["base", str(tmp_path / "sd"), "--architecture=sd21", "--random"]) == 0
-    base = load_base(str(tmp_path / "sd"), None, None)
-    assert sum(p.numel() for p in base.unet().parameters()) == PUBLISHED["sd21"]["unet"]
+    base = load_base_model(ModelOptions(pretrained_model_name_or_path=str(tmp_path / "sd")))
+    assert sum(p.numel() for p in base.load_unet().parameters()) == PUBLISHED["sd21"]["unet"]

@@ -1,4 +1,4 @@
-"""The two command lines of the walk-through, as written; BASE and DATA stand for what is swapped."""
+"""Two command lines for diffusers' training scripts, as published; BASE and DATA are placeholders."""
 
 import shlex
 
@@ -17,5 +17,5 @@ TRAIN = shlex.split("""
 """)
 
 
-def swapped(flags: list[str], base: object, data: object) -> list[str]:
+def with_base_and_data(flags: list[str], base: object, data: object) -> list[str]:
     return [flag.replace("=BASE", f"={base}").replace("=DATA", f"={data}") for flag in flags]

@@ -110,7 +110,7 @@ def test_the_command_trains_goes_on_where_it_stopped_and_leaves_a_folder_that_dr
 
 def test_a_training_begins_with_an_earlier_base(tmp_path):
     """With no steps it is that base, numbering of the words included; each training then goes on from there."""
-    start = Path(__file__).parents[2] / "models/tiny-sd"
+    start = Path(__file__).parents[3] / "models/tiny-sd"
     earlier = StableDiffusionPipeline.from_pretrained(start, dtype=torch.float32)
     untouched = COMMAND.replace("vae_steps=2", "vae_steps=0").replace("decoder_steps=1", "decoder_steps=0")
     for steps in (0, 1):
