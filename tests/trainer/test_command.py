@@ -124,3 +124,18 @@ def test_from_run_refuses_a_run_of_another_program(small, capsys):
     run = client.create_run("0").info.run_id
     assert main(["train", f"--from_run={run}", f"--tracking_uri={small.tracking.tracking_uri}"]) == 2
     assert f"has neither {BEST_FILE} nor recipe.yaml" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("environment", "expected"),
+    [({}, "1000"), ({"GOMP_SPINCOUNT": "7"}, "7"), ({"OMP_WAIT_POLICY": "ACTIVE"}, "None")],
+)
+def test_the_spin_count_is_set_before_torch_is_imported(environment, expected):
+    """libgomp reads its variables when torch loads it."""
+    script = (
+        "import os, sys; from atelier_trainer.__main__ import set_environment; assert 'torch' not in sys.modules; "
+        "set_environment(); print(os.environ.get('GOMP_SPINCOUNT'))"
+    )
+    inherited = {name: value for name, value in os.environ.items() if name not in ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT")}
+    ended = subprocess.run([sys.executable, "-c", script], env=inherited | environment, capture_output=True, text=True)
+    assert ended.stdout.strip() == expected, ended.stderr

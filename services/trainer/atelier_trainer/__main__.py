@@ -19,7 +19,8 @@ from atelier_trainer.synthetic.scenes.dataset import STYLES, write_imagefolder
 from atelier_trainer.tune.options import TuneOptions
 
 ERROR, UNDELIVERED, INTERRUPTED, TERMINATED = 2, 3, 130, 143
-QUIET = {
+ENVIRONMENT = {
+    "GOMP_SPINCOUNT": "1000",  # waiting threads sleep after microseconds: several trainings on a machine share its cores
     "TRANSFORMERS_VERBOSITY": "error",
     "DIFFUSERS_VERBOSITY": "error",
     "TQDM_DISABLE": "1",  # we have progress bars of our own
@@ -28,7 +29,7 @@ QUIET = {
     "ORT_DISABLE_TELEMETRY": "1",
     "TOKENIZERS_PARALLELISM": "false",
 }
-"""Read by libraries when they are imported; variables that are set already win."""
+"""Read by libraries when they are imported."""
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -39,8 +40,7 @@ def main(arguments: list[str] | None = None) -> int:
     parsed = _parser().parse_args(arguments)
     console = Console(stderr=True)
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
-    for name, value in QUIET.items():
-        os.environ.setdefault(name, value)
+    set_environment()
     try:
         return int(parsed.command(parsed, console))
     except (TrainerError, OSError) as error:
@@ -50,6 +50,13 @@ def main(arguments: list[str] | None = None) -> int:
     except KeyboardInterrupt:
         console.print("interrupted")
         return INTERRUPTED
+
+
+def set_environment() -> None:
+    """Sets ENVIRONMENT for libraries that are not imported yet; variables that are set already win."""
+    for name, value in ENVIRONMENT.items():
+        if name != "GOMP_SPINCOUNT" or "OMP_WAIT_POLICY" not in os.environ:  # both say how long threads spin
+            os.environ.setdefault(name, value)
 
 
 def _parser() -> argparse.ArgumentParser:

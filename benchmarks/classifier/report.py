@@ -1,4 +1,4 @@
-"""What goes into prompt_fidelity and what is left of it: folders of images, the contact sheet, where figures were taken."""
+"""Input and output of prompt_fidelity: folders of images, the contact sheet, the machine that was measured."""
 
 from __future__ import annotations
 
@@ -24,38 +24,38 @@ _PACKAGES = ("torch", "diffusers", "transformers", "peft", "numpy", "pillow")
 
 
 @dataclass(frozen=True)
-class Judged:
-    """An image, its prompt, the kinds named in it, the kinds found, and whether that is a hit."""
+class JudgedImage:
+    """An image, its prompt, the kinds that the prompt names, the kinds detected, and whether that is a hit."""
 
     image: Image.Image
     text: str
     kinds: frozenset[str]
-    found: frozenset[str]
-    hit: bool
+    detected: frozenset[str]
+    is_hit: bool
 
 
-def sheet(judged: Sequence[Judged], columns: int = 10) -> Image.Image:
-    """Images in rows with their prompts below, framed green for a hit and red for a miss, and what a miss showed."""
-    side = min(_MOST_SIDE, max(one.image.width for one in judged))
+def contact_sheet(results: Sequence[JudgedImage], columns: int = 10) -> Image.Image:
+    """Images in rows with their prompts below, framed green for a hit and red for a miss, and for a miss what was detected."""
+    side = min(_MOST_SIDE, max(one.image.width for one in results))
     wide, high = side + 2 * _BORDER + _GAP, side + 2 * _BORDER + _GAP + _LINES * _LINE
-    rows = -(-len(judged) // columns)
+    rows = -(-len(results) // columns)
     whole = Image.new("RGB", (columns * wide + _GAP, rows * high + _GAP), "white")
     draw, font = ImageDraw.Draw(whole), ImageFont.load_default(size=10)
-    for k, one in enumerate(judged):
+    for k, one in enumerate(results):
         x, y = _GAP + k % columns * wide, _GAP + k // columns * high
-        whole.paste(_GREEN if one.hit else _RED, (x, y, x + side + 2 * _BORDER, y + side + 2 * _BORDER))
+        whole.paste(_GREEN if one.is_hit else _RED, (x, y, x + side + 2 * _BORDER, y + side + 2 * _BORDER))
         whole.paste(one.image.resize((side, side)), (x + _BORDER, y + _BORDER))
         lines = textwrap.wrap(one.text, side // 5)[: _LINES - 1]
-        if not one.hit:
-            lines.append(f"found: {', '.join(sorted(one.found)) or 'nothing'}")
+        if not one.is_hit:
+            lines.append(f"detected: {', '.join(sorted(one.detected)) or 'nothing'}")
         for number, line in enumerate(lines):
-            ink = _RED if line.startswith("found: ") else "black"
+            ink = _RED if line.startswith("detected: ") else "black"
             draw.text((x, y + side + 2 * _BORDER + 1 + number * _LINE), line, fill=ink, font=font)
     return whole
 
 
 def read_images(folder: Path) -> list[tuple[Image.Image, str, frozenset[str]]]:
-    """Images drawn elsewhere: PNG files named in prompts.jsonl by lines with file_name, text and kinds.
+    """Images from elsewhere: PNG files named in prompts.jsonl by lines with file_name, text and kinds.
 
     Raises:
         ValueError: a line lacks a field, names an unknown kind or no kind.
@@ -68,7 +68,7 @@ def read_images(folder: Path) -> list[tuple[Image.Image, str, frozenset[str]]]:
         if missing or not kinds or not kinds <= set(KINDS):
             raise ValueError(
                 f"prompts.jsonl line {number} must have file_name, text and kinds, one or more of {', '.join(KINDS)}; "
-                f"received {line!r}: correct it"
+                f"received {line!r}: correct the line"
             )
         with Image.open(folder / row["file_name"]) as opened:
             rows.append((opened.convert("RGB"), row["text"], kinds))
@@ -85,7 +85,7 @@ def write_images(folder: Path, rows: Iterable[tuple[Image.Image, str, frozenset[
 
 
 def machine() -> dict[str, str | int]:
-    """Where the figures were taken."""
+    """The machine that was measured."""
     names = [line.split(":", 1)[1].strip() for line in _lines(Path("/proc/cpuinfo")) if line.startswith("model name")]
     return {
         "processor": names[0] if names else platform.processor(),
@@ -100,12 +100,12 @@ def _lines(file: Path) -> list[str]:
 
 
 def versions() -> dict[str, str]:
-    """Of Python and of the packages that the figures depend on."""
+    """Versions of Python and of the packages that the figures depend on."""
     return {"python": platform.python_version()} | {name: importlib.metadata.version(name) for name in _PACKAGES}
 
 
 def command_line(argv: Sequence[str] | None) -> str:
-    """What to type to get the figures again."""
+    """The command that reproduces the figures."""
     return shlex.join(["python", "benchmarks/prompt_fidelity.py", *(sys.argv[1:] if argv is None else argv)])
 
 

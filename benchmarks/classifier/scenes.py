@@ -1,4 +1,4 @@
-"""What the recogniser learns from: rendered scenes with the kinds in them, and the distortions laid over them.
+"""Training data of the classifiers: rendered scenes with the kinds in them, and their augmentation.
 
 Notation: n images, b a batch, k the 18 kinds, SIDE the 64 px that the network sees, c the CELLS a side of its last map.
 """
@@ -19,12 +19,12 @@ from PIL import Image
 from torch.nn import functional as F
 
 SEED = 1000
-"""First of the series for recognisers; base models and adapters train on series below it, prompts come from 2000 on."""
+"""First of the series for classifiers; base models and adapters train on series below it, prompts come from 2000 on."""
 SIDE = 64
 CELLS = 8
 NOTHING = len(KINDS)
 """The class of a cell without a thing; the other classes are the places in KINDS."""
-UNSAID = -1
+IGNORED = -1
 """Marks a cell at a thing's edge, where either answer would do."""
 _CORE, _REACH = 0.3, 0.5  # of a thing's size: cells this near its middle show it, cells further than that do not
 _RENDERED = 128  # the side that the generator draws, and that the tiny base draws
@@ -33,12 +33,12 @@ _CHUNK = 100
 
 
 @dataclass(frozen=True)
-class Labelled:
+class LabelledScenes:
     """Images and what is where in them.
 
     Attributes:
         pixels: uint8 [n, SIDE, SIDE, 3].
-        cells: int64 [n, c, c], a class or UNSAID.
+        cells: int64 [n, c, c], a class or IGNORED.
         present: bool [n, k].
     """
 
@@ -47,12 +47,12 @@ class Labelled:
     present: NDArray[np.bool_]
 
 
-def seen(images: Sequence[Image.Image]) -> NDArray[np.uint8]:
-    """Images of any size as the network sees them: uint8 [n, SIDE, SIDE, 3]."""
+def network_pixels(images: Sequence[Image.Image]) -> NDArray[np.uint8]:
+    """Images of any size as input of the network: uint8 [n, SIDE, SIDE, 3]."""
     return np.stack([np.asarray(image.convert("RGB").resize((SIDE, SIDE), Image.Resampling.BOX)) for image in images])
 
 
-def labelled_scenes(style: str, seed: int, count: int, things: int | None) -> Labelled:
+def render_labelled_scenes(style: str, seed: int, count: int, things: int | None) -> LabelledScenes:
     """Renders `count` scenes on all cores.
 
     Args:
@@ -64,7 +64,7 @@ def labelled_scenes(style: str, seed: int, count: int, things: int | None) -> La
     jobs = [(style, seed, start, min(start + _CHUNK, count), things) for start in range(0, count, _CHUNK)]
     with ProcessPoolExecutor(len(os.sched_getaffinity(0))) as pool:
         columns = zip(*pool.map(_chunk, jobs), strict=True)
-        return Labelled(*(np.concatenate(column) for column in columns))
+        return LabelledScenes(*(np.concatenate(column) for column in columns))
 
 
 def _chunk(job: tuple[str, int, int, int, int | None]) -> tuple[NDArray[np.uint8], NDArray[np.int64], NDArray[np.bool_]]:
@@ -78,7 +78,7 @@ def _chunk(job: tuple[str, int, int, int, int | None]) -> tuple[NDArray[np.uint8
         images.append(image)
         cells.append(cells_of(scene))
         present.append([kind in scene.kinds for kind in KINDS])
-    return seen(images), np.stack(cells), np.array(present)
+    return network_pixels(images), np.stack(cells), np.array(present)
 
 
 def cells_of(scene: Scene) -> NDArray[np.int64]:
@@ -89,17 +89,17 @@ def cells_of(scene: Scene) -> NDArray[np.int64]:
     for share, by_kind in ((_REACH, False), (_CORE, True)):
         for thing in scene.things:
             rows, columns = (np.abs(middles - at) < share * thing.size for at in (thing.cy, thing.cx))
-            cells[np.ix_(rows, columns)] = KINDS.index(thing.kind) if by_kind else UNSAID
+            cells[np.ix_(rows, columns)] = KINDS.index(thing.kind) if by_kind else IGNORED
     return cells
 
 
-def augmented(pixels: NDArray[np.uint8], cells: NDArray[np.int64], of_style: bool) -> tuple[torch.Tensor, torch.Tensor]:
-    """Distorts a batch at random, as drawing with a small model does.
+def augment(pixels: NDArray[np.uint8], cells: NDArray[np.int64], for_style: bool) -> tuple[torch.Tensor, torch.Tensor]:
+    """Distorts a batch at random, as a small model's images are distorted.
 
     Args:
         pixels: [b, SIDE, SIDE, 3].
         cells: [b, c, c].
-        of_style: True where the cells say how an image is drawn: many are greyed or tinted, few are blurred.
+        for_style: True where the cells say how an image is drawn: many are greyed or tinted, few are blurred.
             False where they say what is drawn: one image in eight becomes nonsense.
 
     Returns:
@@ -133,14 +133,14 @@ def augmented(pixels: NDArray[np.uint8], cells: NDArray[np.int64], of_style: boo
 
     # A thing in an unusual colour is still that thing, and pencil is pencil on any paper.
     grey = batch.mean(1, keepdim=True).expand_as(batch)
-    if of_style:
+    if for_style:
         batch = batch.lerp(grey, some(0.25)) * (1 - some(0.2) * between(0.0, 0.2, 3, 1, 1))
     else:
         batch = batch.lerp(grey, some(0.3) * between(0.3, 1.0))
         batch = batch.lerp(batch[:, torch.randperm(3)], some(0.15))
         eighth = -(-b // 8)
         batch[:eighth], marks[:eighth] = nonsense(batch[:eighth]), NOTHING
-    batch = batch.lerp(blurred(batch), some(0.3 if of_style else 0.6) * between(0.0, 1.0))
+    batch = batch.lerp(blurred(batch), some(0.3 if for_style else 0.6) * between(0.0, 1.0))
     batch = (batch - 0.5) * between(0.75, 1.15) + 0.5 + between(-0.1, 0.1) + between(-0.05, 0.05, 3, 1, 1)
     batch = batch + torch.randn_like(batch) * between(0.0, 0.05)
     return batch.contiguous(memory_format=torch.channels_last), marks[:, 0].long()
@@ -160,12 +160,12 @@ def shuffled(batch: torch.Tensor) -> torch.Tensor:
 
 
 def noise(count: int) -> torch.Tensor:
-    """Blotches of many sizes and colours, each size and the colour as strong as chance wills."""
+    """Blotches of random sizes, colours and strengths."""
     whole = torch.zeros(count, 3, SIDE, SIDE)
     for side in (4, 8, 16, 32, SIDE):
         blotches = torch.randn(count, 1, side, side) + torch.rand(count, 1, 1, 1) * torch.randn(count, 3, side, side)
         whole += torch.rand(count, 1, 1, 1) ** 2 * F.interpolate(blotches, (SIDE, SIDE), mode="bilinear")
-    # Patches of weaker and stronger noise, as a model that has not learnt yet draws them.
+    # Patches of weaker and stronger noise, as an untrained model generates them.
     strength = F.interpolate(torch.rand(count, 1, 5, 5), (SIDE, SIDE), mode="bilinear")
     middle = 0.4 + 0.5 * torch.rand(count, 3, 1, 1)
     return (middle + 0.35 * strength * whole).clamp(0.0, 1.0)
@@ -179,7 +179,7 @@ def blurred(batch: torch.Tensor) -> torch.Tensor:
     return F.conv2d(F.conv2d(padded, taps, groups=3), taps.transpose(2, 3), groups=3)
 
 
-def changed(pixels: NDArray[np.uint8], how: Callable[[torch.Tensor], torch.Tensor]) -> NDArray[np.uint8]:
+def transform_pixels(pixels: NDArray[np.uint8], how: Callable[[torch.Tensor], torch.Tensor]) -> NDArray[np.uint8]:
     """What `blurred` or `nonsense` makes of images [n, SIDE, SIDE, 3]."""
     batch = how(torch.from_numpy(pixels).permute(0, 3, 1, 2) / 255)
     return (batch * 255).round().clamp(0, 255).to(torch.uint8).permute(0, 2, 3, 1).numpy()

@@ -1,4 +1,4 @@
-"""A small network that tells pencil from paint, trained in seconds like the recogniser of things."""
+"""A small network that tells pencil from paint, trained in seconds like the classifier of kinds."""
 
 from __future__ import annotations
 
@@ -9,16 +9,17 @@ from pathlib import Path
 import numpy as np
 import torch
 from PIL import Image
-from recogniser import CACHE, Say, Settings, build_network, cache_key, fit, keep, logits
-from recogniser_scenes import SEED, Labelled, labelled_scenes, seen
 from torch import nn
+
+from classifier.scenes import SEED, LabelledScenes, network_pixels, render_labelled_scenes
+from classifier.train import CACHE, Report, Settings, build_network, cache_key, fit, logits, save_network
 
 STYLES = ("colour", "sketch")
 """The network's classes."""
 
 
 @dataclass(frozen=True)
-class StyleRecogniser:
+class StyleClassifier:
     """Judges by the strokes rather than the colours: it learnt from greyed and tinted images as well.
 
     Attributes:
@@ -33,43 +34,47 @@ class StyleRecogniser:
 
     def sketches(self, images: Sequence[Image.Image]) -> list[bool]:
         """Whether each image (RGB, any size) looks like a sketch."""
-        return [bool(score > 0) for score in logits(self.network, seen(images), lead)]
+        return [bool(score > 0) for score in logits(self.network, network_pixels(images), pencil_score)]
 
 
-def lead(cells: torch.Tensor) -> torch.Tensor:
+def pencil_score(cells: torch.Tensor) -> torch.Tensor:
     """[b, 2, c, c] to [b]: by how much pencil leads over paint; style is a matter of the whole image."""
     return (cells[:, 1] - cells[:, 0]).mean((1, 2))
 
 
-def train_style_recogniser(cache_dir: Path = CACHE, settings: Settings | None = None, say: Say = print) -> StyleRecogniser:
-    """Trains the recogniser of styles, or loads it where an earlier call left it; arguments as in `train_recogniser`."""
+def train_style_classifier(
+    cache_dir: Path = CACHE, settings: Settings | None = None, report: Report = print
+) -> StyleClassifier:
+    """Trains the style classifier, or loads what an earlier call saved; arguments as in `train_kind_classifier`."""
     settings = settings or Settings(train_count=1600, held_out_count=100, epochs=10)
     file = cache_dir / f"style-{cache_key(settings, *STYLES)}.pt"
     if not file.exists():
-        say(f"training the recogniser of styles (kept in {file})")
+        report(f"training the style classifier (kept in {file})")
         torch.manual_seed(SEED)
         train = _both_styles(SEED + 20, settings.train_count // 2)
-        network = fit(_style_network(), train, settings, say, of_style=True)
+        network = fit(_style_network(), train, settings, report, for_style=True)
         held_out = _both_styles(SEED + 21, settings.held_out_count)
         grey = held_out.pixels.mean(axis=3, keepdims=True).round().astype(np.uint8).repeat(3, axis=3)
         is_sketch = held_out.cells[:, 0, 0] == 1
-        right = [float(((logits(network, pixels, lead) > 0) == is_sketch).mean()) for pixels in (held_out.pixels, grey)]
-        keep(file, network, accuracy=right[0], greyed_accuracy=right[1])
+        right = [float(((logits(network, pixels, pencil_score) > 0) == is_sketch).mean()) for pixels in (held_out.pixels, grey)]
+        save_network(file, network, accuracy=right[0], greyed_accuracy=right[1])
     stored = torch.load(file, weights_only=True)
     network = _style_network()
     network.load_state_dict(stored["network"])
-    return StyleRecogniser(network.eval(), stored["accuracy"], stored["greyed_accuracy"])
+    return StyleClassifier(network.eval(), stored["accuracy"], stored["greyed_accuracy"])
 
 
 def _style_network() -> nn.Sequential:
     return build_network(len(STYLES), width=12)
 
 
-def _both_styles(seed: int, count: int) -> Labelled:
+def _both_styles(seed: int, count: int) -> LabelledScenes:
     """As many scenes of either style, with one thing or two: on an empty ground there is nothing to tell."""
     parts = []
     for label, style in enumerate(STYLES):
         for things in (1, 2):
-            one = labelled_scenes(style, seed + 10 * things, count // 2, things)
+            one = render_labelled_scenes(style, seed + 10 * things, count // 2, things)
             parts.append(replace(one, cells=np.full_like(one.cells, label)))
-    return Labelled(*(np.concatenate([getattr(one, column) for one in parts]) for column in ("pixels", "cells", "present")))
+    return LabelledScenes(
+        *(np.concatenate([getattr(one, column) for one in parts]) for column in ("pixels", "cells", "present"))
+    )

@@ -1,11 +1,11 @@
-"""A small network that names the things in an image, trained in about a minute on scenes nobody else trains on.
+"""A small network that classifies the things in an image, trained in about a minute on scenes that nothing else trains on.
 
     scenes ── distorted ──> network ── greatest cell ──> scores ── threshold of each kind ──> names
 
-The images that it judges are softer than the scenes it learns from, so it learns from blurred, noisy, tinted and moved
-copies. So that it does not see things everywhere, it also learns from empty grounds, from noise and from images cut into
-shuffled tiles: the right colours and strokes in the wrong places are nothing. Scenes say where their things are, so the
-network learns the class of every cell, not only of the image; that takes far fewer scenes.
+Generated images are softer than the scenes it is trained on, so these are blurred, made noisy, tinted and shifted. To avoid
+false positives it is also trained on empty grounds, on noise and on images cut into shuffled tiles: the right colours and
+strokes in the wrong places. The scenes' layout is known, so the network learns the class of every cell, not only of the image;
+that takes far fewer scenes.
 
 Notation: n images, b a batch, k the 18 kinds, SIDE the 64 px that the network sees, c the CELLS a side of its last map.
 """
@@ -26,12 +26,24 @@ from atelier_trainer.synthetic.scenes.dataset import render
 from atelier_trainer.synthetic.scenes.scene import KINDS
 from numpy.typing import NDArray
 from PIL import Image
-from recogniser_scenes import NOTHING, SEED, UNSAID, Labelled, augmented, blurred, changed, labelled_scenes, nonsense, seen
 from torch import nn
 from torch.nn import functional as F
 
-CACHE = Path(".cache/recogniser")
-Say = Callable[[str], None]
+from classifier.scenes import (
+    IGNORED,
+    NOTHING,
+    SEED,
+    LabelledScenes,
+    augment,
+    blurred,
+    network_pixels,
+    nonsense,
+    render_labelled_scenes,
+    transform_pixels,
+)
+
+CACHE = Path(".cache/classifier")
+Report = Callable[[str], None]
 
 
 @dataclass(frozen=True)
@@ -41,8 +53,8 @@ class Settings:
     Attributes:
         train_count: scenes with one, two and three things in equal parts.
         calibration_count: other scenes, on which the thresholds are chosen.
-        held_out_count: further scenes with one thing, and as many with two, on which the recogniser itself is judged.
-        epochs: times that every training scene is shown.
+        held_out_count: further scenes with one thing, and as many with two, to measure the classifier itself.
+        epochs: passes over the training scenes.
         batch: scenes in an optimizer step.
         learning_rate: the highest; it rises for a quarter of the steps and falls to nothing.
     """
@@ -77,8 +89,8 @@ def build_network(outputs: int, width: int = 24) -> nn.Sequential:
     ).to(memory_format=torch.channels_last)
 
 
-def greatest(cells: torch.Tensor) -> torch.Tensor:
-    """[b, k + 1, c, c] to [b, k]: a thing is in the image when it is anywhere in it.
+def max_over_cells(cells: torch.Tensor) -> torch.Tensor:
+    """[b, k + 1, c, c] to [b, k]: a kind is in the image when it is in any cell.
 
     The score of a kind is the logit of its probability in the cell where that is greatest.
     """
@@ -87,13 +99,13 @@ def greatest(cells: torch.Tensor) -> torch.Tensor:
 
 
 @dataclass(frozen=True)
-class Recogniser:
-    """A trained network with its thresholds and how well it does on scenes that it never saw.
+class KindClassifier:
+    """A trained network with its thresholds and its accuracy on held-out scenes.
 
     Attributes:
         network: see `build_network`; its classes are the kinds and NOTHING.
-        thresholds: float32 [k], logits; a kind counts as found from there on.
-        figures: shares of held-out scenes with one and two things, see `judged`; of nonsense in which something is found;
+        thresholds: float32 [k], logits; a kind counts as detected from there on.
+        figures: shares of held-out scenes with one and two things, see `accuracy`; of nonsense in which something is detected;
             and `trained_s`, the seconds that all of it took.
     """
 
@@ -101,64 +113,66 @@ class Recogniser:
     thresholds: NDArray[np.float32]
     figures: dict[str, float]
 
-    def find(self, images: Sequence[Image.Image]) -> list[set[str]]:
-        """The kinds found in each image (RGB, any size)."""
-        return named(logits(self.network, seen(images)) >= self.thresholds)
+    def detect(self, images: Sequence[Image.Image]) -> list[set[str]]:
+        """The kinds detected in each image (RGB, any size)."""
+        return kind_names(logits(self.network, network_pixels(images)) >= self.thresholds)
 
 
 def _kinds_network() -> nn.Sequential:
     return build_network(len(KINDS) + 1)
 
 
-def named(found: NDArray[np.bool_]) -> list[set[str]]:
+def kind_names(detected: NDArray[np.bool_]) -> list[set[str]]:
     """Rows [n, k] as sets of kinds."""
-    return [{kind for kind, here in zip(KINDS, row, strict=True) if here} for row in found]
+    return [{kind for kind, here in zip(KINDS, row, strict=True) if here} for row in detected]
 
 
-def train_recogniser(style: str, cache_dir: Path = CACHE, settings: Settings | None = None, say: Say = print) -> Recogniser:
-    """Trains the recogniser of one style, or loads it where an earlier call left it.
+def train_kind_classifier(
+    style: str, cache_dir: Path = CACHE, settings: Settings | None = None, report: Report = print
+) -> KindClassifier:
+    """Trains the classifier of one style, or loads what an earlier call saved.
 
     Args:
         style: "colour" or "sketch".
         cache_dir: one file for each style, settings, version of this code and version of the generator.
         settings: None for the usual ones.
-        say: takes lines of progress.
+        report: gets lines of progress.
     """
     settings = settings or Settings()
     file = cache_dir / f"{style}-{cache_key(settings, style)}.pt"
     if not file.exists():
         started = time.monotonic()
         torch.manual_seed(SEED)
-        say(f"training the {style} recogniser (kept in {file})")
-        train = labelled_scenes(style, SEED, settings.train_count, None)
-        say(f"  rendered {settings.train_count} scenes in {time.monotonic() - started:.0f} s")
-        network = fit(_kinds_network(), train, settings, say)
-        calibration = labelled_scenes(style, SEED + 1, settings.calibration_count, None)
-        thresholds = calibrated(network, calibration)
+        report(f"training the {style} classifier (saved in {file})")
+        train = render_labelled_scenes(style, SEED, settings.train_count, None)
+        report(f"  rendered {settings.train_count} scenes in {time.monotonic() - started:.0f} s")
+        network = fit(_kinds_network(), train, settings, report)
+        calibration = render_labelled_scenes(style, SEED + 1, settings.calibration_count, None)
+        thresholds = choose_thresholds(network, calibration)
         figures: dict[str, float] = {}
         for things, word in ((1, "one"), (2, "two")):
-            held_out = labelled_scenes(style, SEED + 1 + things, settings.held_out_count, things)
-            figures |= {f"{word}_{key}": value for key, value in judged(network, thresholds, held_out).items()}
-        absurd = replace(held_out, pixels=changed(held_out.pixels, nonsense), present=np.zeros_like(held_out.present))
-        figures["nonsense_false_positive"] = judged(network, thresholds, absurd)["false_positive"]
+            held_out = render_labelled_scenes(style, SEED + 1 + things, settings.held_out_count, things)
+            figures |= {f"{word}_{key}": value for key, value in accuracy(network, thresholds, held_out).items()}
+        absurd = replace(held_out, pixels=transform_pixels(held_out.pixels, nonsense), present=np.zeros_like(held_out.present))
+        figures["nonsense_false_positive"] = accuracy(network, thresholds, absurd)["false_positive"]
         figures["trained_s"] = round(time.monotonic() - started, 1)
-        say(f"  trained in {figures['trained_s']:.0f} s")
-        keep(file, network, thresholds=torch.from_numpy(thresholds), figures=figures)
+        report(f"  trained in {figures['trained_s']:.0f} s")
+        save_network(file, network, thresholds=torch.from_numpy(thresholds), figures=figures)
     stored = torch.load(file, weights_only=True)
     network = _kinds_network()
     network.load_state_dict(stored["network"])
-    return Recogniser(network.eval(), stored["thresholds"].numpy(), stored["figures"])
+    return KindClassifier(network.eval(), stored["thresholds"].numpy(), stored["figures"])
 
 
-def fit(network: nn.Module, train: Labelled, settings: Settings, say: Say, of_style: bool = False) -> nn.Module:
-    """Minimises the cross-entropy of the cells that are not UNSAID and returns the network ready for use.
+def fit(network: nn.Module, train: LabelledScenes, settings: Settings, report: Report, for_style: bool = False) -> nn.Module:
+    """Minimizes the cross-entropy of the cells that are not IGNORED; returns the network in evaluation mode.
 
     Args:
         network: its outputs are the classes in `train.cells`.
-        train: what to learn from.
-        settings: see there.
-        say: takes lines of progress.
-        of_style: see `augmented`.
+        train: training data.
+        settings: how long and how fast.
+        report: gets lines of progress.
+        for_style: see `augment`.
     """
     rng = np.random.default_rng(SEED)
     steps = settings.epochs * (len(train.pixels) // settings.batch)
@@ -170,24 +184,24 @@ def fit(network: nn.Module, train: Labelled, settings: Settings, say: Say, of_st
         losses = []
         for start in range(0, len(order) - settings.batch + 1, settings.batch):
             rows = order[start : start + settings.batch]
-            generated, classes = augmented(train.pixels[rows], train.cells[rows], of_style)
+            generated, classes = augment(train.pixels[rows], train.cells[rows], for_style)
             with torch.autocast("cpu", torch.bfloat16):
                 cells = network(generated)
-            if of_style:  # an empty corner tells nothing: the whole image is judged
+            if for_style:  # an empty corner tells nothing: the whole image is judged
                 cells, classes = cells.mean((2, 3)), classes[:, 0, 0]
-            loss = F.cross_entropy(cells.float(), classes, ignore_index=UNSAID)
+            loss = F.cross_entropy(cells.float(), classes, ignore_index=IGNORED)
             optimizer.zero_grad(set_to_none=True)
             loss.backward()
             optimizer.step()
             rate.step()
             losses.append(loss.item())
-        say(f"  epoch {epoch + 1}/{settings.epochs}: loss {np.mean(losses):.4f}")
+        report(f"  epoch {epoch + 1}/{settings.epochs}: loss {np.mean(losses):.4f}")
     return network.eval()
 
 
 @torch.inference_mode()
 def logits(
-    network: nn.Module, pixels: NDArray[np.uint8], pool: Callable[[torch.Tensor], torch.Tensor] = greatest
+    network: nn.Module, pixels: NDArray[np.uint8], pool: Callable[[torch.Tensor], torch.Tensor] = max_over_cells
 ) -> NDArray[np.float32]:
     """Scores of images [n, SIDE, SIDE, 3]: what `pool` makes of their cells."""
     scores = []
@@ -197,42 +211,42 @@ def logits(
     return np.asarray(torch.cat(scores))
 
 
-def calibrated(network: nn.Module, scenes: Labelled) -> NDArray[np.float32]:
+def choose_thresholds(network: nn.Module, scenes: LabelledScenes) -> NDArray[np.float32]:
     """Chooses the threshold of each kind on the scenes, on blurred copies and on nonsense.
 
-    A threshold maximises the share of things found less ten times the share of false finds: a hit must mean something.
+    A threshold maximises the share of true positives less ten times that of false ones: a hit must mean something.
     Among equals it is the middle one, and it never leaves a probability of 0.3 to 0.97.
     """
-    pixels = [scenes.pixels, changed(scenes.pixels, blurred), changed(scenes.pixels, nonsense)]
+    pixels = [scenes.pixels, transform_pixels(scenes.pixels, blurred), transform_pixels(scenes.pixels, nonsense)]
     scores = np.concatenate([logits(network, part) for part in pixels])
     present = np.concatenate([scenes.present, scenes.present, np.zeros_like(scenes.present)])
     candidates = np.linspace(np.log(0.3 / 0.7), np.log(0.97 / 0.03), 81, dtype=np.float32)
     thresholds = []
     for scored, here in zip(scores.T, present.T, strict=True):
-        found = scored[:, None] >= candidates  # [3 n, candidates]
-        worth = found[here].mean(axis=0) - 10 * found[~here].mean(axis=0)
+        detected = scored[:, None] >= candidates  # [3 n, candidates]
+        worth = detected[here].mean(axis=0) - 10 * detected[~here].mean(axis=0)
         thresholds.append(np.median(candidates[worth >= worth.max() - 1e-9]))
     return np.array(thresholds, dtype=np.float32)
 
 
-def judged(network: nn.Module, thresholds: NDArray[np.float32], scenes: Labelled) -> dict[str, float]:
-    """How well scenes are recognised.
+def accuracy(network: nn.Module, thresholds: NDArray[np.float32], scenes: LabelledScenes) -> dict[str, float]:
+    """Accuracy on labelled scenes.
 
     Returns:
-        `hit`: share of images in which every thing is found; `exact`: and nothing else; `false_positive`: share in which
-        something is found that is not there.
+        `hit`: share of images in which every kind is detected; `exact`: and nothing else; `false_positive`: share in which
+        a kind is detected that is not there.
     """
-    found = logits(network, scenes.pixels) >= thresholds
-    hit = (found | ~scenes.present).all(axis=1)
-    false_positive = (found & ~scenes.present).any(axis=1)
-    shares = {"hit": hit, "exact": hit & ~false_positive, "false_positive": false_positive}
+    detected = logits(network, scenes.pixels) >= thresholds
+    is_hit = (detected | ~scenes.present).all(axis=1)
+    false_positive = (detected & ~scenes.present).any(axis=1)
+    shares = {"hit": is_hit, "exact": is_hit & ~false_positive, "false_positive": false_positive}
     return {key: float(share.mean()) for key, share in shares.items()}
 
 
 def cache_key(settings: Settings, *styles: str) -> str:
-    """Changes with the settings, with this code and with what the generator draws: a stale recogniser is never used."""
+    """Changes with the settings, this code and the scene generator, so that a stale classifier is never used."""
     digest = hashlib.sha256(json.dumps(asdict(settings), sort_keys=True).encode())
-    for file in ("recogniser.py", "recogniser_scenes.py", "recogniser_style.py"):
+    for file in ("train.py", "scenes.py", "style.py"):
         digest.update((Path(__file__).parent / file).read_bytes())
     for style in styles:
         for first in range(0, len(KINDS), 3):
@@ -241,8 +255,8 @@ def cache_key(settings: Settings, *styles: str) -> str:
     return digest.hexdigest()[:16]
 
 
-def keep(file: Path, network: nn.Module, **more: Any) -> None:
-    """Writes a trained network whole or not at all."""
+def save_network(file: Path, network: nn.Module, **more: Any) -> None:
+    """Written atomically."""
     file.parent.mkdir(parents=True, exist_ok=True)
     partial = file.with_suffix(".part")
     torch.save({"network": network.state_dict(), **more}, partial)
