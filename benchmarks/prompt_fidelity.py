@@ -1,8 +1,8 @@
-"""How often does a base model, with or without an adapter, draw what the prompt names?
+"""How often does a base model, with or without an adapter, generate what the prompt names?
 
-    prompts ── base and adapter ──> images ── recogniser ──> names found ── every thing named is among them ──> hit
+    prompts ── base and adapter ──> images ── classifier ──> kinds detected ── every kind named is among them ──> hit
 
-Prompts come from the generator of captions, from series that nobody trains on, and no prompt is a training caption. Colours,
+Prompts come from the caption generator, from series that nothing trains on, and no prompt is a training caption. Colours,
 places and grounds in a prompt are not judged.
 """
 
@@ -13,8 +13,9 @@ import json
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from collections.abc import Set as AbstractSet
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -22,11 +23,20 @@ import numpy as np
 from atelier_trainer.synthetic.scenes.captions import caption
 from atelier_trainer.synthetic.scenes.dataset import STYLES, render
 from atelier_trainer.synthetic.scenes.scene import KINDS, sample_scene
-from fidelity_report import Judged, command_line, file_digest, machine, read_images, sheet, versions, write_images
+from classifier.report import (
+    JudgedImage,
+    command_line,
+    contact_sheet,
+    file_digest,
+    machine,
+    read_images,
+    versions,
+    write_images,
+)
+from classifier.scenes import SEED as CLASSIFIER_SEED
+from classifier.style import train_style_classifier
+from classifier.train import CACHE, KindClassifier, train_kind_classifier
 from PIL import Image
-from recogniser import CACHE, Recogniser, train_recogniser
-from recogniser_scenes import SEED as RECOGNISER_SEED
-from recogniser_style import train_style_recogniser
 
 PROMPT_SEED = 2000
 """First of the series for prompts: this one names one thing, the next one two."""
@@ -74,26 +84,26 @@ def prompts(count: int, things: int, known: AbstractSet[str], seed: int | None =
     return list(chosen.items())
 
 
-def hit(kinds: AbstractSet[str], found: AbstractSet[str]) -> bool:
-    """Every thing named is found; what else is found does not matter here."""
-    return kinds <= found
+def is_hit(kinds: AbstractSet[str], detected: AbstractSet[str]) -> bool:
+    """Every kind named is detected; others may be detected as well."""
+    return kinds <= detected
 
 
-def chance(named: Sequence[AbstractSet[str]], found: Sequence[AbstractSet[str]]) -> float:
+def chance_hit_share(kind_names: Sequence[AbstractSet[str]], detected: Sequence[AbstractSet[str]]) -> float:
     """Hit rate expected when each image is judged by another's prompt: the mean over all such pairs.
 
     Raises:
         ValueError: there are fewer than two images.
     """
-    if len(named) < 2:
-        raise ValueError(f"chance takes two images or more; received {len(named)}: draw more")
-    hits = [hit(kinds, here) for i, kinds in enumerate(named) for j, here in enumerate(found) if i != j]
+    if len(kind_names) < 2:
+        raise ValueError(f"chance takes two images or more; received {len(kind_names)}: use more")
+    hits = [is_hit(kinds, here) for i, kinds in enumerate(kind_names) for j, here in enumerate(detected) if i != j]
     return sum(hits) / len(hits)
 
 
 def load_pipeline(base: Path, adapter: Path | None) -> Any:
     """A diffusers folder with, perhaps, the LoRA weights of an adapter folder."""
-    # Imported here, because it takes seconds that judging finished images does not need.
+    # Imported here: it takes seconds that --images does not need.
     import diffusers
     import torch
     import transformers
@@ -111,30 +121,40 @@ def load_pipeline(base: Path, adapter: Path | None) -> Any:
     return pipeline
 
 
-def draw(
-    pipeline: Any, texts: Sequence[str], steps: int, guidance: float, seed: int, batch: int, say: Callable[[str], None] = print
-) -> list[Image.Image]:
-    """Draws an image for each text at the base's own size; the i-th depends on `seed` and i, not on the batch."""
+@dataclass(frozen=True)
+class Sampling:
+    """How images are generated; the i-th image depends on `seed` and i, not on the batch."""
+
+    steps: int
+    guidance: float
+    seed: int
+    batch: int
+
+
+def generate(pipeline: Any, texts: Sequence[str], sampling: Sampling) -> list[Image.Image]:
+    """Generates an image for each text at the base model's native size."""
     import torch
 
-    started, generated = time.monotonic(), []
-    for start in range(0, len(texts), batch):
-        chunk = list(texts[start : start + batch])
-        generators = [torch.Generator().manual_seed(seed * 1_000_003 + start + k) for k in range(len(chunk))]
-        drawn = pipeline(chunk, num_inference_steps=steps, guidance_scale=guidance, generator=generators)
-        generated += drawn.images
-        say(f"drawn {len(generated)} of {len(texts)} in {time.monotonic() - started:.0f} s")
-    return generated
+    started, images = time.monotonic(), []
+    for start in range(0, len(texts), sampling.batch):
+        chunk = list(texts[start : start + sampling.batch])
+        generators = [torch.Generator().manual_seed(sampling.seed * 1_000_003 + start + k) for k in range(len(chunk))]
+        output = pipeline(chunk, num_inference_steps=sampling.steps, guidance_scale=sampling.guidance, generator=generators)
+        images += output.images
+        print(f"generated {len(images)} of {len(texts)} in {time.monotonic() - started:.0f} s")
+    return images
 
 
-def through_vae(pipeline: Any, style: str, things: int, count: int, batch: int = 20) -> Iterable[tuple[Image.Image, set[str]]]:
-    """Real scenes after the base's VAE encoded and decoded them, the best that any prompt could give, with their kinds."""
+def reconstructed_scenes(
+    pipeline: Any, style: str, things: int, count: int, batch: int = 20
+) -> Iterable[tuple[Image.Image, set[str]]]:
+    """Real scenes, encoded and decoded by the base model's VAE, the upper bound for any prompt, with their kinds."""
     import torch
 
     size = pipeline.unet.config.sample_size * pipeline.vae_scale_factor
     for start in range(0, count, batch):
         scenes = [
-            render(RECOGNISER_SEED + 10 + things, i, style, size, count=things) for i in range(start, min(start + batch, count))
+            render(CLASSIFIER_SEED + 10 + things, i, style, size, count=things) for i in range(start, min(start + batch, count))
         ]
         with torch.inference_mode():
             pixels = pipeline.image_processor.preprocess([image for image, _, _ in scenes])
@@ -143,74 +163,74 @@ def through_vae(pipeline: Any, style: str, things: int, count: int, batch: int =
             yield image, set(scene.kinds)
 
 
-def measured(judged: Sequence[Judged]) -> dict[str, dict[str, float]]:
+def hit_figures(results: Sequence[JudgedImage]) -> dict[str, dict[str, float]]:
     """Figures for the prompts that name one thing, two things and so on."""
     figures = {}
-    for things in sorted({len(one.kinds) for one in judged}):
-        group = [one for one in judged if len(one.kinds) == things]
-        hits = sum(one.hit for one in group)
+    for things in sorted({len(one.kinds) for one in results}):
+        group = [one for one in results if len(one.kinds) == things]
+        hits = sum(one.is_hit for one in group)
         figures[WORDS.get(things, str(things))] = {
             "prompts": len(group),
             "hits": hits,
             "hit_share": hits / len(group),
-            "chance": chance([one.kinds for one in group], [one.found for one in group]),
-            "unnamed_share": sum(bool(one.found - one.kinds) for one in group) / len(group),
+            "chance": chance_hit_share([one.kinds for one in group], [one.detected for one in group]),
+            "unnamed_share": sum(bool(one.detected - one.kinds) for one in group) / len(group),
         }
     return figures
 
 
-def parsed(argv: Sequence[str] | None) -> argparse.Namespace:
+def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--base", type=Path, default=Path("models/tiny-sd"), help="diffusers folder")
     parser.add_argument("--adapter", type=Path, help="folder with pytorch_lora_weights.safetensors")
-    parser.add_argument("--images", type=Path, help="judge these PNG files and prompts.jsonl instead of drawing")
-    parser.add_argument("--style", choices=sorted(STYLES), default="colour", help="which recogniser judges (default: colour)")
+    parser.add_argument("--images", type=Path, help="judge these PNG files and prompts.jsonl instead of generating images")
+    parser.add_argument("--style", choices=sorted(STYLES), default="colour", help="which classifier judges (default: colour)")
     parser.add_argument("--count", type=int, default=100, help="prompts with one thing, and as many with two (default: 100)")
     parser.add_argument("--steps", type=int, default=25, help="denoising steps (default: 25)")
     parser.add_argument("--guidance", type=float, default=3.0, help="classifier-free guidance (default: 3)")
     parser.add_argument("--seed", type=int, default=0, help="of the noise; prompts are always the same (default: 0)")
-    parser.add_argument("--batch", type=int, default=20, help="images drawn at once (default: 20)")
+    parser.add_argument("--batch", type=int, default=20, help="images per batch (default: 20)")
     parser.add_argument("--train-seeds", type=int, nargs="+", default=[1, 2], help="series whose captions are no prompts")
     parser.add_argument("--train-scenes", type=int, default=20_000, help="scenes of each such series (default: 20000)")
-    parser.add_argument("--cache-dir", type=Path, default=CACHE, help=f"keeps trained recognisers (default: {CACHE})")
+    parser.add_argument("--cache-dir", type=Path, default=CACHE, help=f"folder of trained classifiers (default: {CACHE})")
     parser.add_argument("--sheet", type=Path, help="write a contact sheet, green borders for hits")
     parser.add_argument("--json", type=Path, help="write the figures")
-    parser.add_argument("--save", type=Path, help="write the drawn images, to be judged again with --images")
+    parser.add_argument("--save", type=Path, help="save the generated images, to judge them again with --images")
     parser.add_argument("--min-one", type=float, default=0.0, help="exit 1 below this share of hits with one thing")
     parser.add_argument("--min-two", type=float, default=0.0, help="exit 1 below this share of hits with two things")
-    parser.add_argument("--min-sketches", type=float, default=0.0, help="exit 1 if fewer are taken for sketches (a share)")
-    parser.add_argument("--max-sketches", type=float, default=1.0, help="exit 1 if more are taken for sketches (a share)")
+    parser.add_argument("--min-sketches", type=float, default=0.0, help="exit 1 if fewer are classified as sketches (a share)")
+    parser.add_argument("--max-sketches", type=float, default=1.0, help="exit 1 if more are classified as sketches (a share)")
     args = parser.parse_args(argv)
     if args.images and args.adapter:
-        parser.error("--adapter takes part in drawing; with --images nothing is drawn: give one of them")
+        parser.error("--adapter has no effect with --images, which generates nothing: give one of them")
     if args.adapter and not (args.adapter / "pytorch_lora_weights.safetensors").is_file():
         parser.error(f"{args.adapter} has no pytorch_lora_weights.safetensors: give another folder with --adapter")
     if args.count < 2:
-        parser.error(f"--count must be 2 or more, as chance compares images; received {args.count}: draw more")
+        parser.error(f"--count must be 2 or more, as chance compares images; received {args.count}: use more")
     folder, file = (args.images, "prompts.jsonl") if args.images else (args.base, "model_index.json")
     if not (folder / file).is_file():
         parser.error(f"{folder} has no {file}: give another folder with {'--images' if args.images else '--base'}")
     return args
 
 
-def drawn(
-    args: argparse.Namespace, recogniser: Recogniser
+def generate_all(
+    args: argparse.Namespace, classifier: KindClassifier
 ) -> tuple[list[tuple[Image.Image, str, frozenset[str]]], dict[str, Any]]:
-    """Draws all prompts; the second part is what is known of the drawing."""
+    """Generates an image for every prompt; also returns what the report says about them."""
     known = training_captions(args.train_seeds, args.train_scenes)
     chosen = [prompt for things in (1, 2) for prompt in prompts(args.count, things, known)]
     print(f"{len(chosen)} prompts, none of them among {len(known)} training captions")
     pipeline = load_pipeline(args.base, args.adapter)
     ceiling = {}
     for things in (1, 2):
-        scenes, kinds = zip(*through_vae(pipeline, args.style, things, args.count), strict=True)
-        hits = [hit(named, found) for named, found in zip(kinds, recogniser.find(scenes), strict=True)]
+        scenes, kinds = zip(*reconstructed_scenes(pipeline, args.style, things, args.count), strict=True)
+        hits = [is_hit(kind_names, detected) for kind_names, detected in zip(kinds, classifier.detect(scenes), strict=True)]
         ceiling[WORDS[things]] = sum(hits) / len(hits)
     print(f"real scenes through the base's VAE: one thing {ceiling['one']:.1%}, two things {ceiling['two']:.1%} hits")
     started = time.monotonic()
-    images = draw(pipeline, [text for text, _ in chosen], args.steps, args.guidance, args.seed, args.batch)
-    facts = {
+    images = generate(pipeline, [text for text, _ in chosen], Sampling(args.steps, args.guidance, args.seed, args.batch))
+    details = {
         "base": str(args.base),
         "unet_sha256": file_digest(args.base / "unet" / "diffusion_pytorch_model.safetensors"),
         "adapter": args.adapter and str(args.adapter),
@@ -218,21 +238,21 @@ def drawn(
         "steps": args.steps,
         "guidance": args.guidance,
         "seed": args.seed,
-        "drawing_s": round(time.monotonic() - started, 1),
+        "generation_s": round(time.monotonic() - started, 1),
         "vae_ceiling": ceiling,
     }
-    return [(image, text, kinds) for image, (text, kinds) in zip(images, chosen, strict=True)], facts
+    return [(image, text, kinds) for image, (text, kinds) in zip(images, chosen, strict=True)], details
 
 
-def introduce(style: str, recogniser: Recogniser) -> None:
-    """Prints how far the judge itself can be trusted."""
+def print_accuracy(style: str, classifier: KindClassifier) -> None:
+    """Prints the accuracy of the classifier itself."""
     for word in ("one", "two"):
-        shares = {key: recogniser.figures[f"{word}_{key}"] for key in ("hit", "exact", "false_positive")}
+        shares = {key: classifier.figures[f"{word}_{key}"] for key in ("hit", "exact", "false_positive")}
         print(
-            f"recogniser on real {style} scenes, {things_in_words(word)}: {shares['hit']:.1%} hits, "
+            f"classifier on real {style} scenes, {things_in_words(word)}: {shares['hit']:.1%} hits, "
             f"{shares['exact']:.1%} without anything else, {shares['false_positive']:.1%} with something that is not there"
         )
-    print(f"recogniser on noise and shuffled tiles: something found in {recogniser.figures['nonsense_false_positive']:.1%}")
+    print(f"classifier on noise and shuffled tiles: something detected in {classifier.figures['nonsense_false_positive']:.1%}")
 
 
 def things_in_words(word: str) -> str:
@@ -242,45 +262,45 @@ def things_in_words(word: str) -> str:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the benchmark and returns the exit status."""
-    args = parsed(argv)
-    recogniser = train_recogniser(args.style, args.cache_dir)
-    style_recogniser = train_style_recogniser(args.cache_dir)
-    introduce(args.style, recogniser)
-    rows, facts = (read_images(args.images), {"images": str(args.images)}) if args.images else drawn(args, recogniser)
+    args = parse_arguments(argv)
+    classifier = train_kind_classifier(args.style, args.cache_dir)
+    style_classifier = train_style_classifier(args.cache_dir)
+    print_accuracy(args.style, classifier)
+    rows, details = (read_images(args.images), {"images": str(args.images)}) if args.images else generate_all(args, classifier)
     if args.save:
         write_images(args.save, rows)
     images = [image for image, _, _ in rows]
-    judged = [
-        Judged(image, text, kinds, frozenset(found), hit(kinds, found))
-        for (image, text, kinds), found in zip(rows, recogniser.find(images), strict=True)
+    results = [
+        JudgedImage(image, text, kinds, frozenset(detected), is_hit(kinds, detected))
+        for (image, text, kinds), detected in zip(rows, classifier.detect(images), strict=True)
     ]
-    figures, sketch_share = measured(judged), sum(style_recogniser.sketches(images)) / len(images)
-    asked = Counter(kind for one in judged for kind in one.kinds)
-    missed = Counter(kind for one in judged for kind in one.kinds - one.found)
+    figures, sketch_share = hit_figures(results), sum(style_classifier.sketches(images)) / len(images)
+    asked = Counter(kind for one in results for kind in one.kinds)
+    missed = Counter(kind for one in results for kind in one.kinds - one.detected)
     for word, group in figures.items():
         print(
             f"{things_in_words(word)}: {group['hits']} of {group['prompts']} hit ({group['hit_share']:.1%}); "
-            f"chance {group['chance']:.1%}; something unnamed in {group['unnamed_share']:.1%} of the images"
+            f"chance {group['chance']:.1%}; something unnamed detected in {group['unnamed_share']:.1%} of the images"
         )
     print("missed most: " + (", ".join(f"{kind} {n} of {asked[kind]}" for kind, n in missed.most_common(6)) or "nothing"))
     print(
         f"look like sketches: {sketch_share:.1%} of the images "
-        f"(of real scenes {style_recogniser.accuracy:.1%} are told right, "
-        f"{style_recogniser.greyed_accuracy:.1%} without their colour)"
+        f"(of real scenes {style_classifier.accuracy:.1%} are classified correctly, "
+        f"{style_classifier.greyed_accuracy:.1%} without their colour)"
     )
     if args.sheet:
-        sheet(judged).save(args.sheet)
+        contact_sheet(results).save(args.sheet)
     if args.json:
         report = {
             "command": command_line(argv),
             "machine": machine(),
             "versions": versions(),
-            **facts,
+            **details,
             "style": args.style,
-            "recogniser": recogniser.figures,
-            "style_recogniser": {"accuracy": style_recogniser.accuracy, "greyed_accuracy": style_recogniser.greyed_accuracy},
+            "classifier": classifier.figures,
+            "style_classifier": {"accuracy": style_classifier.accuracy, "greyed_accuracy": style_classifier.greyed_accuracy},
             "hits": figures,
-            "kinds": {kind: {"asked": asked[kind], "found": asked[kind] - missed[kind]} for kind in KINDS},
+            "kinds": {kind: {"asked": asked[kind], "detected": asked[kind] - missed[kind]} for kind in KINDS},
             "sketch_share": sketch_share,
         }
         args.json.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")

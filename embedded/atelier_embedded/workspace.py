@@ -22,6 +22,8 @@ KEPT_VARIABLES = (
     "LC_ALL",
     "TMPDIR",
     "OMP_NUM_THREADS",
+    "OMP_WAIT_POLICY",
+    "GOMP_SPINCOUNT",
     "SSL_CERT_FILE",
     "VIRTUAL_ENV",
     "TERM",

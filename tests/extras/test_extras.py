@@ -84,7 +84,7 @@ def version(mlflow_server, tmp_path_factory) -> int:
 
     folder = tmp_path_factory.mktemp("train")
     write_imagefolder(folder / "data", "sketch", 8, 1)
-    options = TrainOptions(
+    options = TrainOptions.from_flags(
         pretrained_model_name_or_path=str(ROOT / "models/tiny-sd"),
         train_data_dir=str(folder / "data"),
         validation_samples=2,
@@ -94,9 +94,10 @@ def version(mlflow_server, tmp_path_factory) -> int:
         tracking_uri=mlflow_server.uri,
         register=MODEL,
     )
-    made = train(options, Console(file=io.StringIO())).version
-    assert made is not None
-    return made
+    result = train(options, Console(file=io.StringIO()))
+    assert result is not None
+    assert result.version is not None
+    return result.version
 
 
 def test_promote_without_onnxruntime_and_draw_without_torch(mlflow_server, version, source, tmp_path):

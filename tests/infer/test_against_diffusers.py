@@ -13,8 +13,9 @@ from atelier_infer.pipeline.adapter import load_adapter
 from atelier_infer.pipeline.bundle import open_bundle
 from atelier_infer.pipeline.noise import initial_noise
 from atelier_infer.pipeline.schedulers import NoiseSchedule, make_scheduler
-from atelier_trainer.export.adapter import describe, inject, save_weights
+from atelier_trainer.export.adapter import inject_lora, save_weights
 from atelier_trainer.export.bundle import export_bundle
+from atelier_trainer.export.manifests import write_adapter_manifest
 from diffusers import (
     AutoencoderKL,
     DDIMScheduler,
@@ -103,12 +104,12 @@ def pipeline_and_bundle(tmp_path_factory):
     pipeline, folder = tiny_pipeline(), tmp_path_factory.mktemp("exported")
     pipeline.set_progress_bar_config(disable=True)
     manifest = export_bundle(pipeline, folder, base="tiny", revision=None, source="0" * 64)
-    for parameter in inject(pipeline.unet, RANK, ALPHA):
+    for parameter in inject_lora(pipeline.unet, RANK, ALPHA):
         torch.nn.init.normal_(parameter, std=0.3)
     adapter = tmp_path_factory.mktemp("adapter")
     weights = save_weights(pipeline.unet, adapter)
     targets = tuple(manifest.lora_targets)
-    describe(weights, manifest, rank=RANK, alpha=ALPHA, targets=targets, run_id="r", dataset_digest="d" * 64)
+    write_adapter_manifest(weights, manifest, rank=RANK, alpha=ALPHA, targets=targets, run_id="r", dataset_digest="d" * 64)
     yield (
         pipeline,
         pipeline.scheduler.config,
@@ -210,7 +211,7 @@ def test_several_adapters_in_one_batch_are_torch_peft_one_by_one(pipeline_and_bu
         folder = tmp_path / name
         folder.mkdir()
         save_file(tensors, folder / names.WEIGHTS_FILE)
-        describe(
+        write_adapter_manifest(
             folder / names.WEIGHTS_FILE,
             bundle.manifest,
             rank=rank,

@@ -1,4 +1,4 @@
-"""The shipped base, a small folder of sketches, and one small training against a real MLflow server."""
+"""The shipped base model, a small folder of sketches, and one small training against a real MLflow server."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import dataclasses
 import io
 import os
 import secrets
+from collections.abc import Sequence
 from pathlib import Path
 
 import mlflow
@@ -13,11 +14,14 @@ import pytest
 import torch
 from atelier_contracts import names
 from atelier_contracts.manifests import BundleManifest
-from atelier_trainer.base_model import Base, load_base
+from atelier_trainer.base_model import BaseModel, load_base_model
+from atelier_trainer.config.option_groups import ModelOptions
 from atelier_trainer.config.options import TrainOptions
+from atelier_trainer.export.bundle import source_digest
 from atelier_trainer.synthetic.scenes.dataset import write_imagefolder
-from atelier_trainer.tracking.mlflow_runs import Tracking
-from atelier_trainer.train import Trained, train
+from atelier_trainer.tracking.metric_sink import MetricSink
+from atelier_trainer.tracking.mlflow_client import TrackingClient
+from atelier_trainer.train import RunExtras, TrainResult, train
 from rich.console import Console
 
 from .small_base import write_small_base
@@ -31,15 +35,15 @@ MODEL = "sketch-test"
 
 
 @pytest.fixture(scope="session")
-def base() -> Base:
-    """The tiny base that the repository ships; every part is loaded anew by whoever needs it."""
-    return load_base(str(TINY), None, None)
+def base() -> BaseModel:
+    """The tiny base model that the repository ships."""
+    return load_base_model(ModelOptions(pretrained_model_name_or_path=str(TINY)))
 
 
 @pytest.fixture
 def pipeline(base):
     """A fresh copy each time: tests change its UNet."""
-    return base.pipeline()
+    return base.load_pipeline()
 
 
 @pytest.fixture(scope="session")
@@ -58,7 +62,7 @@ def small_base(tmp_path_factory) -> Path:
 @pytest.fixture
 def small(small_base, sketches, mlflow_server, tmp_path, tmp_path_factory) -> TrainOptions:
     """A training of seconds on the small base, in a folder of its own."""
-    return TrainOptions(
+    return TrainOptions.from_flags(
         pretrained_model_name_or_path=str(small_base),
         train_data_dir=str(sketches),
         validation_samples=4,
@@ -80,17 +84,24 @@ def quiet() -> Console:
     return Console(file=io.StringIO())
 
 
+def run_training(options: TrainOptions, *, sinks: Sequence[MetricSink] = (), publish: bool = False) -> TrainResult:
+    """One training in this process, quietly."""
+    result = train(options, quiet(), RunExtras(sinks=sinks, publish=publish))
+    assert result is not None
+    return result
+
+
 @dataclasses.dataclass
-class Left:
+class PublishedTraining:
     options: TrainOptions
-    trained: Trained
+    result: TrainResult
     client: mlflow.MlflowClient
 
 
 @pytest.fixture(scope="session")
-def left(mlflow_server, sketches, tmp_path_factory) -> Left:
+def published(mlflow_server, sketches, tmp_path_factory) -> PublishedTraining:
     folder = tmp_path_factory.mktemp("train")
-    options = TrainOptions(
+    options = TrainOptions.from_flags(
         pretrained_model_name_or_path=str(TINY),
         train_data_dir=str(sketches),
         validation_samples=4,
@@ -106,14 +117,14 @@ def left(mlflow_server, sketches, tmp_path_factory) -> Left:
         tracking_uri=mlflow_server.uri,
         register=MODEL,
     )
-    return Left(options, train(options, quiet()), mlflow.MlflowClient(mlflow_server.uri))
+    return PublishedTraining(options, run_training(options, publish=True), mlflow.MlflowClient(mlflow_server.uri))
 
 
 @pytest.fixture(scope="session")
-def bundle(left: Left, tmp_path_factory) -> tuple[Path, BundleManifest]:
+def bundle(published: PublishedTraining, tmp_path_factory) -> tuple[Path, BundleManifest]:
     """The bundle that the first training exported, as the registry gives it back."""
-    tracking = Tracking(str(left.options.tracking_uri))
-    found = tracking.bundle(load_base(str(TINY), None, None).source)
-    assert found is not None
-    file = next(tracking.download(*found, tmp_path_factory.mktemp("bundle")).rglob(names.BUNDLE_FILE))
+    tracking = TrackingClient(str(published.options.tracking.tracking_uri))
+    registered = tracking.bundle_version(source_digest(TINY))
+    assert registered is not None
+    file = next(tracking.download(*registered, tmp_path_factory.mktemp("bundle")).rglob(names.BUNDLE_FILE))
     return file.parent, BundleManifest.model_validate_json(file.read_text())

@@ -1,4 +1,4 @@
-"""The benchmark of prompts: what it asks, what it counts as a hit, and when its judge is trained anew."""
+"""The prompt fidelity benchmark: its prompts, what it counts as a hit, and when its classifier is retrained."""
 
 import json
 import re
@@ -16,10 +16,10 @@ from PIL import Image, ImageOps
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))  # its modules lie beside the command, in no package
 
+import classifier.train as judge
 import prompt_fidelity as fidelity
-import recogniser as judge
-from fidelity_report import Judged, read_images, sheet, write_images
-from recogniser_scenes import CELLS, NOTHING, SIDE, UNSAID, augmented, cells_of, changed, nonsense
+from classifier.report import JudgedImage, contact_sheet, read_images, write_images
+from classifier.scenes import CELLS, IGNORED, NOTHING, SIDE, augment, cells_of, nonsense, transform_pixels
 
 
 @pytest.fixture(scope="module")
@@ -61,22 +61,22 @@ def test_training_captions_are_those_of_the_tiny_base(tmp_path: Path) -> None:
 
 
 def test_a_hit_is_every_thing_named() -> None:
-    assert fidelity.hit({"cat"}, {"cat"})
-    assert fidelity.hit({"cat"}, {"cat", "sun"})
-    assert not fidelity.hit({"cat", "sun"}, {"sun"})
-    assert not fidelity.hit({"cat"}, set())
+    assert fidelity.is_hit({"cat"}, {"cat"})
+    assert fidelity.is_hit({"cat"}, {"cat", "sun"})
+    assert not fidelity.is_hit({"cat", "sun"}, {"sun"})
+    assert not fidelity.is_hit({"cat"}, set())
 
 
 def test_chance_is_the_hit_rate_of_shuffled_images() -> None:
-    named = [frozenset({kind}) for kind in ("cat", "cat", "sun", "car")]
-    assert fidelity.chance(named, named) == pytest.approx(2 / 12)
-    assert fidelity.chance(named, [frozenset(KINDS)] * 4) == 1.0
-    assert fidelity.chance(named, [frozenset()] * 4) == 0.0
+    kind_names = [frozenset({kind}) for kind in ("cat", "cat", "sun", "car")]
+    assert fidelity.chance_hit_share(kind_names, kind_names) == pytest.approx(2 / 12)
+    assert fidelity.chance_hit_share(kind_names, [frozenset(KINDS)] * 4) == 1.0
+    assert fidelity.chance_hit_share(kind_names, [frozenset()] * 4) == 0.0
     rng = np.random.default_rng(0)
     labels = [frozenset({KINDS[k]}) for k in rng.integers(len(KINDS), size=300)]
-    assert fidelity.chance(labels, labels) == pytest.approx(1 / len(KINDS), abs=0.01)
+    assert fidelity.chance_hit_share(labels, labels) == pytest.approx(1 / len(KINDS), abs=0.01)
     with pytest.raises(ValueError, match="two images or more; received 1"):
-        fidelity.chance(named[:1], named[:1])
+        fidelity.chance_hit_share(kind_names[:1], kind_names[:1])
 
 
 def test_cache_key_follows_generator_settings_and_style(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -98,7 +98,7 @@ def test_cells_say_what_is_where() -> None:
     for index in range(20):
         scene = render(1000, index, "colour", 64)[2]
         cells = cells_of(scene)
-        assert {KINDS[c] for c in cells.ravel() if c not in (NOTHING, UNSAID)} == set(scene.kinds)
+        assert {KINDS[c] for c in cells.ravel() if c not in (NOTHING, IGNORED)} == set(scene.kinds)
         for thing in scene.things:
             assert cells[int(thing.cy * CELLS), int(thing.cx * CELLS)] == KINDS.index(thing.kind)
 
@@ -108,11 +108,11 @@ def test_distortions_keep_shapes_and_classes() -> None:
     image, _, scene = render(1000, 1, "colour", 128)
     pixels = np.stack([np.asarray(image.resize((SIDE, SIDE)))] * 16)
     cells = np.stack([cells_of(scene)] * 16)
-    pictures, classes = augmented(pixels, cells, of_style=False)
-    assert pictures.shape == (16, 3, SIDE, SIDE)
+    images, classes = augment(pixels, cells, for_style=False)
+    assert images.shape == (16, 3, SIDE, SIDE)
     assert (classes[:2] == NOTHING).all()
-    assert set(classes[2:].unique().tolist()) == {*map(KINDS.index, scene.kinds), NOTHING, UNSAID}
-    assert changed(pixels, nonsense).shape == pixels.shape
+    assert set(classes[2:].unique().tolist()) == {*map(KINDS.index, scene.kinds), NOTHING, IGNORED}
+    assert transform_pixels(pixels, nonsense).shape == pixels.shape
 
 
 def test_a_thing_is_found_from_its_threshold_on() -> None:
@@ -123,8 +123,8 @@ def test_a_thing_is_found_from_its_threshold_on() -> None:
         return cells
 
     low, high = (np.full(len(KINDS), at, np.float32) for at in (0.9, 1.1))
-    assert judge.Recogniser(network, low, {}).find([_image()]) == [{KINDS[3]}]
-    assert judge.Recogniser(network, high, {}).find([_image()] * 2) == [set(), set()]
+    assert judge.KindClassifier(network, low, {}).detect([_image()]) == [{KINDS[3]}]
+    assert judge.KindClassifier(network, high, {}).detect([_image()] * 2) == [set(), set()]
 
 
 def test_images_go_out_and_come_back(tmp_path: Path) -> None:
@@ -137,8 +137,9 @@ def test_images_go_out_and_come_back(tmp_path: Path) -> None:
 
 
 def test_sheet_frames_hits_green_and_misses_red() -> None:
-    pair = [Judged(_image(), "a cat", frozenset({"cat"}), found, bool(found)) for found in (frozenset({"cat"}), frozenset())]
-    whole = np.asarray(sheet(pair, columns=2)).astype(int)
+    detections = (frozenset({"cat"}), frozenset())
+    pair = [JudgedImage(_image(), "a cat", frozenset({"cat"}), detected, bool(detected)) for detected in detections]
+    whole = np.asarray(contact_sheet(pair, columns=2)).astype(int)
     (_, green, _), (red, _, _) = whole[30, 7], whole[30, whole.shape[1] // 2 + 5]
     assert green > 100 > whole[30, 7, 0]
     assert red > 100 > whole[30, whole.shape[1] // 2 + 5, 1]
@@ -167,14 +168,14 @@ def test_command_judges_images_and_keeps_to_the_bounds(
         def __init__(self) -> None:
             self.figures = {**shares, "nonsense_false_positive": 0.0}
 
-        def find(self, images: list[Image.Image]) -> list[set[str]]:
+        def detect(self, images: list[Image.Image]) -> list[set[str]]:
             return [{"cat"} for _ in images]
 
         def sketches(self, images: list[Image.Image]) -> list[bool]:
             return [True, False, False, False]
 
-    monkeypatch.setattr(fidelity, "train_recogniser", lambda *_: Cats())
-    monkeypatch.setattr(fidelity, "train_style_recogniser", lambda *_: Cats())
+    monkeypatch.setattr(fidelity, "train_kind_classifier", lambda *_: Cats())
+    monkeypatch.setattr(fidelity, "train_style_classifier", lambda *_: Cats())
     out = tmp_path / "figures.json"
     argv = ["--images", str(tmp_path), "--json", str(out), "--sheet", str(tmp_path / "sheet.png"), flag, bound]
     assert fidelity.main(argv) == status
@@ -186,7 +187,7 @@ def test_command_judges_images_and_keeps_to_the_bounds(
         "chance": pytest.approx(0.5),
         "unnamed_share": 0.5,
     }
-    assert report["kinds"]["sun"] == {"asked": 2, "found": 0}
+    assert report["kinds"]["sun"] == {"asked": 2, "detected": 0}
     assert report["sketch_share"] == 0.25
     assert report["machine"]["cores"] >= 1
     assert f"{flag} {bound}" in report["command"]

@@ -1,4 +1,4 @@
-"""`python -m atelier_trainer`: make a data set, train a LoRA, search for settings, bring a run to MLflow, make a base."""
+"""`python -m atelier_trainer`: generates data sets, trains LoRA adapters, searches for settings, makes base models."""
 
 from __future__ import annotations
 
@@ -7,63 +7,70 @@ import json
 import logging
 import os
 import sys
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 from rich.console import Console
 
-from atelier_trainer.config import cli_args
+from atelier_trainer.config import cli_args, validation
 from atelier_trainer.config.options import TrainOptions
 from atelier_trainer.errors import OptionError, Stopped, TrainerError
 from atelier_trainer.synthetic.scenes.dataset import STYLES, write_imagefolder
 from atelier_trainer.tune.options import TuneOptions
 
-REFUSED, UNDELIVERED, INTERRUPTED, TERMINATED = 2, 3, 130, 143
-QUIET = {
+ERROR, UNDELIVERED, INTERRUPTED, TERMINATED = 2, 3, 130, 143
+ENVIRONMENT = {
+    "GOMP_SPINCOUNT": "1000",  # waiting threads sleep after microseconds: several trainings on a machine share its cores
     "TRANSFORMERS_VERBOSITY": "error",
     "DIFFUSERS_VERBOSITY": "error",
-    "TQDM_DISABLE": "1",  # our own bars say how far a stage is
+    "TQDM_DISABLE": "1",  # we have progress bars of our own
     "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
     "MLFLOW_DISABLE_TELEMETRY": "true",
     "ORT_DISABLE_TELEMETRY": "1",
     "TOKENIZERS_PARALLELISM": "false",
 }
-"""Libraries read these while they are imported; what the environment says already wins."""
+"""Read by libraries when they are imported."""
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Runs one command and returns its exit code.
 
-    0 done; 2 refused; 3 trained, but MLflow has not got all of it; 130 interrupted; 143 SIGTERM, after a checkpoint.
+    0 success; 2 error; 3 trained, but MLflow does not have everything; 130 Ctrl-C; 143 SIGTERM, after a checkpoint.
     """
     parsed = _parser().parse_args(arguments)
     console = Console(stderr=True)
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
-    for name, value in QUIET.items():
-        os.environ.setdefault(name, value)
+    set_environment()
     try:
         return int(parsed.command(parsed, console))
     except (TrainerError, OSError) as error:
         console.print("[bold red]error[/]: ", end="")
         console.print(str(error), markup=False, highlight=False, soft_wrap=True)
-        return TERMINATED if isinstance(error, Stopped) else REFUSED
+        return TERMINATED if isinstance(error, Stopped) else ERROR
     except KeyboardInterrupt:
         console.print("interrupted")
         return INTERRUPTED
+
+
+def set_environment() -> None:
+    """Sets ENVIRONMENT for libraries that are not imported yet; variables that are set already win."""
+    for name, value in ENVIRONMENT.items():
+        if name != "GOMP_SPINCOUNT" or "OMP_WAIT_POLICY" not in os.environ:  # both say how long threads spin
+            os.environ.setdefault(name, value)
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m atelier_trainer", description=__doc__)
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
-    dataset = commands.add_parser("dataset", help="write a folder of captioned scenes", description="Write an image folder.")
-    dataset.add_argument("out", type=Path, help="folder to make; must not hold anything yet")
+    dataset = commands.add_parser("dataset", help="generate captioned images", description="Generate an image folder.")
+    dataset.add_argument("out", type=Path, help="folder to create; must be empty if it exists")
     dataset.add_argument("--style", choices=tuple(STYLES), default="sketch")
-    dataset.add_argument("--count", type=int, default=1000, help="images")
-    dataset.add_argument("--seed", type=int, default=0, help="same seed, same bytes")
+    dataset.add_argument("--count", type=int, default=1000, help="number of images")
+    dataset.add_argument("--seed", type=int, default=0, help="the same seed gives the same bytes")
     dataset.set_defaults(command=_dataset)
 
-    train = commands.add_parser("train", help="fit a LoRA and leave it in MLflow", description="Fit a LoRA.")
+    train = commands.add_parser("train", help="train a LoRA adapter and log it to MLflow", description="Train a LoRA adapter.")
     _add_sources(train)
     train.add_argument(
         "--result_file", type=Path, help="write run id, version and losses to this JSON file instead of printing them"
@@ -72,28 +79,28 @@ def _parser() -> argparse.ArgumentParser:
     train.set_defaults(command=_train)
 
     tune = commands.add_parser(
-        "tune", help="search for good settings with Ray Tune", description="Many trainings, the best named."
+        "tune", help="search for the best settings with Ray Tune", description="Run many trainings and rank them."
     )
     _add_sources(tune)
     cli_args.add_flags(tune, TuneOptions)
     cli_args.add_flags(tune, TrainOptions)
     tune.set_defaults(command=_tune)
 
-    sync = commands.add_parser("sync", help="bring what a run's folder still has to MLflow")
+    sync = commands.add_parser("sync", help="deliver to MLflow what it did not take during the training")
     sync.add_argument("run_dir", type=Path, metavar="RUN_DIR", help="--output_dir of a training or a search")
-    sync.add_argument("--tracking_uri", "--tracking-uri", help="where the server is now (default: where the run began)")
+    sync.add_argument("--tracking_uri", "--tracking-uri", help="MLflow server (default: that of the run)")
     sync.set_defaults(command=_sync)
 
-    base = commands.add_parser("base", help="make the tiny base model (hours), or a full-size one with random weights")
+    base = commands.add_parser("base", help="train the tiny base model (hours), or write a full-size one with random weights")
     base.add_argument("out", type=Path, help="diffusers folder to write")
     base.add_argument("--architecture", choices=("tiny", "sd15", "sd21"), default="tiny")
-    base.add_argument("--random", action="store_true", help="random weights: for measuring speed and memory only")
-    base.add_argument("--start", type=Path, metavar="DIR", help="tiny: begin with the weights of this diffusers folder")
+    base.add_argument("--random", action="store_true", help="random weights, to measure speed and memory")
+    base.add_argument("--start", type=Path, metavar="DIR", help="tiny: start from the weights of this diffusers folder")
     base.add_argument("--state_dir", type=Path, default=Path("~/.cache/atelier/tiny-base"), help="images, latents, checkpoints")
     base.add_argument("--scenes", type=int, default=20_000, help="colour scenes for the UNet")
     base.add_argument("--vae_scenes", type=int, default=5_000, help="scenes of each style for the VAE")
     base.add_argument("--vae_steps", type=int, default=2_600)
-    base.add_argument("--decoder_steps", type=int, default=800, help="then of the VAE's decoder alone, on noisy latents")
+    base.add_argument("--decoder_steps", type=int, default=800, help="of the VAE's decoder alone, on noisy latents")
     base.add_argument("--unet_steps", type=int, default=6_500)
     base.add_argument("--seed", type=int, default=1)
     base.set_defaults(command=_base)
@@ -101,9 +108,9 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _add_sources(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--recipe", type=Path, metavar="FILE", help="YAML file of flags; the command line wins")
+    parser.add_argument("--recipe", type=Path, metavar="FILE", help="YAML file of flags; flags of the command line win")
     parser.add_argument(
-        "--from_run", "--from-run", metavar="RUN_ID", help="start from the settings of a run, or of a search's best trial"
+        "--from_run", "--from-run", metavar="RUN_ID", help="use the settings of a run, or of a search's best trial"
     )
 
 
@@ -117,61 +124,53 @@ def _dataset(parsed: argparse.Namespace, console: Console) -> int:
 
 
 def _options(parsed: argparse.Namespace) -> TrainOptions:
-    """Command line over recipe over earlier run over defaults."""
-    given = cli_args.given(parsed, TrainOptions)
+    """Flags of the command line win over the recipe, the recipe over the earlier run, that over the defaults."""
+    given = cli_args.given_flags(parsed, TrainOptions)
     recipe = cli_args.read_recipe(parsed.recipe, TrainOptions) if parsed.recipe is not None else {}
-    values = recipe | given
+    flags = recipe | given
+    flags["tracking_uri"] = flags.get("tracking_uri") or os.environ.get("MLFLOW_TRACKING_URI")
     if parsed.from_run is not None:
-        from atelier_trainer.tune.best_trial import settings_of
+        from atelier_trainer.tune.best_trial import read_settings
 
-        uri = values.get("tracking_uri") or os.environ.get("MLFLOW_TRACKING_URI")
-        if uri is None:
+        if flags["tracking_uri"] is None:
             raise OptionError("--from_run needs --tracking_uri or MLFLOW_TRACKING_URI")
-        values = settings_of(str(uri), parsed.from_run) | values
-    chosen = cli_args.build(TrainOptions, values, os.environ)
-    chosen.check()
-    return chosen
+        flags = read_settings(str(flags["tracking_uri"]), parsed.from_run) | flags
+    options = TrainOptions.from_flags(**flags)
+    validation.check(options)
+    return options
 
 
 def _train(parsed: argparse.Namespace, console: Console) -> int:
-    chosen = _options(parsed)
-    from atelier_trainer.train import train  # torch takes seconds to import: help and refusals should not wait for it
+    options = _options(parsed)
+    from atelier_trainer.train import train  # torch takes seconds to import: help and errors should not wait for it
 
-    trained = train(chosen, console)
-    if os.environ.get("RANK", "0") != "0":
+    result = train(options, console)
+    if result is None:
         return 0
-    facts: dict[str, Any] = {
-        "run_id": trained.run_id,
-        "model": chosen.register,
-        "version": trained.version,
-        "validation_loss": trained.validation_loss,
-        "base_validation_loss": trained.base_validation_loss,
-        "ema_loss": trained.ema_loss,
-        "step": trained.step,
-    }
+    summary = {"run_id": result.run_id, "model": options.output.register, "version": result.version} | asdict(result.losses)
     if parsed.result_file is None:
-        console.print_json(data=facts)
+        console.print_json(data=summary)
     else:
         partial = parsed.result_file.with_suffix(".part")
-        partial.write_text(json.dumps(facts, indent=2))
+        partial.write_text(json.dumps(summary, indent=2))
         partial.replace(parsed.result_file)
-    if trained.delivered:
+    if result.delivered:
         return 0
     console.print(
-        f"[yellow]warning[/]: the training is complete and {chosen.tracking_uri} has not got all of it; once it answers: "
-        f"python -m atelier_trainer sync {chosen.output_dir}",
+        f"[yellow]warning[/]: the training is complete, but {options.tracking.tracking_uri} does not have everything; once it "
+        f"answers: python -m atelier_trainer sync {options.output.output_dir}",
         soft_wrap=True,
     )
     return UNDELIVERED
 
 
 def _tune(parsed: argparse.Namespace, console: Console) -> int:
-    search = cli_args.build(TuneOptions, cli_args.given(parsed, TuneOptions), os.environ)
-    search.check()
-    chosen = _options(parsed)
+    search_options = TuneOptions(**cli_args.given_flags(parsed, TuneOptions))
+    search_options.check()
+    train_options = _options(parsed)
     from atelier_trainer.tune.search import tune
 
-    console.print_json(data=tune(search, chosen, console))
+    console.print_json(data=tune(search_options, train_options, console))
     return 0
 
 
@@ -185,7 +184,7 @@ def _sync(parsed: argparse.Namespace, console: Console) -> int:
 def _base(parsed: argparse.Namespace, console: Console) -> int:
     if parsed.random != (parsed.architecture != "tiny"):
         raise OptionError(
-            f"--random goes with --architecture sd15 or sd21, tiny is trained; received --architecture {parsed.architecture}"
+            f"--random needs --architecture sd15 or sd21, which need --random; received --architecture {parsed.architecture}"
             + (" with --random" if parsed.random else " without --random")
         )
     if parsed.random:
@@ -194,20 +193,18 @@ def _base(parsed: argparse.Namespace, console: Console) -> int:
         count = write_random_base(parsed.out, parsed.architecture, parsed.seed)
         console.print(f"wrote {parsed.out}: {count / 1e6:.0f} M random parameters", soft_wrap=True)
         return 0
-    from atelier_trainer.synthetic.tiny_base.build import make
+    from atelier_trainer.synthetic.tiny_base.build import TinyBaseRecipe, build_tiny_base
 
     logging.getLogger("atelier_trainer").setLevel(logging.INFO)
-    make(
-        parsed.out,
-        parsed.state_dir.expanduser(),
+    recipe = TinyBaseRecipe(
         scenes=parsed.scenes,
         vae_scenes=parsed.vae_scenes,
         vae_steps=parsed.vae_steps,
         decoder_steps=parsed.decoder_steps,
         unet_steps=parsed.unet_steps,
         seed=parsed.seed,
-        start=parsed.start,
     )
+    build_tiny_base(parsed.out, parsed.state_dir.expanduser(), recipe, parsed.start)
     console.print(f"wrote {parsed.out}", soft_wrap=True)
     return 0
 

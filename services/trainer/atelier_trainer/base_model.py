@@ -1,4 +1,4 @@
-"""The base model: found by hub id or folder, named without a path, each part loaded only while it is needed."""
+"""The base model: located by hub id or folder, identified without a path, each part loaded only while it is needed."""
 
 from __future__ import annotations
 
@@ -15,57 +15,63 @@ from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 from transformers import CLIPTextModel, CLIPTokenizer
 
-from atelier_trainer.errors import BaseModelError
-from atelier_trainer.export.bundle import source_digest
+from atelier_trainer.config.option_groups import ModelOptions
+from atelier_trainer.errors import BaseModelError, first_line
 
 PARTS = ("unet", "vae", "text_encoder", "tokenizer", "scheduler")
-PATTERNS = ["*.json", "*.txt", "*.safetensors", "*/*.json", "*/*.txt", "*/*.safetensors"]
+HUB_PATTERNS = ["*.json", "*.txt", "*.safetensors", "*/*.json", "*/*.txt", "*/*.safetensors"]
+SAFE = {"use_safetensors": True}  # pickles are never loaded
 
 
 @dataclass(frozen=True)
-class Base:
-    """A Stable Diffusion folder and its identity. Parts are loaded in float32, from safetensors only."""
+class BaseModel:
+    """A Stable Diffusion folder. Parts are loaded in float32, from safetensors only.
+
+    Attributes:
+        folder: in diffusers' layout.
+        variant: of the weight files.
+        noise_schedule: diffusers' DDPMScheduler: adds noise and gives targets.
+        name: hub id, or the name given to a local folder; never a path.
+        revision: commit of the hub repository; None for a local folder.
+    """
 
     folder: Path
     variant: str | None
-    noise: Any  # DDPMScheduler: adds noise and gives targets
-    name: str  # hub id, or the name given to a local folder
+    noise_schedule: Any
+    name: str
     revision: str | None
-    source: str  # sha256, see bundle.source_digest
 
-    def unet(self) -> Any:
-        """A new UNet2DConditionModel."""
-        return self._load(UNet2DConditionModel, "unet", dtype=torch.float32)
+    def load_unet(self) -> Any:
+        return self._load(UNet2DConditionModel, "unet")
 
-    def vae(self) -> Any:
-        """A new AutoencoderKL, in evaluation mode."""
-        return self._load(AutoencoderKL, "vae", dtype=torch.float32).eval().requires_grad_(False)
+    def load_vae(self) -> Any:
+        """An AutoencoderKL in evaluation mode."""
+        return self._load(AutoencoderKL, "vae").eval().requires_grad_(False)
 
-    def text_encoder(self) -> Any:
-        """A new CLIPTextModel, in evaluation mode."""
-        return self._load(CLIPTextModel, "text_encoder", dtype=torch.float32).eval().requires_grad_(False)
+    def load_text_encoder(self) -> Any:
+        """A CLIPTextModel in evaluation mode."""
+        return self._load(CLIPTextModel, "text_encoder").eval().requires_grad_(False)
 
-    def tokenizer(self) -> Any:
-        """The CLIPTokenizer."""
+    def load_tokenizer(self) -> Any:
         return CLIPTokenizer.from_pretrained(self.folder / "tokenizer")
 
-    def pipeline(self) -> Any:
-        """All of it as a new StableDiffusionPipeline, for the export."""
-        loaded = StableDiffusionPipeline.from_pretrained(
+    def load_pipeline(self) -> Any:
+        """All parts as a StableDiffusionPipeline, for the export."""
+        pipeline = StableDiffusionPipeline.from_pretrained(
             self.folder,
             dtype=torch.float32,
             variant=self.variant,
-            **_SAFE,
+            **SAFE,
             safety_checker=None,
             requires_safety_checker=False,
         )
-        loaded.set_progress_bar_config(disable=True)
-        return loaded
+        pipeline.set_progress_bar_config(disable=True)
+        return pipeline
 
     def config(self, part: str) -> dict[str, Any]:
-        """What a part's config.json says."""
-        read: dict[str, Any] = json.loads((self.folder / part / "config.json").read_text())
-        return read
+        """The part's config.json."""
+        content: dict[str, Any] = json.loads((self.folder / part / "config.json").read_text())
+        return content
 
     def part_digest(self, *parts: str) -> str:
         """sha256 over all files of these parts."""
@@ -76,77 +82,72 @@ class Base:
 
     @property
     def native_size_px(self) -> int:
-        """Side of the images that the base was trained on."""
+        """Side of the images that the base model was trained on."""
         return int(self.config("unet")["sample_size"]) * self.vae_factor
 
     @property
     def vae_factor(self) -> int:
-        """Pixels per latent, each way."""
+        """Pixels per latent, in each direction."""
         return int(2 ** (len(self.config("vae")["block_out_channels"]) - 1))
 
     @property
     def size_multiple_px(self) -> int:
-        """Width and height must be multiples of this, so that the UNet halves its grid without a rest."""
+        """Width and height must be multiples of this: the UNet halves its grid once per block but the last."""
         return int(self.vae_factor * 2 ** (len(self.config("unet")["block_out_channels"]) - 1))
 
-    def _load(self, kind: Any, part: str, **rest: Any) -> Any:
+    def _load(self, model_class: Any, part: str) -> Any:
         try:
-            return kind.from_pretrained(self.folder / part, variant=self.variant, **_SAFE, **rest)
+            return model_class.from_pretrained(self.folder / part, variant=self.variant, **SAFE, dtype=torch.float32)
         except (OSError, ValueError, TypeError, KeyError, RuntimeError) as error:
-            first_line = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-            raise BaseModelError(f"the {part} of {self.name!r} does not load: {first_line[:300]}") from error
+            raise BaseModelError(f"the {part} of {self.name!r} cannot be loaded: {first_line(error)}") from error
 
 
-_SAFE = {"use_safetensors": True}  # pickles are never loaded
-
-
-def load_base(
-    name_or_path: str,
-    revision: str | None,
-    given_name: str | None,
-    variant: str | None = None,
-    prediction_type: str | None = None,
-) -> Base:
-    """Finds a base in a folder or on the hub and reads what it says of itself; no weights are loaded yet.
+def load_base_model(options: ModelOptions) -> BaseModel:
+    """Locates a base model in a folder or on the hub and reads its configuration; no weights are loaded yet.
 
     Raises:
-        BaseModelError: nothing there, not a Stable Diffusion folder, or the hub cannot be reached.
+        BaseModelError: there is none, it is not a Stable Diffusion folder, or the hub cannot be reached.
     """
-    folder = Path(name_or_path).expanduser()
+    location = options.pretrained_model_name_or_path
+    folder = Path(location).expanduser()
     if folder.is_dir():
-        name, revision = given_name or folder.resolve().name, None
-    elif name_or_path.startswith((".", "/", "~")):
-        raise BaseModelError(f"there is no folder {name_or_path!r}; give a diffusers folder or a hub id")
+        name, revision = options.base_name or folder.resolve().name, None
+    elif location.startswith((".", "/", "~")):
+        raise BaseModelError(f"there is no folder {location!r}; give a diffusers folder or a hub id")
     else:
-        name = name_or_path
-        try:
-            folder = Path(snapshot_download(name_or_path, revision=revision, allow_patterns=PATTERNS))
-        except (HfHubHTTPError, LocalEntryNotFoundError, ValueError, OSError) as error:
-            raise BaseModelError(
-                f"base model {name_or_path!r} is neither a folder nor found on the hub ({type(error).__name__}): "
-                "check the id, the revision and the network, or give a diffusers folder"
-            ) from error
+        name, folder = location, _download(location, options.revision)
         revision = folder.name
     missing = [part for part in PARTS if not (folder / part).is_dir()]
     if missing:
         raise BaseModelError(f"{name!r} is not a complete Stable Diffusion folder: {', '.join(missing)} missing")
-    _check_kind(folder, name)
+    _check_pipeline_class(folder, name)
     try:
-        noise = DDPMScheduler.from_pretrained(folder / "scheduler")
+        noise_schedule = DDPMScheduler.from_pretrained(folder / "scheduler")
     except (OSError, ValueError, TypeError) as error:
-        raise BaseModelError(f"the scheduler of {name!r} does not load: {str(error).splitlines()[0]}") from error
-    if prediction_type not in (None, noise.config.prediction_type):
+        raise BaseModelError(f"the scheduler of {name!r} cannot be loaded: {first_line(error)}") from error
+    if options.prediction_type not in (None, noise_schedule.config.prediction_type):
         raise BaseModelError(
-            f"--prediction_type must be what the base predicts, because everything that draws with the base reads it there: "
-            f"{name!r} says {noise.config.prediction_type!r}; received {prediction_type!r}"
+            f"--prediction_type must be the base model's own, because whatever generates with it reads it there: "
+            f"{name!r} says {noise_schedule.config.prediction_type!r}; received {options.prediction_type!r}"
         )
-    return Base(folder, variant, noise, name, revision, source_digest(folder))
+    return BaseModel(folder, options.variant, noise_schedule, name, revision)
 
 
-def _check_kind(folder: Path, name: str) -> None:
+def _download(hub_id: str, revision: str | None) -> Path:
+    """The snapshot's folder, which is named after the commit."""
     try:
-        kind = json.loads((folder / "model_index.json").read_text()).get("_class_name")
+        return Path(snapshot_download(hub_id, revision=revision, allow_patterns=HUB_PATTERNS))
+    except (HfHubHTTPError, LocalEntryNotFoundError, ValueError, OSError) as error:
+        raise BaseModelError(
+            f"base model {hub_id!r} is neither a folder nor on the hub ({type(error).__name__}): "
+            "check the id, the revision and the network, or give a diffusers folder"
+        ) from error
+
+
+def _check_pipeline_class(folder: Path, name: str) -> None:
+    try:
+        pipeline_class = json.loads((folder / "model_index.json").read_text()).get("_class_name")
     except (OSError, ValueError) as error:
-        raise BaseModelError(f"{name!r} has no readable model_index.json, so it is no diffusers folder") from error
-    if kind != "StableDiffusionPipeline":
-        raise BaseModelError(f"{name!r} is a {kind}; the base must be a StableDiffusionPipeline (1.x or 2.x)")
+        raise BaseModelError(f"{name!r} has no readable model_index.json, so it is not a diffusers folder") from error
+    if pipeline_class != "StableDiffusionPipeline":
+        raise BaseModelError(f"{name!r} is a {pipeline_class}; the base model must be a StableDiffusionPipeline (1.x or 2.x)")

@@ -1,7 +1,7 @@
-"""Checkpoints: everything that a training needs to go on as if nothing had happened, written whole or not at all.
+"""Checkpoints: everything that a training needs to resume exactly, written atomically.
 
 A checkpoint is a folder `checkpoint-<step>` of safetensors files and `checkpoint.json` with the sha256 of each. It is written
-beside its place and renamed, so that a kill leaves either all of it or nothing.
+under another name and renamed, so that a kill leaves either all of it or nothing.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from atelier_contracts.manifests import file_sha256
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
-from atelier_trainer.data.cache import ProcessGroup
+from atelier_trainer.data.process_group import ProcessGroup
 from atelier_trainer.errors import CheckpointError
 
 log = logging.getLogger(__name__)
@@ -29,103 +29,118 @@ MANIFEST = "checkpoint.json"
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """What was read back. `state` is as given to `save`, `own` as this process gave it."""
+    """State of a training; both parts are nested dicts and lists of tensors, numbers and text.
+
+    Attributes:
+        step: optimizer steps done.
+        shared: the same in all processes.
+        local: that of this process.
+    """
 
     step: int
-    state: dict[str, Any]
-    own: dict[str, Any]
+    shared: dict[str, Any]
+    local: dict[str, Any]
 
 
-def save(
-    out: Path,
-    step: int,
-    settings: dict[str, Any],
-    state: dict[str, Any],
-    own: dict[str, Any],
-    crew: ProcessGroup,
-    keep: int | None,
-) -> Path:
-    """Writes the state of the run at this step; every process of the crew calls it.
+@dataclass(frozen=True)
+class CheckpointFolder:
+    """The checkpoints of one run.
 
-    Args:
-        out: the run's folder, on a disk that all processes share.
-        step: optimizer steps done.
-        settings: `TrainOptions.resolved()`, compared when the run goes on.
-        state: nested dicts and lists of tensors, numbers and text; that of the main process is kept.
-        own: the same for what differs between processes.
-        crew: the processes.
-        keep: newest checkpoints to keep; None for all.
+    Attributes:
+        folder: the run's, on a disk that all processes share.
+        processes: that save and load together.
+        limit: newest checkpoints to keep; None for all.
     """
-    place, partial = out / f"checkpoint-{step}", out / f".checkpoint-{step}.partial"
-    if crew.process_index == 0:
-        shutil.rmtree(partial, ignore_errors=True)
-        partial.mkdir(parents=True)
-    crew.wait_for_everyone()
-    _write(partial, f"process-{crew.process_index}", own)
-    if crew.process_index == 0:
-        _write(partial, "state", state)
-    crew.wait_for_everyone()
-    if crew.process_index == 0:
+
+    folder: Path
+    processes: ProcessGroup
+    limit: int | None = None
+
+    def save(self, checkpoint: Checkpoint, settings: dict[str, Any]) -> Path:
+        """Writes a checkpoint; every process calls it.
+
+        Args:
+            checkpoint: the main process's shared part is saved, and every process's local part.
+            settings: `TrainOptions.run_params()`, stored with it.
+        """
+        final = self.folder / f"checkpoint-{checkpoint.step}"
+        partial = self.folder / f".checkpoint-{checkpoint.step}.partial"
+        is_main = self.processes.process_index == 0
+        if is_main:
+            shutil.rmtree(partial, ignore_errors=True)
+            partial.mkdir(parents=True)
+        self.processes.wait_for_everyone()
+        _write(partial, f"process-{self.processes.process_index}", checkpoint.local)
+        if is_main:
+            _write(partial, "state", checkpoint.shared)
+        self.processes.wait_for_everyone()
+        if is_main:
+            self._write_manifest(partial, checkpoint.step, settings)
+            for file in (*partial.iterdir(), partial):
+                fsync(file)
+            shutil.rmtree(final, ignore_errors=True)
+            partial.rename(final)
+            fsync(self.folder)
+            for old in self.steps()[self.limit :] if self.limit is not None else ():
+                shutil.rmtree(self.folder / f"checkpoint-{old}")
+        self.processes.wait_for_everyone()
+        return final
+
+    def steps(self) -> list[int]:
+        """Steps of the run's checkpoints, newest first."""
+        names = (path.name.removeprefix("checkpoint-") for path in self.folder.glob("checkpoint-*") if path.is_dir())
+        return sorted((int(step) for step in names if step.isdecimal()), reverse=True)
+
+    def newest(self) -> Path | None:
+        """The newest checkpoint that is not damaged; each damaged one is logged and skipped."""
+        for step in self.steps():
+            path = self.folder / f"checkpoint-{step}"
+            try:
+                _read_manifest(path)
+            except CheckpointError as error:
+                if self.processes.process_index == 0:
+                    log.warning("%s; using the one before", error)
+                continue
+            return path
+        return None
+
+    def load(self, path: Path) -> Checkpoint:
+        """Reads one checkpoint.
+
+        Raises:
+            CheckpointError: it is damaged, of another format, or of another number of processes.
+        """
+        manifest = _read_manifest(path)
+        if manifest["processes"] != self.processes.num_processes:
+            raise CheckpointError(
+                f"{path.name} was written by {manifest['processes']} processes and there are {self.processes.num_processes} "
+                "now, so the losses would differ; start the same number"
+            )
+        local = _read(path, f"process-{self.processes.process_index}")
+        return Checkpoint(int(manifest["step"]), _read(path, "state"), local)
+
+    def _write_manifest(self, partial: Path, step: int, settings: dict[str, Any]) -> None:
         files = {file.name: file_sha256(file) for file in sorted(partial.iterdir())}
-        manifest = {"format": FORMAT, "step": step, "processes": crew.num_processes, "settings": settings, "files": files}
+        manifest = {
+            "format": FORMAT,
+            "step": step,
+            "processes": self.processes.num_processes,
+            "settings": settings,
+            "files": files,
+        }
         (partial / MANIFEST).write_text(json.dumps(manifest, indent=2))
-        for file in (*partial.iterdir(), partial):
-            _to_disk(file)
-        shutil.rmtree(place, ignore_errors=True)
-        partial.rename(place)
-        _to_disk(out)
-        for old in steps_of(out)[keep:] if keep is not None else ():
-            shutil.rmtree(out / f"checkpoint-{old}")
-    crew.wait_for_everyone()
-    return place
 
 
-def steps_of(out: Path) -> list[int]:
-    """Steps of the run's checkpoints, newest first."""
-    found = (path.name.removeprefix("checkpoint-") for path in out.glob("checkpoint-*") if path.is_dir())
-    return sorted((int(step) for step in found if step.isdecimal()), reverse=True)
-
-
-def newest(out: Path, crew: ProcessGroup) -> Path | None:
-    """The newest checkpoint that is not damaged; a damaged one is told and passed over."""
-    for step in steps_of(out):
-        place = out / f"checkpoint-{step}"
-        try:
-            _manifest(place)
-        except CheckpointError as error:
-            if crew.process_index == 0:
-                log.warning("%s; the one before is used", error)
-            continue
-        return place
-    return None
-
-
-def load(place: Path, crew: ProcessGroup) -> tuple[Checkpoint, dict[str, Any]]:
-    """A checkpoint and the settings it was written under.
-
-    Raises:
-        CheckpointError: it is damaged, of another format, or of another number of processes.
-    """
-    manifest = _manifest(place)
-    if manifest["processes"] != crew.num_processes:
-        raise CheckpointError(
-            f"{place.name} was written by {manifest['processes']} processes and there are {crew.num_processes} now: the losses "
-            "would not be the same; start as many"
-        )
-    step, own = int(manifest["step"]), _read(place, f"process-{crew.process_index}")
-    return Checkpoint(step, _read(place, "state"), own), manifest["settings"]
-
-
-def _manifest(place: Path) -> dict[str, Any]:
+def _read_manifest(path: Path) -> dict[str, Any]:
     try:
-        manifest: dict[str, Any] = json.loads((place / MANIFEST).read_text())
-        damaged = [name for name, digest in manifest["files"].items() if file_sha256(place / name) != digest]
+        manifest: dict[str, Any] = json.loads((path / MANIFEST).read_text())
+        damaged = [name for name, digest in manifest["files"].items() if file_sha256(path / name) != digest]
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise CheckpointError(f"checkpoint {str(place)!r} is damaged or none: {error}") from error
+        raise CheckpointError(f"checkpoint {str(path)!r} is damaged or not a checkpoint: {error}") from error
     if damaged:
-        raise CheckpointError(f"checkpoint {str(place)!r} is damaged: {', '.join(damaged)} has another sha256 than was written")
+        raise CheckpointError(f"checkpoint {str(path)!r} is damaged: sha256 of {', '.join(damaged)} differs")
     if manifest.get("format") != FORMAT:
-        raise CheckpointError(f"checkpoint {str(place)!r} has format {manifest.get('format')}; this trainer reads {FORMAT}")
+        raise CheckpointError(f"checkpoint {str(path)!r} has format {manifest.get('format')}; this trainer reads {FORMAT}")
     return manifest
 
 
@@ -135,10 +150,8 @@ def _write(folder: Path, name: str, value: Any) -> None:
     (folder / f"{name}.json").write_text(json.dumps(plain))
     try:
         save_file(tensors, folder / f"{name}.safetensors")
-    except SafetensorError as error:  # an OSError in its own clothes
-        raise CheckpointError(
-            f"{str(folder)!r} cannot be written: {error}; checkpoints that are whole stay as they are"
-        ) from error
+    except SafetensorError as error:  # safetensors' form of an OSError
+        raise CheckpointError(f"{str(folder)!r} cannot be written: {error}; earlier checkpoints are intact") from error
 
 
 def _read(folder: Path, name: str) -> Any:
@@ -149,7 +162,7 @@ def _read(folder: Path, name: str) -> Any:
 
 
 def _flatten(value: Any, tensors: dict[str, torch.Tensor]) -> Any:
-    """Plain JSON in which tensors are named; dicts become lists of pairs, because optimizers use numbers as keys."""
+    """Plain JSON that refers to tensors by name; dicts become lists of pairs, because optimizers use numbers as keys."""
     if isinstance(value, torch.Tensor):
         name = str(len(tensors))
         tensors[name] = value.detach().cpu().clone().contiguous()
@@ -174,9 +187,9 @@ def _unflatten(value: Any, tensors: dict[str, torch.Tensor]) -> Any:
     return (tuple if kind == "tuple" else list)(_unflatten(item, tensors) for item in content)
 
 
-def _to_disk(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
+def fsync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
     try:
-        os.fsync(handle)
+        os.fsync(descriptor)
     finally:
-        os.close(handle)
+        os.close(descriptor)

@@ -1,16 +1,16 @@
-"""What the trainer refuses, and why.
+"""Errors that end a command with one line.
 
 TrainerError
-├── OptionError      a flag or a combination of flags makes no sense; nothing was started
-├── DataError        the data set cannot be read or lacks something; nothing was started
-├── BaseModelError   the base model cannot be found or is not a Stable Diffusion pipeline
+├── OptionError      a flag or a combination of flags is invalid; nothing was started
+├── DataError        the data set cannot be read or is incomplete; nothing was started
+├── BaseModelError   the base model cannot be located or is not a Stable Diffusion pipeline
 ├── ExportError      a graph could not be written, or does not compute what the model computes
 ├── TrackingError    MLflow did not answer, or refused
 ├── CheckpointError  a checkpoint is damaged, or belongs to other settings
-├── JournalError     what a run's journal says of itself is damaged
+├── JournalError     the upload offset of a run's journal cannot be read
 ├── NotFinite        the loss became NaN or infinite
-├── SearchError      a search cannot start, or none of its trials ended well
-└── Stopped          SIGTERM came; a checkpoint was written first
+├── SearchError      a search cannot start, or no trial succeeded
+└── Stopped          SIGTERM was received; a checkpoint was saved first
 """
 
 
@@ -18,41 +18,38 @@ class TrainerError(Exception):
     """Ends a command with one line and exit code 2."""
 
 
-class OptionError(TrainerError):
-    """A flag or a combination of flags makes no sense."""
+class OptionError(TrainerError): ...
 
 
-class DataError(TrainerError):
-    """The data set cannot be read or lacks something."""
+class DataError(TrainerError): ...
 
 
-class BaseModelError(TrainerError):
-    """The base model cannot be found, or is not a Stable Diffusion pipeline."""
+class BaseModelError(TrainerError): ...
 
 
-class ExportError(TrainerError):
-    """A graph could not be written, or does not compute what the model computes."""
+class ExportError(TrainerError): ...
 
 
-class TrackingError(TrainerError):
-    """MLflow did not answer, or refused."""
+class TrackingError(TrainerError): ...
 
 
-class CheckpointError(TrainerError):
-    """A checkpoint is damaged, or belongs to other settings."""
+class CheckpointError(TrainerError): ...
 
 
-class JournalError(TrainerError):
-    """How much of a run's journal MLflow has cannot be read."""
+class JournalError(TrainerError): ...
 
 
-class NotFinite(TrainerError):
-    """The loss became NaN or infinite."""
+class NotFinite(TrainerError): ...
 
 
-class SearchError(TrainerError):
-    """A search cannot start, or none of its trials ended well."""
+class SearchError(TrainerError): ...
 
 
 class Stopped(TrainerError):
-    """SIGTERM came; a checkpoint was written first."""
+    """Exit code 143 instead of 2."""
+
+
+def first_line(error: Exception, limit: int = 300) -> str:
+    """The first line of another library's message; its type where it has none."""
+    lines = str(error).strip().splitlines()
+    return lines[0][:limit] if lines else type(error).__name__

@@ -1,4 +1,4 @@
-"""SIGTERM as a wish: the training ends at the next optimizer step, after a checkpoint."""
+"""SIGTERM as a request: the training stops at the next optimizer step, after a checkpoint."""
 
 from __future__ import annotations
 
@@ -10,30 +10,30 @@ from typing import Any
 from atelier_trainer.errors import Stopped
 
 
-class Stop:
-    """While entered in the main thread, SIGTERM sets `asked` and does nothing else; elsewhere it is never set."""
+class StopSignal:
+    """While entered in the main thread, SIGTERM only sets `requested`; in another thread it is never set."""
 
     def __init__(self) -> None:
-        self.asked = False
-        self._before: Any = None
+        self.requested = False
+        self._previous: Any = None
 
-    def __enter__(self) -> Stop:
-        if threading.current_thread() is threading.main_thread():  # signals cannot be handled in another
-            self._before = signal.signal(signal.SIGTERM, self._ask)
+    def __enter__(self) -> StopSignal:
+        if threading.current_thread() is threading.main_thread():  # Python handles signals nowhere else
+            self._previous = signal.signal(signal.SIGTERM, self._request)
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        if self._before is not None:
-            signal.signal(signal.SIGTERM, self._before)
+        if self._previous is not None:
+            signal.signal(signal.SIGTERM, self._previous)
 
     def check(self) -> None:
-        """Ends what has nothing to save.
+        """For stages that have nothing to save.
 
         Raises:
-            Stopped: SIGTERM came.
+            Stopped: SIGTERM was received.
         """
-        if self.asked:
+        if self.requested:
             raise Stopped("stopped by SIGTERM before the first step")
 
-    def _ask(self, _number: int, _frame: Any) -> None:
-        self.asked = True
+    def _request(self, _number: int, _frame: Any) -> None:
+        self.requested = True

@@ -1,84 +1,61 @@
-"""From images and captions to what the steps need: latents, text states, held-out data, the validation prompt's painter."""
+"""Encodes images and captions for the training steps, the validation and the validation prompt."""
 
 from __future__ import annotations
 
 import gc
-from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from accelerate import Accelerator
 
-from atelier_trainer.base_model import Base
-from atelier_trainer.config.options import TrainOptions
-from atelier_trainer.data.dataset import ImageDataset
-from atelier_trainer.data.encode import (
-    Augmentation,
-    CachedLatents,
-    CaptionEmbeddings,
-    Latents,
-    OnlineLatents,
-    encode_captions,
-    encode_images,
-)
-from atelier_trainer.graceful_stop import Stop
-from atelier_trainer.tracking.progress import Bars
+from atelier_trainer.context import PreparedData, TrainContext
+from atelier_trainer.data.cache import TensorCache
+from atelier_trainer.data.encode import Encoder
+from atelier_trainer.data.encoded import Augmentation, EncodedDataset, Latents, OnlineLatents
 from atelier_trainer.tracking.validation_images import ImageSampler
 
 
-@dataclass(frozen=True)
-class Prepared:
-    """The data set as the UNet sees it; VAE and text encoder are no longer needed, except by Fresh latents."""
-
-    latents: Latents
-    words: CaptionEmbeddings
-    held_out: CachedLatents
-    held_out_words: CaptionEmbeddings
-    painter: ImageSampler | None
-
-
-def prepare(
-    options: TrainOptions, base: Base, fitted: ImageDataset, held_out: ImageDataset, width: int, height: int,
-    accelerator: Accelerator, bars: Bars, stop: Stop,
-) -> Prepared:  # fmt: skip
-    """Encodes what no earlier run has encoded; every process calls it.
+def prepare(context: TrainContext) -> PreparedData:
+    """Encodes what is not in the cache; every process calls it.
 
     Raises:
         DataError: an image cannot be read.
-        Stopped: SIGTERM came; what is encoded is kept.
+        Stopped: SIGTERM was received; what is encoded stays in the cache.
     """
-    views = Augmentation(width, height, options.random_flip, 0 if options.center_crop else options.random_crops)
-    cache_dir, device = Path(options.cache_dir).expanduser(), accelerator.device
+    data, images, held_out = context.options.data, context.train_images, context.validation_images
+    encoder = Encoder(
+        context.base,
+        TensorCache(Path(data.cache_dir).expanduser(), context.accelerator),
+        context.accelerator.device,
+        data.dataloader_num_workers,
+    )
 
-    def progress(done: int, total: int) -> None:
-        bars.encoded(done, total)
-        stop.check()
+    def on_progress(done: int, total: int) -> None:
+        context.progress.show_encoding(done, total)
+        context.stop.check()
 
-    def kept(images: ImageDataset, views: Augmentation) -> CachedLatents:
-        return encode_images(
-            base, images, views, cache_dir, progress,
-            device=device, crew=accelerator, threads=options.dataloader_num_workers,
-        )  # fmt: skip
-
+    augmentation = Augmentation(context.width, context.height, data.random_flip, 0 if data.center_crop else data.random_crops)
     latents: Latents
-    if options.random_crops == 0 and not options.center_crop and fitted.leave_room(width, height):
-        latents = OnlineLatents(base.vae().to(device), fitted, views, float(base.config("vae")["scaling_factor"]))
+    if data.random_crops == 0 and not data.center_crop and images.any_larger_than(context.width, context.height):
+        vae = context.base.load_vae().to(context.accelerator.device)
+        latents = OnlineLatents(vae, images, augmentation, float(context.base.config("vae")["scaling_factor"]))
     else:
-        latents = kept(fitted, views)
-    validation = kept(held_out, Augmentation(width, height))
-    captions = [*fitted.captions, *held_out.captions]
-    words = encode_captions(base, captions, cache_dir, device=device, crew=accelerator)
-    painter = None
-    if options.validation_prompt is not None:
-        prompt = encode_captions(base, [options.validation_prompt], cache_dir, device=device, crew=accelerator)
-        painter = ImageSampler(base, prompt, width, height, options.num_validation_images, options.seed)
+        latents = encoder.encode_images(images, augmentation, on_progress)
+    validation_latents = encoder.encode_images(held_out, Augmentation(context.width, context.height), on_progress)
+    captions = encoder.encode_captions([*images.captions, *held_out.captions])
+    prepared = PreparedData(
+        EncodedDataset(latents, captions.slice(0, len(images))),
+        EncodedDataset(validation_latents, captions.slice(len(images), len(images) + len(held_out))),
+        _image_sampler(context, encoder),
+    )
     gc.collect()
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
-    return Prepared(
-        latents,
-        CaptionEmbeddings(words.states, words.caption[: len(fitted)], words.empty),
-        validation,
-        CaptionEmbeddings(words.states, words.caption[len(fitted) :], words.empty),
-        painter,
-    )
+    return prepared
+
+
+def _image_sampler(context: TrainContext, encoder: Encoder) -> ImageSampler | None:
+    validation, seed = context.options.validation, context.options.optimization.seed
+    if validation.validation_prompt is None:
+        return None
+    prompt = encoder.encode_captions([validation.validation_prompt])
+    return ImageSampler(context.base, prompt, context.width, context.height, validation.num_validation_images, seed)

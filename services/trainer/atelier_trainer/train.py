@@ -1,12 +1,12 @@
-"""One LoRA training, top to bottom: look, open the run, encode once, inject, step, keep the best, publish."""
+"""One LoRA training, top to bottom: set up, open the run, encode, fit, validate, publish."""
 
 from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,278 +16,278 @@ from accelerate import Accelerator
 from accelerate.utils import set_seed
 from rich.console import Console
 
-from atelier_trainer import checkpoint, objective
-from atelier_trainer.base_model import Base, load_base
-from atelier_trainer.checkpoint import Checkpoint
-from atelier_trainer.config.hardware import Machine, resolve
+from atelier_trainer import objective
+from atelier_trainer.base_model import BaseModel, load_base_model
+from atelier_trainer.checkpoint import Checkpoint, CheckpointFolder
+from atelier_trainer.config import hardware, validation
 from atelier_trainer.config.options import TrainOptions
-from atelier_trainer.data.dataset import ImageDataset, load_images, split
+from atelier_trainer.context import PreparedData, TrainContext
+from atelier_trainer.data.dataset import load_images, split
 from atelier_trainer.errors import CheckpointError, DataError, Stopped, TrackingError
 from atelier_trainer.export import adapter, hub
-from atelier_trainer.export.publish import RECIPE_FILE, Outcome, lora_of, publish
-from atelier_trainer.fit import TrainState, fit
-from atelier_trainer.graceful_stop import Stop
-from atelier_trainer.prepare import Prepared, prepare
-from atelier_trainer.tracking.loggers import reports
-from atelier_trainer.tracking.mlflow_runs import Tracking
-from atelier_trainer.tracking.progress import Bars
-from atelier_trainer.tracking.runs import OpenRun, Sink, archive_run, card_of, held, open_run
+from atelier_trainer.export.bundle import source_digest
+from atelier_trainer.export.outcome import Losses, Outcome
+from atelier_trainer.export.publish import RunTarget, publish
+from atelier_trainer.fit import fit
+from atelier_trainer.graceful_stop import StopSignal
+from atelier_trainer.prepare import prepare
+from atelier_trainer.tracking.active_run import ActiveRun, NewRun, open_run
+from atelier_trainer.tracking.loggers import additional_sinks
+from atelier_trainer.tracking.metric_sink import MetricSink
+from atelier_trainer.tracking.mlflow_client import TrackingClient
+from atelier_trainer.tracking.progress import ProgressBars
+from atelier_trainer.tracking.run_folder import RECIPE_FILE, archive_run, read_run_metadata, run_lock
+from atelier_trainer.train_state import TrainProgress
 
 log = logging.getLogger(__name__)
-PUBLISH_PAUSE_S = 3.0  # between two attempts to hand over
+PUBLISH_RETRY_S = 3.0
 
 
 @dataclass(frozen=True)
-class Trained:
-    """What a run left.
+class RunExtras:
+    """What a search adds to the training of a trial.
+
+    Attributes:
+        sinks: also get curves and images.
+        tags: also set on the MLflow run.
+        publish: whether the adapter is logged as a model.
+        publish_retry_s: pause between two attempts to publish.
+    """
+
+    sinks: Sequence[MetricSink] = ()
+    tags: Mapping[str, str] | None = None
+    publish: bool = True
+    publish_retry_s: float = PUBLISH_RETRY_S
+
+
+@dataclass(frozen=True)
+class TrainResult:
+    """A finished training.
 
     Attributes:
         run_id: MLflow's.
-        version: None where nothing was registered, and in processes beside the main one.
-        validation_loss: of the weights that were kept.
-        base_validation_loss: without the adapter.
-        ema_loss: exponential mean of the training loss at the end.
-        step: where the kept weights come from.
-        adapter_dir: where they lie.
+        version: of the registered model; None where nothing was registered.
+        losses: of the weights that were kept.
         delivered: whether MLflow has everything.
     """
 
     run_id: str
     version: int | None
-    validation_loss: float
-    base_validation_loss: float
-    ema_loss: float
-    step: int
-    adapter_dir: Path
+    losses: Losses
     delivered: bool
 
 
-def train(
-    options: TrainOptions,
-    console: Console,
-    *,
-    sinks: Sequence[Sink] = (),
-    tags: Mapping[str, str] | None = None,
-    hand_over: bool = True,
-) -> Trained:
-    """Fits a LoRA on the options' data set and leaves it in MLflow.
+def train(options: TrainOptions, console: Console, extras: RunExtras | None = None) -> TrainResult | None:
+    """Trains a LoRA adapter and publishes it to MLflow.
 
     Args:
-        options: complete settings.
-        console: progress goes here; a line per stage where it is not a terminal.
-        sinks: also get curves and images.
-        tags: of the MLflow run, beside our own.
-        hand_over: log the adapter as a model; a trial of a search leaves its curves only.
+        options: all settings.
+        console: gets progress; a line per stage where it is not a terminal.
+        extras: of a trial.
+
+    Returns:
+        None in all processes but the main one.
 
     Raises:
         TrainerError: see atelier_trainer.errors; MLflow's run is marked FAILED, or KILLED on SIGTERM and Ctrl-C.
     """
-    options.check()
-    machine = resolve(options)
-    accelerator = Accelerator(
-        gradient_accumulation_steps=options.gradient_accumulation_steps, mixed_precision=machine.precision
-    )
-    main = accelerator.is_main_process
-    bars = Bars(console if main else Console(quiet=True))
-    for warning in machine.warnings:
-        bars.say(f"[yellow]warning[/]: {warning}")
-    torch.backends.cuda.matmul.allow_tf32 = options.allow_tf32
-    if options.push_to_hub and main:
-        hub.check_login()
-
-    base = load_base(
-        options.pretrained_model_name_or_path, options.revision, options.base_name, options.variant, options.prediction_type
-    )
-    width, height = options.width or base.native_size_px, options.height or base.native_size_px
-    _check_size(base, width, height)
-    fitted, held_out = split(load_images(options, bars.say), options.validation_samples)
-    out = Path(options.output_dir).expanduser()
-    tracking = Tracking(str(options.tracking_uri))
-
+    context = setup(options, console)
     with ExitStack() as stack:
-        if main:
-            stack.enter_context(held(out))
-        resumed = _resumed(options, out, accelerator)
-        run = _open(options, out, tracking, {"atelier.dataset_digest": fitted.digest(), **(tags or {})}, bars) if main else None
-        stack.enter_context(_told(run, bars))
-        stop = stack.enter_context(Stop())
-        mine: list[Sink] = [run, *reports(options, out, run.id), *sinks] if run is not None else []
-        learned = _learn(
-            options, machine, accelerator, base, (fitted, held_out), (width, height), mine, out, resumed, stop, bars
-        )
-        for sink in mine[1:]:
-            sink.close()
-        if run is None:
-            return learned
-        outcome = Outcome(
-            asdict(options),
-            fitted.digest(),
-            objective.validation_digest(held_out.digest(), base.source, width, height),
-            len(held_out),
-            learned.validation_loss,
-            learned.base_validation_loss,
-            published=not hand_over,
-        )
-        outcome.write(out)
-        version, delivered = _finish(run, out, outcome, options.tracking_patience_s, bars)
-    return replace(learned, run_id=run.id, version=version, delivered=delivered)
+        if context.is_main:
+            stack.enter_context(run_lock(context.output_dir))
+        resumed = load_checkpoint(context)
+        stack.enter_context(context.stop)
+        if context.is_main:
+            return main(context, extras or RunExtras(), resumed)
+        fit_and_validate(context, [], resumed)
+        return None
 
 
-def _learn(
-    options: TrainOptions,
-    machine: Machine,
-    accelerator: Accelerator,
-    base: Base,
-    images: tuple[ImageDataset, ImageDataset],
-    size: tuple[int, int],
-    sinks: list[Sink],
-    out: Path,
-    resumed: Checkpoint | None,
-    stop: Stop,
-    bars: Bars,
-) -> Trained:
-    """From images to the weights that are kept, which the main process leaves in `out`."""
-    data = prepare(options, base, *images, *size, accelerator, bars, stop)
-    unet = base.unet().to(accelerator.device)
-    validate = _validation(base, unet, data, accelerator)
-    base_loss = validate()
-    parameters = _inject(options, machine, unet, accelerator.process_index)
-    painter = data.painter if accelerator.is_main_process else None
-    course = fit(
-        options,
-        accelerator,
-        base.noise,
-        unet,
-        parameters,
-        data.latents,
-        data.words,
-        validate=validate,
-        draw_images=lambda step: painter.draw(unet, step, sinks) if painter is not None else None,
-        sinks=sinks,
-        out=out,
-        resumed=resumed,
-        stop=stop,
-        progress=bars.steps,
+def setup(options: TrainOptions, console: Console) -> TrainContext:
+    """Checks options, machine, base model and data, before anything is written."""
+    validation.check(options)
+    machine = hardware.resolve(options.hardware)
+    accelerator = Accelerator(
+        gradient_accumulation_steps=options.optimization.gradient_accumulation_steps, mixed_precision=machine.precision
     )
-    kept, loss = _keep(options, course, unet)
-    if accelerator.is_main_process:
-        if machine.precision != "no":
-            loss = _in_float32(options, base, unet, data, accelerator)
-        adapter.save_weights(unet, out)
+    progress = ProgressBars(console if accelerator.is_main_process else Console(quiet=True))
+    for warning in machine.warnings:
+        progress.print(f"[yellow]warning[/]: {warning}")
+    torch.backends.cuda.matmul.allow_tf32 = options.hardware.allow_tf32
+    if options.output.push_to_hub and accelerator.is_main_process:
+        hub.check_login()
+    base = load_base_model(options.model)
+    train_images, validation_images = split(load_images(options.data, progress.print), options.validation.validation_samples)
+    context = TrainContext(
+        options=options,
+        hardware=machine,
+        accelerator=accelerator,
+        base=base,
+        train_images=train_images,
+        validation_images=validation_images,
+        width=options.data.width or base.native_size_px,
+        height=options.data.height or base.native_size_px,
+        output_dir=Path(options.output.output_dir).expanduser(),
+        progress=progress,
+        stop=StopSignal(),
+    )
+    _check_size(base, context)
+    return context
+
+
+def main(context: TrainContext, extras: RunExtras, resumed: Checkpoint | None) -> TrainResult:
+    """The training in the main process, which owns the run's folder and the MLflow run."""
+    options, folder = context.options, context.output_dir
+    dataset_digest = context.train_images.digest()
+    validation_digest = objective.validation_digest(
+        context.validation_images.digest(), source_digest(context.base.folder), context.width, context.height
+    )
+    run = _open_run(context, {"atelier.dataset_digest": dataset_digest, **(extras.tags or {})})
+    with _failure_reported(run, context.progress):
+        additional = [*additional_sinks(options, folder, run.id), *extras.sinks]
+        losses = fit_and_validate(context, [run, *additional], resumed)
+        for sink in additional:
+            sink.close()
+        outcome = Outcome(
+            flags=options.flags(),
+            dataset_digest=dataset_digest,
+            validation_digest=validation_digest,
+            validation_images=len(context.validation_images),
+            losses=losses,
+            published=not extras.publish,
+        )
+        outcome.write(folder)
+        return publish_with_retry(context, run, outcome, extras.publish_retry_s)
+
+
+def fit_and_validate(context: TrainContext, sinks: Sequence[MetricSink], resumed: Checkpoint | None) -> Losses:
+    """From images to the weights that are kept, which the main process writes to the run's folder."""
+    data = prepare(context)
+    unet = context.base.load_unet().to(context.accelerator.device)
+    base_loss = objective.validation_loss(unet, context.base.noise_schedule, data.validation, context.accelerator)
+    add_lora(context, unet)
+    progress = fit(context, unet, data, sinks, resumed)
+    step, loss = _select_weights(context.options, progress, unet)
+    losses = Losses(step, loss, base_loss, progress.ema_loss)
+    if context.is_main:
+        if context.hardware.precision != "no":
+            losses = replace(losses, validation_loss=validate_in_float32(context, unet, data))
+        adapter.save_weights(unet, context.output_dir)
+        values = {
+            "kept_validation_loss": losses.validation_loss,
+            "kept_step": losses.step,
+            "base_validation_loss": losses.base_validation_loss,
+        }
         for sink in sinks:
-            sink.metrics(course.step, {"kept_validation_loss": loss, "kept_step": kept, "base_validation_loss": base_loss})
-    bars.close()
-    accelerator.wait_for_everyone()
-    return Trained("", None, loss, base_loss, course.ema_loss, kept, out, True)
+            sink.log_metrics(progress.step, values)
+    context.progress.close()
+    context.accelerator.wait_for_everyone()
+    return losses
 
 
-def _resumed(options: TrainOptions, out: Path, accelerator: Accelerator) -> Checkpoint | None:
-    """The checkpoint to go on from; None to begin at the first step.
+def validate_in_float32(context: TrainContext, unet: Any, data: PreparedData) -> float:
+    """The validation loss of the UNet's LoRA weights in float32, so that versions trained in other precisions compare."""
+    exact = context.base.load_unet().to(context.accelerator.device)
+    adapter.inject_lora(exact, **context.options.model.lora)
+    adapter.set_lora_weights(exact, adapter.lora_weights(unet))
+    return objective.validation_loss(exact, context.base.noise_schedule, data.validation)
+
+
+def publish_with_retry(context: TrainContext, run: ActiveRun, outcome: Outcome, retry_s: float) -> TrainResult:
+    """Publishes the adapter and closes the run; what MLflow does not take now stays in the folder for `sync`."""
+    timeout_s = context.options.tracking.tracking_patience_s
+    failing_since = None
+    while not outcome.published and run.deliver(timeout_s):
+        try:
+            outcome = publish(context.output_dir, outcome, RunTarget(run.tracking, run.id), context.progress.print)
+        except TrackingError as error:
+            log.warning("publishing failed, will retry: %s", error)
+            failing_since = failing_since or time.monotonic()
+            if time.monotonic() - failing_since >= timeout_s:
+                break
+            time.sleep(retry_s)
+    run.set_status("FINISHED")
+    delivered = run.close(timeout_s if outcome.published else 0.0) and outcome.published
+    return TrainResult(run.id, outcome.version, outcome.losses, delivered)
+
+
+def _check_size(base: BaseModel, context: TrainContext) -> None:
+    multiple = base.size_multiple_px
+    for name, value in (("width", context.width), ("height", context.height)):
+        if value % multiple:
+            raise DataError(f"--{name} must be a multiple of {multiple} px for {base.name!r}; received {value}")
+
+
+def load_checkpoint(context: TrainContext) -> Checkpoint | None:
+    """The checkpoint to resume from; None to start at the first step.
 
     Raises:
-        CheckpointError: it is damaged, of another run or number of processes, or written under other settings.
+        CheckpointError: it is damaged, of another run or number of processes, or was written under other settings.
     """
-    if options.resume_from_checkpoint is None:
+    requested, folder = context.options.output.resume_from_checkpoint, context.output_dir
+    if requested is None:
         return None
-    card = card_of(out)
-    if card is not None and (changes := options.differences(card.settings)):
+    metadata = read_run_metadata(folder)
+    if metadata is not None and (changes := context.options.changes_since(metadata.settings)):
         raise CheckpointError(
-            f"the run in {str(out)!r} began with other settings ({', '.join(changes)}): give those, or start anew without "
-            "--resume_from_checkpoint"
+            f"the run in {str(folder)!r} was started with other settings ({', '.join(changes)}): restore them, or start a new "
+            "run without --resume_from_checkpoint"
         )
-    if options.resume_from_checkpoint == "latest":
-        place = checkpoint.newest(out, accelerator)
-        return checkpoint.load(place, accelerator)[0] if place is not None else None
-    place = Path(options.resume_from_checkpoint).expanduser()
-    place = place if place.is_dir() else out / place.name
-    if place.resolve().parent != out.resolve():
-        raise CheckpointError(f"{str(place)!r} belongs to another run; set --output_dir {str(place.parent)!r} to go on with it")
-    return checkpoint.load(place, accelerator)[0]
+    checkpoints = CheckpointFolder(folder, context.accelerator)
+    if requested == "latest":
+        newest = checkpoints.newest()
+        return checkpoints.load(newest) if newest is not None else None
+    path = Path(requested).expanduser()
+    path = path if path.is_dir() else folder / path.name
+    if path.resolve().parent != folder.resolve():
+        raise CheckpointError(f"{str(path)!r} belongs to another run; resume it with --output_dir {str(path.parent)!r}")
+    return checkpoints.load(path)
 
 
-def _open(options: TrainOptions, out: Path, tracking: Tracking, tags: dict[str, str], bars: Bars) -> OpenRun:
-    """The run that is gone on with, or a new one in a folder of its own."""
-    if options.resume_from_checkpoint is None and (moved := archive_run(out)) is not None:
-        bars.say(f"an earlier run's files are now in {moved}")
-    run = open_run(out, tracking, options.experiments_name, options.run_name, options.resolved(), tags)
-    run.text(yaml.safe_dump(options.recipe(), sort_keys=False), RECIPE_FILE)
-    bars.say(f"run {run.id} of experiment {options.experiments_name!r} at {tracking.uri}")
+def _open_run(context: TrainContext, tags: dict[str, str]) -> ActiveRun:
+    """The resumed run, or a new one in an empty folder."""
+    options, folder = context.options, context.output_dir
+    if options.output.resume_from_checkpoint is None and (archive := archive_run(folder)) is not None:
+        context.progress.print(f"moved the files of an earlier run to {archive}")
+    tracking = TrackingClient(str(options.tracking.tracking_uri))
+    experiment = options.tracking.experiments_name
+    run = open_run(folder, tracking, NewRun(experiment, options.tracking.run_name, options.run_params(), tags))
+    run.log_text(yaml.safe_dump(options.recipe(), sort_keys=False), RECIPE_FILE)
+    context.progress.print(f"run {run.id} of experiment {experiment!r} at {tracking.uri}")
     return run
 
 
 @contextmanager
-def _told(run: OpenRun | None, bars: Bars) -> Iterator[None]:
-    """Whatever ends the training early is told to MLflow, if it can be reached at once; the journal has it anyway."""
+def _failure_reported(run: ActiveRun, progress: ProgressBars) -> Iterator[None]:
+    """Marks the run FAILED or KILLED where the training ends early; at once if MLflow answers, through the journal anyway."""
     try:
         yield
     except BaseException as error:
-        bars.close()
-        if run is not None:
-            killed = isinstance(error, KeyboardInterrupt | Stopped | SystemExit)
-            run.status("KILLED" if killed else "FAILED", time.time_ns() // 1_000_000)
-            run.close()
+        progress.close()
+        run.set_status("KILLED" if isinstance(error, KeyboardInterrupt | Stopped | SystemExit) else "FAILED")
+        run.close()
         raise
 
 
-def _validation(base: Base, unet: Any, data: Prepared, accelerator: Accelerator) -> Callable[[], float]:
-    """The validation loss of the UNet as it is when called; the processes share the work."""
-
-    def add(sums: torch.Tensor) -> torch.Tensor:
-        return accelerator.reduce(sums.to(accelerator.device), "sum") if accelerator.num_processes > 1 else sums
-
-    share = (accelerator.process_index, accelerator.num_processes)
-    return lambda: objective.validation_loss(unet, base.noise, data.held_out, data.held_out_words, share=share, add=add)
-
-
-def _inject(options: TrainOptions, machine: Machine, unet: Any, rank: int) -> list[torch.nn.Parameter]:
-    """LoRA into the UNet, whose frozen weights take the format of the forward pass."""
-    if machine.precision != "no":
-        unet.to(torch.bfloat16 if machine.precision == "bf16" else torch.float16)
-    if machine.xformers:
+def add_lora(context: TrainContext, unet: Any) -> None:
+    """Injects LoRA into the UNet, whose frozen weights take the precision of the forward pass."""
+    options, precision = context.options, context.hardware.precision
+    if precision != "no":
+        unet.to(torch.bfloat16 if precision == "bf16" else torch.float16)
+    if context.hardware.xformers:
         unet.enable_xformers_memory_efficient_attention()
-    if options.gradient_checkpointing:
+    if options.hardware.gradient_checkpointing:
         unet.enable_gradient_checkpointing()
-    set_seed(options.seed)  # the first weights depend on nothing that came before
-    parameters = adapter.inject(unet, **lora_of(options))
-    if options.lora_dropout:
-        set_seed(options.seed + rank)  # each process leaves out other inputs
-    return parameters
+    set_seed(options.optimization.seed)  # the initial weights depend on nothing that ran before
+    adapter.inject_lora(unet, **options.model.lora)
+    if options.model.lora_dropout:
+        set_seed(options.optimization.seed + context.accelerator.process_index)  # each process drops other inputs
 
 
-def _keep(options: TrainOptions, course: TrainState, unet: Any) -> tuple[int, float]:
-    """Puts the weights that are kept into the UNet; returns their step and validation loss."""
-    if options.select == "last" or course.best is None or course.best_step == course.step:
-        return course.step, course.last_loss
-    adapter.put_weights(unet, course.best)
-    return course.best_step, course.best_loss
-
-
-def _in_float32(options: TrainOptions, base: Base, unet: Any, data: Prepared, accelerator: Accelerator) -> float:
-    """The validation loss of the kept weights in float32, so that versions trained in other formats compare."""
-    exact = base.unet().to(accelerator.device)
-    adapter.inject(exact, **lora_of(options))
-    adapter.put_weights(exact, adapter.weights_of(unet))
-    return objective.validation_loss(exact, base.noise, data.held_out, data.held_out_words)
-
-
-def _finish(run: OpenRun, out: Path, outcome: Outcome, patience_s: float, bars: Bars) -> tuple[int | None, bool]:
-    """Hands everything over; what MLflow cannot take now stays in the folder for `sync`."""
-    version, published, failing_since = None, outcome.published, None
-    while not published and run.deliver(patience_s):
-        try:
-            version, published = publish(out, outcome, run.tracking, run.id, bars.say), True
-        except TrackingError as error:
-            log.warning("%s", error)
-            failing_since = failing_since or time.monotonic()
-            if time.monotonic() - failing_since >= patience_s:
-                break
-            time.sleep(PUBLISH_PAUSE_S)
-    run.status("FINISHED", time.time_ns() // 1_000_000)
-    return version, run.close(patience_s if published else 0.0) and published
-
-
-def _check_size(base: Base, width: int, height: int) -> None:
-    multiple = base.size_multiple_px
-    for name, value in (("width", width), ("height", height)):
-        if value % multiple:
-            raise DataError(f"--{name} must be a multiple of {multiple} px for {base.name!r}; received {value}")
+def _select_weights(options: TrainOptions, progress: TrainProgress, unet: Any) -> tuple[int, float]:
+    """Puts the weights that --select names into the UNet; returns their step and validation loss."""
+    last = options.validation.select == "last" or progress.best_step == progress.step
+    if last or progress.best_weights is None:
+        return progress.step, progress.last_loss
+    adapter.set_lora_weights(unet, progress.best_weights)
+    return progress.best_step, progress.best_loss

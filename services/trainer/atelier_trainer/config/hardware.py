@@ -1,4 +1,4 @@
-"""What this machine can do of what was asked: one warning for each thing that is done another way, before any work."""
+"""What this machine supports of the options; each fallback comes with one warning, before any work."""
 
 from __future__ import annotations
 
@@ -9,17 +9,19 @@ from dataclasses import dataclass
 
 import torch
 
-from atelier_trainer.config.options import TrainOptions
+from atelier_trainer.config.option_groups import HardwareOptions
+
+PRECISION_NAMES = {"no": "float32", "bf16": "bf16", "fp16": "fp16"}
 
 
 @dataclass(frozen=True)
-class Machine:
-    """How the training runs here.
+class Hardware:
+    """How the training runs on this machine.
 
     Attributes:
-        precision: no, fp16 or bf16: what accelerate is given.
-        xformers: whether the UNet uses xformers' attention; torch's scaled_dot_product_attention otherwise.
-        warnings: one sentence for each flag that is followed in another way than asked.
+        precision: no, fp16 or bf16, as accelerate calls them.
+        xformers: use xformers' attention; torch's scaled_dot_product_attention otherwise.
+        warnings: one sentence for each option that this machine does not support.
     """
 
     precision: str
@@ -27,38 +29,31 @@ class Machine:
     warnings: tuple[str, ...]
 
 
-def resolve(options: TrainOptions, environment: Mapping[str, str] | None = None) -> Machine:
-    """Compares what was asked with what there is.
-
-    Args:
-        options: of the run.
-        environment: the process's own; accelerate launch leaves its --mixed_precision there.
-    """
+def resolve(options: HardwareOptions, environment: Mapping[str, str] | None = None) -> Hardware:
+    """Compares the options with the machine; accelerate launch sets its precision in the environment."""
     environment = os.environ if environment is None else environment
     warnings = []
-    asked = options.mixed_precision or environment.get("ACCELERATE_MIXED_PRECISION") or "no"
-    precision = _precision(asked)
-    if precision != asked:
-        warnings.append(f"mixed_precision {asked} needs a GPU that has it; this machine trains in {_spelt(precision)}")
+    requested = options.mixed_precision or environment.get("ACCELERATE_MIXED_PRECISION") or "no"
+    precision = _supported_precision(requested)
+    if precision != requested:
+        warnings.append(
+            f"mixed_precision {requested} needs a GPU that supports it; training in {PRECISION_NAMES[precision]} instead"
+        )
     xformers = options.enable_xformers_memory_efficient_attention
     if xformers and not (torch.cuda.is_available() and importlib.util.find_spec("xformers")):
-        missing = "the package xformers is not installed" if torch.cuda.is_available() else "there is no GPU"
-        warnings.append(f"xformers attention is left out because {missing}; torch's scaled_dot_product_attention is used")
+        reason = "the package xformers is not installed" if torch.cuda.is_available() else "there is no GPU"
+        warnings.append(f"xformers attention is off because {reason}; using torch's scaled_dot_product_attention")
         xformers = False
     if options.allow_tf32 and not torch.cuda.is_available():
         warnings.append("allow_tf32 has no effect because there is no GPU")
-    return Machine(precision, xformers, tuple(warnings))
+    return Hardware(precision, xformers, tuple(warnings))
 
 
-def _precision(asked: str) -> str:
-    if asked == "no" or (torch.cuda.is_available() and (asked == "fp16" or torch.cuda.is_bf16_supported())):
-        return asked
+def _supported_precision(requested: str) -> str:
+    if requested == "no" or (torch.cuda.is_available() and (requested == "fp16" or torch.cuda.is_bf16_supported())):
+        return requested
     if torch.cuda.is_available():
         return "fp16"
-    if asked == "bf16":
-        return asked  # any CPU computes it; one without the instructions is slow and was asked for
+    if requested == "bf16":
+        return requested  # every CPU computes it, if slowly
     return "bf16" if torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported() else "no"
-
-
-def _spelt(precision: str) -> str:
-    return {"no": "float32", "bf16": "bf16", "fp16": "fp16"}[precision]

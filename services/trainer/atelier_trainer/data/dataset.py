@@ -1,4 +1,4 @@
-"""The data set as the trainer sees it: images with captions, split once, transformed without distortion."""
+"""The data set: images with captions, split once, cropped without distortion."""
 
 from __future__ import annotations
 
@@ -13,20 +13,38 @@ from typing import Any
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
-from atelier_trainer.config.options import TrainOptions
-from atelier_trainer.errors import DataError
+from atelier_trainer.config.option_groups import DataOptions
+from atelier_trainer.errors import DataError, first_line
 
 SPLIT_SEED = 0  # not the run's seed: versions are compared on the same held-out images
-MIDDLE = (0.5, 0.5)
+CENTER = (0.5, 0.5)
+UNREADABLE = (UnidentifiedImageError, OSError, ValueError, SyntaxError)  # what Pillow raises for damaged files
+
+
+@dataclass(frozen=True)
+class Crop:
+    """How an image becomes pixels.
+
+    Attributes:
+        width: px.
+        height: px.
+        mirror: flip left to right.
+        position: where the crop lies in the part that is cut off, from (0, 0) for top left to (1, 1) for bottom right.
+    """
+
+    width: int
+    height: int
+    mirror: bool = False
+    position: tuple[float, float] = CENTER
 
 
 @dataclass(frozen=True)
 class ImageDataset:
-    """Encoded image files and their captions, in the data set's order."""
+    """Encoded image files and their captions, in the data set's order; `labels` name the images in error messages."""
 
     files: Sequence[bytes]
     captions: Sequence[str]
-    labels: Sequence[str]  # what an error message calls each
+    labels: Sequence[str]
 
     def __len__(self) -> int:
         return len(self.files)
@@ -39,39 +57,29 @@ class ImageDataset:
         return digest.hexdigest()
 
     def image_digest(self) -> str:
-        """sha256 over every image's bytes, in order: what latents depend on, whatever the captions say."""
+        """sha256 over every image's bytes, in order; latents depend on nothing else of the data set."""
         return hashlib.sha256(b"".join(hashlib.sha256(content).digest() for content in self.files)).hexdigest()
 
-    def take(self, rows: Sequence[int]) -> ImageDataset:
-        """The chosen rows, in the order given."""
+    def select(self, rows: Sequence[int]) -> ImageDataset:
         return ImageDataset([self.files[i] for i in rows], [self.captions[i] for i in rows], [self.labels[i] for i in rows])
 
-    def opened(self, row: int) -> Image.Image:
+    def open(self, row: int) -> Image.Image:
         """One image in RGB.
 
         Raises:
             DataError: the bytes are not an image.
         """
         try:
-            with Image.open(io.BytesIO(self.files[row])) as opened:
-                return opened.convert("RGB")
-        except (UnidentifiedImageError, OSError, ValueError, SyntaxError) as error:
+            with Image.open(io.BytesIO(self.files[row])) as image:
+                return image.convert("RGB")
+        except UNREADABLE as error:
             raise DataError(
-                f"{self.labels[row]} cannot be read as an image: {error}; mend or remove it, or leave such images out with "
+                f"{self.labels[row]} cannot be read as an image: {error}; repair or remove it, or skip such images with "
                 "--skip_bad"
             ) from error
 
-    def pixels(
-        self, row: int, width: int, height: int, mirror: bool, place: tuple[float, float] = MIDDLE
-    ) -> np.ndarray[Any, np.dtype[np.float32]]:
-        """One image, scaled to cover width x height with its aspect kept, and cropped.
-
-        Args:
-            row: of the data set.
-            width: px.
-            height: px.
-            mirror: left becomes right.
-            place: where the crop lies, as shares of the room that there is, left to right and top to bottom.
+    def pixels(self, row: int, crop: Crop) -> np.ndarray[Any, np.dtype[np.float32]]:
+        """One image, scaled to cover the crop with its aspect ratio kept, and cropped.
 
         Returns:
             float32 [3, height, width] in [-1, 1].
@@ -79,56 +87,48 @@ class ImageDataset:
         Raises:
             DataError: the bytes are not an image.
         """
-        image = self.opened(row)
-        size = covering(image.size, width, height)
+        image = self.open(row)
+        size = covering_size(image.size, crop.width, crop.height)
         if size != image.size:
             image = image.resize(size, Image.Resampling.LANCZOS)
-        left, top = int((size[0] - width) * place[0]), int((size[1] - height) * place[1])
-        pixels = np.asarray(image.crop((left, top, left + width, top + height)), np.float32) / 127.5 - 1.0
-        return np.ascontiguousarray((pixels[:, ::-1] if mirror else pixels).transpose(2, 0, 1))
+        left, top = int((size[0] - crop.width) * crop.position[0]), int((size[1] - crop.height) * crop.position[1])
+        pixels = np.asarray(image.crop((left, top, left + crop.width, top + crop.height)), np.float32) / 127.5 - 1.0
+        return np.ascontiguousarray((pixels[:, ::-1] if crop.mirror else pixels).transpose(2, 0, 1))
 
-    def leave_room(self, width: int, height: int) -> bool:
-        """Whether any image, scaled to cover width x height, is larger than that, so that crops can differ."""
+    def any_larger_than(self, width: int, height: int) -> bool:
+        """Whether any image, scaled to cover this size, is larger than it, so that crops can differ."""
         for row, content in enumerate(self.files):
             try:
                 with Image.open(io.BytesIO(content)) as header:
                     size = header.size
-            except (UnidentifiedImageError, OSError, ValueError, SyntaxError):
-                size = self.opened(row).size  # raises with the image's name
-            if covering(size, width, height) != (width, height):
+            except UNREADABLE:
+                size = self.open(row).size  # raises with the image's label
+            if covering_size(size, width, height) != (width, height):
                 return True
         return False
 
 
 @lru_cache(maxsize=1024)
-def covering(size: tuple[int, int], width: int, height: int) -> tuple[int, int]:
-    """The smallest size of the same aspect that covers width x height."""
+def covering_size(size: tuple[int, int], width: int, height: int) -> tuple[int, int]:
+    """The smallest size of the same aspect ratio that covers width x height."""
     scale = max(width / size[0], height / size[1])
     return max(width, round(size[0] * scale)), max(height, round(size[1] * scale))
 
 
-def load_images(options: TrainOptions, tell: Callable[[str], None] = lambda _: None) -> ImageDataset:
-    """Reads the data set named by the options with the `datasets` library.
+def load_images(options: DataOptions, report: Callable[[str], None] = lambda _: None) -> ImageDataset:
+    """Reads the data set with the `datasets` library.
+
+    Args:
+        options: name the data set and its columns.
+        report: gets a line about images that were skipped.
 
     Raises:
-        DataError: it cannot be found, is empty, or lacks a column (the message names those it has).
+        DataError: it cannot be loaded, is empty, or lacks a column.
     """
     import datasets
 
-    datasets.disable_progress_bars()
     source = options.dataset_name or str(options.train_data_dir)
-    try:
-        if options.train_data_dir is not None:
-            if not Path(options.train_data_dir).expanduser().is_dir():
-                raise DataError(f"--train_data_dir {options.train_data_dir!r} is not a folder")
-            table = datasets.load_dataset("imagefolder", data_dir=str(Path(source).expanduser()), split="train")
-        else:
-            table = datasets.load_dataset(source, options.dataset_config_name, split="train")
-    except (OSError, ValueError, datasets.exceptions.DatasetsError) as error:
-        first_line = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise DataError(
-            f"data set {source!r} cannot be loaded: {first_line}; check the name and the network, or give a folder of images"
-        ) from error
+    table = _load_table(options, source)
     for flag in ("image_column", "caption_column"):
         if (column := getattr(options, flag)) not in table.column_names:
             raise DataError(f"--{flag} {column!r} is not in {source!r}; its columns are {', '.join(table.column_names)}")
@@ -144,39 +144,53 @@ def load_images(options: TrainOptions, tell: Callable[[str], None] = lambda _: N
         labels.append(f"{label} (row {row} of {Path(source).name})")
     captions = [str(text[0] if isinstance(text, list) and text else text) for text in table[options.caption_column]]
     images = ImageDataset(files, captions, labels)
-    return _without_bad(images, tell) if options.skip_bad else images
+    return _without_unreadable(images, report) if options.skip_bad else images
 
 
-def _without_bad(images: ImageDataset, tell: Callable[[str], None]) -> ImageDataset:
-    """The images that can be read; says which could not.
+def _load_table(options: DataOptions, source: str) -> Any:
+    import datasets
 
-    Raises:
-        DataError: none can.
-    """
-    good, bad = [], []
+    datasets.disable_progress_bars()
+    try:
+        if options.train_data_dir is not None:
+            if not Path(options.train_data_dir).expanduser().is_dir():
+                raise DataError(f"--train_data_dir {options.train_data_dir!r} is not a folder")
+            return datasets.load_dataset("imagefolder", data_dir=str(Path(source).expanduser()), split="train")
+        return datasets.load_dataset(source, options.dataset_config_name, split="train")
+    except (OSError, ValueError, datasets.exceptions.DatasetsError) as error:
+        raise DataError(
+            f"data set {source!r} cannot be loaded: {first_line(error)}; check the name and the network, or give a folder of "
+            "images"
+        ) from error
+
+
+def _without_unreadable(images: ImageDataset, report: Callable[[str], None]) -> ImageDataset:
+    """Raises DataError where no image can be read."""
+    readable, unreadable = [], []
     for row in range(len(images)):
         try:
-            images.opened(row)
-            good.append(row)
+            images.open(row)
+            readable.append(row)
         except DataError:
-            bad.append(images.labels[row])
-    if not good:
-        raise DataError(f"none of the {len(images)} images can be read; the first is {bad[0]}")
-    if bad:
-        tell(f"left out {len(bad)} of {len(images)} images that cannot be read: {', '.join(bad[:5])}{' …' * (len(bad) > 5)}")
-    return images.take(good)
+            unreadable.append(images.labels[row])
+    if not readable:
+        raise DataError(f"none of the {len(images)} images can be read; the first is {unreadable[0]}")
+    if unreadable:
+        first = ", ".join(unreadable[:5]) + " …" * (len(unreadable) > 5)
+        report(f"skipped {len(unreadable)} of {len(images)} images that cannot be read: {first}")
+    return images.select(readable)
 
 
-def split(images: ImageDataset, held_out: int) -> tuple[ImageDataset, ImageDataset]:
+def split(images: ImageDataset, validation_samples: int) -> tuple[ImageDataset, ImageDataset]:
     """Training and validation images; the choice depends on the number of images alone.
 
     Raises:
         DataError: nothing would be left to train on.
     """
-    if held_out >= len(images):
+    if validation_samples >= len(images):
         raise DataError(
-            f"--validation_samples {held_out} leaves nothing to train on: the data set has {len(images)} images; "
-            "hold fewer out or add images"
+            f"--validation_samples {validation_samples} leaves nothing to train on: the data set has {len(images)} images; "
+            "hold out fewer or add images"
         )
     order = np.random.default_rng([SPLIT_SEED, len(images)]).permutation(len(images)).tolist()
-    return images.take(sorted(order[held_out:])), images.take(sorted(order[:held_out]))
+    return images.select(sorted(order[validation_samples:])), images.select(sorted(order[:validation_samples]))

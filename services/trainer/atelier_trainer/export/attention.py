@@ -1,6 +1,6 @@
-"""Attention in an exported graph: as one operator of ONNX Runtime's, or in standard operators.
+"""Attention in an exported graph: as one fused operator of ONNX Runtime, or in standard operators.
 
-The one operator never holds the scores of all queries at once; in standard operators they take 4 * heads * s * t bytes a row.
+The fused operator never holds the scores of all queries at once; in standard operators they take 4 * heads * s * t bytes a row.
 
 Notation: b batch, s query tokens, t key tokens, n heads, d width of a head.
 """
@@ -22,7 +22,7 @@ DOMAIN, OPERATOR = "com.microsoft", "MultiHeadAttention"
 
 
 class FusedAttention:
-    """A processor of diffusers' `Attention` that leaves one MultiHeadAttention node in an export; it computes nothing in torch.
+    """An attention processor for diffusers that exports as one MultiHeadAttention node; it computes nothing in torch.
 
     Source: https://github.com/microsoft/onnxruntime/blob/main/docs/ContribOperators.md, com.microsoft.MultiHeadAttention
     """
@@ -35,7 +35,7 @@ class FusedAttention:
         attention_mask: None = None,
         temb: None = None,
     ) -> torch.Tensor:
-        """[b, s, width], and [b, t, text width] where it attends to the text → [b, s, width]."""
+        """[b, s, width], and [b, t, text width] for cross-attention → [b, s, width]."""
         states = hidden_states if encoder_hidden_states is None else encoder_hidden_states
         query, key, value = attn.to_q(hidden_states), attn.to_k(states), attn.to_v(states)  # [b, s or t, n * d]
         attended = torch.onnx.ops.symbolic(
@@ -52,28 +52,28 @@ class FusedAttention:
 
 @contextmanager
 def fused_attention(unet: Any) -> Iterator[None]:
-    """Meanwhile every attention layer that is no more than attention has the processor above."""
-    before = dict(unet.attn_processors)
-    plain = {
-        name: FusedAttention() if _plain(unet.get_submodule(name.removesuffix(".processor"))) else processor
-        for name, processor in before.items()
+    """Sets the processor on every layer that is plain attention, and restores the previous ones afterwards."""
+    previous = dict(unet.attn_processors)
+    fused = {
+        name: FusedAttention() if _is_plain(unet.get_submodule(name.removesuffix(".processor"))) else processor
+        for name, processor in previous.items()
     }
-    unet.set_attn_processor(dict(plain))
+    unet.set_attn_processor(fused)
     try:
         yield
     finally:
-        unet.set_attn_processor(before)
+        unet.set_attn_processor(previous)
 
 
-def _plain(attn: Any) -> bool:
+def _is_plain(attn: Any) -> bool:
     extras = (attn.group_norm, attn.spatial_norm, attn.norm_q, attn.norm_k, attn.norm_cross, attn.add_k_proj)
     return all(extra is None for extra in extras) and not attn.residual_connection and attn.rescale_output_factor == 1
 
 
 def split_graphs(fused: Path, standard: Path) -> None:
-    """Writes the graph that `standard` holds to `fused`, and to `standard` one with standard operators alone.
+    """Copies the graph in `standard` to `fused`, and replaces the one in `standard` with standard operators.
 
-    Both read their weights from the file that lies beside `standard`.
+    Both read their weights from the file next to `standard`.
     """
     import onnx
 
@@ -81,7 +81,7 @@ def split_graphs(fused: Path, standard: Path) -> None:
     onnx.save(model, fused)
     nodes = list[Any]()
     for node in model.graph.node:
-        nodes += _expanded(node, model.graph) if (node.domain, node.op_type) == (DOMAIN, OPERATOR) else [node]
+        nodes += _in_standard_operators(node, model.graph) if (node.domain, node.op_type) == (DOMAIN, OPERATOR) else [node]
     del model.graph.node[:]
     model.graph.node.extend(nodes)
     for index, opset in reversed(list(enumerate(model.opset_import))):
@@ -90,7 +90,7 @@ def split_graphs(fused: Path, standard: Path) -> None:
     onnx.save(model, standard)
 
 
-def _expanded(node: onnx.NodeProto, graph: onnx.GraphProto) -> list[onnx.NodeProto]:
+def _in_standard_operators(node: onnx.NodeProto, graph: onnx.GraphProto) -> list[onnx.NodeProto]:
     """softmax(scale * Q K^T) V per head, as nodes; Q and K each get the root of the scale, as in torch's own export.
 
     Source: arXiv:1706.03762 equation 1.
@@ -98,26 +98,26 @@ def _expanded(node: onnx.NodeProto, graph: onnx.GraphProto) -> list[onnx.NodePro
     from onnx import helper, numpy_helper
 
     settings = {item.name: helper.get_attribute_value(item) for item in node.attribute}
-    (query, key, value), (out,), made = node.input, node.output, list[Any]()
+    (query, key, value), (out,), nodes = node.input, node.output, list[Any]()
 
     def constant(name: str, content: Any) -> str:
         graph.initializer.append(numpy_helper.from_array(content, f"{out}/{name}"))
         return f"{out}/{name}"
 
     def add(kind: str, inputs: list[str], name: str, **attributes: Any) -> str:
-        made.append(helper.make_node(kind, inputs, [name], f"{name}/{kind}", **attributes))
+        nodes.append(helper.make_node(kind, inputs, [name], f"{name}/{kind}", **attributes))
         return name
 
-    apart = constant("apart", np.array([0, 0, settings["num_heads"], -1], np.int64))
-    joined = constant("joined", np.array([0, 0, -1], np.int64))
+    heads_split = constant("apart", np.array([0, 0, settings["num_heads"], -1], np.int64))
+    heads_joined = constant("joined", np.array([0, 0, -1], np.int64))
     scale = constant("root of scale", np.sqrt(np.float32(settings["scale"])))
     orders = ("query", query, [0, 2, 1, 3]), ("key", key, [0, 2, 3, 1]), ("value", value, [0, 2, 1, 3])
     q, k, v = (
-        add("Transpose", [add("Reshape", [given, apart], f"{out}/{name} by head")], f"{out}/{name}", perm=order)
-        for name, given, order in orders
+        add("Transpose", [add("Reshape", [tensor, heads_split], f"{out}/{name} by head")], f"{out}/{name}", perm=order)
+        for name, tensor, order in orders
     )  # [b, n, s, d], [b, n, d, t], [b, n, t, d]
     q, k = add("Mul", [q, scale], f"{out}/scaled query"), add("Mul", [k, scale], f"{out}/scaled key")
     scores = add("MatMul", [q, k], f"{out}/scores")  # [b, n, s, t]
     heads = add("MatMul", [add("Softmax", [scores], f"{out}/weights", axis=-1), v], f"{out}/heads")  # [b, n, s, d]
-    add("Reshape", [add("Transpose", [heads], f"{out}/tokens", perm=[0, 2, 1, 3]), joined], out)  # [b, s, n * d]
-    return made
+    add("Reshape", [add("Transpose", [heads], f"{out}/tokens", perm=[0, 2, 1, 3]), heads_joined], out)  # [b, s, n * d]
+    return nodes

@@ -53,7 +53,7 @@ def write_random_base(out: Path, architecture: str, seed: int) -> int:
         OptionError: the folder holds something.
     """
     if out.exists() and any(out.iterdir()):
-        raise OptionError(f"{str(out)!r} must be empty or not there yet; take another folder")
+        raise OptionError(f"{str(out)!r} must be empty or missing; take another folder")
     torch.manual_seed(seed)
     tokenizer = build_tokenizer(sorted(VOCABULARY), out / "tokenizer", TOKENS)
     parts = build_parts(architecture, (tokenizer.bos_token_id, tokenizer.eos_token_id, tokenizer.pad_token_id))

@@ -1,4 +1,4 @@
-"""Other places for curves and images: TensorBoard and Weights & Biases. Both are Sinks, see runs.py."""
+"""Sinks in addition to MLflow: TensorBoard, and Weights & Biases."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from PIL import Image
 from torch.utils.tensorboard import SummaryWriter
 
 from atelier_trainer.config.options import TrainOptions
-from atelier_trainer.tracking.runs import Sink
+from atelier_trainer.tracking.metric_sink import MetricSink
 
 
 class TensorBoard:
@@ -21,48 +21,42 @@ class TensorBoard:
     def __init__(self, folder: Path) -> None:
         self._writer: Any = SummaryWriter(str(folder))
 
-    def metrics(self, step: int, values: Mapping[str, float]) -> None:
-        """See Sink."""
+    def log_metrics(self, step: int, values: Mapping[str, float]) -> None:
         for name, value in values.items():
             self._writer.add_scalar(name, value, step)
 
-    def image(self, image: Image.Image, key: str, step: int) -> None:
-        """See Sink."""
+    def log_image(self, image: Image.Image, key: str, step: int) -> None:
         self._writer.add_image(key, np.asarray(image.convert("RGB")), step, dataformats="HWC")
 
     def close(self) -> None:
-        """See Sink."""
         self._writer.close()
 
 
 class WeightsAndBiases:
-    """A W&B run under the id of the MLflow run, so that a training that goes on goes on there as well.
+    """A W&B run under the id of the MLflow run, so that a resumed training resumes it as well.
 
-    Its login and mode are W&B's own environment variables.
+    Login and mode come from W&B's own environment variables.
     """
 
-    def __init__(self, folder: Path, project: str, run_id: str, settings: dict[str, Any]) -> None:
+    def __init__(self, folder: Path, project: str, run_id: str, params: dict[str, Any]) -> None:
         self._wandb = importlib.import_module("wandb")
-        self._run = self._wandb.init(project=project, dir=str(folder), id=run_id, resume="allow", config=settings)
+        self._run = self._wandb.init(project=project, dir=str(folder), id=run_id, resume="allow", config=params)
 
-    def metrics(self, step: int, values: Mapping[str, float]) -> None:
-        """See Sink."""
+    def log_metrics(self, step: int, values: Mapping[str, float]) -> None:
         self._run.log(dict(values), step=step)
 
-    def image(self, image: Image.Image, key: str, step: int) -> None:
-        """See Sink."""
+    def log_image(self, image: Image.Image, key: str, step: int) -> None:
         self._run.log({key: self._wandb.Image(image)}, step=step)
 
     def close(self) -> None:
-        """See Sink."""
         self._run.finish()
 
 
-def reports(options: TrainOptions, out: Path, run_id: str) -> list[Sink]:
-    """The sinks that --report_to names beside MLflow, whose run has this id."""
-    sinks: list[Sink] = []
-    if options.report_to in ("tensorboard", "all"):
-        sinks.append(TensorBoard(out / options.logging_dir))
-    if options.report_to in ("wandb", "all"):
-        sinks.append(WeightsAndBiases(out, options.experiments_name, run_id, options.resolved()))
+def additional_sinks(options: TrainOptions, folder: Path, run_id: str) -> list[MetricSink]:
+    """The sinks that --report_to names in addition to the MLflow run of this id."""
+    report_to, sinks = options.tracking.report_to, list[MetricSink]()
+    if report_to in ("tensorboard", "all"):
+        sinks.append(TensorBoard(folder / options.tracking.logging_dir))
+    if report_to in ("wandb", "all"):
+        sinks.append(WeightsAndBiases(folder, options.tracking.experiments_name, run_id, options.run_params()))
     return sinks

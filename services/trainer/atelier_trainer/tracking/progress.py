@@ -1,4 +1,4 @@
-"""How far a training is, on a terminal; where there is none, a line per stage."""
+"""Progress of a training: bars on a terminal, a line per stage elsewhere."""
 
 from __future__ import annotations
 
@@ -6,34 +6,31 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 
-class Bars:
-    """One bar at a time: encoding, then steps."""
+class ProgressBars:
+    """One bar at a time: encoding, then training."""
 
     def __init__(self, console: Console) -> None:
         self._console = console
         self._progress: Progress | None = None
-        self._name, self._task = "", TaskID(0)
+        self._stage, self._task = "", TaskID(0)
 
-    def say(self, text: str) -> None:
-        """A line of its own."""
+    def print(self, text: str) -> None:
         self._console.print(text, soft_wrap=True, highlight=False)
 
-    def encoded(self, done: int, total: int) -> None:
-        """Images encoded."""
+    def show_encoding(self, done: int, total: int) -> None:
         self._show("encode", done, total, "encode")
 
-    def steps(self, done: int, total: int, said: str) -> None:
-        """Optimizer steps done."""
-        self._show("train", done, total, f"train  {said}")
+    def show_training(self, done: int, total: int, ema_loss: float) -> None:
+        self._show("train", done, total, f"train  loss {ema_loss:.4f}")
 
     def close(self) -> None:
-        """Leaves the last bar as it is."""
+        """Leaves the last bar on the screen."""
         if self._progress is not None:
             self._progress.stop()
             self._progress = None
 
-    def _show(self, name: str, done: int, total: int, said: str) -> None:
-        if name != self._name or self._progress is None:
+    def _show(self, stage: str, done: int, total: int, description: str) -> None:
+        if stage != self._stage or self._progress is None:
             self.close()
             columns = (
                 TextColumn("{task.description:<22}"),
@@ -43,6 +40,6 @@ class Bars:
                 TimeRemainingColumn(),
             )
             self._progress = Progress(*columns, console=self._console)
-            self._name, self._task = name, self._progress.add_task(said, total=total)
+            self._stage, self._task = stage, self._progress.add_task(description, total=total)
             self._progress.start()
-        self._progress.update(self._task, completed=done, total=total, description=said)
+        self._progress.update(self._task, completed=done, total=total, description=description)

@@ -1,4 +1,4 @@
-"""Carries the journal to MLflow from a thread of its own; nobody waits for it, and no failure there ends a training."""
+"""Uploads the journal to MLflow in a thread of its own: no training waits for it or fails because of it."""
 
 from __future__ import annotations
 
@@ -11,105 +11,98 @@ from atelier_trainer.tracking.journal import Journal, Record
 
 log = logging.getLogger(__name__)
 BATCH_RECORDS = 200
-GATHER_S = 2.0  # records of so many seconds travel together
-LONGEST_PAUSE_S = 30.0
+POLL_S = 2.0  # records of this many seconds are sent together
+FIRST_RETRY_S, MAX_RETRY_S = 1.0, 30.0
 Row = tuple[str, float, int, int]
 
 
 class RunBackend(Protocol):
-    """One run on a tracking server. Every method raises TrackingError where the server did not answer or refused."""
+    """One run on a tracking server. Every method raises TrackingError where the server does not answer or refuses."""
 
-    def metrics(self, rows: list[Row]) -> None:
-        """Adds (name, value, step, unix time in ms) rows."""
+    def log_metrics(self, rows: list[Row]) -> None:
+        """Adds (name, value, step, Unix time in ms) rows; a repeated row is duplicated."""
 
-    def history(self, name: str) -> set[tuple[int, int]]:
+    def metric_history(self, name: str) -> set[tuple[int, int]]:
         """(step, time in ms) of every value that the server has of a metric."""
 
-    def image(self, record: Record, file: Any) -> None:
-        """Puts an image under a name that depends on the record alone, so that twice is once."""
+    def log_image(self, record: Record, file: Any) -> None:
+        """Idempotent: the image's name depends on the record alone."""
 
-    def note(self, record: Record) -> None:
-        """Parameters, tags, files or the run's status; twice is once."""
+    def log_record(self, record: Record) -> None:
+        """Parameters, tags, text files or the run's status; idempotent."""
 
 
-def deliver(journal: Journal, mailbox: RunBackend, cautious: bool) -> bool:
-    """Sends the next records; returns whether there were any.
+def deliver(journal: Journal, backend: RunBackend, check_existing: bool) -> bool:
+    """Sends the next batch of records; returns whether there were any.
 
     Args:
-        journal: where they come from.
-        mailbox: where they go.
-        cautious: the server may have some of them already, from an attempt whose answer was lost: it is asked first.
+        journal: source of the records.
+        backend: their destination.
+        check_existing: ask the server first which metrics it has: the response to an earlier attempt may have been lost.
 
     Raises:
         TrackingError: the records stay in the journal.
     """
-    records, mark = journal.next(BATCH_RECORDS)
+    records, offset = journal.read_pending(BATCH_RECORDS)
     if not records:
         if journal.pending:
-            journal.delivered(mark)
+            journal.mark_delivered(offset)
         return False
     rows = [
-        (str(name), float(value), int(step), int(at))
-        for r in records
-        if r["kind"] == "metrics"
-        for name, value, step, at in r["rows"]
+        (str(name), float(value), int(step), int(at_ms))
+        for record in records
+        if record["kind"] == "metrics"
+        for name, value, step, at_ms in record["rows"]
     ]
-    if rows and cautious:
-        there = {name: mailbox.history(name) for name in {row[0] for row in rows}}
-        rows = [row for row in rows if row[2:] not in there[row[0]]]
+    if rows and check_existing:
+        existing = {name: backend.metric_history(name) for name in {row[0] for row in rows}}
+        rows = [row for row in rows if row[2:] not in existing[row[0]]]
     if rows:
-        mailbox.metrics(rows)
+        backend.log_metrics(rows)
     for record in records:
         if record["kind"] == "image":
-            mailbox.image(record, journal.folder / "images" / record["file"])
+            backend.log_image(record, journal.folder / "images" / record["file"])
         elif record["kind"] != "metrics":
-            mailbox.note(record)
-    journal.delivered(mark)
+            backend.log_record(record)
+    journal.mark_delivered(offset)
     return True
 
 
 class Uploader:
-    """A thread that delivers until told to stop; after a failure it pauses, longer each time, and asks before it repeats."""
+    """Delivers in a thread until it is stopped. After a failure it waits, longer each time, and checks what the server has."""
 
-    def __init__(self, journal: Journal, mailbox: RunBackend) -> None:
-        self._journal, self._mailbox = journal, mailbox
-        self._ending, self._patience_s = threading.Event(), 0.0
-        self._thread = threading.Thread(target=self._work, name="courier", daemon=True)
+    def __init__(self, journal: Journal, backend: RunBackend) -> None:
+        self._journal, self._backend = journal, backend
+        self._stopping, self._timeout_s = threading.Event(), 0.0
+        self._thread = threading.Thread(target=self._run, name="mlflow-uploader", daemon=True)
         self._thread.start()
 
-    def finish(self, patience_s: float) -> bool:
-        """Delivers what is left and ends the thread.
-
-        Args:
-            patience_s: how long a server that does not answer is waited for.
-
-        Returns:
-            Whether everything was delivered.
-        """
-        self._patience_s = patience_s
-        self._ending.set()
+    def stop(self, timeout_s: float) -> bool:
+        """Delivers the rest, retrying for `timeout_s`, and ends the thread; returns whether everything was delivered."""
+        self._timeout_s = timeout_s
+        self._stopping.set()
         self._thread.join()
         return not self._journal.pending
 
-    def _work(self) -> None:
-        cautious, pause_s, left_s = True, 1.0, None
+    def _run(self) -> None:
+        check_existing, retry_s, remaining_s = True, FIRST_RETRY_S, None
         while True:
-            ending = self._ending.is_set()
+            stopping = self._stopping.is_set()
             try:
-                while deliver(self._journal, self._mailbox, cautious):
-                    cautious, pause_s, left_s = False, 1.0, None
-                if ending:
+                while deliver(self._journal, self._backend, check_existing):
+                    check_existing, retry_s, remaining_s = False, FIRST_RETRY_S, None
+                if stopping:
                     return
-                self._ending.wait(GATHER_S)
+                self._stopping.wait(POLL_S)
             except TrackingError as error:
-                if not cautious:
-                    log.warning("%s; the training goes on and the run's journal keeps everything", error)
-                cautious = True
-                if ending:
-                    left_s = (self._patience_s if left_s is None else left_s) - pause_s
-                    if left_s < 0:
+                if not check_existing:
+                    log.warning("upload failed, will retry: %s", error)
+                check_existing = True
+                if stopping:
+                    remaining_s = (self._timeout_s if remaining_s is None else remaining_s) - retry_s
+                    if remaining_s < 0:
                         return
-                    threading.Event().wait(pause_s)
+                    threading.Event().wait(retry_s)
                 else:
-                    self._ending.wait(pause_s)
-                pause_s = min(2 * pause_s, LONGEST_PAUSE_S)
+                    self._stopping.wait(retry_s)
+                retry_s = min(2 * retry_s, MAX_RETRY_S)

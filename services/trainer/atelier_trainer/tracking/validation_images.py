@@ -1,4 +1,4 @@
-"""Images of the validation prompt, the same seeds each time; what draws them is loaded for the moment only."""
+"""Images of the validation prompt, with the same seeds at each validation."""
 
 from __future__ import annotations
 
@@ -9,48 +9,48 @@ from typing import Any
 import torch
 from diffusers import StableDiffusionPipeline
 
-from atelier_trainer.base_model import Base
-from atelier_trainer.data.encode import CaptionEmbeddings
-from atelier_trainer.tracking.runs import Sink
+from atelier_trainer.base_model import BaseModel
+from atelier_trainer.data.encoded import CaptionEmbeddings
+from atelier_trainer.tracking.metric_sink import MetricSink
 
 STEPS = 25
 
 
 @dataclass(frozen=True)
 class ImageSampler:
-    """Draws `count` images of one prompt.
+    """Generates images of one prompt.
 
     Attributes:
-        base: its VAE and scheduler are loaded at each call and let go after.
-        words: text states of the prompt, and of the empty prompt.
+        base: its VAE and scheduler are loaded at each call and released afterwards.
+        prompt: text states of the prompt and of the empty prompt.
         width: px.
         height: px.
-        count: images.
+        count: number of images.
         seed: of the first image; each next one has the next.
     """
 
-    base: Base
-    words: CaptionEmbeddings
+    base: BaseModel
+    prompt: CaptionEmbeddings
     width: int
     height: int
     count: int
     seed: int
 
-    def draw(self, unet: Any, step: int, sinks: Sequence[Sink]) -> None:
-        """Draws with the UNet as it is now and hands the images to the sinks."""
-        parameter, training = next(unet.parameters()), unet.training
+    def log_images(self, unet: Any, step: int, sinks: Sequence[MetricSink]) -> None:
+        """Generates images with the UNet in its current state and logs them."""
+        parameter, was_training = next(unet.parameters()), unet.training
         device, mixed = parameter.device, parameter.dtype != torch.float32
         unet.eval()
         pipeline = StableDiffusionPipeline.from_pretrained(
-            self.base.folder, unet=unet, vae=self.base.vae().to(device), text_encoder=None, tokenizer=None,
+            self.base.folder, unet=unet, vae=self.base.load_vae().to(device), text_encoder=None, tokenizer=None,
             safety_checker=None, feature_extractor=None, requires_safety_checker=False,
         )  # fmt: skip
         pipeline.set_progress_bar_config(disable=True)
         for index in range(self.count):
             with torch.inference_mode(), torch.autocast(device.type, parameter.dtype, enabled=mixed):
                 latents = pipeline(
-                    prompt_embeds=self.words.states[self.words.caption[:1]].to(device),
-                    negative_prompt_embeds=self.words.empty[None].to(device),
+                    prompt_embeds=self.prompt.states[self.prompt.rows[:1]].to(device),
+                    negative_prompt_embeds=self.prompt.empty[None].to(device),
                     width=self.width,
                     height=self.height,
                     num_inference_steps=STEPS,
@@ -61,5 +61,5 @@ class ImageSampler:
                 decoded = pipeline.vae.decode(latents.float() / pipeline.vae.config.scaling_factor).sample
             (image,) = pipeline.image_processor.postprocess(decoded.cpu(), output_type="pil")
             for sink in sinks:
-                sink.image(image, f"validation_{index}", step)
-        unet.train(training)
+                sink.log_image(image, f"validation_{index}", step)
+        unet.train(was_training)

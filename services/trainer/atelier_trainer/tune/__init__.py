@@ -1,1 +1,1 @@
-"""Searching for settings: many trainings on Ray, one MLflow run each below one parent, the best written down."""
+"""Hyperparameter search on Ray Tune: one MLflow run per trial, below one parent run that holds the best settings."""

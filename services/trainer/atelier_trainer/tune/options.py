@@ -1,4 +1,4 @@
-"""The flags of `tune` beside those of `train`."""
+"""The flags of `tune` in addition to those of `train`."""
 
 from __future__ import annotations
 
@@ -7,29 +7,23 @@ import math
 from collections.abc import Iterator
 from typing import Literal
 
-from atelier_trainer.config.options import flag
+from atelier_trainer.config.flag import flag
 from atelier_trainer.errors import OptionError
 
 
 @dataclasses.dataclass(frozen=True)
 class TuneOptions:
-    """One search, complete but for what each trial trains."""
-
-    space: str | None = flag(None, "search", "YAML file of what is searched; learning_rate x train_batch_size by default")
-    search: Literal["grid", "random", "optuna"] = flag("grid", "search", "every combination, drawn at random, or led by Optuna")
-    samples: int = flag(1, "search", "trials to draw; with grid, times that every combination is tried")
-    trial_scheduler: Literal["fifo", "asha"] = flag("fifo", "search", "asha stops trials whose validation loss lies behind")
-    gpus_per_trial: float = flag(1.0, "search", "GPUs per trial, fractions too; CPUs where there is no GPU")
-    cpus_per_trial: float = flag(1.0, "search", "CPUs per trial")
-    max_concurrent_trials: int | None = flag(None, "search", "trials at a time; as many as fit by default")
-    ray_address: str | None = flag(None, "search", "Ray cluster, for example 10.0.0.5:6379; one of its own by default")
+    space: str | None = flag(None, "YAML file of the search space; learning_rate x train_batch_size by default")
+    search: Literal["grid", "random", "optuna"] = flag("grid", "all combinations, random ones, or ones that Optuna suggests")
+    samples: int = flag(1, "number of trials; with grid, how often to try each combination")
+    trial_scheduler: Literal["fifo", "asha"] = flag("fifo", "asha stops trials whose validation loss falls behind")
+    gpus_per_trial: float = flag(1.0, "GPUs per trial, fractions too; CPUs where there is no GPU")
+    cpus_per_trial: float = flag(1.0, "CPUs per trial")
+    max_concurrent_trials: int | None = flag(None, "trials at a time; as many as fit by default")
+    ray_address: str | None = flag(None, "Ray cluster, for example 10.0.0.5:6379; a local one by default")
 
     def check(self) -> None:
-        """Refuses what makes no sense, before any work starts.
-
-        Raises:
-            OptionError: names every such flag with its value.
-        """
+        """Raises OptionError with every rule that the options break."""
         problems = list(self._problems())
         if problems:
             raise OptionError("; ".join(problems))
@@ -45,4 +39,4 @@ class TuneOptions:
         if not 0 < self.cpus_per_trial < math.inf:
             yield f"--cpus_per_trial must be greater than 0; received {self.cpus_per_trial}"
         if self.search != "grid" and self.space is None and self.samples == 1:
-            yield f"--search {self.search} draws --samples trials; received 1: give the number to try"
+            yield f"--search {self.search} needs the number of trials in --samples; received 1"

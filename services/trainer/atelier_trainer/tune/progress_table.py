@@ -1,4 +1,4 @@
-"""The search as it goes: a table that renews itself on a terminal, a line per finished trial where there is none."""
+"""Progress of a search: a live table on a terminal, a line per finished trial elsewhere."""
 
 from __future__ import annotations
 
@@ -9,11 +9,13 @@ from rich.console import Console
 from rich.live import Live
 from rich.table import Table
 
-from atelier_trainer.tune.trial import METRIC, TIME
+from atelier_trainer.tune.trial import METRIC, RUNNING, STATE, TIME
+
+EMPTY, STOPPED_EARLY = "–", "stopped early"
 
 
 class ProgressTable(ray.tune.Callback):
-    """What Ray calls when a trial begins, reports and ends."""
+    """Ray calls it when a trial starts, reports and ends."""
 
     def __init__(self, console: Console, searched: list[str]) -> None:
         self._console, self._searched = console, searched
@@ -21,47 +23,40 @@ class ProgressTable(ray.tune.Callback):
         self._live = Live(console=console, auto_refresh=False) if console.is_terminal else None
 
     def __getstate__(self) -> dict[str, Any]:
-        """Ray keeps its callbacks with the search; a terminal cannot be kept."""
+        """Ray pickles its callbacks with the search; a terminal cannot be pickled."""
         return {"searched": self._searched}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        """A search that goes on shows its table on standard error."""
         ProgressTable.__init__(self, Console(stderr=True), state["searched"])
 
     def setup(self, *_: Any, **__: Any) -> None:
-        """The search begins."""
         if self._live is not None:
             self._live.start()
 
     def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **_: Any) -> None:
-        """One trial begins."""
-        self._show(trial, "running", {})
+        self._update(trial, RUNNING, {})
 
     def on_trial_result(self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **_: Any) -> None:
-        """One trial validated."""
-        self._show(trial, "running", result)
+        self._update(trial, RUNNING, result)
 
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **_: Any) -> None:
-        """One trial ended."""
-        self._end(trial, str((trial.last_result or {}).get("outcome", "ended")).replace("running", "stopped early"))
+        self._end(trial, str((trial.last_result or {}).get(STATE, "ended")).replace(RUNNING, STOPPED_EARLY))
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **_: Any) -> None:
-        """One trial failed."""
         self._end(trial, "failed")
 
     def on_experiment_end(self, trials: list[Any], **_: Any) -> None:
-        """The search ended."""
         if self._live is not None:
             self._live.stop()
 
     def _end(self, trial: Any, state: str) -> None:
-        row = self._show(trial, state, trial.last_result or {})
+        row = self._update(trial, state, trial.last_result or {})
         if self._live is None:
-            chosen = ", ".join(f"{name} {row.get(name)}" for name in self._searched)
-            self._console.print(f"trial {trial.trial_id} {state}: {chosen}; {METRIC} {row[METRIC]}", soft_wrap=True)
+            values = ", ".join(f"{name} {row.get(name)}" for name in self._searched)
+            self._console.print(f"trial {trial.trial_id} {state}: {values}; {METRIC} {row[METRIC]}", soft_wrap=True)
 
-    def _show(self, trial: Any, state: str, result: dict[str, Any]) -> dict[str, Any]:
-        row = self._rows.setdefault(trial.trial_id, {TIME: "–", METRIC: "–", "ema_loss": "–"})
+    def _update(self, trial: Any, state: str, result: dict[str, Any]) -> dict[str, Any]:
+        row = self._rows.setdefault(trial.trial_id, {TIME: EMPTY, METRIC: EMPTY, "ema_loss": EMPTY})
         row |= {name: trial.config.get(name) for name in self._searched} | {"state": state}
         row |= {name: result[name] for name in (TIME, METRIC, "ema_loss") if name in result}
         if self._live is not None:
@@ -72,9 +67,9 @@ class ProgressTable(ray.tune.Callback):
         columns = ["state", *self._searched, TIME, METRIC, "ema_loss"]
         table = Table("trial", *columns)
         for name, row in self._rows.items():
-            table.add_row(name, *(_spelt(row.get(column, "–")) for column in columns))
+            table.add_row(name, *(_format(row.get(column, EMPTY)) for column in columns))
         return table
 
 
-def _spelt(value: Any) -> str:
+def _format(value: Any) -> str:
     return f"{value:.4g}" if isinstance(value, float) else str(value)

@@ -16,7 +16,7 @@ _FRAMES = (
     "{}",
     "{}",
     "a drawing of {}",
-    "an image of {}",
+    "a picture of {}",
     "there is {}",
     "here is {}",
     "this is {}",

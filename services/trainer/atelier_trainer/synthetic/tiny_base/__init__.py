@@ -1,5 +1,4 @@
-"""The tiny base model: a complete Stable Diffusion pipeline of 7.5 M parameters, trained from nothing on our own scenes.
+"""The tiny base model: a complete Stable Diffusion pipeline of 7.5 M parameters, trained from scratch on synthetic scenes.
 
-It exists so that the whole loop (train, promote, draw) runs for real on two cores without a download. `architecture` says
-what it is made of, `fit_vae` and `fit_unet` train it, `assemble` writes the diffusers folder.
+With it, training, promotion and inference run for real on two cores without a download.
 """

@@ -46,16 +46,16 @@ def fit_decoder(state_dir: Path, steps: int, scenes_per_style: int, seed: int) -
     first, recent = step, []
     while step < steps:
         rng = np.random.default_rng([seed, step, 2])
-        draw = torch.Generator().manual_seed(seed * 1_000_003 + step)
+        generator = torch.Generator().manual_seed(seed * 1_000_003 + step)
         batch = batch_of_crops(data, rng, BATCH, SIZE_PX).contiguous(memory_format=torch.channels_last)
         for group in optimizer.param_groups:
             group["lr"] = LEARNING_RATE * learning_rate_share(step, steps)
         with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
             posterior = vae.encode(batch).latent_dist
             mean, std = posterior.mean.float(), posterior.std.float()
-            latents = mean + std * torch.randn(mean.shape, generator=draw)
-            spread = NOISE * latents.std() * torch.rand((BATCH, 1, 1, 1), generator=draw)
-            latents = latents + spread * torch.randn(latents.shape, generator=draw)
+            latents = mean + std * torch.randn(mean.shape, generator=generator)
+            spread = NOISE * latents.std() * torch.rand((BATCH, 1, 1, 1), generator=generator)
+            latents = latents + spread * torch.randn(latents.shape, generator=generator)
         with torch.autocast("cpu", torch.bfloat16):
             decoded = vae.decode(latents).sample
         loss = image_loss(decoded.float(), batch)

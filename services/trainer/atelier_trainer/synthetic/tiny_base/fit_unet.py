@@ -41,7 +41,7 @@ def fit_unet(state_dir: Path, steps: int, scenes_count: int, seed: int) -> Path:
     torch.manual_seed(seed)
     images, captions = render_images(state_dir / "images", "colour", scenes_count, seed + 1)
     tokenizer = build_tokenizer(itertools.chain.from_iterable(captions), state_dir / "tokenizer")
-    mean, std, scaling = encode(state_dir, images)
+    mean, std, scaling = encode_latents(state_dir, images)
     tokens = torch.tensor(
         [tokenizer(texts, padding="max_length", truncation=True).input_ids for texts in captions], dtype=torch.int32
     )  # [scenes, captions, TEXT_TOKENS]
@@ -63,13 +63,13 @@ def fit_unet(state_dir: Path, steps: int, scenes_count: int, seed: int) -> Path:
     first, recent = step, []
     while step < steps:
         rng = np.random.default_rng([seed, step])
-        draw = torch.Generator().manual_seed(seed * 1_000_003 + step)
+        generator = torch.Generator().manual_seed(seed * 1_000_003 + step)
         rows = torch.from_numpy(rng.integers(len(images), size=BATCH))
         ids = tokens[rows, torch.from_numpy(rng.integers(tokens.shape[1], size=BATCH))].long()
         ids[torch.from_numpy(rng.random(BATCH) < CAPTION_DROPOUT)] = empty
-        noise = torch.randn((2, BATCH, *mean.shape[1:]), generator=draw)
+        noise = torch.randn((2, BATCH, *mean.shape[1:]), generator=generator)
         latents = (mean[rows].float() + std[rows].float() * noise[0]) * scaling
-        times = torch.randint(0, len(snr), (BATCH,), generator=draw)
+        times = torch.randint(0, len(snr), (BATCH,), generator=generator)
         noisy = scheduler.add_noise(latents, noise[1], times)
         target = scheduler.get_velocity(latents, noise[1], times)
         for group in optimizer.param_groups:
@@ -95,7 +95,7 @@ def fit_unet(state_dir: Path, steps: int, scenes_count: int, seed: int) -> Path:
     return state_file
 
 
-def encode(state_dir: Path, images: np.ndarray) -> tuple[torch.Tensor, torch.Tensor, float]:
+def encode_latents(state_dir: Path, images: np.ndarray) -> tuple[torch.Tensor, torch.Tensor, float]:
     """Posterior mean and standard deviation of every image, once.
 
     Returns:

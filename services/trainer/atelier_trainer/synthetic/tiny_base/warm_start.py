@@ -15,7 +15,7 @@ from atelier_trainer.synthetic.tiny_base.fit_unet import EMA_DECAY, LEARNING_RAT
 from atelier_trainer.synthetic.tiny_base.fit_vae import LEARNING_RATE as VAE_LEARNING_RATE
 
 
-def begin_from(start: Path, state_dir: Path) -> None:
+def initialize_from(start: Path, state_dir: Path) -> None:
     """Writes the states of VAE and UNet at step 0 with the weights of a diffusers folder, where there are none yet.
 
     Its tokenizer comes along: the text encoder's weights belong to its numbering.

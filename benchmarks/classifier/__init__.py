@@ -1,0 +1,1 @@
+"""Classifiers that judge generated images: which kinds of thing they show, and in which style."""

@@ -1,0 +1,52 @@
+"""adapter.json and evidence.json, next to the weights that they describe."""
+
+from __future__ import annotations
+
+import subprocess
+from pathlib import Path
+
+from atelier_contracts import names
+from atelier_contracts.manifests import AdapterManifest, BundleManifest, Evidence, file_sha256
+
+GIT_TIMEOUT_S = 10
+
+
+def write_adapter_manifest(
+    weights: Path,
+    bundle: BundleManifest,
+    *,
+    rank: int,
+    alpha: float,
+    targets: tuple[str, ...],
+    run_id: str,
+    dataset_digest: str,
+) -> AdapterManifest:
+    """Describes a weights file in adapter.json."""
+    manifest = AdapterManifest(
+        bundle_digest=bundle.digest(),
+        weights_sha256=file_sha256(weights),
+        rank=rank,
+        alpha=alpha,
+        targets=targets,
+        run_id=run_id,
+        dataset_digest=dataset_digest,
+        git_revision=git_revision(),
+    )
+    (weights.parent / names.ADAPTER_FILE).write_text(manifest.model_dump_json(indent=2))
+    return manifest
+
+
+def write_evidence(folder: Path, evidence: Evidence) -> None:
+    (folder / names.EVIDENCE_FILE).write_text(evidence.model_dump_json(indent=2))
+
+
+def git_revision() -> str | None:
+    """Commit of this package's source tree, with `-dirty` where files differ from it; None outside a checkout."""
+    try:
+        answer = subprocess.run(
+            ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"],
+            cwd=Path(__file__).parent, capture_output=True, text=True, timeout=GIT_TIMEOUT_S, check=True,
+        )  # fmt: skip
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return answer.stdout.strip() or None
