@@ -1,7 +1,7 @@
-"""How long does a reader of registry-api wait, when a model has a thousand versions?
+"""Measures how long registry-api takes to answer reads of a model with a thousand versions.
 
-A real MLflow server on SQLite is filled with versions that have runs, parameters and metrics; then each reading address is
-asked over HTTP: again and again, as an open page does, and with `Cache-Control: no-cache`, where each read asks MLflow.
+A real MLflow server on SQLite is filled with versions that have runs, parameters and metrics. Then each endpoint is read over
+HTTP: repeatedly, as an open page does, and with `Cache-Control: no-cache`, where each read asks MLflow.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ import psutil
 from fidelity_report import machine
 
 MODEL = "many"
-SECRET = "measured"
+TOKEN = "measured"
 READS = {
     "a model": f"/models/{MODEL}",
     "20 versions": f"/models/{MODEL}/versions?limit=20",
@@ -37,11 +37,11 @@ READS = {
     "an alias": f"/models/{MODEL}/aliases/champion",
     "the history": f"/models/{MODEL}/history?limit=50",
 }
-HOW: dict[str, dict[str, str]] = {"again and again": {}, "asking MLflow": {"Cache-Control": "no-cache"}}
+MODES: dict[str, dict[str, str]] = {"cached": {}, "not cached": {"Cache-Control": "no-cache"}}
 
 
 def fill(uri: str, count: int) -> None:
-    """Registers versions as a trainer does, without files."""
+    """Registers versions as the trainer does, without files."""
     from mlflow.tracking import MlflowClient
 
     client = MlflowClient(uri)
@@ -56,7 +56,7 @@ def fill(uri: str, count: int) -> None:
 
 
 def start(command: list[str], url: str, environment: dict[str, str], log: Path) -> subprocess.Popen[bytes]:
-    """Starts a server and waits until it answers."""
+    """Starts a server, and waits until it answers."""
     with log.open("wb") as output:
         process = subprocess.Popen(command, env=os.environ | environment, stdout=output, stderr=output)
     for _ in range(600):
@@ -66,60 +66,60 @@ def start(command: list[str], url: str, environment: dict[str, str], log: Path) 
         except httpx.TransportError:
             time.sleep(0.2)
     process.kill()
-    raise SystemExit(f"{url} never answered; {log.read_text()[-2000:]}")
+    raise SystemExit(f"{url} did not answer; {log.read_text()[-2000:]}")
 
 
 def free_port() -> int:
-    """A port that nobody listens on."""
+    """A free TCP port."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
 
 
 def cpu_ms(processes: Sequence[subprocess.Popen[bytes]]) -> float:
-    """Processor time of servers and their children so far; unlike a wait it does not depend on who else computes."""
+    """CPU time of servers and their children so far; unlike elapsed time it does not depend on other load."""
     used = 0.0
     for process in processes:
         root = psutil.Process(process.pid)
-        for each in (root, *root.children(recursive=True)):
-            times = each.cpu_times()
+        for child in (root, *root.children(recursive=True)):
+            times = child.cpu_times()
             used += (times.user + times.system) * 1000
     return used
 
 
 def measure(url: str, half: int, repeats: int, servers: Sequence[subprocess.Popen[bytes]]) -> dict[str, Any]:
-    """Milliseconds of every read: waited, and computed by MLflow and registry-api together."""
-    found: dict[str, Any] = {}
-    with httpx.Client(base_url=url, headers={"Authorization": f"Bearer {SECRET}"}, timeout=60) as client:
+    """Milliseconds of every read: elapsed, and CPU time of MLflow and registry-api together."""
+    figures: dict[str, Any] = {}
+    with httpx.Client(base_url=url, headers={"Authorization": f"Bearer {TOKEN}"}, timeout=60) as client:
         for name, path in READS.items():
-            for how, headers in HOW.items():
+            for mode, headers in MODES.items():
                 times, used = [], cpu_ms(servers)
                 for _ in range(repeats):
                     begun = time.perf_counter()
                     client.get(path.format(half=half), headers=headers).raise_for_status()
                     times.append((time.perf_counter() - begun) * 1000)
                 times.sort()
-                found.setdefault(name, {})[how] = {
+                figures.setdefault(name, {})[mode] = {
                     "p50_ms": round(statistics.median(times), 1),
                     "p95_ms": round(times[int(len(times) * 0.95)], 1),
                     "cpu_ms": round((cpu_ms(servers) - used) / repeats, 1),
                 }
-    return found
+    return figures
 
 
 def main() -> int:
-    """Measures and prints JSON; 1 where a median is above the limit given."""
+    """Prints JSON; returns 1 where a median exceeds the limit."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--versions", type=int, default=1000, help="(%(default)s)")
     parser.add_argument("--repeats", type=int, default=60, help="(%(default)s)")
-    parser.add_argument("--max-p50-ms", type=float, help="status 1 where a median is above this")
-    parser.add_argument("--json", type=Path, help="also write the figures here")
+    parser.add_argument("--max-p50-ms", type=float, help="return 1 where a median exceeds this")
+    parser.add_argument("--json", type=Path, help="also write the figures to this file")
     options = parser.parse_args()
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that the servers end, too
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that the servers end too
     with tempfile.TemporaryDirectory() as name:
         folder, running = Path(name), []
         tracking, service = (f"http://127.0.0.1:{free_port()}" for _ in range(2))
-        (folder / "tokens").write_text(f"reader reader {hashlib.sha256(SECRET.encode()).hexdigest()}\n")
+        (folder / "tokens").write_text(f"reader reader {hashlib.sha256(TOKEN.encode()).hexdigest()}\n")
         try:
             command = [sys.executable, "-m", "mlflow", "server", "--workers", "1", "--port", tracking.rpartition(":")[2]]
             command += [
@@ -128,8 +128,8 @@ def main() -> int:
                 "--artifacts-destination",
                 f"{folder}/artifacts",
             ]
-            quiet = {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "MLFLOW_DISABLE_TELEMETRY": "true"}
-            running.append(start(command, f"{tracking}/health", quiet, folder / "mlflow.log"))
+            environment = {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "MLFLOW_DISABLE_TELEMETRY": "true"}
+            running.append(start(command, f"{tracking}/health", environment, folder / "mlflow.log"))
             fill(tracking, options.versions)
             settings = {
                 "ATELIER_REGISTRY_PORT": service.rpartition(":")[2],
@@ -140,40 +140,40 @@ def main() -> int:
             running.append(
                 start([sys.executable, "-m", "atelier_registry"], f"{service}/readyz", settings, folder / "service.log")
             )
-            time.sleep(6)  # the first look for moves by other hands
-            found = measure(service, options.versions // 2, options.repeats, running)
+            time.sleep(6)  # until after the first check for aliases changed outside registry-api
+            reads = measure(service, options.versions // 2, options.repeats, running)
             direct = measure_directly(tracking, options.repeats)
         finally:
             for process in reversed(running):
                 process.terminate()
                 process.wait(30)
-    figures = {"versions": options.versions, "reads": found, "MLflow itself": direct}
+    figures = {"versions": options.versions, "reads": reads, "MLflow itself": direct}
     print(json.dumps(figures, indent=2))
     if options.json:
-        told = {"machine": machine(), "load": os.getloadavg(), "command": shlex.join(sys.argv)}
-        options.json.write_text(json.dumps(figures | told, indent=2) + "\n")
+        context = {"machine": machine(), "load": os.getloadavg(), "command": shlex.join(sys.argv)}
+        options.json.write_text(json.dumps(figures | context, indent=2) + "\n")
     return int(
         options.max_p50_ms is not None
-        and any(each["p50_ms"] > options.max_p50_ms for read in found.values() for each in read.values())
+        and any(mode["p50_ms"] > options.max_p50_ms for read in reads.values() for mode in read.values())
     )
 
 
 def measure_directly(uri: str, repeats: int) -> dict[str, float]:
-    """What MLflow alone needs for its part of the two most frequent reads, to tell its share from ours."""
-    asked = {
+    """Milliseconds of MLflow alone for the two most frequent requests to it."""
+    requests = {
         "search for a model": f"/api/2.0/mlflow/registered-models/search?filter=name%3D'{MODEL}'&max_results=1",
         "search 20 versions": f"/api/2.0/mlflow/model-versions/search?filter=name%3D'{MODEL}'&max_results=20",
     }
-    found = {}
+    medians = {}
     with httpx.Client(base_url=uri, timeout=60) as client:
-        for name, path in asked.items():
+        for name, path in requests.items():
             times = []
             for _ in range(repeats):
                 begun = time.perf_counter()
                 client.get(path).raise_for_status()
                 times.append((time.perf_counter() - begun) * 1000)
-            found[f"{name}, p50_ms"] = round(statistics.median(times), 1)
-    return found
+            medians[f"{name}, p50_ms"] = round(statistics.median(times), 1)
+    return medians
 
 
 if __name__ == "__main__":

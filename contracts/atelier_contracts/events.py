@@ -1,4 +1,4 @@
-"""`GET /events` of registry-api: what happened to aliases, as server-sent events whose id is the cursor."""
+"""Events of registry-api about aliases: in the stream of `GET /events`, whose event id is the cursor, and in webhooks."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from pydantic import BaseModel
 
 from atelier_contracts.identifiers import Digest
 
-ALIAS_EVENT = "alias"
-"""The `event:` field of an `AliasMoved`; a reader passes over names that it does not know."""
+ALIAS_EVENT = "alias.moved"
+"""Name of the event in the stream, and type of the webhook. Clients ignore names that they do not know."""
 
 
 class AliasMoved(BaseModel):
-    """An alias points somewhere else. It says when to look; where the alias points is MLflow's to tell."""
+    """An alias was pointed at another version. It tells clients when to read the alias; MLflow holds its target."""
 
     id: int
     at: datetime
@@ -23,7 +23,7 @@ class AliasMoved(BaseModel):
     to_version: int | None
     decision: int
     adapter_digest: Digest | None = None
-    """Of the version that the alias points at now; None where it is no adapter, or the alias was deleted."""
+    """Of the new version; None where it is no adapter, or the alias was deleted."""
     chain_entry: int | None = None
     chain_hash: Digest | None = None
-    """Number and hash of the decision's newest entry in the chain of decisions when the event was told."""
+    """Number and hash of the decision's newest entry in the chain."""

@@ -1,4 +1,4 @@
-"""Requests and answers of registry-api about moving an alias."""
+"""Requests and responses of registry-api about decisions on aliases and versions."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ Action = Literal["promote", "rollback", "retire", "outside", "record", "revert"]
 Outcome = Literal["done", "refused", "proposed", "rejected", "pending", "failed", "dry_run"]
 
 
-class Reasoned(BaseModel):
-    """A request that is kept with its reason; all of one to retire a version, to approve, or to reject."""
+class ReasonedRequest(BaseModel):
+    """A request with a reason, which is recorded. The whole body to retire a version, to approve or to reject."""
 
     model_config = ConfigDict(extra="forbid", strict=True)
 
@@ -24,48 +24,48 @@ class Reasoned(BaseModel):
 
     @field_validator("reason")
     @classmethod
-    def _says_something(cls, reason: str) -> str:
+    def _check_reason(cls, reason: str) -> str:
         if not reason.strip() or "\0" in reason:
-            raise ValueError("must say something, in text without NUL characters")
+            raise ValueError("must contain text without NUL characters")
         return reason
 
 
-class PromoteRequest(Reasoned):
+class PromoteRequest(ReasonedRequest):
     """`POST /models/{name}/versions/{version}/promote`."""
 
     alias: str = Field(default=CHAMPION, pattern=r"^[a-z][a-z0-9_-]{0,62}$")
-    force: bool = Field(default=False, description="admin only: in spite of what the rules say; marked for ever")
-    dry_run: bool = Field(default=False, description="answer what would happen, change and keep nothing")
+    force: bool = Field(default=False, description="admin only: override rules that do not pass; recorded with the decision")
+    dry_run: bool = Field(default=False, description="return the outcome without changing or recording anything")
 
 
 class RollbackRequest(PromoteRequest):
-    """`POST /models/{name}/rollback`; without `version` to the one before the present one."""
+    """`POST /models/{name}/rollback`; without `version`: to the previous one."""
 
     version: VersionNumber | None = None
 
 
 class Verdict(BaseModel):
-    """What one rule says, and the numbers it saw."""
+    """The result of one rule, and the values it is based on."""
 
     rule: str
     passed: bool
     reason: str
     numbers: dict[str, float | str | None] = Field(default_factory=dict)
-    binding: bool = Field(default=False, description="holds even where force is used")
+    binding: bool = Field(default=False, description="cannot be overridden with force")
 
 
 class Decision(BaseModel):
-    """One decision about an alias or a version, as it was kept."""
+    """A recorded decision on an alias or a version."""
 
-    id: int = Field(description="0 for a dry run, which is not kept")
+    id: int = Field(description="0 for a dry run, which is not recorded")
     at: datetime
     actor: str
     action: Action = Field(
-        description="outside: the alias was moved with another MLflow client; record: the digest of a version that was "
-        "promoted earlier was written down; revert: infer stopped drawing with the version, and the alias stayed where it is"
+        description="outside: the alias was changed with another MLflow client; record: the digest of a version that was "
+        "promoted earlier was recorded; revert: infer stopped serving the version, and the alias stayed where it is"
     )
     model: str
-    alias: str | None = Field(description="null where a version was retired")
+    alias: str | None = Field(description="null for a decision on a version")
     from_version: int | None
     to_version: int | None = Field(description="null where the alias was deleted")
     reason: str
@@ -75,16 +75,17 @@ class Decision(BaseModel):
     approved_by: str | None = None
     verdicts: list[Verdict] = Field(default_factory=list)
     adapter_digest: Digest | None = Field(
-        default=None, description="of the files that were decided on; infer serves no others. null where it is no adapter"
+        default=None,
+        description="of the files that were decided on; infer serves no others. null for a version that is no adapter",
     )
     chain_entry: int | None = Field(default=None, description="number of the decision's newest entry in the chain")
     chain_hash: Digest | None = Field(
-        default=None, description="hash of that entry; `verify --head` proves that it still occurs"
+        default=None, description="hash of that entry; `verify --head` checks that it still occurs"
     )
 
 
 class RefusedProblem(Problem):
-    """A refusal by the rules. It was kept as a decision of its own."""
+    """A refusal by the policy, which was recorded as a decision."""
 
     decision: int
     verdicts: list[Verdict]

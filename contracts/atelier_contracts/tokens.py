@@ -1,4 +1,4 @@
-"""The token file that every service reads: one line per token, `id role sha256-of-token`; `#` starts a comment."""
+"""The token file that every service reads: lines `id role sha256-of-token`; `#` starts a comment."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pathlib import Path
 
 
 class Role(IntEnum):
-    """Each role may do what the ones before it may."""
+    """Each role includes the permissions of the ones before it."""
 
     reader = 1
     trainer = 2
@@ -21,7 +21,7 @@ class Role(IntEnum):
 
 @dataclass(frozen=True)
 class Token:
-    """One line of the file. The token itself is never stored."""
+    """A line of the file. The token itself is never stored."""
 
     id: str
     role: Role
@@ -29,11 +29,11 @@ class Token:
 
 
 class TokenFileError(ValueError):
-    """A line has the wrong shape; the message lists every such line by its number and never shows a hash."""
+    """Lines are malformed; the message lists them by number and never contains a hash."""
 
 
 def parse_tokens(text: str) -> list[Token]:
-    """Reads a token file's text.
+    """Parses a token file.
 
     Raises:
         TokenFileError: a line is not `id role sha256`, or an id occurs twice.
@@ -56,13 +56,13 @@ def parse_tokens(text: str) -> list[Token]:
 
 
 class TokenFile:
-    """Looks tokens up in a file, and reads it again when it changed: a revoked token ends without a restart."""
+    """Looks tokens up in a file that is read again when it changes, so that revoking a token needs no restart."""
 
     def __init__(self, path: Path) -> None:
         self._path, self._stamp, self._tokens = path, (0, 0), parse_tokens(path.read_text())
 
     def find(self, secret: str) -> Token | None:
-        """The token whose hash matches, compared in constant time; none while the file is unreadable or malformed."""
+        """The token whose hash matches, compared in constant time; None while the file is unreadable or malformed."""
         try:
             status = self._path.stat()
             if (stamp := (status.st_mtime_ns, status.st_size)) != self._stamp:

@@ -100,7 +100,7 @@ def test_wide_images_fit_the_memory_of_the_container(twin):
 def test_the_registry_and_infer_ask_each_other(twin):
     asked = {"versions": [1, 2], "images": [{"prompt": "a red car", "seed": 1, "steps": 2, "size": 128}]}
     with twin.api("REGISTRY_API_PORT", "reader") as registry:
-        drawn = registry.post(f"/models/{MODEL}/draw", json=asked).json()["drawn"]
+        drawn = registry.post(f"/models/{MODEL}/generate", json=asked).json()["results"]
     assert [(each["version"], each["problem"]) for each in drawn] == [(1, None), (2, None)]
     assert "following events of registry-api" in twin.compose("logs", "infer")
 

@@ -65,7 +65,7 @@ class _Handler(BaseHTTPRequestHandler):
                 server.changed.wait_for(lambda sent=sent: server.cut or len(server.events) > sent, 20)
                 fresh, sent = server.events[sent:], len(server.events)
             for event in fresh:
-                self.wfile.write(f"id: {event.id}\nevent: alias\ndata: {event.model_dump_json()}\n\n".encode())
+                self.wfile.write(f"id: {event.id}\nevent: alias.moved\ndata: {event.model_dump_json()}\n\n".encode())
 
 
 @pytest.fixture
@@ -152,7 +152,7 @@ def test_comments_and_unknown_fields_are_passed_over():
         b": hello",
         b"",
         b"id: 4",
-        b"event: alias",
+        b"event: alias.moved",
         b"retry: 5",
         b"data: {",
         b"data: }",

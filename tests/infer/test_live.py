@@ -449,12 +449,12 @@ def test_a_switch_under_load_fails_no_request_and_every_image_is_what_it_says(se
 
 
 def test_registry_api_can_read_what_was_reverted(service, store, publish):
-    from atelier_registry.decisions.revert_monitor import HttpServedReader
+    from atelier_registry.decisions.revert_monitor import HttpServedModelReader
 
     from .conftest import SECRET
 
-    reader = HttpServedReader(str(service.client.base_url).rstrip("/"), SECRET)
-    found = reader.served()
+    reader = HttpServedModelReader(str(service.client.base_url).rstrip("/"), SECRET)
+    found = reader.served_model()
     assert found.model == store.model
     assert (found.aliases["champion"].serving, found.aliases["champion"].reverted_from) == (1, None)
     assert found.aliases["champion"].adapter_digest == store.promoted[1]
@@ -462,4 +462,4 @@ def test_registry_api_can_read_what_was_reverted(service, store, publish):
     store.set_alias("champion", number)
     service.wait(lambda: alias(service)["serving"] == number)
     service.app.state.desk._versions.report_outcome([number, number], sound=False)
-    assert reader.served().aliases["champion"].reverted_from == number
+    assert reader.served_model().aliases["champion"].reverted_from == number

@@ -13,21 +13,22 @@ import pytest
 from atelier_contracts.manifests import AdapterManifest, Evidence
 from atelier_contracts.names import ADAPTER_FILE, ADAPTER_FOLDER, EVIDENCE_FILE, WEIGHTS_FILE
 from atelier_contracts.tokens import TokenFile
-from atelier_registry.app import create_app
+from atelier_registry.bootstrap import Intervals, build_app
 from atelier_registry.config.policy import Policy
 from atelier_registry.events.event_stream import EventStream
 from atelier_registry.events.webhooks.dispatcher import WebhookDispatcher
 from atelier_registry.events.webhooks.offsets import WebhookOffsets
-from atelier_registry.models.mlflow_registry import MlflowRegistry, limit_waiting
+from atelier_registry.models.mlflow_client import configure_client
+from atelier_registry.models.mlflow_registry import MlflowRegistry
+from atelier_registry.storage.database import open_database
 from atelier_registry.storage.ledger import Ledger
 from atelier_registry.storage.locks import open_locks
 from atelier_registry.storage.migrate import migrate
-from atelier_registry.storage.tables import open_database
 from fastapi.testclient import TestClient
 
 from ..servers import MlflowServer
+from .fake_infer_client import FakeInferClient
 from .fake_registry import FakeRegistry
-from .fake_stager import FakeInferClient
 from .postgres import postgres_running
 
 TOKENS = {"rita": "reader", "tom": "trainer", "pia": "promoter", "ada": "admin"}
@@ -60,7 +61,7 @@ FILES = {ADAPTER_FILE: ADAPTER.model_dump_json(), EVIDENCE_FILE: EVIDENCE.model_
 def short_waiting():
     """What `__main__` does before it builds the client; undone after each test."""
     before = dict(os.environ)
-    limit_waiting(2)
+    configure_client(2)
     yield
     os.environ.clear()
     os.environ.update(before)
@@ -223,9 +224,9 @@ def locks(engine):
 
 
 @pytest.fixture
-def push(ledger, engine, locks):
-    """Nobody outside is told."""
-    return WebhookDispatcher([], ledger, WebhookOffsets(engine), locks)
+def webhooks(ledger, engine, locks):
+    """Without subscribers."""
+    return WebhookDispatcher([], ledger.outbox, WebhookOffsets(engine), locks)
 
 
 @pytest.fixture
@@ -263,25 +264,22 @@ class Api:
 
 
 @pytest.fixture
-def start(ledger, locks, push, infer_client, token_file):
+def start(ledger, locks, webhooks, infer_client, token_file):
     """Starts the app with the given registry, as a new process would: what was left pending is looked at."""
     clients = []
 
-    def starting(
-        registry, ledger=ledger, policy=None, push=push, outside_poll_s=3600.0, read_age_s=1.0, integrity_check_s=3600.0
-    ):
-        app = create_app(
+    def starting(registry, ledger=ledger, policy=None, webhooks=webhooks, **intervals):
+        defaults = {"alias_poll_s": 3600.0, "integrity_check_s": 3600.0}
+        app = build_app(
             registry=registry,
             ledger=ledger,
             locks=locks,
-            event_stream=EventStream(ledger),
-            push=push,
+            event_stream=EventStream(ledger.outbox),
+            webhooks=webhooks,
             tokens=TokenFile(token_file),
             policy=policy or Policy(),
             infer_client=infer_client,
-            outside_poll_s=outside_poll_s,
-            read_age_s=read_age_s,
-            integrity_check_s=integrity_check_s,
+            intervals=Intervals(**defaults | intervals),
         )
         client = TestClient(app, raise_server_exceptions=False)
         clients.append(client)

@@ -155,7 +155,7 @@ class FakeRegistry:
         found[file] = text
 
     def keep_files_elsewhere(self, name: str, number: int) -> None:
-        self._files[name, number] = UnreadableFileError("its files are not kept by the tracking server")
+        self._files[name, number] = UnreadableFileError("its files are not stored by the tracking server")
 
     def point(self, name: str, alias: str, number: int) -> None:
         """Moves an alias as somebody with an MLflow client would."""

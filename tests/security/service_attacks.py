@@ -309,8 +309,8 @@ REGISTRY = [
     *reads(["/models?page_token=" + token for token in ("x", "%00", "x" * 1001, "e30=")], 200, 422),
     *reads(["/events?after=" + number for number in ("-1", "9223372036854775808", LONG)], 422),
     *reads(["/events"], 422, Last_Event_ID="²"),
-    *registry("rita", M + "/draw", [{"versions": [number], "images": [{"prompt": "a"}]} for number in NUMBERS], 422),
-    *registry("rita", M + "/draw", [{"versions": [1], "images": [{"prompt": "a", "size": True}]}, {"versions": [1] * 99}], 422),
+    *registry("rita", M + "/generate", [{"versions": [number], "images": [{"prompt": "a"}]} for number in NUMBERS], 422),
+    *registry("rita", M + "/generate", [{"versions": [1], "images": [{"prompt": "a", "size": True}]}, {"versions": [1] * 99}], 422),
     *rows("registry-api", [None], "HEAD", ["/healthz", "/readyz"], 200),
     *rows("registry-api", [None], "GET", ["/healthz", "/readyz"], 200),
     *REFUSED,
@@ -322,7 +322,7 @@ READ = [
     *(M + "/history", "/decisions/1", "/events", "/metrics", "/openapi.json", "/subscribers"),
 ]
 DECIDE = [
-    *(M + "/draw", M + "/rollback", M + "/versions/1/promote", M + "/versions/1/retire", "/decisions/1/approve"),
+    *(M + "/generate", M + "/rollback", M + "/versions/1/promote", M + "/versions/1/retire", "/decisions/1/approve"),
     *("/decisions/1/reject", "/subscribers/ci/ping"),
 ]
 DRAW = ["/generate", "/jobs", "/stage", "/verify", "/v1/images/generations"]

@@ -67,7 +67,7 @@ REGISTRY: dict[str, tuple[str, str, dict | None]] = {
     "follow events": ("GET", "/events?after=0&follow=false", None),
     "read metrics": ("GET", "/metrics", None),
     "ask for a verdict": ("GET", OURS + "/versions/1/verdict", None),
-    "let infer generate": ("POST", OURS + "/draw", {"versions": [1], "images": [{"prompt": "a cat", "steps": 1}]}),
+    "have infer generate images": ("POST", OURS + "/generate", {"versions": [1], "images": [{"prompt": "a cat", "steps": 1}]}),
     "promote": ("POST", OURS + "/versions/1/promote", DRY),
     "roll back": ("POST", OURS + "/rollback", DRY),
     "retire": ("POST", OURS + "/versions/999/retire", REASON),

@@ -1,4 +1,4 @@
-"""`python -m atelier_registry`: without arguments the service, otherwise a command of `main.py`."""
+"""`python -m atelier_registry`: the service without arguments, otherwise a command."""
 
 from __future__ import annotations
 
@@ -6,12 +6,12 @@ import sys
 
 
 def main() -> int:
-    """Serves, or runs one command; returns the exit status."""
+    """Returns the exit status."""
     if len(sys.argv) > 1:
         from atelier_registry.cli.main import run
 
         return run(sys.argv[1:])
-    from atelier_registry.bootstrap import serve  # takes a second to import; the commands do without
+    from atelier_registry.bootstrap import serve  # takes a second to import, which commands do not need
 
     return serve()
 

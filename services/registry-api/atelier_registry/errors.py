@@ -1,39 +1,39 @@
-"""Everything that this service refuses or cannot do, as one tree. `problems.py` gives each leaf its HTTP status.
+"""Every error of this service, as one tree. `problems.py` maps each leaf to an HTTP status.
 
 RegistryApiError
 ├── AccessError
-│   ├── TokenMissingError         no bearer token came with the request
-│   ├── TokenUnknownError         a token came that is not in the token file
-│   ├── RoleTooLowError           the token is known, and its role may not do this
-│   └── SelfApprovalError         who proposed a decision may not approve it
+│   ├── TokenMissingError         the request has no bearer token
+│   ├── TokenUnknownError         the token is not in the token file
+│   ├── RoleTooLowError           the token's role does not allow this
+│   └── SelfApprovalError         the proposer of a decision may not approve it
 ├── NotFoundError
 │   ├── UnknownModelError         MLflow has no registered model of this name
 │   ├── UnknownVersionError       the model exists, this version of it does not
 │   ├── UnknownAliasError         the model exists, this alias of it does not
 │   ├── UnknownDecisionError      no decision has this id
-│   ├── UnknownImageError       the version's run has no such image or metric
+│   ├── UnknownImageError         the version's run has no such image or metric
 │   └── UnknownSubscriberError    no subscriber has this name
 ├── RefusedError
-│   ├── InvalidArgumentError      a value in the request can never be accepted, whatever the state of the registry
-│   ├── PolicyRefusedError        the policy's rules do not let this be; kept as a decision
-│   ├── NoEarlierVersionError     no earlier version is known for this alias, or it is gone
-│   ├── NotProposedError          the decision does not wait for an approval, or what it was about has changed
-│   ├── AliasedError              an alias points at the version that was to be retired
-│   ├── PreconditionError         the alias is not as If-Match or If-None-Match say
+│   ├── InvalidArgumentError      a value in the request is never acceptable, whatever the state of the registry
+│   ├── PolicyRefusedError        a rule of the policy did not pass; recorded as a decision
+│   ├── NoEarlierVersionError     no earlier version of this alias is known, or it was deleted
+│   ├── NotProposedError          the decision is not waiting for approval, or its subject has changed
+│   ├── AliasedError              an alias points at the version to be retired
+│   ├── PreconditionError         If-Match or If-None-Match does not hold
 │   ├── KeyReusedError            the idempotency key was used for another request
-│   └── UnreadableFileError       a version's files are kept where this service does not read, or are too large
+│   └── UnreadableFileError       a version's files are stored where this service does not read, or are too large
 ├── StageError
 │   ├── StageRefusedError         infer loaded the version, and it failed a check
-│   └── StageUnavailableError     infer does not answer, or none is set up
+│   └── StageUnavailableError     infer does not answer, or is not configured
 ├── UnavailableError
-│   ├── TrackingUnavailableError  MLflow did not answer, or answered with something that is not an answer
-│   ├── DatabaseUnavailableError  the decisions cannot be read or written
-│   ├── StageBusyError            as many requests wait for infer as may wait
+│   ├── TrackingUnavailableError  MLflow did not answer, or not with a valid answer
+│   ├── DatabaseUnavailableError  decisions cannot be read or written
+│   ├── StageBusyError            the limit of concurrent requests to infer is reached
 │   └── AliasBusyError            other decisions on the same alias took too long
 └── StartError
-    ├── PolicyError               the policy file is not legal; the message lists every problem
-    ├── SubscribersError          the file of subscribers is not legal; the message lists every problem
-    └── SchemaError               the database's tables cannot be brought to what this release needs
+    ├── PolicyError               the policy file is invalid; the message lists every problem
+    ├── SubscribersError          the subscribers file is invalid; the message lists every problem
+    └── SchemaError               the database cannot be migrated to this release
 """
 
 from __future__ import annotations
@@ -41,62 +41,54 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from atelier_contracts.promotion import Decision
-from atelier_contracts.tokens import Role, Token
+from atelier_contracts.tokens import Role
 
 
 class RegistryApiError(Exception):
-    """Root of the tree. `str()` of each is a sentence for the caller: the rule, the value received, what to do."""
+    """Root of the tree. `str()` of each is a sentence for the caller: the rule, the value received, the remedy."""
 
 
 class AccessError(RegistryApiError):
-    """The request's token does not allow it."""
+    """The request's token does not allow this."""
 
 
 class TokenMissingError(AccessError):
-    """No bearer token came with the request."""
-
     def __init__(self) -> None:
-        super().__init__("this address needs a login and no token came with the request; send `Authorization: Bearer <token>`")
+        super().__init__("this address requires a token and the request has none; send `Authorization: Bearer <token>`")
 
 
 class TokenUnknownError(AccessError):
-    """A token came that is not in the token file: mistyped, or revoked."""
-
     def __init__(self) -> None:
-        super().__init__("the token is not known here: it was mistyped, or revoked; ask an administrator for a new one")
+        super().__init__("the token is unknown: it was mistyped or revoked; ask an administrator for a new one")
 
 
 class RoleTooLowError(AccessError):
-    """The token is known, and its role may not do this."""
-
-    def __init__(self, token: Token, needed: Role) -> None:
-        enough = " or ".join(role.name for role in Role if role >= needed)
-        super().__init__(f"{token.id} holds the role {token.role.name}; this needs {enough}")
+    def __init__(self, identity: str, role: Role, required: Role) -> None:
+        sufficient = " or ".join(other.name for other in Role if other >= required)
+        super().__init__(f"{identity} has the role {role.name}; this requires {sufficient}")
 
 
 class SelfApprovalError(AccessError):
-    """Who proposed a decision may not approve it."""
-
     def __init__(self, actor: str, decision: int) -> None:
-        super().__init__(f"decision {decision} was proposed by {actor}, and needs the approval of somebody else")
+        super().__init__(f"decision {decision} was proposed by {actor}; somebody else must approve it")
 
 
 class NotFoundError(RegistryApiError):
-    """What the address names does not exist."""
+    """The address names something that does not exist."""
 
 
 class UnknownModelError(NotFoundError):
     """MLflow has no registered model of this name.
 
     Args:
-        name: what was asked for.
-        known: names that do exist, already cut to a readable number.
-        more: there are others beyond `known`.
+        name: as received.
+        known: some names that exist.
+        more: whether there are others.
     """
 
     def __init__(self, name: str, known: Sequence[str], more: bool) -> None:
-        listed = ", ".join(known) + (", and more (GET /models lists them all)" if more else "")
-        super().__init__(f"no model named {name!r}; " + (f"models are: {listed}" if known else "there is no model yet"))
+        listed = ", ".join(known) + (", and more (GET /models lists all)" if more else "")
+        super().__init__(f"no model named {name!r}; " + (f"existing models: {listed}" if known else "there is no model yet"))
 
 
 class UnknownVersionError(NotFoundError):
@@ -104,29 +96,25 @@ class UnknownVersionError(NotFoundError):
 
     Args:
         name: the model.
-        number: the version that was asked for.
-        known: versions that do exist, newest first, already cut to a readable number.
-        more: how many others there are, as text such as `5` or `more than 980`; None for none.
+        number: the version, as received.
+        known: some versions that exist, newest first.
+        more: number of the others, as text such as `5` or `more than 980`; None for none.
     """
 
     def __init__(self, name: str, number: int, known: Sequence[int], more: str | None) -> None:
         listed = ", ".join(map(str, known)) + (f", and {more} more" if more else "")
-        super().__init__(f"{name} has no version {number}; " + (f"versions are: {listed}" if known else "it has none yet"))
+        super().__init__(f"{name} has no version {number}; " + (f"existing versions: {listed}" if known else "it has none yet"))
 
 
 class UnknownAliasError(NotFoundError):
-    """The model exists, this alias of it does not."""
-
     def __init__(self, name: str, alias: str, known: Sequence[str]) -> None:
         listed = ", ".join(sorted(known)[:20])
-        super().__init__(f"{name} has no alias {alias!r}; " + (f"aliases are: {listed}" if known else "it has none yet"))
+        super().__init__(f"{name} has no alias {alias!r}; " + (f"existing aliases: {listed}" if known else "it has none yet"))
 
 
 class UnknownDecisionError(NotFoundError):
-    """No decision has this id."""
-
-    def __init__(self, number: int) -> None:
-        super().__init__(f"no decision has the id {number}; GET /models/{{name}}/history lists them")
+    def __init__(self, decision_id: int) -> None:
+        super().__init__(f"no decision has the id {decision_id}; GET /models/{{name}}/history lists decisions")
 
 
 class UnknownImageError(NotFoundError):
@@ -134,109 +122,101 @@ class UnknownImageError(NotFoundError):
 
 
 class UnknownSubscriberError(NotFoundError):
-    """No subscriber has this name. The message names those that exist."""
-
     def __init__(self, name: str, known: Sequence[str]) -> None:
-        there = f"there are: {', '.join(known)}" if known else "set ATELIER_REGISTRY_SUBSCRIBERS_FILE to have some"
-        super().__init__(f"no subscriber is called {name!r}; {there}")
+        hint = f"subscribers: {', '.join(known)}" if known else "none is configured (ATELIER_REGISTRY_SUBSCRIBERS_FILE)"
+        super().__init__(f"no subscriber is named {name!r}; {hint}")
 
 
 class RefusedError(RegistryApiError):
-    """Understood, and not done. Nothing was changed."""
+    """The request was understood and refused. Nothing was changed."""
 
 
 class InvalidArgumentError(RefusedError):
-    """A value in the request can never be accepted, whatever the state of the registry."""
+    """A value in the request is never acceptable, whatever the state of the registry."""
 
 
 class PolicyRefusedError(RefusedError):
-    """The policy's rules do not let this be. It is kept as a decision, with what every rule saw."""
+    """A rule of the policy did not pass. The refusal is recorded as a decision with every verdict."""
 
     def __init__(self, decision: Decision) -> None:
         failed = [verdict for verdict in decision.verdicts if not verdict.passed]
-        told = "; ".join(f"{verdict.rule}: {verdict.reason}" for verdict in failed)
-        help_ = "" if any(verdict.binding for verdict in failed) else "; an admin may use force"
+        reasons = "; ".join(f"{verdict.rule}: {verdict.reason}" for verdict in failed)
+        remedy = "" if any(verdict.binding for verdict in failed) else "; an admin may use force"
         super().__init__(
-            f"version {decision.to_version} of {decision.model} may not become {decision.alias!r}: {told} "
-            f"(kept as decision {decision.id}{help_})"
+            f"version {decision.to_version} of {decision.model} may not become {decision.alias!r}: {reasons} "
+            f"(recorded as decision {decision.id}{remedy})"
         )
         self.decision = decision
 
 
 class NoEarlierVersionError(RefusedError):
-    """No earlier version is known for this alias, or it is gone."""
+    """No earlier version of this alias is known, or it was deleted."""
 
 
 class NotProposedError(RefusedError):
-    """The decision does not wait for an approval, or what it was about has changed since."""
+    """The decision is not waiting for approval, or its subject has changed."""
 
 
 class AliasedError(RefusedError):
-    """An alias points at the version that was to be retired."""
-
     def __init__(self, name: str, number: int, aliases: Sequence[str]) -> None:
         super().__init__(
-            f"version {number} of {name} is {', '.join(sorted(aliases))}, and what an alias points at cannot be retired: "
-            "promote another version, or roll back, first"
+            f"a version that an alias points at cannot be retired; version {number} of {name} is {', '.join(sorted(aliases))}: "
+            "promote another version or roll back first"
         )
 
 
 class PreconditionError(RefusedError):
-    """The alias is not as If-Match or If-None-Match say."""
-
-    def __init__(self, sent: str, present: str | None) -> None:
+    def __init__(self, received: str, current: str | None) -> None:
         super().__init__(
-            f"the alias must be as the request's precondition says; received {sent}, "
-            f"its ETag is {present or 'none: it does not exist'}: read it again, and decide anew"
+            f"the alias does not meet the request's precondition; received {received}, "
+            f"its ETag is {current or 'none: it does not exist'}: read the alias again before deciding"
         )
 
 
 class KeyReusedError(RefusedError):
-    """The idempotency key was used for another request."""
-
     def __init__(self, decision: int) -> None:
         super().__init__(
-            f"an Idempotency-Key stands for one request; this one was used for another, which became decision {decision}: "
+            f"an Idempotency-Key identifies one request; this key was used for another, which led to decision {decision}: "
             "send a new key"
         )
 
 
 class UnreadableFileError(RefusedError):
-    """A version's files are kept where this service does not read, or are too large. Shown beside the version's other facts."""
+    """A version's files are stored where this service does not read, or are too large. Listed in the version's `problems`."""
 
 
 class StageError(RegistryApiError):
-    """A version could not be shown to load. `str()` is the reason."""
+    """infer did not confirm that a version loads. `str()` is the reason."""
 
 
 class StageRefusedError(StageError):
-    """Infer tried the version, and it failed a check."""
+    """infer loaded the version, and it failed a check."""
 
 
 class StageUnavailableError(StageError):
-    """Infer does not answer, or none is set up."""
+    """infer does not answer, or is not configured."""
 
 
 class UnavailableError(RegistryApiError):
-    """Something that this service needs is not there. The same request may succeed later."""
+    """A dependency is unavailable. The same request may succeed later."""
 
 
 class TrackingUnavailableError(UnavailableError):
-    """MLflow did not answer, or answered with something that is not an answer. The cause is chained and logged, never sent."""
+    """MLflow did not answer, or not with a valid answer. The cause is chained and logged, never sent."""
 
     def __init__(self) -> None:
-        super().__init__("the MLflow server gave no usable answer; nothing half done is kept; send the same request again")
+        super().__init__("the MLflow server is unavailable; the same request can safely be sent again")
 
 
 class DatabaseUnavailableError(UnavailableError):
-    """The decisions cannot be read or written. The cause is chained and logged, never sent."""
+    """Decisions cannot be read or written. The cause is chained and logged, never sent."""
 
     def __init__(self) -> None:
-        super().__init__("the database of decisions cannot be reached; send the same request again later")
+        super().__init__("the database of decisions is unavailable; the same request can safely be sent again")
 
 
 class StageBusyError(UnavailableError):
-    """As many requests wait for infer as may wait: others get their threads."""
+    """The limit of concurrent requests to infer is reached; further ones would exhaust the worker threads."""
 
 
 class AliasBusyError(UnavailableError):
@@ -244,8 +224,8 @@ class AliasBusyError(UnavailableError):
 
     def __init__(self, model: str, alias: str | None, waited_s: float) -> None:
         super().__init__(
-            f"other decisions on {alias or 'versions'!r} of {model!r} are under way and did not end within {waited_s:g} s; "
-            "nothing was changed: look at the history, then send the request again"
+            f"another decision on {alias or 'versions'!r} of {model!r} did not complete within {waited_s:g} s; "
+            "nothing was changed: read the history, then send the request again"
         )
 
 
@@ -254,12 +234,12 @@ class StartError(RegistryApiError):
 
 
 class PolicyError(StartError):
-    """The policy file is not legal; the message lists every problem."""
+    """The policy file is invalid. The message lists every problem."""
 
 
 class SubscribersError(StartError):
-    """The file of subscribers is not legal. The message lists every problem."""
+    """The subscribers file is invalid. The message lists every problem."""
 
 
 class SchemaError(StartError):
-    """The database's tables cannot be brought to what this release needs."""
+    """The database cannot be migrated to this release."""

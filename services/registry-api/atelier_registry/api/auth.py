@@ -67,7 +67,7 @@ def needs(role: Role) -> Callable[..., Coroutine[Any, Any, Token]]:
     async def caller(request: Request, _: Annotated[HTTPAuthorizationCredentials | None, Security(SCHEME)]) -> Token:
         token: Token = request.state.token
         if token.role < role:
-            raise RoleTooLowError(token, role)
+            raise RoleTooLowError(token.id, token.role, role)
         return token
 
     return caller

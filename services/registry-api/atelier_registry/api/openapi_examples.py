@@ -1,4 +1,4 @@
-"""Example values for OpenAPI, about one made-up model."""
+"""Example values for OpenAPI."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ from typing import Any
 from fastapi.openapi.models import Example
 
 PROMOTE: dict[str, Example] = {
-    "champion": {"summary": "make it the version that images are drawn with", "value": {"reason": "lowest validation loss"}},
-    "another": {"summary": "any other alias", "value": {"alias": "candidate", "reason": "to be looked at by the class"}},
+    "champion": {"summary": "the version that infer serves by default", "value": {"reason": "lowest validation loss"}},
+    "another": {"summary": "any other alias", "value": {"alias": "candidate", "reason": "for review by the class"}},
 }
 ROLL_BACK: dict[str, Example] = {
-    "previous": {"summary": "to the version before", "value": {"reason": "hands came out wrong"}},
-    "named": {"summary": "to a named version", "value": {"reason": "hands came out wrong", "version": 3}},
+    "previous": {"summary": "to the previous version", "value": {"reason": "wrong proportions"}},
+    "named": {"summary": "to a named version", "value": {"reason": "wrong proportions", "version": 3}},
 }
-REASON: dict[str, Example] = {"reason": {"summary": "why", "value": {"reason": "looked at by the class"}}}
+REASON: dict[str, Example] = {"reason": {"summary": "why", "value": {"reason": "reviewed by the class"}}}
 DECISION: dict[str, Any] = {
     "id": 12,
     "at": "2026-03-01T09:30:00Z",
@@ -36,7 +36,7 @@ DECISION: dict[str, Any] = {
         {
             "rule": "onnx_error",
             "passed": True,
-            "reason": "ONNX is 1.4e-06 from torch, at most 0.001 is allowed",
+            "reason": "ONNX differs from torch by 1.4e-06; at most 0.001 is allowed",
             "numbers": {"onnx_max_error": 1.4e-06, "at_most": 0.001},
             "binding": False,
         }
@@ -107,13 +107,13 @@ IMAGES: dict[str, Any] = {
     ]
 }
 CURVE: dict[str, Any] = {"metric": "ema_loss", "points": [{"step": 1, "value": 0.31}, {"step": 480, "value": 0.14}]}
-DRAW: dict[str, Example] = {
+GENERATE: dict[str, Example] = {
     "two": {
         "summary": "candidate and champion",
         "value": {"versions": [3, 4], "images": [{"prompt": "a cat", "seed": 7, "steps": 8}]},
     }
 }
-DRAWINGS: dict[str, Any] = {"drawn": [{"version": 3, "staged": None, "problem": "infer does not answer (ConnectionError)"}]}
+GENERATED: dict[str, Any] = {"results": [{"version": 3, "staged": None, "problem": "infer does not answer (ConnectionError)"}]}
 COMPARISON: dict[str, Any] = {
     "left": DETAIL,
     "right": DETAIL | {"version": 5, "aliases": []},
@@ -121,22 +121,20 @@ COMPARISON: dict[str, Any] = {
     "metrics": {"validation_loss": {"left": 0.1312, "right": 0.1275, "difference": -0.0037}},
     "losses_comparable": True,
 }
-
-
 SUBSCRIBER: dict[str, Any] = {
     "name": "ci",
     "url": "https://ci.example.com/hooks/atelier",
     "models": ["pencil"],
     "aliases": None,
-    "last_event": 41,
-    "waiting": 1,
-    "tries": 3,
+    "last_event_id": 41,
+    "pending_events": 1,
+    "failed_attempts": 3,
     "problem": "answered 502",
-    "next_try_at": "2026-03-01T09:30:08Z",
-    "taken_at": "2026-02-27T16:04:00.310000Z",
+    "next_attempt_at": "2026-03-01T09:30:08Z",
+    "last_delivered_at": "2026-02-27T16:04:00.310000Z",
 }
 
 
 def of(example: Any) -> dict[int | str, dict[str, Any]]:
-    """The `responses` of an endpoint in OpenAPI: this example of a good answer."""
+    """The `responses` of an endpoint in OpenAPI, with an example of a successful one."""
     return {200: {"content": {"application/json": {"example": example}}}}

@@ -1,4 +1,4 @@
-"""Endpoints that decide, and tell what was decided."""
+"""Endpoints that decide on aliases and versions, and the history of decisions."""
 
 from __future__ import annotations
 
@@ -6,21 +6,22 @@ from datetime import datetime
 from typing import Annotated, Literal
 
 from atelier_contracts.identifiers import AliasName
-from atelier_contracts.promotion import Decision, PromoteRequest, Reasoned, RollbackRequest
+from atelier_contracts.promotion import Decision, PromoteRequest, ReasonedRequest, RollbackRequest
 from atelier_contracts.tokens import Role
 from fastapi import APIRouter, Body, Depends, Query, Response
 from fastapi import Path as InPath
 
 from atelier_registry.api import openapi_examples
 from atelier_registry.api.auth import needs
-from atelier_registry.api.caller import Caller, alias_etag, caller
-from atelier_registry.api.catalogue import Name, Number
+from atelier_registry.api.caller import caller
+from atelier_registry.api.catalogue import CacheControl, Name, Number
 from atelier_registry.api.schemas import AliasState, DecisionPage
 from atelier_registry.decisions.approvals import Approvals
+from atelier_registry.decisions.caller import Caller, alias_etag
 from atelier_registry.decisions.promotions import Promotions
 from atelier_registry.decisions.retirement import Retirement
 from atelier_registry.errors import InvalidArgumentError, UnknownAliasError
-from atelier_registry.models.cached_registry import CacheControl, CachedRegistry
+from atelier_registry.models.cached_registry import CachedRegistry
 from atelier_registry.models.catalogue import find_model
 from atelier_registry.models.integrity_monitor import IntegrityMonitor
 from atelier_registry.problems import documented
@@ -31,35 +32,28 @@ Promoter = Annotated[Caller, Depends(caller(Role.promoter))]
 Reader = Annotated[Caller, Depends(caller(Role.reader))]
 Alias = Annotated[AliasName, InPath(description="name of an alias", examples=["champion"])]
 DecisionId = Annotated[int, InPath(ge=1, lt=2**63, description="id of a decision", examples=[12])]
-Reason = Annotated[Reasoned, Body(openapi_examples=openapi_examples.REASON)]
+Reason = Annotated[ReasonedRequest, Body(openapi_examples=openapi_examples.REASON)]
 Outcomes = Literal["done", "refused", "proposed", "rejected", "pending", "failed"]
 
 DECIDES = documented(400, 403, 404, 409, 412)
 
 
-def promotion_router(
-    recent: CachedRegistry,
-    ledger: Ledger,
-    integrity: IntegrityMonitor,
-    promotions: Promotions,
-    approvals: Approvals,
-    retiring: Retirement,
-) -> APIRouter:
-    """The endpoints. They are plain functions, so that waiting for MLflow happens in worker threads."""
+def decision_router(promotions: Promotions, approvals: Approvals, retirement: Retirement, ledger: Ledger) -> APIRouter:
+    """Endpoints are plain functions, so that they wait for MLflow in worker threads."""
     router = APIRouter(tags=["promotion"])
 
-    def answered(decision: Decision, response: Response) -> Decision:
+    def with_status(decision: Decision, response: Response) -> Decision:
         if decision.outcome == "proposed":
             response.status_code = 202
         elif decision.alias is not None and decision.outcome == "done":
-            last = ledger.last_move(decision.model, decision.alias)
+            last = ledger.alias_moves.last(decision.model, decision.alias)
             response.headers["ETag"] = alias_etag(last, last.to_version if last else None) or '""'
         return decision
 
     @router.post(
         "/models/{name}/versions/{version}/promote",
         responses=DECIDES
-        | {202: {"model": Decision, "description": "Proposed: waits for somebody else's approval"}}
+        | {202: {"model": Decision, "description": "Proposed: somebody else must approve"}}
         | openapi_examples.of(openapi_examples.DECISION),
     )
     def promote(
@@ -69,8 +63,8 @@ def promotion_router(
         caller: Promoter,
         response: Response,
     ) -> Decision:
-        """Points an alias at this version, if the policy allows it. Asking for what is already so changes nothing."""
-        return answered(promotions.promote(caller, name, version, request), response)
+        """Points an alias at this version, if the policy allows it. Repeating a promotion changes nothing."""
+        return with_status(promotions.promote(caller, name, version, request), response)
 
     @router.get(
         "/models/{name}/versions/{version}/verdict",
@@ -83,8 +77,8 @@ def promotion_router(
         caller: Reader,
         alias: Annotated[str, Query(pattern=r"^[a-z][a-z0-9_-]{0,62}$", description="which alias")] = "champion",
     ) -> Decision:
-        """What the policy says of a promotion, rule by rule. The same as a dry run, for every role."""
-        return promotions.verdict(caller.id, name, version, PromoteRequest(alias=alias, reason="asked only"))
+        """Verdicts of the policy's rules on a promotion: a dry run, for every role."""
+        return promotions.verdict(caller, name, version, PromoteRequest(alias=alias, reason="verdict only"))
 
     @router.post(
         "/models/{name}/rollback",
@@ -97,8 +91,8 @@ def promotion_router(
         caller: Promoter,
         response: Response,
     ) -> Decision:
-        """Points an alias at the version before, or at a named one, once infer has shown that it loads."""
-        return answered(promotions.roll_back(caller, name, request), response)
+        """Points an alias at its previous version, or at a named earlier one, if infer can load it."""
+        return with_status(promotions.roll_back(caller, name, request), response)
 
     @router.post(
         "/models/{name}/versions/{version}/retire",
@@ -106,8 +100,8 @@ def promotion_router(
         | openapi_examples.of(openapi_examples.DECISION | {"action": "retire", "alias": None, "from_version": None}),
     )
     def retire(name: Name, version: Number, request: Reason, caller: Promoter) -> Decision:
-        """Takes a version out of use: no alias may point at it from now on."""
-        return retiring.retire(caller, name, version, request.reason)
+        """Retires a version: no alias may point at it from now on."""
+        return retirement.retire(caller, name, version, request.reason)
 
     @router.get(
         "/decisions/{id}",
@@ -115,15 +109,15 @@ def promotion_router(
         responses=documented(404) | openapi_examples.of(openapi_examples.DECISION),
     )
     def get_decision(id: DecisionId) -> Decision:
-        """One decision, with what every rule saw."""
+        """A decision, with the verdict of every rule."""
         return approvals.find(id)
 
     @router.post(
         "/decisions/{id}/approve", responses=DECIDES | openapi_examples.of(openapi_examples.DECISION | {"approved_by": "ada"})
     )
     def approve(id: DecisionId, request: Reason, caller: Promoter, response: Response) -> Decision:
-        """Carries out what somebody else proposed, if the rules still hold."""
-        return answered(approvals.approve(caller, id, request.reason), response)
+        """Carries out what somebody else proposed, if every rule still passes."""
+        return with_status(approvals.approve(caller, id, request.reason), response)
 
     @router.post(
         "/decisions/{id}/reject",
@@ -133,64 +127,67 @@ def promotion_router(
         """Ends a proposal without carrying it out."""
         return approvals.reject(caller, id, request.reason)
 
+    return router
+
+
+def history_router(registry: CachedRegistry, ledger: Ledger, integrity: IntegrityMonitor) -> APIRouter:
+    """Endpoints about aliases and past decisions."""
+    router = APIRouter(tags=["promotion"], dependencies=[Depends(needs(Role.reader))])
+
     @router.get(
         "/models/{name}/aliases/{alias}",
-        dependencies=[Depends(needs(Role.reader))],
         responses=documented(404) | openapi_examples.of(openapi_examples.ALIAS),
     )
     def get_alias(
         name: Name,
         alias: Alias,
         response: Response,
-        at: Annotated[
-            datetime | None, Query(description="where it pointed then, such as 2026-03-01T12:00:00Z; now when absent")
-        ] = None,
+        at: Annotated[datetime | None, Query(description="a past time, such as 2026-03-01T12:00:00Z; now if absent")] = None,
         cache_control: CacheControl = None,
     ) -> AliasState:
-        """Where an alias points, or pointed at a time, and the decision that made it so. Its ETag goes into If-Match."""
+        """The version that an alias points or pointed at, and the decision behind it. Its ETag is for If-Match."""
         if at is not None:
             if at.tzinfo is None:
-                raise InvalidArgumentError(f"at must say its time zone, such as {at.isoformat()}Z; received {at.isoformat()}")
-            then = ledger.last_move(name, alias, at)
-            if then is None or then.to_version is None:
-                find_model(recent, name)
+                raise InvalidArgumentError(f"at must include a time zone, such as {at.isoformat()}Z; received {at.isoformat()}")
+            move = ledger.alias_moves.last(name, alias, at)
+            if move is None or move.to_version is None:
+                find_model(registry, name)
                 raise UnknownAliasError(f"{name}, at {hash_chain.timestamp(at)},", alias, [])
             return AliasState(
-                model=name, alias=alias, version=then.to_version, since=datetime.fromisoformat(then.at), decision=then.decision
+                model=name, alias=alias, version=move.to_version, since=datetime.fromisoformat(move.at), decision=move.decision
             )
-        model = find_model(recent.reader(cache_control), name)
-        if (present := model.aliases.get(alias)) is None:
+        model = find_model(registry.reader(cache_control), name)
+        if (current := model.aliases.get(alias)) is None:
             raise UnknownAliasError(name, alias, list(model.aliases))
-        last = ledger.last_move(name, alias)
-        response.headers["ETag"] = alias_etag(last, present) or ""
-        ours = last if last and last.to_version == present else None
+        last = ledger.alias_moves.last(name, alias)
+        response.headers["ETag"] = alias_etag(last, current) or ""
+        recorded = last if last and last.to_version == current else None
         return AliasState(
             model=name,
             alias=alias,
-            version=present,
-            since=datetime.fromisoformat(ours.at) if ours else None,
-            decision=ours.decision if ours else None,
-            adapter_digest=ledger.decision(ours.decision).adapter_digest if ours else None,
-            problem=integrity.problem(name, present),
+            version=current,
+            since=datetime.fromisoformat(recorded.at) if recorded else None,
+            decision=recorded.decision if recorded else None,
+            adapter_digest=ledger.decision(recorded.decision).adapter_digest if recorded else None,
+            problem=integrity.problem(name, current),
         )
 
     @router.get(
         "/models/{name}/history",
-        dependencies=[Depends(needs(Role.reader))],
         responses=documented(404) | openapi_examples.of({"decisions": [openapi_examples.DECISION], "next_before_id": None}),
     )
-    def history(
+    def get_history(
         name: Name,
         alias: Annotated[AliasName | None, Query(description="of this alias only")] = None,
         outcome: Annotated[Outcomes | None, Query(description="of this outcome only")] = None,
         limit: Annotated[int, Query(ge=1, le=200, description="entries on a page")] = 50,
-        before_id: Annotated[int | None, Query(ge=1, lt=2**63, description="next_before_id of the page before")] = None,
+        before_id: Annotated[int | None, Query(ge=1, lt=2**63, description="next_before_id of the previous page")] = None,
     ) -> DecisionPage:
-        """Decisions on a model, newest first, refusals too. Those on a model that was deleted since are still told."""
-        found = ledger.page(name, alias, outcome=outcome, limit=limit + 1, before_id=before_id)
-        if not found and not ledger.page(name, limit=1):
-            find_model(recent, name)
-        shown = found[:limit]
-        return DecisionPage(decisions=shown, next_before_id=shown[-1].id if len(found) > limit else None)
+        """Decisions on a model, newest first, including refusals. They remain when the model is deleted."""
+        decisions = ledger.page(name, alias, outcome=outcome, limit=limit + 1, before_id=before_id)
+        if not decisions and not ledger.page(name, limit=1):
+            find_model(registry, name)
+        page = decisions[:limit]
+        return DecisionPage(decisions=page, next_before_id=page[-1].id if len(decisions) > limit else None)
 
     return router

@@ -1,4 +1,4 @@
-"""Endpoints about subscribers: how far they are, and whether they take a message now."""
+"""Endpoints about subscribers: their positions in the events, and a test message."""
 
 from __future__ import annotations
 
@@ -9,26 +9,41 @@ from fastapi import APIRouter, Depends, Path
 
 from atelier_registry.api import openapi_examples
 from atelier_registry.api.auth import needs
-from atelier_registry.api.schemas import Pinged, SubscriberStates
-from atelier_registry.events.webhooks.dispatcher import WebhookDispatcher
+from atelier_registry.api.schemas import PingResult, SubscriberState, SubscriberStates
+from atelier_registry.events.webhooks.dispatcher import SubscriberProgress, WebhookDispatcher
 from atelier_registry.problems import documented
 
 
-def subscriber_router(push: WebhookDispatcher) -> APIRouter:
-    """The endpoints."""
+def subscriber_router(webhooks: WebhookDispatcher) -> APIRouter:
     router = APIRouter(prefix="/subscribers", tags=["events"], dependencies=[Depends(needs(Role.admin))])
 
     @router.get("", responses=documented(403) | openapi_examples.of({"subscribers": [openapi_examples.SUBSCRIBER]}))
     def list_subscribers() -> SubscriberStates:
-        """Who is told of moved aliases, and how far each is."""
-        return SubscriberStates(subscribers=push.states())
+        """Subscribers, and each one's position in the events."""
+        return SubscriberStates(subscribers=[_state(progress) for progress in webhooks.progress()])
 
-    @router.post("/{name}/ping", responses=documented(403, 404) | openapi_examples.of({"taken": True, "problem": None}))
+    @router.post("/{name}/ping", responses=documented(403, 404) | openapi_examples.of({"delivered": True, "problem": None}))
     def ping_subscriber(
         name: Annotated[str, Path(min_length=1, max_length=64, description="name of a subscriber", examples=["ci"])],
-    ) -> Pinged:
-        """Posts a signed message of the type `ping` now, once."""
-        refusal = push.ping(name)
-        return Pinged(taken=refusal is None, problem=refusal.reason if refusal else None)
+    ) -> PingResult:
+        """Delivers a signed message of the type `ping`, once."""
+        failure = webhooks.ping(name)
+        return PingResult(delivered=failure is None, problem=failure.reason if failure else None)
 
     return router
+
+
+def _state(progress: SubscriberProgress) -> SubscriberState:
+    subscriber, offset = progress.subscriber, progress.offset
+    return SubscriberState(
+        name=subscriber.name,
+        url=subscriber.url.partition("?")[0],
+        models=subscriber.models,
+        aliases=subscriber.aliases,
+        last_event_id=offset.event_id,
+        pending_events=progress.pending_events,
+        failed_attempts=offset.failed_attempts,
+        problem=offset.problem,
+        next_attempt_at=offset.next_attempt_at,
+        last_delivered_at=offset.last_delivered_at,
+    )

@@ -1,4 +1,4 @@
-"""What the command line shows to people."""
+"""Text output of the command line."""
 
 from __future__ import annotations
 
@@ -8,15 +8,14 @@ from typing import Any
 Content = Mapping[str, Any]
 
 
-def table(head: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
+def table(header: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
     """Columns as wide as their widest cell."""
-    cells = [list(head), *([_cell(value) for value in row] for row in rows)]
-    widths = [max(len(row[column]) for row in cells) for column in range(len(head))]
+    cells = [list(header), *([_cell(value) for value in row] for row in rows)]
+    widths = [max(len(row[column]) for row in cells) for column in range(len(header))]
     return "\n".join("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in cells)
 
 
-def models(found: Sequence[Content]) -> str:
-    """One row for each model."""
+def models(items: Sequence[Content]) -> str:
     return table(
         ("MODEL", "LATEST", "ALIASES", "DESCRIPTION"),
         (
@@ -26,111 +25,108 @@ def models(found: Sequence[Content]) -> str:
                 " ".join(f"{alias}={number}" for alias, number in model["aliases"].items()),
                 model["description"],
             )
-            for model in found
+            for model in items
         ),
     )
 
 
-def versions(found: Sequence[Content]) -> str:
-    """One row for each version, newest first."""
+def versions(items: Sequence[Content]) -> str:
     return table(
         ("VERSION", "CREATED", "STATUS", "KIND", "VALIDATION LOSS", "ALIASES"),
         (
             (
                 version["version"],
-                _moment(version["created_at"]),
+                _time(version["created_at"]),
                 "RETIRED" if "atelier.retired" in version["tags"] else version["status"],
                 version["kind"],
                 (version["run"] or {}).get("metrics", {}).get("validation_loss"),
                 " ".join(version["aliases"]),
             )
-            for version in found
+            for version in items
         ),
     )
 
 
-def version(found: Content) -> str:
-    """Everything of one version."""
-    parts = {key: found[key] for key in ("version", "status", "kind", "created_at", "aliases")}
-    parts |= {f"lineage.{key}": value for key, value in found["lineage"].items()}
-    parts |= {f"evidence.{key}": value for key, value in (found["evidence"] or {}).items()}
-    parts |= {f"metrics.{key}": value for key, value in (found["run"] or {}).get("metrics", {}).items()}
-    parts |= {f"params.{key}": value for key, value in (found["run"] or {}).get("params", {}).items()}
+def version(detail: Content) -> str:
+    parts = {key: detail[key] for key in ("version", "status", "kind", "created_at", "aliases")}
+    parts |= {f"lineage.{key}": value for key, value in detail["lineage"].items()}
+    parts |= {f"evidence.{key}": value for key, value in (detail["evidence"] or {}).items()}
+    parts |= {f"metrics.{key}": value for key, value in (detail["run"] or {}).get("metrics", {}).items()}
+    parts |= {f"params.{key}": value for key, value in (detail["run"] or {}).get("params", {}).items()}
     lines = table(("FIELD", "VALUE"), parts.items())
-    return "\n".join([lines, *(f"problem: {problem}" for problem in found["problems"])])
+    return "\n".join([lines, *(f"problem: {problem}" for problem in detail["problems"])])
 
 
-def comparison(found: Content) -> str:
-    """Two versions side by side."""
-    rows = [(f"params.{name}", pair["left"], pair["right"], None) for name, pair in found["params"].items()]
-    rows += [(f"metrics.{name}", pair["left"], pair["right"], pair["difference"]) for name, pair in found["metrics"].items()]
-    head = ("", f"VERSION {found['left']['version']}", f"VERSION {found['right']['version']}", "DIFFERENCE")
-    note = "" if found["losses_comparable"] else "\nThe losses were measured on different data, and cannot be compared."
-    return table(head, rows) + note
+def comparison(content: Content) -> str:
+    rows = [(f"params.{name}", pair["left"], pair["right"], None) for name, pair in content["params"].items()]
+    rows += [(f"metrics.{name}", pair["left"], pair["right"], pair["difference"]) for name, pair in content["metrics"].items()]
+    header = ("", f"VERSION {content['left']['version']}", f"VERSION {content['right']['version']}", "DIFFERENCE")
+    note = "" if content["losses_comparable"] else "\nThe losses were measured on different data, and cannot be compared."
+    return table(header, rows) + note
 
 
-def decision(found: Content) -> str:
-    """One decision, and what its rules said."""
-    to = "nothing" if found["to_version"] is None else f"version {found['to_version']}"
-    what = f"{found['model']}: {found['alias'] or found['action']} {found['from_version'] or 'unset'} → {to}"
-    marks = " (forced)" if found["forced"] else ""
-    lines = [f"decision {found['id']}, {found['outcome']}{marks}: {what}" if found["id"] else f"dry run: {what}"]
+def decision(content: Content) -> str:
+    to = "nothing" if content["to_version"] is None else f"version {content['to_version']}"
+    what = f"{content['model']}: {content['alias'] or content['action']} {content['from_version'] or 'unset'} → {to}"
+    marks = " (forced)" if content["forced"] else ""
+    lines = [f"decision {content['id']}, {content['outcome']}{marks}: {what}" if content["id"] else f"dry run: {what}"]
     lines += [
-        f"  {'pass' if verdict['passed'] else 'FAIL'}  {verdict['rule']}: {verdict['reason']}" for verdict in found["verdicts"]
+        f"  {'pass' if verdict['passed'] else 'FAIL'}  {verdict['rule']}: {verdict['reason']}"
+        for verdict in content["verdicts"]
     ]
-    if found["outcome"] == "proposed":
-        lines.append(f"  somebody else must approve: python -m atelier_registry approve {found['id']} --reason …")
+    if content["outcome"] == "proposed":
+        lines.append(f"  somebody else must approve: python -m atelier_registry approve {content['id']} --reason …")
     return "\n".join(lines)
 
 
-def decisions(found: Sequence[Content]) -> str:
-    """One row for each decision, newest first."""
+def decisions(items: Sequence[Content]) -> str:
     return table(
-        ("ID", "AT", "WHO", "ACTION", "OUTCOME", "ALIAS", "FROM", "TO", "REASON"),
+        ("ID", "AT", "ACTOR", "ACTION", "OUTCOME", "ALIAS", "FROM", "TO", "REASON"),
         (
             (
-                each["id"],
-                _moment(each["at"]),
-                each["actor"] + (f" + {each['approved_by']}" if each["approved_by"] else ""),
-                each["action"],
-                each["outcome"] + (" forced" if each["forced"] else ""),
-                each["alias"],
-                each["from_version"],
-                each["to_version"],
-                each["reason"],
+                item["id"],
+                _time(item["at"]),
+                item["actor"] + (f" + {item['approved_by']}" if item["approved_by"] else ""),
+                item["action"],
+                item["outcome"] + (" forced" if item["forced"] else ""),
+                item["alias"],
+                item["from_version"],
+                item["to_version"],
+                item["reason"],
             )
-            for each in found
+            for item in items
         ),
     )
 
 
-def alias(found: Content) -> str:
-    """Where an alias points."""
+def alias(state: Content) -> str:
     return (
-        f"{found['model']} {found['alias']}: version {found['version']} since {found['since']}, by decision {found['decision']}"
+        f"{state['model']} {state['alias']}: version {state['version']} since {state['since']}, by decision {state['decision']}"
     )
 
 
-def subscribers(found: Sequence[Content]) -> str:
-    """One row for each subscriber."""
+def subscribers(items: Sequence[Content]) -> str:
     return table(
-        ("NAME", "URL", "LAST EVENT", "WAITING", "TRIES", "PROBLEM", "NEXT TRY"),
+        ("NAME", "URL", "LAST EVENT", "PENDING", "FAILED", "PROBLEM", "NEXT ATTEMPT"),
         (
             (
-                *(each[key] for key in ("name", "url", "last_event", "waiting", "tries", "problem")),
-                _moment(each["next_try_at"]) if each["next_try_at"] else None,
+                *(item[key] for key in ("name", "url", "last_event_id", "pending_events", "failed_attempts", "problem")),
+                _time(item["next_attempt_at"]) if item["next_attempt_at"] else None,
             )
-            for each in found
+            for item in items
         ),
     )
 
 
-def tokens(found: Sequence[Content]) -> str:
-    """One row for each token; the tokens themselves are not known."""
-    return table(("ID", "ROLE"), ((token["id"], token["role"]) for token in found))
+def ping_result(result: Content) -> str:
+    return "delivered" if result["delivered"] else f"not delivered: it {result['problem']}"
 
 
-def _moment(text: str) -> str:
+def tokens(items: Sequence[Content]) -> str:
+    return table(("ID", "ROLE"), ((token["id"], token["role"]) for token in items))
+
+
+def _time(text: str) -> str:
     return text[:19].replace("T", " ")
 
 
@@ -138,5 +134,5 @@ def _cell(value: object) -> str:
     if value is None:
         return "–"
     text = f"{value:.6g}" if isinstance(value, float) else " ".join(map(str, value)) if isinstance(value, list) else str(value)
-    # a reason may hold anything: control characters must not reach a terminal
+    # a reason may contain anything, but control characters must not reach a terminal
     return "".join(character if character.isprintable() else " " for character in text)

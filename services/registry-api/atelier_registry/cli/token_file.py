@@ -1,4 +1,4 @@
-"""Edits of the shared token file: one at a time, and whole or not at all, so that a running service never reads half of one."""
+"""Edits the token file under a lock and atomically, so that a running service never reads a partial file."""
 
 from __future__ import annotations
 
@@ -16,51 +16,47 @@ from atelier_contracts.tokens import Role, Token, TokenFileError, parse_tokens
 
 
 class TokenEditError(ValueError):
-    """The edit cannot be made; nothing was changed."""
+    """The edit was refused or failed; nothing was changed."""
 
 
 def issue(file: Path, id: str, role: Role) -> str:
-    """Adds a token; returns it, and keeps only its hash. A file that does not exist is made, readable by its owner alone.
+    """Adds a token and returns it; the file stores only its hash. Creates a missing file, readable by its owner alone.
 
     Raises:
-        TokenEditError: the id is taken or not legal, or the file cannot be read or written.
+        TokenEditError: the id is taken or invalid, or the file cannot be read or written.
     """
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._@-]{0,99}", id):
-        raise TokenEditError(f"an id has letters, digits and . _ @ -, 100 at most; received {id!r}")
+        raise TokenEditError(f"an id consists of at most 100 letters, digits and . _ @ -; received {id!r}")
     secret = secrets.token_urlsafe(32)
-    with _edited(file) as lines:
-        if any(token.id == id for token in _parsed(lines)):
-            raise TokenEditError(f"{id} has a token already; revoke it first, or choose another id")
+    with _edit_lines(file) as lines:
+        if any(token.id == id for token in _parse(lines)):
+            raise TokenEditError(f"{id} already has a token; revoke it first, or choose another id")
         lines.append(f"{id} {role.name} {hashlib.sha256(secret.encode()).hexdigest()}")
     return secret
 
 
 def revoke(file: Path, id: str) -> None:
-    """Takes a token out; running services notice with the next request.
+    """Removes a token; running services notice with the next request.
 
     Raises:
-        TokenEditError: there is no such id, or the file cannot be read or written.
+        TokenEditError: no token has this id, or the file cannot be read or written.
     """
-    with _edited(file) as lines:
-        known = [token.id for token in _parsed(lines)]
+    with _edit_lines(file) as lines:
+        known = [token.id for token in _parse(lines)]
         if id not in known:
-            raise TokenEditError(f"no token has the id {id!r}; ids are: {', '.join(known) or 'none'}")
+            raise TokenEditError(f"no token has the id {id!r}; existing ids: {', '.join(known) or 'none'}")
         lines[:] = [line for line in lines if line.split("#", 1)[0].split()[:1] != [id]]
 
 
-def listed(file: Path) -> list[Token]:
-    """The tokens, as ids, roles and hashes.
-
-    Raises:
-        TokenEditError: the file cannot be read.
-    """
+def list_tokens(file: Path) -> list[Token]:
+    """Raises `TokenEditError` where the file cannot be read."""
     try:
-        return _parsed(file.read_text().splitlines())
+        return _parse(file.read_text().splitlines())
     except (OSError, UnicodeDecodeError) as error:
         raise TokenEditError(f"{file} cannot be read: {error}") from None
 
 
-def _parsed(lines: list[str]) -> list[Token]:
+def _parse(lines: list[str]) -> list[Token]:
     try:
         return parse_tokens("\n".join(lines))
     except TokenFileError as error:
@@ -68,8 +64,8 @@ def _parsed(lines: list[str]) -> list[Token]:
 
 
 @contextlib.contextmanager
-def _edited(file: Path) -> Iterator[list[str]]:
-    """The file's lines, written back when the block ends well. The lock is on a file beside it, which stays."""
+def _edit_lines(file: Path) -> Iterator[list[str]]:
+    """The file's lines, written back when the block succeeds. The lock is on a second file, which remains."""
     try:
         with file.with_name(f".{file.name}.lock").open("w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
@@ -77,7 +73,7 @@ def _edited(file: Path) -> Iterator[list[str]]:
             yield lines
             _replace(file, "".join(f"{line}\n" for line in lines))
     except (OSError, UnicodeDecodeError) as error:
-        raise TokenEditError(f"{file} cannot be edited: {error}; its folder must be writable, too") from None
+        raise TokenEditError(f"{file} cannot be edited: {error}; its folder must be writable too") from None
 
 
 def _replace(file: Path, text: str) -> None:
@@ -88,7 +84,7 @@ def _replace(file: Path, text: str) -> None:
             stream.write(text)
             stream.flush()
             os.fsync(stream.fileno())
-        if file.exists():  # who could read it before can read it afterwards
+        if file.exists():  # keep its permissions and owner
             status = file.stat()
             partial.chmod(status.st_mode & 0o777)
             with contextlib.suppress(PermissionError):

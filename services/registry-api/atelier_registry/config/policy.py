@@ -1,4 +1,4 @@
-"""The policy: which rules hold for which alias of which model. Read once, at the start, with every problem told."""
+"""The policy: which rules hold for which alias of which model. Read once, at the start."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from atelier_registry.config.strict_yaml import Strict, StrictYamlError, read_ya
 from atelier_registry.errors import PolicyError
 
 ANY = "*"
-"""In the place of an alias: every alias that is not named beside it."""
+"""Stands for every alias that is not listed."""
 
 BUILT_IN = Path(__file__).with_name("policy.yaml")
 
 
 class Bound(Strict):
-    """A metric that must be there, and within its bounds where these are given."""
+    """A metric that must have been measured, and its bounds."""
 
     name: str = Field(min_length=1, max_length=250)
     at_least: float | None = None
@@ -33,63 +33,65 @@ class Bound(Strict):
 
 
 class Better(Strict):
-    """How much better than the champion. Compared only where both were measured on the same validation data."""
+    """How much better than the champion a version must be, if both were measured on the same validation data."""
 
     metric: str = Field(default="validation_loss", min_length=1, max_length=250)
-    by_at_least: float = Field(default=0.0, ge=0, description="0: not worse")
+    by_at_least: float = Field(default=0.0, ge=0, description="0: must not be worse")
     higher_is_better: bool = False
     where_comparable: bool = Field(
-        default=False, description="a champion that was measured on other data, or not at all, stands in nobody's way"
+        default=False, description="pass where the champion was measured on other data, or not at all"
     )
 
 
 class DriftImage(StageImage):
-    """An image that candidate and champion draw."""
+    """An image that candidate and champion generate."""
 
-    at_most: float | None = Field(default=None, ge=0, le=1, description="instead of the rule's own")
+    at_most: float | None = Field(default=None, ge=0, le=1, description="overrides the rule's limit")
 
     @property
     def request(self) -> StageImage:
-        """What infer is asked for."""
+        """The request to infer."""
         return StageImage.model_validate(self.model_dump(exclude={"at_most"}))
 
 
 class Drift(Strict):
-    """How far the images may be from the champion's: `image_distance.distance`, 0 to 1, of each image."""
+    """Limits of `image_distance.distance` (0 to 1) from the champion's images."""
 
     at_most: float = Field(ge=0, le=1)
     prompts_apart_by: float | None = Field(
-        default=None, ge=0, le=1, description="two images that differ in the prompt alone must be this far apart, at least"
+        default=None, ge=0, le=1, description="minimum distance of two images that differ only in the prompt"
     )
     images: list[DriftImage] = Field(min_length=1, max_length=MAX_IMAGES)
 
     @model_validator(mode="after")
     def _comparable(self) -> Drift:
-        if self.prompts_apart_by is not None and not same_but_the_prompt(self.images):
-            raise ValueError("prompts_apart_by needs two images that differ in the prompt alone: give them one seed and size")
+        if self.prompts_apart_by is not None and not same_except_prompt(self.images):
+            raise ValueError(
+                "prompts_apart_by needs two images that differ only in the prompt: give them the same seed and size"
+            )
         return self
 
 
-def same_but_the_prompt(images: Sequence[StageImage]) -> list[tuple[int, int]]:
-    """Pairs of places in a list whose images differ in the prompt alone."""
-    rest = [image.model_dump(exclude={"prompt", "at_most"}) for image in images]
+def same_except_prompt(images: Sequence[StageImage]) -> list[tuple[int, int]]:
+    """Pairs of indices whose images differ only in the prompt."""
+    settings = [image.model_dump(exclude={"prompt", "at_most"}) for image in images]
     pairs = combinations(range(len(images)), 2)
-    return [(i, j) for i, j in pairs if rest[i] == rest[j] and images[i].prompt != images[j].prompt]
+    return [(i, j) for i, j in pairs if settings[i] == settings[j] and images[i].prompt != images[j].prompt]
 
 
 class AliasPolicy(Strict):
-    """What must hold before one alias may point at a version. A field that is left out asks for nothing."""
+    """Rules that must pass before an alias may point at a version. An omitted field adds no rule."""
 
-    metrics: list[Bound] = Field(default_factory=list, description="metrics that must be there, and their bounds")
-    better_than_champion: Better | None = Field(default=None, description="by how much, in which metric")
-    min_age_s: float | None = Field(default=None, ge=0, description="s since the version was registered, at least")
-    max_age_s: float | None = Field(default=None, ge=0, description="s since the version was registered, at most")
-    tags: dict[str, str | None] = Field(default_factory=dict, description="tags and their values; null: any value")
-    output_finite: bool = Field(default=False, description="evidence.json must say that the output was finite")
-    max_onnx_error: float | None = Field(default=None, ge=0, description="onnx_max_error of evidence.json, at most")
+    metrics: list[Bound] = Field(default_factory=list, description="metrics that must have been measured, and their bounds")
+    better_than_champion: Better | None = Field(default=None, description="in which metric, and by how much")
+    min_age_s: float | None = Field(default=None, ge=0, description="minimum time in seconds since the version was registered")
+    max_age_s: float | None = Field(default=None, ge=0, description="maximum time in seconds since the version was registered")
+    tags: dict[str, str | None] = Field(default_factory=dict, description="required tags and their values; null: any value")
+    output_finite: bool = Field(default=False, description="evidence.json must state that the output was finite")
+    max_onnx_error: float | None = Field(default=None, ge=0, description="maximum onnx_max_error in evidence.json")
     loads: bool = Field(default=False, description="infer must be able to load the version now")
-    drift: Drift | None = Field(default=None, description="distance from the champion on fixed prompts and seeds")
-    approval: bool = Field(default=False, description="somebody else than the proposer must approve")
+    drift: Drift | None = Field(default=None, description="distance from the champion's images for fixed prompts and seeds")
+    approval: bool = Field(default=False, description="somebody other than the proposer must approve")
 
     @model_validator(mode="after")
     def _possible(self) -> AliasPolicy:
@@ -99,13 +101,13 @@ class AliasPolicy(Strict):
 
 
 class Policy(Strict):
-    """Rules by alias, for every model and for single ones."""
+    """Rules by alias, for all models and for single ones."""
 
     default: dict[str, AliasPolicy] = Field(default_factory=dict)
     models: dict[str, dict[str, AliasPolicy]] = Field(default_factory=dict)
 
     def of(self, model: str, alias: str) -> AliasPolicy:
-        """The rules for an alias: the model's own, or its `*`, or the default's, or the default's `*`, or none."""
+        """The most specific rules: the model's for the alias or for `*`, the default's for the alias or for `*`, or none."""
         for rules in (self.models.get(model, {}), self.default):
             for name in (alias, ANY):
                 if name in rules:
@@ -117,7 +119,7 @@ def read_policy(path: Path = BUILT_IN) -> Policy:
     """Reads a policy file.
 
     Raises:
-        PolicyError: it cannot be read, is not YAML, or breaks rules; the message lists all of them.
+        PolicyError: it cannot be read, is not YAML, or is invalid; the message lists every problem.
     """
     try:
         return read_yaml(path, Policy, "policy")

@@ -1,4 +1,4 @@
-"""Settings from the environment, complete before anything starts."""
+"""Settings from the environment, validated before anything starts."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from atelier_registry.config.subscribers import read_subscribers
 from atelier_registry.errors import PolicyError, SubscribersError
 
 PREFIX = "ATELIER_REGISTRY_"
-LOGIN = ("MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD")
-"""Read by MLflow's client."""
+TRACKING_USERNAME, TRACKING_PASSWORD = "MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD"
+"""Variables that MLflow's client reads."""
 
 
 class SettingsError(Exception):
-    """The environment is not complete or not right; the message lists every problem."""
+    """Settings are missing or invalid; the message lists every problem."""
 
 
 def _server(uri: str) -> str:
@@ -31,7 +31,7 @@ def _server(uri: str) -> str:
     if parts.scheme not in ("http", "https") or not parts.hostname:
         raise ValueError("must be the address of an MLflow server, such as http://tracking:5000")
     if "@" in parts.netloc:
-        raise ValueError("must not hold a login; set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD instead")
+        raise ValueError("must not contain a login; set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD instead")
     return uri.rstrip("/")
 
 
@@ -47,7 +47,7 @@ def _database(secret: SecretStr) -> SecretStr:
     if url.get_backend_name() != "sqlite" or url.database in (None, "", ":memory:"):
         raise ValueError("must name a PostgreSQL database, or a SQLite file such as sqlite:////var/lib/atelier/decisions.db")
     if not os.access(Path(str(url.database)).parent, os.W_OK):
-        raise ValueError("must name a file in a folder that exists and can be written to")
+        raise ValueError("must name a file in a folder that exists and is writable")
     return secret
 
 
@@ -89,8 +89,8 @@ def _tokens(file: Path) -> Path:
 def _password(file: Path | None) -> Path | None:
     if file is None:
         return None
-    if os.environ.get(LOGIN[1]) or not os.environ.get(LOGIN[0]):
-        raise ValueError(f"stands in for {LOGIN[1]}: set {LOGIN[0]} beside it, and not {LOGIN[1]}")
+    if os.environ.get(TRACKING_PASSWORD) or not os.environ.get(TRACKING_USERNAME):
+        raise ValueError(f"replaces {TRACKING_PASSWORD}: set {TRACKING_USERNAME} with it, and not {TRACKING_PASSWORD}")
     return _secret(file)
 
 
@@ -99,18 +99,18 @@ def _secret(file: Path | None) -> Path | None:
         return None
     try:
         if not file.read_text().strip():
-            raise ValueError("must hold the secret; the file is empty")
+            raise ValueError("must contain the secret; the file is empty")
     except OSError as error:
         raise ValueError(f"cannot be read: {error.strerror}") from None
     return file
 
 
 def with_password(address: str, file: Path | None) -> str:
-    """A database's address with the password that a file holds.
+    """A database address, with the password from a file.
 
     Raises:
         OSError: the file cannot be read.
-        ArgumentError: the address is none.
+        ArgumentError: the address is invalid.
     """
     if file is None:
         return address
@@ -118,7 +118,7 @@ def with_password(address: str, file: Path | None) -> str:
 
 
 class Settings(BaseSettings):
-    """Where to listen and what to talk to. Environment variables have the prefix ATELIER_REGISTRY_."""
+    """Environment variables have the prefix ATELIER_REGISTRY_."""
 
     model_config = SettingsConfigDict(env_prefix=PREFIX, hide_input_in_errors=True, env_ignore_empty=True)
 
@@ -128,37 +128,39 @@ class Settings(BaseSettings):
     tracking_password_file: Annotated[Path | None, AfterValidator(_password)] = Field(
         None, description="file with the password of MLFLOW_TRACKING_USERNAME"
     )
-    tracking_timeout_s: int = Field(2, ge=1, le=60, description="wait for one answer of MLflow; asked for twice at most")
-    database_url: Annotated[SecretStr, AfterValidator(_database)] = Field(description="where decisions are kept")
-    database_password_file: Annotated[Path | None, AfterValidator(_secret)] = Field(
-        None, description="file with the database's password"
+    tracking_timeout_s: int = Field(
+        2, ge=1, le=60, description="timeout of one request to MLflow, which is tried twice at most"
     )
-    token_file: Annotated[Path, AfterValidator(_tokens)] = Field(description="who may come in: lines `id role sha256`")
+    database_url: Annotated[SecretStr, AfterValidator(_database)] = Field(description="address of the database of decisions")
+    database_password_file: Annotated[Path | None, AfterValidator(_secret)] = Field(
+        None, description="file with the database password"
+    )
+    token_file: Annotated[Path, AfterValidator(_tokens)] = Field(description="tokens, as lines `id role sha256`")
     policy_file: Annotated[Path | None, AfterValidator(_policy)] = Field(
-        None, description="rules; the built-in ones without it"
+        None, description="file with the policy; the built-in policy without it"
     )
     subscribers_file: Annotated[Path | None, AfterValidator(_subscribers)] = Field(
-        None, description="who outside is told of moved aliases; nobody without it"
+        None, description="file with the subscribers to events; none without it"
     )
     infer_url: Annotated[str | None, AfterValidator(_infer)] = Field(None, description="address of infer")
-    infer_token: SecretStr | None = Field(None, description="token that infer lets in, of the role promoter")
+    infer_token: SecretStr | None = Field(None, description="token for infer, of the role promoter")
     infer_token_file: Annotated[Path | None, AfterValidator(_secret)] = Field(None, description="file with that token")
-    stage_timeout_s: int = Field(120, ge=1, le=3600, description="wait for infer to load a version and draw")
-    outside_poll_s: float = Field(5.0, gt=0, le=3600, description="between two looks for aliases that others moved")
-    read_age_s: float = Field(
-        1.0, ge=0, le=60, description="how old MLflow's answer may be for who only looks; 0: none is kept"
+    stage_timeout_s: int = Field(
+        120, ge=1, le=3600, description="timeout of a request to infer, which loads a version and generates images"
     )
-    revert_poll_s: float = Field(
-        30.0, gt=0, le=3600, description="between two looks at infer for versions that it stopped drawing with"
+    alias_poll_s: float = Field(5.0, gt=0, le=3600, description="interval of checks for aliases changed outside this service")
+    cache_ttl_s: float = Field(
+        1.0, ge=0, le=60, description="how long MLflow's answers are cached for requests that only read; 0: not at all"
     )
+    revert_poll_s: float = Field(30.0, gt=0, le=3600, description="interval of checks for versions that infer reverted")
     integrity_check_s: float = Field(
-        300.0, gt=0, le=86400, description="between two comparisons of the files that aliases point at with their digests"
+        300.0, gt=0, le=86400, description="interval of checks of the files of versions with an alias"
     )
-    lock_wait_s: float = Field(10.0, gt=0, le=600, description="wait for other decisions on the same alias")
-    drain_timeout_s: int = Field(30, ge=0, le=3600, description="wait for requests under way when told to stop")
+    lock_timeout_s: float = Field(10.0, gt=0, le=600, description="how long a decision waits for others on the same alias")
+    drain_timeout_s: int = Field(30, ge=0, le=3600, description="how long the shutdown waits for running requests")
 
     def database(self) -> str:
-        """The database's address, with its password where a file holds it."""
+        """Address of the database, with its password."""
         return with_password(self.database_url.get_secret_value(), self.database_password_file)
 
     def token_for_infer(self) -> str | None:
@@ -168,41 +170,41 @@ class Settings(BaseSettings):
         return self.infer_token.get_secret_value() if self.infer_token else None
 
 
-def hand_over_login(settings: Settings) -> None:
-    """Gives MLflow's client the password where it finds one, unless the environment holds it already."""
+def export_tracking_password(settings: Settings) -> None:
+    """Sets the variable that MLflow's client reads from the password file, where one is set."""
     if settings.tracking_password_file is not None:
-        os.environ[LOGIN[1]] = settings.tracking_password_file.read_text().strip()
+        os.environ[TRACKING_PASSWORD] = settings.tracking_password_file.read_text().strip()
 
 
 def read_settings() -> Settings:
     """Reads the environment.
 
     Raises:
-        SettingsError: something is missing, wrong, or not a setting at all.
+        SettingsError: a setting is missing, invalid or unknown.
     """
     names = {PREFIX + name.upper(): name for name in Settings.model_fields}
-    problems = [f"{key}: no such setting" for key in sorted(os.environ) if key.startswith(PREFIX) and key not in names]
+    problems = [f"{key}: unknown setting" for key in sorted(os.environ) if key.startswith(PREFIX) and key not in names]
     tokens = [name for name in (f"{PREFIX}INFER_TOKEN", f"{PREFIX}INFER_TOKEN_FILE") if os.environ.get(name)]
     if len(tokens) != bool(os.environ.get(f"{PREFIX}INFER_URL")):
-        told = f"set both, the second by itself or by {PREFIX}INFER_TOKEN_FILE, or neither"
-        problems.append(f"{PREFIX}INFER_URL and {PREFIX}INFER_TOKEN: {told}")
+        rule = f"set both or neither; {PREFIX}INFER_TOKEN_FILE may replace the second"
+        problems.append(f"{PREFIX}INFER_URL and {PREFIX}INFER_TOKEN: {rule}")
     try:
         settings = Settings()  # type: ignore[call-arg]
     except ValidationError as error:
-        problems += [_problem(each["loc"], each["type"], each["msg"]) for each in error.errors(include_input=False)]
+        problems += [_problem(fault["loc"], fault["type"], fault["msg"]) for fault in error.errors(include_input=False)]
     if problems:
         raise SettingsError("registry-api cannot start:\n" + "\n".join(f"  {problem}" for problem in problems))
     return settings
 
 
-def _problem(place: tuple[int | str, ...], kind: str, message: str) -> str:
-    """One line, with the value received unless it may hold a password."""
-    name = PREFIX + str(place[0]).upper()
+def _problem(location: tuple[int | str, ...], kind: str, message: str) -> str:
+    """One line, with the value received unless it may contain a secret."""
+    name = PREFIX + str(location[0]).upper()
     if kind == "missing":
-        return f"{name}: is required ({Settings.model_fields[str(place[0])].description})"
+        return f"{name}: is required ({Settings.model_fields[str(location[0])].description})"
     received = (
         ""
-        if place[0] in ("database_url", "tracking_uri", "infer_url", "infer_token")
+        if location[0] in ("database_url", "tracking_uri", "infer_url", "infer_token")
         else f"; received {os.environ.get(name)!r}"
     )
     return f"{name}: {message.removeprefix('Value error, ')}{received}"

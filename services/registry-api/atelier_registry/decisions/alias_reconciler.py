@@ -1,4 +1,4 @@
-"""Looks at MLflow's aliases now and then: what was moved in its dashboard becomes a decision, and an event."""
+"""Compares MLflow's aliases with the decisions: a change made outside registry-api becomes a decision and an event."""
 
 from __future__ import annotations
 
@@ -7,61 +7,60 @@ from atelier_registry.models.model_registry import ModelRegistry
 from atelier_registry.periodic_task import PeriodicTask
 from atelier_registry.storage.ledger import Ledger
 
-_PAGE = 100
+_PAGE_SIZE = 100
 
 
 class AliasReconciler:
-    """A thread that compares every alias with its last decision; one question to MLflow for each hundred models.
+    """A thread that makes one request to MLflow for each hundred models.
 
     Args:
-        registry: where the aliases are.
-        ledger: where decisions are kept.
-        mover: keeps what was found.
-        every_s: how often.
+        registry: the aliases.
+        ledger: the decisions.
+        alias_writer: records changes.
+        interval_s: between two comparisons. A decision looks at its own alias itself, so the first can wait as long.
     """
 
-    def __init__(self, registry: ModelRegistry, ledger: Ledger, alias_writer: AliasWriter, every_s: float) -> None:
-        self._registry, self._ledger, self._mover = registry, ledger, alias_writer
-        self._prepared = False
-        # a decision looks at its own alias by itself, so the first look can wait like every other
-        self._task = PeriodicTask("looking for aliases that were moved outside registry-api", self._work, every_s)
+    def __init__(self, registry: ModelRegistry, ledger: Ledger, alias_writer: AliasWriter, interval_s: float) -> None:
+        self._registry, self._ledger, self._alias_writer = registry, ledger, alias_writer
+        self._recovered = False
+        self._task = PeriodicTask("alias reconciliation", self._run, interval_s)
 
     def start(self) -> None:
-        """Starts the thread."""
         self._task.start()
 
     def stop(self) -> None:
-        """Ends it after the look that is under way."""
+        """Stops after the comparison that is running; does not wait for it."""
         self._task.stop()
 
-    def prepare(self) -> None:
-        """Ends what an earlier process left, and records the digests that its release did not; once, whenever MLflow answers.
+    def recover(self) -> None:
+        """Resolves what an earlier process left pending, and records missing digests; once per process.
 
         Raises:
-            RegistryApiError: MLflow or the database does not answer; the next look tries again.
+            RegistryApiError: MLflow or the database does not answer; the next comparison tries again.
         """
-        if not self._prepared:
-            self._mover.reconcile()
-            self._mover.record_digests()
-            self._prepared = True
+        if not self._recovered:
+            self._alias_writer.resolve_interrupted()
+            self._alias_writer.record_digests()
+            self._recovered = True
 
-    def look(self) -> None:
-        """One look at everything.
+    def reconcile(self) -> None:
+        """Compares every alias once.
 
         Raises:
             RegistryApiError: MLflow or the database does not answer.
         """
-        found: dict[tuple[str, str], int] = {}
+        current: dict[tuple[str, str], int] = {}
         token: str | None = None
         while True:
-            page = self._registry.models(_PAGE, token)
-            found |= {(model.name, alias): number for model in page.items for alias, number in model.aliases.items()}
+            page = self._registry.models(_PAGE_SIZE, token)
+            current |= {(model.name, alias): number for model in page.items for alias, number in model.aliases.items()}
             if not (token := page.next_token):
                 break
-        known = {place: move.to_version for place, move in self._ledger.aliases().items() if move.to_version is not None}
-        for name, alias in sorted(place for place in found.keys() | known.keys() if found.get(place) != known.get(place)):
-            self._mover.look(name, alias)
+        moves = self._ledger.alias_moves.latest_by_alias()
+        recorded = {key: move.to_version for key, move in moves.items() if move.to_version is not None}
+        for name, alias in sorted(key for key in current.keys() | recorded.keys() if current.get(key) != recorded.get(key)):
+            self._alias_writer.reconcile(name, alias)
 
-    def _work(self) -> None:
-        self.prepare()
-        self.look()
+    def _run(self) -> None:
+        self.recover()
+        self.reconcile()

@@ -1,195 +1,211 @@
-"""Moves aliases so that what was decided and where MLflow points never stay apart.
+"""The only writer of aliases. It keeps the decisions and MLflow consistent, also across interruptions.
 
-1. `begun` is written. 2. The version is tagged with its digest, and the alias is set in MLflow. 3. `done` and the event are
-written, in one transaction. Whoever comes next to an alias, and every start, looks at what an interruption left: the alias
-itself tells whether step 2 happened. An alias that points somewhere without a decision was changed outside registry-api, and
-becomes a decision of its own.
+1. `begun` is recorded. 2. The version is tagged with its digest, and the alias is set in MLflow. 3. `done` and the event are
+recorded in one transaction. The next decision on the alias, and every start, resolves what an interruption left pending: the
+alias itself shows whether step 2 took place. An alias that points somewhere without a decision was changed outside
+registry-api, which is recorded as a decision of its own.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 
 from atelier_contracts.names import KIND_ADAPTER, TAG_PROMOTED_DIGEST, TAG_RETIRED
 from atelier_contracts.promotion import Decision
 
-from atelier_registry.decisions.rollback_stack import stacked
+from atelier_registry.decisions.rollback_stack import build_stack
 from atelier_registry.errors import InvalidArgumentError
 from atelier_registry.models.artifact_digests import AdapterDigests
 from atelier_registry.models.catalogue import find_model, unknown_version
 from atelier_registry.models.model_registry import Model, ModelRegistry
-from atelier_registry.storage.ledger import Facts, Ledger
+from atelier_registry.storage.entries import DecisionFacts, EntryKind
+from atelier_registry.storage.ledger import Ledger
 from atelier_registry.storage.locks import AliasLocks
 
 log = logging.getLogger(__name__)
 
-OUTSIDE = "outside"
-"""The actor where MLflow does not tell who moved an alias."""
+OUTSIDE_ACTOR = "outside"
+"""Actor of a change made with another MLflow client; MLflow does not say who made it."""
 
-ITSELF = "registry-api"
-"""The actor of an entry that ends what an interruption left."""
+OWN_ACTOR = "registry-api"
+"""Actor of an entry that resolves an interruption."""
 
 
 class AliasWriter:
-    """The only hand that sets aliases.
+    """Moves aliases.
 
     Args:
-        registry: where the aliases are.
-        ledger: where the decisions are kept.
-        digests: what a version's files are.
-        locks: one decision at a time.
-        told: called after an event was written; returns at once.
+        registry: the aliases.
+        ledger: the decisions.
+        digests: of the versions' files.
+        locks: allow one decision at a time.
     """
 
-    def __init__(
-        self, registry: ModelRegistry, ledger: Ledger, digests: AdapterDigests, locks: AliasLocks, told: Callable[[], None]
-    ) -> None:
-        self._registry, self._ledger, self._digests, self._locks, self._told = registry, ledger, digests, locks, told
+    def __init__(self, registry: ModelRegistry, ledger: Ledger, digests: AdapterDigests, locks: AliasLocks) -> None:
+        self._registry, self._ledger, self._digests, self._locks = registry, ledger, digests, locks
 
     @contextmanager
-    def alone(self, name: str, alias: str) -> Iterator[Model]:
-        """Nobody else decides on the alias meanwhile. Gives the model as it is then, with every move known.
+    def locked(self, name: str, alias: str) -> Iterator[Model]:
+        """Excludes other decisions on the alias. Yields the model as it is then, with every move recorded.
 
         Raises:
             UnknownModelError: there is no such model.
-            UnavailableError: MLflow or the database does not answer, or others take too long.
+            UnavailableError: MLflow or the database does not answer, or other decisions take too long.
         """
-        with self._locks.alone(name, alias):
+        with self._locks.hold(name, alias):
             model = find_model(self._registry, name)
-            self._settle(name, alias, model.aliases.get(alias))
-            self._notice(name, alias, model.aliases.get(alias))
+            self._resolve_pending(name, alias, model.aliases.get(alias))
+            self._record_outside_move(name, alias, model.aliases.get(alias))
             yield model
 
     @contextmanager
-    def locked_all(self, name: str) -> Iterator[Model]:
-        """Nobody else decides on anything of the model meanwhile."""
-        with self._locks.alone(name, None):
+    def locked_model(self, name: str) -> Iterator[Model]:
+        """Excludes other decisions on the whole model. Errors are those of `locked`."""
+        with self._locks.hold(name, None):
             model = find_model(self._registry, name)
-            self._settle_retiring(name)
+            self._resolve_pending_retirements(name)
             yield model
 
     def move(self, decision: Decision, actor: str) -> Decision:
         """Carries out a decision that was begun.
 
-        Where MLflow gives no answer the alias may have moved all the same: the decision stays pending.
+        The decision stays pending where MLflow does not answer, since the alias may have moved all the same.
 
         Raises:
-            UnknownVersionError: the version was deleted at the last moment.
-            InvalidArgumentError: MLflow refuses the alias as such.
+            UnknownVersionError: the version was deleted meanwhile.
+            InvalidArgumentError: MLflow does not accept the alias.
             UnavailableError: MLflow or the database does not answer.
         """
         assert decision.alias is not None
         assert decision.to_version is not None
+        name, number = decision.model, decision.to_version
         try:
-            moved = self._published(decision.model, decision.to_version, decision.adapter_digest) and (
-                decision.to_version == decision.from_version
-                or self._registry.set_alias(decision.model, decision.alias, decision.to_version)
+            moved = self._tag_digest(name, number, decision.adapter_digest) and (
+                number == decision.from_version or self._registry.set_alias(name, decision.alias, number)
             )
         except InvalidArgumentError as error:
             self._ledger.close(decision, "failed", actor, str(error))
             raise
         if not moved:
             self._ledger.close(decision, "failed", actor, "the version was deleted")
-            raise unknown_version(self._registry, decision.model, decision.to_version)
-        done = self._ledger.close(decision, "done", actor, "")
-        self._told()
-        return done
+            raise unknown_version(self._registry, name, number)
+        return self._ledger.close(decision, "done", actor, "")
 
-    def reconcile(self) -> None:
-        """Ends what an earlier process left pending.
+    def resolve_interrupted(self) -> None:
+        """Resolves every decision that an earlier process left pending.
 
         Raises:
             UnavailableError: MLflow or the database does not answer; the next decision on each alias tries again.
         """
-        for name, alias in sorted({(each.model, each.alias or "") for each in self._ledger.pending()}):
-            with self._locks.alone(name, alias or None):
+        for name, alias in sorted({(decision.model, decision.alias or "") for decision in self._ledger.pending()}):
+            with self._locks.hold(name, alias or None):
                 if alias:
-                    model = self._registry.model(name)
-                    self._settle(name, alias, model.aliases.get(alias) if model else None)
+                    self._resolve_pending(name, alias, self._current(name, alias))
                 else:
-                    self._settle_retiring(name)
+                    self._resolve_pending_retirements(name)
 
     def record_digests(self) -> None:
-        """Writes down the digest of each version that an alias points at, or can go back to, where no decision names one.
+        """Records the digest of every version that an alias points at or can go back to, where no decision holds it.
 
-        Decisions of earlier releases held no digests: from here on infer serves those versions by the files that they have now.
+        Releases before digests did not record them. From here on infer serves these versions with the files that they have now.
 
         Raises:
-            UnavailableError: MLflow or the database does not answer; the next start goes on.
+            UnavailableError: MLflow or the database does not answer; the next start continues.
         """
-        for (name, alias), move in sorted(self._ledger.aliases().items()):
+        for (name, alias), move in sorted(self._ledger.alias_moves.latest_by_alias().items()):
             if move.to_version is None:
                 continue
-            for number in sorted(set(stacked(self._ledger.moves(name, alias)))):
+            for number in sorted(set(build_stack(self._ledger.alias_moves.history(name, alias)))):
                 version = self._registry.version(name, number)
                 if version is None or version.kind != KIND_ADAPTER:
                     continue
-                if (decided := self._digests.decided(version)) is None:
-                    decided = self._record(name, alias, number)
-                if decided is not None:
-                    self._digests.publish(version, decided)
+                digest = self._digests.decided(version) or self._record_digest(name, alias, number)
+                if digest is not None:
+                    self._digests.tag(version, digest)
 
-    def _record(self, name: str, alias: str, number: int) -> str | None:
-        with self._locks.alone(name, alias):
-            version = self._registry.version(name, number)
-            if version is None or (decided := self._digests.decided(version)) is not None:
-                return decided if version else None
-            found = self._digests.present(version)
-            if found.digest is None:
-                log.error("no digest can be recorded for version %d of %s: %s", number, name, found.problem)
-                return None
-            reason = "the digest of a version that was promoted before digests were kept"
-            kept = {"adapter_digest": found.digest}
-            self._ledger.open("recorded", Facts(ITSELF, "record", name, None, None, number, reason, details=kept))
-            log.warning("recorded digest %s of version %d of %s", found.digest, number, name)
-            return found.digest
-
-    def look(self, name: str, alias: str) -> None:
-        """Finds out whether an alias was moved outside registry-api, and keeps it as a decision.
+    def reconcile(self, name: str, alias: str) -> None:
+        """Records a decision where an alias was changed outside registry-api.
 
         Raises:
-            UnavailableError: MLflow or the database does not answer, or others take too long.
+            UnavailableError: MLflow or the database does not answer, or other decisions take too long.
         """
-        with self._locks.alone(name, alias):
-            model = self._registry.model(name)
-            present = model.aliases.get(alias) if model else None
-            self._settle(name, alias, present)
-            self._notice(name, alias, present)
+        with self._locks.hold(name, alias):
+            current = self._current(name, alias)
+            self._resolve_pending(name, alias, current)
+            self._record_outside_move(name, alias, current)
 
-    def _settle(self, name: str, alias: str, present: int | None) -> None:
+    def _current(self, name: str, alias: str) -> int | None:
+        model = self._registry.model(name)
+        return model.aliases.get(alias) if model else None
+
+    def _resolve_pending(self, name: str, alias: str, current: int | None) -> None:
         for decision in self._ledger.pending(name, alias):
-            moved = decision.to_version == present
-            told = f"after an interruption the alias points at {present}"
-            self._ledger.close(decision, "done" if moved else "failed", ITSELF, told)
-            log.warning("decision %d on %s was left pending at version %d; %s", decision.id, alias, decision.to_version, told)
-            self._told()
+            kind: EntryKind = "done" if decision.to_version == current else "failed"
+            self._ledger.close(decision, kind, OWN_ACTOR, f"after an interruption the alias points at {current}")
+            fields = {"decision": decision.id, "model": name, "alias": alias, "outcome": kind, "current_version": current}
+            log.warning("interrupted decision resolved", extra={"fields": fields})
 
-    def _settle_retiring(self, name: str) -> None:
+    def _resolve_pending_retirements(self, name: str) -> None:
         for decision in self._ledger.pending(name):
             version = self._registry.version(name, decision.to_version or 0)
             retired = version is not None and version.tags.get(TAG_RETIRED) == str(decision.id)
-            self._ledger.close(decision, "done" if retired else "failed", ITSELF, "found after an interruption")
-            log.warning("decision %d to retire was left pending; retired: %s", decision.id, retired)
+            self._ledger.close(decision, "done" if retired else "failed", OWN_ACTOR, "resolved after an interruption")
+            fields = {"decision": decision.id, "model": name, "outcome": "done" if retired else "failed"}
+            log.warning("interrupted decision resolved", extra={"fields": fields})
 
-    def _notice(self, name: str, alias: str, present: int | None) -> None:
-        last = self._ledger.last_move(name, alias)
+    def _record_outside_move(self, name: str, alias: str, current: int | None) -> None:
+        last = self._ledger.alias_moves.last(name, alias)
         known = last.to_version if last else None
-        if present == known:
+        if current == known:
             return
-        reason = "moved with another MLflow client" if last else "was there before the first decision"
-        version = self._registry.version(name, present) if present is not None else None
-        digest = self._digests.fix(version) if version else None
+        version = self._registry.version(name, current) if current is not None else None
+        digest = self._digests.decided_or_current(version) if version else None
         if version and digest:
-            self._digests.publish(version, digest)
-        kept = {"adapter_digest": digest} if digest else {}
-        self._ledger.open("outside", Facts(OUTSIDE, "outside", name, alias, known, present, reason, details=kept))
-        log.warning("%s of %s went from %s to %s outside registry-api", alias, name, known, present)
-        self._told()
+            self._digests.tag(version, digest)
+        facts = DecisionFacts(
+            actor=OUTSIDE_ACTOR,
+            action="outside",
+            model=name,
+            alias=alias,
+            from_version=known,
+            to_version=current,
+            reason="moved with another MLflow client" if last else "existed before the first decision",
+            details={"adapter_digest": digest} if digest else {},
+        )
+        self._ledger.open("outside", facts)
+        fields = {"model": name, "alias": alias, "from_version": known, "to_version": current}
+        log.warning("alias was changed outside registry-api", extra={"fields": fields})
 
-    def _published(self, name: str, number: int, digest: str | None) -> bool:
-        """Tags the version for infer, before the alias points at it. False where it was deleted."""
+    def _record_digest(self, name: str, alias: str, number: int) -> str | None:
+        with self._locks.hold(name, alias):
+            version = self._registry.version(name, number)
+            if version is None:
+                return None
+            if (decided := self._digests.decided(version)) is not None:
+                return decided
+            identity = self._digests.read(version)
+            fields = {"model": name, "version": number, "adapter_digest": identity.digest, "reason": identity.problem}
+            if identity.digest is None:
+                log.error("digest cannot be recorded", extra={"fields": fields})
+                return None
+            facts = DecisionFacts(
+                actor=OWN_ACTOR,
+                action="record",
+                model=name,
+                alias=None,
+                from_version=None,
+                to_version=number,
+                reason="digest of a version that was promoted before digests were recorded",
+                details={"adapter_digest": identity.digest},
+            )
+            self._ledger.open("recorded", facts)
+            log.warning("digest recorded", extra={"fields": fields})
+            return identity.digest
+
+    def _tag_digest(self, name: str, number: int, digest: str | None) -> bool:
+        """Tags the version for infer before the alias points at it. False where the version was deleted."""
         if digest is None:
             return True
         return self._registry.set_tag(name, number, TAG_PROMOTED_DIGEST, digest)

@@ -1,92 +1,96 @@
-"""Keeps the chain's newest entry where the database's user cannot write: as a tag in MLflow.
+"""Anchors the chain: stores its newest entry where the database user cannot write.
 
-Whoever can write to the database can compute a new chain that is right in itself. It then no longer holds the entry that the
-tag names. So the tag is moved on only after the entry that it names now was found where it was.
+Whoever can write to the database can compute a new chain that is valid in itself, but it no longer holds the anchored entry. So
+the anchor moves forward only after the entry that it names was found unchanged.
 """
 
 from __future__ import annotations
 
 import logging
-import re
 import threading
+from collections.abc import Sequence
 from itertools import pairwise
 
-from atelier_registry.errors import InvalidArgumentError, RegistryApiError
-from atelier_registry.models.model_registry import ModelRegistry
+from atelier_registry.decisions.anchor_stores import Anchor, AnchorStore
+from atelier_registry.errors import RegistryApiError
 from atelier_registry.storage import hash_chain
+from atelier_registry.storage.hash_chain import BrokenChainError
 from atelier_registry.storage.ledger import Ledger
 
 log = logging.getLogger(__name__)
 
-RETRY_S = 5.0
-_PAGE = 500
+_PAGE_SIZE = 500
 
 
 class ChainAnchor:
-    """A thread that writes the newest entry's number and hash after each decision. Safe to use from several threads.
+    """A thread that stores the newest entry's number and hash after each decision. Safe to use from several threads.
+
+    Attributes:
+        problem: why the chain is not the one that was anchored; None while it is.
 
     Args:
-        registry: keeps the tag.
+        stores: where the newest entry is stored.
         ledger: holds the chain.
+        retry_s: between two attempts while a store or the database does not answer.
     """
 
-    def __init__(self, registry: ModelRegistry, ledger: Ledger) -> None:
-        self._registry, self._ledger = registry, ledger
+    def __init__(self, stores: Sequence[AnchorStore], ledger: Ledger, retry_s: float = 5.0) -> None:
+        self._stores, self._chain, self._retry_s = stores, ledger.chain, retry_s
         self._changed, self._stopping = threading.Event(), False
-        self._reported = ""
+        self._logged = ""
         self.problem: str | None = None
-        """Why the chain is not what it was when it was anchored; None while it is."""
         self._thread = threading.Thread(target=self._run, name="chain-anchor", daemon=True)
 
     def start(self) -> None:
-        """Starts the thread."""
         self._changed.set()
         self._thread.start()
 
-    def stop(self, patience_s: float) -> None:
-        """Ends after the entry that is being written."""
+    def stop(self, timeout_s: float) -> None:
+        """Stops after the entry that is being stored."""
         self._stopping = True
         self._changed.set()
-        self._thread.join(patience_s)
+        self._thread.join(timeout_s)
 
-    def nudge(self) -> None:
-        """There may be a new entry. From any thread; returns at once."""
+    def notify(self) -> None:
+        """There may be a new entry. Returns at once; may be called from any thread."""
         self._changed.set()
 
     def advance(self) -> None:
-        """Anchors the newest entry, if what was anchored before is still where it was.
+        """Stores the newest entry in every store, if the one stored before is unchanged.
 
         Raises:
-            BrokenChainError: it is not, or what follows it is no chain.
-            UnavailableError: MLflow or the database does not answer.
+            BrokenChainError: it is not, or the entries after it do not form a chain.
+            UnavailableError: a store or the database does not answer.
         """
-        number, digest = self._ledger.head()
-        anchored = parse_anchor(self._registry.chain_head())
-        if anchored == (number, digest):
-            return
-        if anchored is not None:
-            self._follow(*anchored)
-        if number:
-            self._registry.set_chain_head(f"{number}:{digest}")
+        head = self._chain.head()
+        for store in self._stores:
+            anchor = store.read()
+            if anchor == head:
+                continue
+            if anchor is not None:
+                self._check_unchanged_since(anchor, store.name)
+            if head[0]:
+                store.write(head)
 
-    def _follow(self, number: int, digest: str) -> None:
-        rows = self._ledger.rows_from(number, _PAGE)
+    def _check_unchanged_since(self, anchor: Anchor, store: str) -> None:
+        number, digest = anchor
+        rows = self._chain.rows_from(number, _PAGE_SIZE)
         if not rows or rows[0]["id"] != number or rows[0]["hash"] != digest or hash_chain.digest(rows[0]) != digest:
             found = rows[0]["hash"] if rows and rows[0]["id"] == number else "missing"
-            raise hash_chain.BrokenChainError(
-                f"entry {number} was anchored with the hash {digest}; in the database it is {found}"
+            raise BrokenChainError(
+                f"entry {number} was anchored in {store} with the hash {digest}; in the database it is {found}"
             )
         while True:
-            for before, row in pairwise(rows):
+            for previous, row in pairwise(rows):
                 if (
-                    row["id"] != before["id"] + 1
-                    or row["previous_hash"] != before["hash"]
+                    row["id"] != previous["id"] + 1
+                    or row["previous_hash"] != previous["hash"]
                     or row["hash"] != hash_chain.digest(row)
                 ):
-                    raise hash_chain.BrokenChainError(f"entry {row['id']} does not follow entry {before['id']}")
-            if len(rows) < _PAGE:
+                    raise BrokenChainError(f"entry {row['id']} does not follow entry {previous['id']}")
+            if len(rows) < _PAGE_SIZE:
                 return
-            rows = self._ledger.rows_from(rows[-1]["id"], _PAGE)
+            rows = self._chain.rows_from(rows[-1]["id"], _PAGE_SIZE)
 
     def _run(self) -> None:
         while True:
@@ -94,36 +98,25 @@ class ChainAnchor:
             self._changed.clear()
             if self._stopping:
                 return
-            self._try()
+            try:
+                self._try_advance()
+            except Exception:
+                log.exception("anchoring failed")
 
-    def _try(self) -> None:
+    def _try_advance(self) -> None:
         try:
             self.advance()
-            self.problem, self._reported = None, ""
-        except hash_chain.BrokenChainError as error:
+            self.problem, self._logged = None, ""
+        except BrokenChainError as error:
             self.problem = f"the decisions were changed outside this service: {error}"
-            if self._reported != self.problem:
-                log.error("%s; the anchor stays where it is", self.problem)
-            self._reported = self.problem
-        except (RegistryApiError, InvalidArgumentError) as error:
-            if self._reported != str(error):
-                log.warning("the newest decision is not anchored yet: %s", error)
-            self._reported = str(error)
-            retry = threading.Timer(RETRY_S, self._changed.set)
+            self._log_once(logging.ERROR, "chain is broken; the anchor stays", self.problem)
+        except RegistryApiError as error:
+            self._log_once(logging.WARNING, "anchoring delayed", str(error))
+            retry = threading.Timer(self._retry_s, self._changed.set)
             retry.daemon = True
             retry.start()
-        except Exception:
-            log.exception("anchoring the newest decision failed")
 
-
-def parse_anchor(text: str | None) -> tuple[int, str] | None:
-    """Number and hash of an anchored entry; None where nothing was anchored yet.
-
-    Raises:
-        BrokenChainError: the tag was written by somebody else.
-    """
-    if text is None:
-        return None
-    if (match := re.fullmatch(r"([1-9][0-9]{0,18}):([0-9a-f]{64})", text)) is None:
-        raise hash_chain.BrokenChainError(f"the anchor must be ENTRY:HASH; found {text[:100]!r}")
-    return int(match[1]), match[2]
+    def _log_once(self, level: int, message: str, reason: str) -> None:
+        if self._logged != reason:
+            log.log(level, message, extra={"fields": {"reason": reason}})
+        self._logged = reason

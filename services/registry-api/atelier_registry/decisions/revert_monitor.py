@@ -1,4 +1,4 @@
-"""Looks at infer now and then: a version that it stopped drawing with, on its own, becomes a decision. The alias stays."""
+"""Records as a decision when infer reverts, that is, stops serving a version by itself. The alias stays where it is."""
 
 from __future__ import annotations
 
@@ -10,84 +10,89 @@ from atelier_contracts.served import ServedModel
 from pydantic import ValidationError
 
 from atelier_registry.errors import StageUnavailableError
-from atelier_registry.models.infer_client import CONNECT_S
+from atelier_registry.models.infer_client import CONNECT_TIMEOUT_S
 from atelier_registry.periodic_task import PeriodicTask
-from atelier_registry.storage.ledger import Facts, Ledger
+from atelier_registry.storage.entries import DecisionFacts
+from atelier_registry.storage.ledger import Ledger
 
 log = logging.getLogger(__name__)
 
 ACTOR = "infer"
-REASON_CHARACTERS = 1000
+_MAX_REASON_CHARACTERS = 1000
 
 
-class ServedReader(Protocol):
-    """Tells what an infer draws with."""
+class ServedModelReader(Protocol):
+    """Reads what an infer serves."""
 
-    def served(self) -> ServedModel:
-        """The served model.
-
-        Raises:
-            StageUnavailableError: infer does not answer, or with something else.
-        """
+    def served_model(self) -> ServedModel:
+        """Raises `StageUnavailableError` where infer does not answer, or not with a served model."""
 
 
-class HttpServedReader:
-    """Asks `GET /models` of one infer."""
+class HttpServedModelReader:
+    """Calls `GET /models` of infer."""
 
     def __init__(self, url: str, token: str, timeout_s: float = 10.0) -> None:
         self._url, self._timeout_s = f"{url}/models", timeout_s
-        self._login = {"Authorization": f"Bearer {token}"}
+        self._headers = {"Authorization": f"Bearer {token}"}
 
-    def served(self) -> ServedModel:
-        """See `ServedReader`."""
+    def served_model(self) -> ServedModel:
+        timeouts = (CONNECT_TIMEOUT_S, self._timeout_s)
         try:
-            answer = requests.get(self._url, headers=self._login, timeout=(CONNECT_S, self._timeout_s), allow_redirects=False)
-            answer.raise_for_status()
-            return ServedModel.model_validate_json(answer.content)
+            response = requests.get(self._url, headers=self._headers, timeout=timeouts, allow_redirects=False)
+            response.raise_for_status()
+            return ServedModel.model_validate_json(response.content)
         except (requests.RequestException, ValidationError) as error:
-            raise StageUnavailableError(f"infer does not say what it serves ({type(error).__name__})") from error
+            raise StageUnavailableError(f"infer does not report what it serves ({type(error).__name__})") from error
 
 
 class RevertMonitor:
-    """A thread that asks infer every so often.
+    """A thread that asks infer at regular intervals.
 
     Args:
-        reader: asks infer; None where none is set up, and nothing is done.
-        ledger: where the decisions are kept.
-        every_s: between two looks.
+        reader: asks infer; None where none is configured, and the monitor does nothing.
+        ledger: the decisions.
+        interval_s: between two requests.
     """
 
-    def __init__(self, reader: ServedReader | None, ledger: Ledger, every_s: float) -> None:
+    def __init__(self, reader: ServedModelReader | None, ledger: Ledger, interval_s: float) -> None:
         self._reader, self._ledger = reader, ledger
-        self._task = PeriodicTask("asking infer what it serves", self.look, every_s)
+        self._task = PeriodicTask("revert check", self.check, interval_s)
 
     def start(self) -> None:
-        """Starts the thread, where there is an infer to ask."""
         if self._reader is not None:
             self._task.start()
 
     def stop(self) -> None:
-        """Ends it after the look that is under way."""
+        """Stops after the request that is running; does not wait for it."""
         self._task.stop()
 
-    def look(self) -> None:
-        """One look. A revert is kept once, until the alias moves or another version is reverted.
+    def check(self) -> None:
+        """Asks once. A revert is recorded once, until the alias moves or another version is reverted.
 
         Raises:
             RegistryApiError: infer or the database does not answer.
         """
         if self._reader is None:
             return
-        found = self._reader.served()
-        for alias, served in sorted(found.aliases.items()):
-            if served.reverted_from is None or served.reverted_from != served.target:
+        model = self._reader.served_model()
+        for alias, served in sorted(model.aliases.items()):
+            reverted = served.reverted_from
+            if reverted is None or reverted != served.target or self._is_recorded(model.model, alias, reverted):
                 continue
-            last, move = self._ledger.last_revert(found.model, alias), self._ledger.last_move(found.model, alias)
-            known = last is not None and last.from_version == served.reverted_from
-            if known and last is not None and (move is None or move.decision < last.id):
-                continue
-            reason = (served.problem or "infer gave no reason")[:REASON_CHARACTERS]
-            facts = Facts(ACTOR, "revert", found.model, alias, served.reverted_from, served.serving, reason)
+            facts = DecisionFacts(
+                actor=ACTOR,
+                action="revert",
+                model=model.model,
+                alias=alias,
+                from_version=reverted,
+                to_version=served.serving,
+                reason=(served.problem or "infer gave no reason")[:_MAX_REASON_CHARACTERS],
+            )
             decision = self._ledger.open("reverted", facts)
-            fields = {"model": found.model, "alias": alias, "version": served.reverted_from, "decision": decision.id}
-            log.error("infer stopped drawing with a version", extra={"fields": fields | {"serving": served.serving}})
+            fields = {"model": model.model, "alias": alias, "version": reverted, "serving": served.serving}
+            log.error("infer reverted a version", extra={"fields": fields | {"decision": decision.id}})
+
+    def _is_recorded(self, model: str, alias: str, version: int) -> bool:
+        """Whether the revert was recorded since the alias last moved."""
+        revert, move = self._ledger.last_revert(model, alias), self._ledger.alias_moves.last(model, alias)
+        return revert is not None and revert.from_version == version and (move is None or move.decision < revert.id)

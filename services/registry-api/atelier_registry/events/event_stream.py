@@ -1,4 +1,4 @@
-"""Events as they happen, for any number of listeners: one task looks at the outbox, all listeners hear of it."""
+"""Server-sent events for any number of clients: one task polls the outbox and wakes all of them."""
 
 from __future__ import annotations
 
@@ -12,116 +12,116 @@ from atelier_contracts.events import ALIAS_EVENT, AliasMoved
 from starlette.concurrency import run_in_threadpool
 
 from atelier_registry.errors import UnavailableError
-from atelier_registry.storage.ledger import Ledger
+from atelier_registry.storage.outbox import Outbox
 
 log = logging.getLogger(__name__)
 
-LOOK_S = 0.2
-"""How late an event of another process is heard of; those of this one are told at once."""
-
-HEARTBEAT_S = 15.0
-
-REVOKED_S = 1.0
-"""How long a stream may go on after its token was revoked."""
-
-PAGE = 200
+_PAGE_SIZE = 200
 
 
 class EventStream:
-    """The outbox, followed. It belongs to one event loop; only `nudge` and `end` may be called from other threads."""
+    """Follows the outbox. It belongs to one event loop; only `notify` and `close` may be called from other threads.
 
-    def __init__(self, ledger: Ledger) -> None:
-        self._ledger = ledger
+    Args:
+        outbox: the events.
+        poll_s: how late an event of another process is noticed; this process's own are sent at once.
+        heartbeat_s: between two comments on an idle stream.
+        revocation_s: how long a stream may continue after its token was revoked.
+    """
+
+    def __init__(self, outbox: Outbox, *, poll_s: float = 0.2, heartbeat_s: float = 15.0, revocation_s: float = 1.0) -> None:
+        self._outbox = outbox
+        self._poll_s, self._heartbeat_s, self._revocation_s = poll_s, heartbeat_s, revocation_s
         self._newest = 0
         self._changed = asyncio.Condition()
-        self._look = asyncio.Event()
+        self._wake = asyncio.Event()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._task: asyncio.Task[None] | None = None
-        self._ending = False
+        self._closing = False
 
     async def start(self) -> None:
-        """Begins to look at the outbox."""
         self._loop = asyncio.get_running_loop()
-        self._task = asyncio.create_task(self._follow())
+        self._task = asyncio.create_task(self._poll())
 
     async def stop(self) -> None:
-        """Ends every stream."""
-        self.end()
+        """Ends every stream, and waits for the polling task."""
+        self.close()
         if self._task:
             await self._task
 
-    def nudge(self) -> None:
-        """There may be a new event. From any thread."""
+    def notify(self) -> None:
+        """There may be a new event."""
         if self._loop and not self._loop.is_closed():
-            self._loop.call_soon_threadsafe(self._look.set)
+            self._loop.call_soon_threadsafe(self._wake.set)
 
-    def end(self) -> None:
-        """Lets every stream end soon. From any thread or a signal handler."""
-        self._ending = True
-        self.nudge()
+    def close(self) -> None:
+        """Lets every stream end soon. May be called from a signal handler."""
+        self._closing = True
+        self.notify()
 
-    async def stream(self, after: int | None, follow: bool, allowed: Callable[[], bool]) -> AsyncIterator[str]:
-        """Server-sent events with an id above `after`, or from now on.
+    async def stream(self, after: int | None, follow: bool, is_authorized: Callable[[], bool]) -> AsyncIterator[str]:
+        """Server-sent events with an id above `after`.
 
         Args:
-            after: cursor; 0 tells everything.
-            follow: go on after the newest event, until the listener hangs up or the service ends.
-            allowed: whether the listener's token is still good.
+            after: cursor; 0: from the first event; None: from now on.
+            follow: continue after the newest event, until the client disconnects or the service stops.
+            is_authorized: whether the client's token is still valid.
         """
-        cursor = await run_in_threadpool(self._ledger.last_event) if after is None else after
+        cursor = await run_in_threadpool(self._outbox.last_id) if after is None else after
         yield f": after {cursor}\n\n"
-        beat = time.monotonic()
-        while not self._ending and allowed():
+        last_heartbeat = time.monotonic()
+        while not self._closing and is_authorized():
             try:
-                found = await run_in_threadpool(self._ledger.events, cursor, PAGE)
+                rows = await run_in_threadpool(self._outbox.events_after, cursor, _PAGE_SIZE)
             except UnavailableError:
-                return  # the listener comes again with its cursor
-            for row in found:
+                return  # the client reconnects with its cursor
+            for row in rows:
                 cursor = row["id"]
-                yield told(row)
-            if len(found) == PAGE:
+                yield format_event(row)
+            if len(rows) == _PAGE_SIZE:
                 continue
             if not follow:
                 return
-            if not await self._newer(cursor) and time.monotonic() - beat >= HEARTBEAT_S:
-                yield ": still here\n\n"
-                beat = time.monotonic()
+            if not await self._wait_for_newer(cursor) and time.monotonic() - last_heartbeat >= self._heartbeat_s:
+                yield ": heartbeat\n\n"
+                last_heartbeat = time.monotonic()
 
-    async def _newer(self, cursor: int) -> bool:
+    async def _wait_for_newer(self, cursor: int) -> bool:
+        """False where there was no newer event within `revocation_s`."""
         async with self._changed:
             try:
-                async with asyncio.timeout(REVOKED_S):
-                    await self._changed.wait_for(lambda: self._newest > cursor or self._ending)
+                async with asyncio.timeout(self._revocation_s):
+                    await self._changed.wait_for(lambda: self._newest > cursor or self._closing)
             except TimeoutError:
                 return False
         return True
 
-    async def _follow(self) -> None:
-        known = True
-        while not self._ending:
-            self._look.clear()
+    async def _poll(self) -> None:
+        available = True
+        while not self._closing:
+            self._wake.clear()
             try:
-                newest = await run_in_threadpool(self._ledger.last_event)
-                known = True
+                newest = await run_in_threadpool(self._outbox.last_id)
+                available = True
             except UnavailableError as error:
                 newest = self._newest
-                if known:
-                    log.warning("events wait: %s", error)
-                known = False
+                if available:
+                    log.warning("events delayed", extra={"fields": {"reason": str(error)}})
+                available = False
             if newest > self._newest:
                 async with self._changed:
                     self._newest = newest
                     self._changed.notify_all()
             try:
-                async with asyncio.timeout(LOOK_S):
-                    await self._look.wait()
+                async with asyncio.timeout(self._poll_s):
+                    await self._wake.wait()
             except TimeoutError:
                 pass
         async with self._changed:
             self._changed.notify_all()
 
 
-def told(row: dict[str, Any]) -> str:
-    """One event as text. JSON has no bare line ends, so one `data:` line holds it."""
+def format_event(row: dict[str, Any]) -> str:
+    """An event as text. JSON contains no line ends, so it fits in one `data:` line."""
     event = AliasMoved.model_validate(row)
     return f"id: {event.id}\nevent: {ALIAS_EVENT}\ndata: {event.model_dump_json()}\n\n"

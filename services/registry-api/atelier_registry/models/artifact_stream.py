@@ -1,4 +1,4 @@
-"""Files that the tracking server hands out, read piece by piece: nothing is written to a disk or held as a whole."""
+"""Reads files that the tracking server serves, in chunks: nothing is written to disk or held in memory as a whole."""
 
 from __future__ import annotations
 
@@ -15,45 +15,45 @@ from mlflow.utils.rest_utils import augmented_raise_for_status, http_request
 
 from atelier_registry.errors import UnreadableFileError
 
-_PIECE_BYTES = 1 << 20
+_CHUNK_BYTES = 1 << 20
 
 
-def stream(folder_uri: str, file: str, tracking_uri: str, most_bytes: int) -> Iterator[bytes]:
-    """The bytes of one file, with MLflow's own login.
+def stream(folder_uri: str, file: str, tracking_uri: str, max_bytes: int) -> Iterator[bytes]:
+    """The bytes of one file, read with MLflow's own credentials.
 
     Args:
-        folder_uri: `mlflow-artifacts:/…`, parsed before.
+        folder_uri: `mlflow-artifacts:/…`, already validated.
         file: its name in the folder.
         tracking_uri: of the server.
-        most_bytes: that are read, whatever the server said before about its size.
+        max_bytes: limit, whatever size the server announced.
 
     Raises:
         UnreadableFileError: the file is larger.
-        MlflowException: the server says that there is no such file, with that error code.
-        RequestException: it does not answer, or with another error.
+        MlflowException: the server has no such file, with that error code.
+        RequestException: the server does not answer, or with another error.
     """
-    place: Any = get_artifact_repository(folder_uri, tracking_uri=tracking_uri)
-    answer = http_request(get_default_host_creds(place.artifact_uri), f"/{file}", "GET", stream=True)
-    with closing(answer):
-        if answer.status_code == 404 and b"RESOURCE_DOES_NOT_EXIST" in answer.content:
+    repository: Any = get_artifact_repository(folder_uri, tracking_uri=tracking_uri)
+    response = http_request(get_default_host_creds(repository.artifact_uri), f"/{file}", "GET", stream=True)
+    with closing(response):
+        if response.status_code == 404 and b"RESOURCE_DOES_NOT_EXIST" in response.content:
             raise MlflowException(f"no file {file}", error_code=RESOURCE_DOES_NOT_EXIST)
-        augmented_raise_for_status(answer)
+        augmented_raise_for_status(response)
         size = 0
-        for piece in answer.iter_content(_PIECE_BYTES):
-            size += len(piece)
-            if size > most_bytes:
-                raise UnreadableFileError(f"{file} has more than {most_bytes} bytes, which is as many as are read")
-            yield piece
+        for chunk in response.iter_content(_CHUNK_BYTES):
+            size += len(chunk)
+            if size > max_bytes:
+                raise UnreadableFileError(f"{file} has more than {max_bytes} bytes, the limit for this file")
+            yield chunk
 
 
-def sha256(folder_uri: str, file: str, tracking_uri: str, most_bytes: int) -> str:
-    """Of a file's bytes, in hexadecimal; see `stream`."""
-    found = hashlib.sha256()
-    for piece in stream(folder_uri, file, tracking_uri, most_bytes):
-        found.update(piece)
-    return found.hexdigest()
+def sha256(folder_uri: str, file: str, tracking_uri: str, max_bytes: int) -> str:
+    """In hexadecimal. Arguments and errors are those of `stream`."""
+    hasher = hashlib.sha256()
+    for chunk in stream(folder_uri, file, tracking_uri, max_bytes):
+        hasher.update(chunk)
+    return hasher.hexdigest()
 
 
-def text(folder_uri: str, file: str, tracking_uri: str, most_bytes: int) -> str:
-    """A small file as text; what is no UTF-8 is replaced; see `stream`."""
-    return b"".join(stream(folder_uri, file, tracking_uri, most_bytes)).decode("utf-8", "replace")
+def text(folder_uri: str, file: str, tracking_uri: str, max_bytes: int) -> str:
+    """A small file as text; invalid UTF-8 is replaced. Arguments and errors are those of `stream`."""
+    return b"".join(stream(folder_uri, file, tracking_uri, max_bytes)).decode("utf-8", "replace")

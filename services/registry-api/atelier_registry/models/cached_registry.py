@@ -1,4 +1,4 @@
-"""What MLflow answered a moment ago, for those who only look. Whoever decides asks MLflow itself."""
+"""A cache of MLflow's recent answers, for requests that only read. Decisions ask MLflow itself."""
 
 from __future__ import annotations
 
@@ -6,138 +6,123 @@ import threading
 from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import Future
 from datetime import datetime
-from typing import Annotated, Any, TypeVar
+from typing import Any, TypeVar
 
 from cachetools import LRUCache, TTLCache
-from fastapi import Header
 
 from atelier_registry.models.model_registry import FILES, READY, Image, Model, Page, Point, RegistryReader, Run, Version
 
 T = TypeVar("T")
 
-_ANSWERS = 200  # a page of a hundred versions has some 100 KB
-_FILES = 500  # versions; some KB each
-
-CacheControl = Annotated[
-    str | None, Header(max_length=200, description="no-cache: ask MLflow, whatever was answered a moment ago")
-]
+_MAX_ANSWERS = 200  # a page of a hundred versions takes about 100 KB
+_MAX_FILE_SETS = 500  # one per version, some KB each
 
 
 class CachedRegistry:
-    """A registry to read from whose answers are `max_age_s` old at most. Safe to use from several threads.
+    """A `RegistryReader` whose answers are at most `ttl_s` old. Safe to use from several threads.
 
-    A page that is opened asks for a model several times within a second, and so do its other readers: a question is asked once.
-    What this service itself changes is seen at once, since `forget` follows each change. That something does not exist is never
-    remembered. The files of a complete version do not change, and are kept until others crowd them out.
+    Concurrent equal requests share one call. `invalidate` follows each change by this service, so its own changes are visible
+    at once. That something does not exist is never cached. The files of a complete version do not change, so they stay cached
+    as long as there is room.
 
     Args:
-        registry: who is asked.
-        max_age_s: 0 asks every time.
+        source: the registry.
+        ttl_s: 0 turns the cache of answers off.
     """
 
-    def __init__(self, registry: RegistryReader, max_age_s: float) -> None:
-        self.asked = registry
-        """The registry itself."""
+    def __init__(self, source: RegistryReader, ttl_s: float) -> None:
+        self.source = source
         self._lock = threading.Lock()
-        self._kept: TTLCache[tuple[Any, ...], Any] = TTLCache(_ANSWERS, max_age_s)
-        self._files: LRUCache[tuple[str, int, datetime, frozenset[str]], dict[str, str]] = LRUCache(_FILES)
-        self._under_way: dict[tuple[Any, ...], Future[Any]] = {}
+        self._answers: TTLCache[tuple[Any, ...], Any] = TTLCache(_MAX_ANSWERS, ttl_s)
+        self._files: LRUCache[tuple[str, int, datetime, frozenset[str]], dict[str, str]] = LRUCache(_MAX_FILE_SETS)
+        self._pending: dict[tuple[Any, ...], Future[Any]] = {}
 
     def reader(self, cache_control: str | None) -> RegistryReader:
-        """This, or the registry itself for a request whose Cache-Control says so."""
-        return self.asked if cache_control and "no-cache" in cache_control.lower() else self
+        """This cache, or the source for a request with `Cache-Control: no-cache`."""
+        return self.source if cache_control and "no-cache" in cache_control.lower() else self
 
-    def forget(self) -> None:
-        """Everything is asked for again, also what is being asked now."""
+    def invalidate(self) -> None:
+        """Drops every answer, including those that are still on their way."""
         with self._lock:
-            self._kept.clear()
-            self._under_way.clear()
+            self._answers.clear()
+            self._pending.clear()
 
     def ping(self) -> None:
-        """See `RegistryReader`. Always asked."""
-        self.asked.ping()
+        """Not cached."""
+        self.source.ping()
 
     def models(self, limit: int, page_token: str | None) -> Page[Model]:
-        """See `RegistryReader`."""
-        return self._recent(self.asked.models, limit, page_token)
+        return self._cached(self.source.models, limit, page_token)
 
     def model(self, name: str) -> Model | None:
-        """See `RegistryReader`."""
-        return self._recent(self.asked.model, name)
+        return self._cached(self.source.model, name)
 
     def versions(self, name: str, limit: int, page_token: str | None) -> Page[Version]:
-        """See `RegistryReader`."""
-        return self._recent(self.asked.versions, name, limit, page_token)
+        return self._cached(self.source.versions, name, limit, page_token)
 
     def version(self, name: str, number: int) -> Version | None:
-        """See `RegistryReader`."""
-        return self._recent(self.asked.version, name, number)
+        return self._cached(self.source.version, name, number)
 
     def run(self, run_id: str) -> Run | None:
-        """See `RegistryReader`."""
-        return self._recent(self.asked.run, run_id)
+        return self._cached(self.source.run, run_id)
 
     def runs(self, run_ids: Sequence[str]) -> Mapping[str, Run]:
-        """See `RegistryReader`."""
-        return self._recent(self.asked.runs, tuple(run_ids))
+        return self._cached(self.source.runs, tuple(run_ids))
 
     def curve(self, run_id: str, metric: str) -> Sequence[Point]:
-        """See `RegistryReader`."""
-        return self._recent(self.asked.curve, run_id, metric)
+        return self._cached(self.source.curve, run_id, metric)
 
     def images(self, run_id: str) -> Sequence[Image]:
-        """See `RegistryReader`."""
-        return self._recent(self.asked.images, run_id)
+        return self._cached(self.source.images, run_id)
 
     def image(self, run_id: str, path: str) -> bytes | None:
-        """See `RegistryReader`. Always asked: browsers keep images themselves."""
-        return self.asked.image(run_id, path)
+        """Not cached: browsers cache images themselves."""
+        return self.source.image(run_id, path)
 
     def files(self, name: str, number: int, wanted: Collection[str] = FILES) -> dict[str, str]:
-        """See `RegistryReader`."""
         version = self.version(name, number)
         if version is None or version.status != READY:
-            return self.asked.files(name, number, wanted)
-        place = (name, number, version.created_at, frozenset(wanted))  # a deleted version's number may be given out again
+            return self.source.files(name, number, wanted)
+        key = (name, number, version.created_at, frozenset(wanted))  # MLflow reuses the number of a deleted version
         with self._lock:
-            if place in self._files:
-                return dict(self._files[place])
-        found = self.asked.files(name, number, wanted)
-        if found.keys() == set(wanted):
+            if key in self._files:
+                return dict(self._files[key])
+        files = self.source.files(name, number, wanted)
+        if files.keys() == set(wanted):
             with self._lock:
-                self._files[place] = dict(found)
-        return found
+                self._files[key] = dict(files)
+        return files
 
-    def _recent(self, question: Callable[..., T], *about: Any) -> T:
-        """The answer kept, or that of whoever asks the same just now, or a new one."""
-        place = (question.__name__, *about)
+    def _cached(self, method: Callable[..., T], *args: Any) -> T:
+        """The cached answer, or that of an equal call that is running, or of a new call."""
+        key = (method.__name__, *args)
         with self._lock:
-            if place in self._kept:
-                kept: T = self._kept[place]
-                return kept
-            theirs = self._under_way.get(place)
-            if theirs is None:
-                ours = self._under_way[place] = Future[T]()
-        if theirs is not None:
-            joined: T = theirs.result()
-            return joined
+            if key in self._answers:
+                cached: T = self._answers[key]
+                return cached
+            running = self._pending.get(key)
+            if running is None:
+                future = self._pending[key] = Future[T]()
+        if running is not None:
+            shared: T = running.result()
+            return shared
         try:
-            answer = question(*about)
+            answer = method(*args)
         except BaseException as error:
-            ours.set_exception(error)
+            future.set_exception(error)
             with self._lock:
-                self._drop(place, ours)
+                self._remove_pending(key, future)
             raise
-        ours.set_result(answer)
+        future.set_result(answer)
         with self._lock:
-            # a change since then may have come after the answer was made
-            if self._drop(place, ours) and answer and not (isinstance(answer, Page) and not answer.items):
-                self._kept[place] = answer
+            # where `invalidate` came in between, the answer may be older than the change
+            if self._remove_pending(key, future) and answer and not (isinstance(answer, Page) and not answer.items):
+                self._answers[key] = answer
         return answer
 
-    def _drop(self, place: tuple[Any, ...], future: Future[Any]) -> bool:
-        """Takes a question off the list; False where it was forgotten meanwhile."""
-        if self._under_way.get(place) is not future:
+    def _remove_pending(self, key: tuple[Any, ...], future: Future[Any]) -> bool:
+        """False where `invalidate` removed it before."""
+        if self._pending.get(key) is not future:
             return False
-        del self._under_way[place]
+        del self._pending[key]
         return True

@@ -1,6 +1,6 @@
-"""Compares the files of every version that an alias points at with the digest that was decided on, again and again.
+"""Compares the files of every version that an alias points at with the digest in its decision, at regular intervals.
 
-A changed file changes no image, since infer serves that digest or nothing. But somebody has to hear of it.
+infer serves files of that digest or nothing, so a changed file changes no image; the monitor makes it known.
 """
 
 from __future__ import annotations
@@ -19,86 +19,85 @@ log = logging.getLogger(__name__)
 
 
 class IntegrityMonitor:
-    """A thread that reads all files of one version after the other, at most one at a time.
+    """A thread that checks one version after the other. Safe to use from several threads.
 
     Args:
-        registry: where the files are.
-        ledger: where the aliases' decisions are.
-        digests: what is compared.
-        every_s: between two looks at everything.
+        registry: the files.
+        ledger: the decisions.
+        digests: reads and looks up digests.
+        interval_s: between two checks of every version.
     """
 
-    def __init__(self, registry: ModelRegistry, ledger: Ledger, digests: AdapterDigests, every_s: float) -> None:
+    def __init__(self, registry: ModelRegistry, ledger: Ledger, digests: AdapterDigests, interval_s: float) -> None:
         self._registry, self._ledger, self._digests = registry, ledger, digests
-        self._task = PeriodicTask("comparing the files of versions", self.look, every_s)
+        self._task = PeriodicTask("integrity check", self.check, interval_s)
         self._lock = threading.Lock()
         self._problems: dict[tuple[str, int], str] = {}
 
     def start(self) -> None:
-        """Starts the thread."""
         self._task.start()
 
     def stop(self) -> None:
-        """Ends it after the version that is being read."""
+        """Stops after the version that is being read; does not wait for it."""
         self._task.stop()
 
-    def problem(self, model: str, number: int) -> str | None:
-        """What the last look found wrong with a version's files."""
+    def problem(self, model: str, version: int) -> str | None:
+        """What the last check found wrong with a version's files."""
         with self._lock:
-            return self._problems.get((model, number))
+            return self._problems.get((model, version))
 
     def problems(self, model: str) -> list[str]:
-        """Of every version of a model that an alias points at."""
+        """Problems of every version of a model that an alias points at."""
         with self._lock:
             return [text for (name, _), text in sorted(self._problems.items()) if name == model]
 
     @property
     def count(self) -> int:
-        """Versions whose files are not those that were decided on."""
+        """Number of versions whose files differ from those decided on."""
         with self._lock:
             return len(self._problems)
 
-    def look(self) -> None:
-        """One look at everything. A tag that says something else than the decision is set right.
+    def check(self) -> None:
+        """Checks every version once, and corrects digest tags that differ from the decision.
 
         Raises:
             UnavailableError: MLflow or the database does not answer.
         """
-        pointed = {(move.model, move.to_version) for move in self._ledger.aliases().values() if move.to_version is not None}
+        moves = self._ledger.alias_moves.latest_by_alias().values()
+        targets = {(move.model, move.to_version) for move in moves if move.to_version is not None}
         with self._lock:
-            self._problems = {place: text for place, text in self._problems.items() if place in pointed}
-        for name, number in sorted(pointed):
+            self._problems = {target: text for target, text in self._problems.items() if target in targets}
+        for name, number in sorted(targets):
             if self._task.stopping:
                 return
             version = self._registry.version(name, number)
             if version is not None and version.kind == KIND_ADAPTER:
-                self._compare(version)
+                self._check_version(version)
 
-    def _compare(self, version: Version) -> None:
+    def _check_version(self, version: Version) -> None:
         decided = self._digests.decided(version)
-        if decided is None:
+        if decided is None or not self._digests.tag(version, decided):
             return
-        if not self._digests.publish(version, decided):
-            return
-        found = self._digests.present(version)
-        place = version.model, version.number
-        if found.digest == decided:
+        identity = self._digests.read(version)
+        target = version.model, version.number
+        if identity.digest == decided:
             with self._lock:
-                self._problems.pop(place, None)
+                self._problems.pop(target, None)
             return
-        told = found.problem or f"they have the digest {found.digest}"
+        difference = identity.problem or f"they now have the digest {identity.digest}"
         text = (
-            f"the files of version {version.number} are not those that were decided on, with the digest {decided}: {told}; "
-            "infer serves what was decided on while it has it, and nothing else: put the files back, or promote another version"
+            f"the files of version {version.number} were changed after the decision, which recorded the digest {decided}: "
+            f"{difference}; infer serves only the recorded files: restore them, or promote another version"
         )
         with self._lock:
-            known = self._problems.get(place)
-            self._problems[place] = text
+            known = self._problems.get(target)
+            self._problems[target] = text
         if known != text:
             fields = {
                 "model": version.model,
                 "version": version.number,
                 "decided_digest": decided,
-                "found_digest": found.digest,
+                "current_digest": identity.digest,
+                "reason": identity.problem,
             }
-            log.error("files of a version were changed", extra={"fields": fields | {"reason": found.problem}})
+            log.error("files of a version were changed", extra={"fields": fields})

@@ -1,4 +1,4 @@
-"""What this service asks of a model registry, and the facts it gets back. MLflow's classes stay behind `mlflow_registry.py`."""
+"""The interface to a model registry, and its values. MLflow's own classes do not leave `mlflow_registry.py`."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from atelier_contracts.names import ADAPTER_FILE, EVIDENCE_FILE, TAG_KIND
 T = TypeVar("T")
 
 FILES = (ADAPTER_FILE, EVIDENCE_FILE)
-"""What is read of a version beside MLflow's own facts."""
+"""Files of a version that are shown with it."""
 
 READY = "READY"
 """MLflow's status of a version whose files are complete."""
@@ -20,7 +20,7 @@ READY = "READY"
 
 @dataclass(frozen=True)
 class Version:
-    """One version of a model. Which aliases point at it is the model's knowledge, not the version's."""
+    """One version of a model. Aliases belong to the model, not to the version."""
 
     model: str
     number: int
@@ -32,13 +32,13 @@ class Version:
 
     @property
     def kind(self) -> str | None:
-        """`adapter`, `bundle`, or None for a version that nothing of Atelier registered."""
+        """`adapter`, `bundle`, or None for a version that Atelier did not register."""
         return self.tags.get(TAG_KIND)
 
 
 @dataclass(frozen=True)
 class AdapterFiles:
-    """An adapter's files as they are now.
+    """An adapter's files as stored now.
 
     Attributes:
         manifest: text of adapter.json; None where there is none.
@@ -53,21 +53,19 @@ class AdapterFiles:
 
 @dataclass(frozen=True)
 class Model:
-    """A registered model."""
-
     name: str
     description: str = ""
     aliases: Mapping[str, int] = field(default_factory=dict)
     latest: Version | None = None
 
     def aliases_of(self, number: int) -> list[str]:
-        """Aliases that point at a version, sorted."""
+        """Sorted names of the aliases that point at a version."""
         return sorted(alias for alias, version in self.aliases.items() if version == number)
 
 
 @dataclass(frozen=True)
 class Run:
-    """The run that made a version."""
+    """The MLflow run that produced a version."""
 
     id: str
     name: str
@@ -79,16 +77,12 @@ class Run:
 
 @dataclass(frozen=True)
 class Point:
-    """A metric at a step."""
-
     step: int
     value: float
 
 
 @dataclass(frozen=True)
 class Image:
-    """An image that a run logged."""
-
     path: str
     key: str
     step: int
@@ -96,78 +90,75 @@ class Image:
 
 @dataclass(frozen=True)
 class Page(Generic[T]):
-    """A part of a list; `next_token` fetches the next part, None after the last."""
+    """Part of a list; `next_token` fetches the next part, None after the last."""
 
     items: Sequence[T]
     next_token: str | None = None
 
 
 class RegistryReader(Protocol):
-    """A registry of models, to look at.
-
-    What does not exist is answered with None.
+    """Reads a registry of models. Methods return None for what does not exist.
 
     Raises:
-        TrackingUnavailableError: from every method, where no usable answer came.
-        InvalidArgumentError: from every method, where the registry refuses a name, an alias or a page token as such.
+        TrackingUnavailableError: from every method; the registry gave no valid answer.
+        InvalidArgumentError: from every method; the registry does not accept a name, an alias or a page token.
     """
 
     def ping(self) -> None:
-        """Returns when the registry answers a question that needs its database and our login."""
+        """Returns when the registry answers a request that needs its database and this service's login."""
 
     def models(self, limit: int, page_token: str | None) -> Page[Model]:
-        """Models by name, `limit` at most."""
+        """At most `limit` models, by name."""
 
     def model(self, name: str) -> Model | None:
-        """One model with its aliases."""
+        """A model with its aliases."""
 
     def versions(self, name: str, limit: int, page_token: str | None) -> Page[Version]:
-        """Versions of a model, newest first, `limit` at most; an unknown model has none."""
+        """At most `limit` versions of a model, newest first; none for an unknown model."""
 
-    def version(self, name: str, number: int) -> Version | None:
-        """One version."""
+    def version(self, name: str, number: int) -> Version | None: ...
 
     def run(self, run_id: str) -> Run | None:
-        """One run with its parameters and the last value of each metric."""
+        """A run with its parameters and the last value of each metric."""
 
     def runs(self, run_ids: Sequence[str]) -> Mapping[str, Run]:
-        """Several runs by id in one question; those that do not exist are missing."""
+        """Several runs by id, in one request; those that do not exist are missing."""
 
     def curve(self, run_id: str, metric: str) -> Sequence[Point]:
-        """The course of one metric of a run, thinned out by the registry where it is long; empty for an unknown one."""
+        """Values of a metric over the steps, sampled by the registry where there are many; empty for an unknown metric."""
 
     def images(self, run_id: str) -> Sequence[Image]:
-        """The images that a run logged, by key and step."""
+        """Images that a run logged, by key and step."""
 
     def image(self, run_id: str, path: str) -> bytes | None:
-        """A PNG that `images` told of; None where it is gone."""
+        """The PNG of a path that `images` listed; None where it no longer exists."""
 
     def files(self, name: str, number: int, wanted: Collection[str] = FILES) -> dict[str, str]:
-        """The text of those files that the version holds beside its weights.
+        """Texts of the requested files that the version has.
 
         Raises:
-            UnreadableFileError: they are kept where only other credentials reach, or are larger than a manifest can be.
+            UnreadableFileError: they are stored where this service does not read, or are larger than a manifest can be.
         """
 
 
 class ModelRegistry(RegistryReader, Protocol):
-    """A registry of models. Where what is to be changed does not exist, the answer is False."""
+    """Reads and changes a registry of models."""
 
     def adapter_files(self, name: str, number: int) -> AdapterFiles:
-        """What the version's files are now: every byte of the weights is read for it.
+        """The version's files as stored now; reads every byte of the weights.
 
         Raises:
-            UnreadableFileError: they are kept where only other credentials reach, or are larger than an adapter can be.
+            UnreadableFileError: they are stored where this service does not read, or are larger than an adapter can be.
         """
 
     def set_alias(self, name: str, alias: str, number: int) -> bool:
-        """Points the alias at the version. False where the model or the version does not exist, and nothing was changed."""
+        """Points the alias at the version. False where the model or the version does not exist."""
 
     def set_tag(self, name: str, number: int, key: str, value: str) -> bool:
         """Tags a version. False where the model or the version does not exist."""
 
     def chain_head(self) -> str | None:
-        """The tag that `set_chain_head` left; None before the first."""
+        """The value that `set_chain_head` stored; None before the first."""
 
     def set_chain_head(self, value: str) -> None:
-        """Keeps a value where the database of decisions does not reach: a tag of the registered model CHAIN_MODEL."""
+        """Stores a value outside the database of decisions: as a tag of the registered model CHAIN_MODEL."""

@@ -1,4 +1,4 @@
-"""The hash chain over the decisions: pure functions, so that anybody can check a copy of the table."""
+"""The hash chain over the entries of the ledger, as pure functions: a copy of the table can be verified anywhere."""
 
 from __future__ import annotations
 
@@ -10,66 +10,68 @@ from datetime import UTC, datetime
 from typing import Any
 
 GENESIS = "0" * 64
-"""What the first entry has for its predecessor's hash."""
+"""`previous_hash` of the first entry."""
 
 
 class BrokenChainError(ValueError):
-    """An entry is missing, was added, or was changed. The message names the first such place."""
+    """An entry is missing, was added, or was changed. The message names the first one."""
 
 
 @dataclass(frozen=True)
-class Verified:
-    """A chain without a fault."""
+class VerifiedChain:
+    """An intact chain: the number of its entries, and the hash of the last."""
 
     entries: int
     head: str
 
 
 def timestamp(moment: datetime) -> str:
-    """UTC with microseconds; the order of texts is the order of times."""
+    """UTC with microseconds, so that text order is time order."""
     return moment.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
 
 
 def canonical(value: Any) -> str:
-    """JSON with one spelling for each value: keys sorted, no spaces, ASCII."""
+    """JSON with a single spelling for each value: sorted keys, no spaces, ASCII."""
     return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False)
 
 
 def digest(row: Mapping[str, Any]) -> str:
-    """sha256 over every column but `hash`, `previous_hash` among them."""
+    """sha256 of every column except `hash`; `previous_hash` is included."""
     return hashlib.sha256(canonical({name: value for name, value in row.items() if name != "hash"}).encode()).hexdigest()
 
 
-def verify(rows: Iterable[Mapping[str, Any]], head: str | None = None, anchor: tuple[int, str] | None = None) -> Verified:
+def verify(rows: Iterable[Mapping[str, Any]], head: str | None = None, anchor: tuple[int, str] | None = None) -> VerifiedChain:
     """Walks the chain.
 
     Args:
-        rows: every entry, in the order of ids.
-        head: a hash noted earlier. It must occur, which shows that no entry up to it was cut off or rewritten.
-        anchor: number and hash of an entry, as they are kept outside the database. It must be where it was.
+        rows: every entry, by number.
+        head: a hash noted earlier; it must occur, which shows that no entry up to it was removed or rewritten.
+        anchor: number and hash of an entry, as stored outside the database; the entry must still be there.
 
     Raises:
-        BrokenChainError: at the first fault.
+        BrokenChainError: at the first difference.
     """
     previous, count, seen = GENESIS, 0, head is None or head == GENESIS
     for row in rows:
         count += 1
         if row["id"] != count:
-            raise BrokenChainError(f"entry {count} is missing: after entry {count - 1} comes entry {row['id']}")
+            raise BrokenChainError(f"entry {count} is missing: entry {count - 1} is followed by entry {row['id']}")
         if row["previous_hash"] != previous:
             raise BrokenChainError(
-                f"entry {count} follows {row['previous_hash']}, but entry {count - 1} has the hash {previous}"
+                f"entry {count} refers to the hash {row['previous_hash']}, but entry {count - 1} has the hash {previous}"
             )
         if row["hash"] != (expected := digest(row)):
-            raise BrokenChainError(f"entry {count} was changed: its hash is {row['hash']}, its content gives {expected}")
+            raise BrokenChainError(
+                f"entry {count} was changed: its stored hash is {row['hash']}, the hash of its content is {expected}"
+            )
         previous = row["hash"]
         if anchor is not None and count == anchor[0] and previous != anchor[1]:
-            raise BrokenChainError(f"entry {count} was anchored with the hash {anchor[1]}, and has the hash {previous} now")
+            raise BrokenChainError(f"entry {count} was anchored with the hash {anchor[1]}, and now has the hash {previous}")
         seen = seen or previous == head
     if anchor is not None and count < anchor[0]:
-        raise BrokenChainError(f"entry {anchor[0]} was anchored, and the end from entry {count + 1} on is cut off")
+        raise BrokenChainError(f"entry {anchor[0]} was anchored, but the chain ends at entry {count}: the rest was removed")
     if not seen:
         raise BrokenChainError(
-            f"the hash {head} does not occur: the end was cut off, or the chain was rewritten; it has {count} entries"
+            f"the hash {head} does not occur among the {count} entries: the end was removed, or the chain was rewritten"
         )
-    return Verified(count, previous)
+    return VerifiedChain(count, previous)

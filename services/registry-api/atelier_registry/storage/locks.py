@@ -1,7 +1,7 @@
-"""One decision at a time on each alias, over all processes: PostgreSQL's advisory locks, or files beside SQLite.
+"""Locks that allow one decision at a time on each alias, across processes: PostgreSQL advisory locks, or files beside SQLite.
 
-Both end with the process that holds them, however it ends. A decision holds its model's lock shared and its alias's alone;
-retiring a version holds the model's lock alone.
+Both kinds end with the process that holds them. A decision holds its model's lock shared and its alias's lock exclusively;
+retiring a version holds the model's lock exclusively.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 from threading import Lock
-from typing import Protocol
+from typing import Literal, Protocol
 from weakref import WeakValueDictionary
 
 from sqlalchemy import Engine, NullPool, create_engine, text
@@ -22,48 +22,45 @@ from sqlalchemy.exc import OperationalError, SQLAlchemyError
 
 from atelier_registry.errors import AliasBusyError, DatabaseUnavailableError
 
-_LOOK_S = 0.01
-"""Between two tries at a file's lock: `flock` itself cannot wait with a limit."""
+Mode = Literal["exclusive", "shared"]
+
+_POLL_S = 0.01
+"""Between two attempts at a file's lock: `flock` cannot wait with a limit."""
 
 
 class AliasLocks(Protocol):
     """Locks of an alias, or of a whole model."""
 
-    def alone(self, model: str, alias: str | None) -> contextlib.AbstractContextManager[None]:
-        """Holds the alias, or all of the model where no alias is given.
+    def hold(self, model: str, alias: str | None) -> contextlib.AbstractContextManager[None]:
+        """Holds one alias, or every alias of the model for `alias=None`.
 
         Raises:
-            AliasBusyError: others held it for too long.
+            AliasBusyError: another decision held it for too long.
             DatabaseUnavailableError: the database does not answer.
         """
 
 
-def open_locks(engine: Engine, wait_s: float) -> AliasLocks:
-    """The locks that go with a database.
-
-    Args:
-        engine: of the decisions.
-        wait_s: how long a decision waits for others.
-    """
+def open_locks(engine: Engine, timeout_s: float) -> AliasLocks:
+    """The locks that fit the database: a decision waits `timeout_s` for others."""
     if engine.dialect.name == "postgresql":
-        return AdvisoryLocks(engine, wait_s)
-    return FileLocks(Path(f"{engine.url.database}.locks"), wait_s)
+        return AdvisoryLocks(engine, timeout_s)
+    return FileLocks(Path(f"{engine.url.database}.locks"), timeout_s)
 
 
-class _Turns:
-    """Threads of one process queue here first, so that at most one of them for each alias asks the outside."""
+class _ThreadLocks:
+    """Threads of one process wait here first, so that at most one of them per alias waits for other processes."""
 
-    def __init__(self, wait_s: float) -> None:
-        self._wait_s = wait_s
+    def __init__(self, timeout_s: float) -> None:
+        self._timeout_s = timeout_s
         self._guard = Lock()
         self._locks: WeakValueDictionary[tuple[str, str | None], Lock] = WeakValueDictionary()
 
     @contextlib.contextmanager
-    def turn(self, model: str, alias: str | None) -> Iterator[None]:
+    def hold(self, model: str, alias: str | None) -> Iterator[None]:
         with self._guard:
             lock = self._locks.setdefault((model, alias), Lock())
-        if not lock.acquire(timeout=self._wait_s):
-            raise AliasBusyError(model, alias, self._wait_s)
+        if not lock.acquire(timeout=self._timeout_s):
+            raise AliasBusyError(model, alias, self._timeout_s)
         try:
             yield
         finally:
@@ -71,66 +68,66 @@ class _Turns:
 
 
 class FileLocks:
-    """`flock` on files in a folder beside the SQLite file. An empty file stays behind for each alias."""
+    """`flock` on files in a folder beside the SQLite file. An empty file remains for each alias."""
 
-    def __init__(self, folder: Path, wait_s: float) -> None:
-        self._folder, self._wait_s, self._turns = folder, wait_s, _Turns(wait_s)
+    def __init__(self, folder: Path, timeout_s: float) -> None:
+        self._folder, self._timeout_s, self._threads = folder, timeout_s, _ThreadLocks(timeout_s)
 
     @contextlib.contextmanager
-    def alone(self, model: str, alias: str | None) -> Iterator[None]:
-        """See `AliasLocks`."""
-        with self._turns.turn(model, alias), contextlib.ExitStack() as held:
+    def hold(self, model: str, alias: str | None) -> Iterator[None]:
+        with self._threads.hold(model, alias), contextlib.ExitStack() as files:
             try:
                 self._folder.mkdir(exist_ok=True)
-                for name, operation in _needed(model, alias):
+                for name, mode in _lock_order(model, alias):
                     file = os.open(self._folder / hashlib.sha256(name.encode()).hexdigest()[:32], os.O_RDWR | os.O_CREAT, 0o600)
-                    held.callback(os.close, file)
-                    self._lock(file, fcntl.LOCK_EX if operation == "alone" else fcntl.LOCK_SH, model, alias)
+                    files.callback(os.close, file)
+                    if not self._acquire(file, fcntl.LOCK_EX if mode == "exclusive" else fcntl.LOCK_SH):
+                        raise AliasBusyError(model, alias, self._timeout_s)
             except OSError as error:
                 raise DatabaseUnavailableError from error
             yield
 
-    def _lock(self, file: int, operation: int, model: str, alias: str | None) -> None:
-        deadline = time.monotonic() + self._wait_s
+    def _acquire(self, file: int, operation: int) -> bool:
+        """False where another process held the file's lock until the time was up."""
+        deadline = time.monotonic() + self._timeout_s
         while True:
             try:
                 fcntl.flock(file, operation | fcntl.LOCK_NB)
-                return
+                return True
             except BlockingIOError:
                 if time.monotonic() > deadline:
-                    raise AliasBusyError(model, alias, self._wait_s) from None
-                time.sleep(_LOOK_S)
+                    return False
+                time.sleep(_POLL_S)
 
 
 class AdvisoryLocks:
-    """PostgreSQL's advisory locks, each decision on a connection of its own outside the pool."""
+    """PostgreSQL advisory locks; each decision uses a connection of its own outside the pool, and the locks end with it."""
 
-    def __init__(self, engine: Engine, wait_s: float) -> None:
-        self._wait_s, self._turns = wait_s, _Turns(wait_s)
+    def __init__(self, engine: Engine, timeout_s: float) -> None:
+        self._timeout_s, self._threads = timeout_s, _ThreadLocks(timeout_s)
         self._engine = create_engine(
             engine.url,
             poolclass=NullPool,
             isolation_level="AUTOCOMMIT",
-            connect_args={"connect_timeout": 5, "options": f"-clock_timeout={max(1, int(wait_s * 1000))}"},
+            connect_args={"connect_timeout": 5, "options": f"-clock_timeout={max(1, int(timeout_s * 1000))}"},
         )
 
     @contextlib.contextmanager
-    def alone(self, model: str, alias: str | None) -> Iterator[None]:
-        """See `AliasLocks`. The locks end with the connection."""
-        with self._turns.turn(model, alias):
+    def hold(self, model: str, alias: str | None) -> Iterator[None]:
+        with self._threads.hold(model, alias):
             try:
                 connection = self._engine.connect()
             except SQLAlchemyError as error:
                 raise DatabaseUnavailableError from error
             try:
-                for name, operation in _needed(model, alias):
+                for name, mode in _lock_order(model, alias):
                     key = int.from_bytes(hashlib.sha256(f"atelier:{name}".encode()).digest()[:8], "big", signed=True)
-                    function = "pg_advisory_lock" if operation == "alone" else "pg_advisory_lock_shared"
+                    function = "pg_advisory_lock" if mode == "exclusive" else "pg_advisory_lock_shared"
                     try:
                         connection.execute(text(f"SELECT {function}(:key)"), {"key": key})
                     except OperationalError as error:
                         if getattr(error.orig, "pgcode", None) == "55P03":  # lock_not_available
-                            raise AliasBusyError(model, alias, self._wait_s) from None
+                            raise AliasBusyError(model, alias, self._timeout_s) from None
                         raise DatabaseUnavailableError from error
                 yield
             finally:
@@ -138,8 +135,8 @@ class AdvisoryLocks:
                     connection.close()
 
 
-def _needed(model: str, alias: str | None) -> list[tuple[str, str]]:
-    """Names and ways of holding, in the order that every holder keeps."""
+def _lock_order(model: str, alias: str | None) -> list[tuple[str, Mode]]:
+    """Names and modes, in the one order that rules out deadlocks."""
     if alias is None:
-        return [(f"model\0{model}", "alone")]
-    return [(f"model\0{model}", "shared"), (f"alias\0{model}\0{alias}", "alone")]
+        return [(f"model\0{model}", "exclusive")]
+    return [(f"model\0{model}", "shared"), (f"alias\0{model}\0{alias}", "exclusive")]

@@ -1,4 +1,4 @@
-"""Brings the database's tables to what this release needs."""
+"""Migrates the database to the schema of this release."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from sqlalchemy.exc import SQLAlchemyError
 from atelier_registry.errors import DatabaseUnavailableError, SchemaError
 from atelier_registry.storage.tables import SCHEMA
 
-_MIGRATION_LOCK = 0x61746C_0001  # of PostgreSQL's advisory locks: one process migrates, the others wait
+_MIGRATION_LOCK = 0x61746C_0001  # key of a PostgreSQL advisory lock: one process migrates, the others wait
 
 
 def migrate(engine: Engine) -> None:
-    """Runs the revisions that are missing; several processes may start at once.
+    """Runs the missing revisions. Several processes may start at the same time.
 
     Raises:
-        SchemaError: the schema is missing and may not be made, or the database was written by a later release.
+        SchemaError: the schema is missing and the user may not create it, or a later release wrote the database.
         DatabaseUnavailableError: the database does not answer.
     """
     config = Config()
@@ -30,20 +30,20 @@ def migrate(engine: Engine) -> None:
         with engine.execution_options(immediate=True).begin() as connection:
             if connection.dialect.name == "postgresql":
                 connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": _MIGRATION_LOCK})
-                # IF NOT EXISTS would ask for the right to create even where the schema is there
+                # IF NOT EXISTS needs the right to create even where the schema exists
                 if connection.execute(text("SELECT to_regnamespace(:name)"), {"name": SCHEMA}).scalar() is None:
                     connection.execute(text(f"CREATE SCHEMA {SCHEMA}"))
             config.attributes["connection"] = connection
             known = {revision.revision for revision in ScriptDirectory.from_config(config).walk_revisions()}
             if (present := _revision(connection)) and present not in known:
                 raise SchemaError(
-                    f"the database is at revision {present}, and this release knows {max(known)}: start a later one"
+                    f"the database is at revision {present}, and this release knows only {max(known)}; start a newer release"
                 )
             command.upgrade(config, "head")
     except SQLAlchemyError as error:
         if "permission denied" in str(error):
             raise SchemaError(
-                f"the database's user may not create {SCHEMA!r}: let an owner create the schema for it"
+                f"the database user may not create the schema {SCHEMA!r}; have the database's owner create it for this user"
             ) from error
         raise DatabaseUnavailableError from error
 

@@ -1,4 +1,4 @@
-// Asks registry-api with the token of this tab. Every failure is an Error whose message can be shown.
+// Calls registry-api with the token of this tab. Every failure is an Error whose message can be displayed.
 
 const KEY = "atelier-token";
 
@@ -8,7 +8,7 @@ export const token = {
   forget: () => sessionStorage.removeItem(KEY),
 };
 
-export class Refused extends Error {
+export class RequestError extends Error {
   constructor(problem, status) {
     super(problem.detail ?? `the service answered ${status}`);
     this.status = status;
@@ -16,34 +16,34 @@ export class Refused extends Error {
   }
 }
 
-async function ask(path, options = {}) {
-  let answer;
+async function request(path, options = {}) {
+  let response;
   try {
-    answer = await fetch(path, { ...options, headers: { ...options.headers, Authorization: `Bearer ${token.get()}` } });
+    response = await fetch(path, { ...options, headers: { ...options.headers, Authorization: `Bearer ${token.get()}` } });
   } catch {
     throw new Error("the service does not answer; is it running, and are you online?");
   }
-  if (!answer.ok) throw new Refused(await answer.json().catch(() => ({})), answer.status);
-  return answer;
+  if (!response.ok) throw new RequestError(await response.json().catch(() => ({})), response.status);
+  return response;
 }
 
-export const get = async (path) => (await ask(path)).json();
+export const get = async (path) => (await request(path)).json();
 
 export const post = async (path, body, headers = {}) =>
-  (await ask(path, { method: "POST", body: JSON.stringify(body), headers: { "Content-Type": "application/json", ...headers } })).json();
+  (await request(path, { method: "POST", body: JSON.stringify(body), headers: { "Content-Type": "application/json", ...headers } })).json();
 
-// An image element cannot send a token, so the bytes are fetched and given to it.
-export const image = async (path) => URL.createObjectURL(await (await ask(path)).blob());
+// An image element cannot send a token, so the bytes are fetched and passed to it.
+export const image = async (path) => URL.createObjectURL(await (await request(path)).blob());
 
-export const etag = async (path) => (await ask(path)).headers.get("ETag");
+export const etag = async (path) => (await request(path)).headers.get("ETag");
 
-// The event stream, read through fetch for the same reason. Calls `heard` for each event until the signal aborts.
-export async function listen(heard, signal) {
+// Reads the event stream, through fetch for the same reason. Calls `onEvent` for each event until the signal aborts.
+export async function listen(onEvent, signal) {
   let after = "";
   while (!signal.aborted) {
     try {
-      const answer = await ask(`/events${after}`, { signal });
-      const reader = answer.body.pipeThrough(new TextDecoderStream()).getReader();
+      const response = await request(`/events${after}`, { signal });
+      const reader = response.body.pipeThrough(new TextDecoderStream()).getReader();
       for (let text = ""; ;) {
         const { done, value } = await reader.read();
         if (done) break;
@@ -55,7 +55,7 @@ export async function listen(heard, signal) {
           const data = lines.find((line) => line.startsWith("data: "));
           if (!data) continue;
           after = `?after=${lines.find((line) => line.startsWith("id: ")).slice(4)}`;
-          heard(JSON.parse(data.slice(6)));
+          onEvent(JSON.parse(data.slice(6)));
         }
       }
     } catch (error) {

@@ -1,27 +1,28 @@
-// The page to decide on: versions, one candidate against the champion, and the history. What is shown is what the service says, asked anew
-// after every decision and whenever an event tells of one.
+// The page: versions, a candidate compared with the champion, and the history. It reloads its data from the service after every
+// decision and on every event.
 
-import { etag, get, listen, image, post, Refused, token } from "./api.js";
-import { curve, decision, make, moment, number, verdict } from "./parts.js";
+import { etag, get, listen, image, post, RequestError, token } from "./api.js";
+import { curve, decisionItem, element, formatNumber, timeElement, verdictItem } from "./parts.js";
 
 const CURVES = ["validation_loss", "ema_loss", "loss"];
 const $ = (id) => document.getElementById(id);
 const state = { model: null, candidate: null, champion: null, next: null, listening: null };
 
-const say = (text) => { $("status").textContent = text; };
-const complain = (error) => { $("problem").textContent = error ? error.message : ""; };
+const showStatus = (text) => { $("status").textContent = text; };
+const showError = (error) => { $("problem").textContent = error ? error.message : ""; };
 const path = (...parts) => `/models/${encodeURIComponent(state.model)}${parts.join("")}`;
 
-async function attempt(what, act) {
-  complain(null);
-  say(what);
+// Runs an action with a status text; the string that it returns becomes the next status.
+async function run(status, action) {
+  showError(null);
+  showStatus(status);
   try {
-    const told = await act();
-    say(typeof told === "string" ? told : "");
+    const result = await action();
+    showStatus(typeof result === "string" ? result : "");
   } catch (error) {
-    say("");
-    if (error instanceof Refused && error.status === 401) logout();
-    complain(error);
+    showStatus("");
+    if (error instanceof RequestError && error.status === 401) logout();
+    showError(error);
   }
 }
 
@@ -34,7 +35,7 @@ function logout() {
   $("token").focus();
 }
 
-async function enter() {
+async function loadModels() {
   const models = [];
   for (let next = ""; next !== null;) {
     const page = await get(`/models?limit=100${next && `&page_token=${encodeURIComponent(next)}`}`);
@@ -44,17 +45,17 @@ async function enter() {
   $("login").hidden = true;
   $("logout").hidden = false;
   $("work").hidden = false;
-  // a model of adapters is what decisions are about; bases come last
+  // decisions are about models of adapters; base models come last
   models.sort((a, b) => (a.latest_version?.kind === "bundle") - (b.latest_version?.kind === "bundle"));
-  $("model").replaceChildren(...models.map((model) => make("option", model.name, { value: model.name })));
+  $("model").replaceChildren(...models.map((model) => element("option", model.name, { value: model.name })));
   $("model").disabled = models.length === 0;
-  if (models.length === 0) { say("There is no model yet: train one and register it."); return; }
+  if (models.length === 0) { showStatus("There is no model yet: train one and register it."); return; }
   state.listening = new AbortController();
-  listen((event) => { if (event.model === state.model) refresh().catch(complain); }, state.listening.signal);
-  await choose(models[0].name);
+  listen((event) => { if (event.model === state.model) refresh().catch(showError); }, state.listening.signal);
+  await selectModel(models[0].name);
 }
 
-async function choose(name) {
+async function selectModel(name) {
   Object.assign(state, { model: name, candidate: null, champion: null });
   $("decide").hidden = true;
   $("model").value = name;
@@ -62,123 +63,126 @@ async function choose(name) {
 }
 
 async function refresh() {
-  const [model, page, past] = await Promise.all([
+  const [model, page, history] = await Promise.all([
     get(path()), get(path("/versions?limit=20&runs=true")), get(path("/history?limit=50")),
   ]);
   state.champion = model.aliases.champion ?? null;
-  $("changed").replaceChildren(...model.problems.map((text) => make("li", text)));
+  $("changed").replaceChildren(...model.problems.map((text) => element("li", text)));
   $("versions").replaceChildren();
   listVersions(page);
-  $("history").replaceChildren(...past.decisions.map((each) => decision(each, endings(each))));
+  $("history").replaceChildren(...history.decisions.map((decision) => decisionItem(decision, proposalButtons(decision))));
   $("rollback").disabled = state.champion === null;
-  if (state.candidate !== null) await judge();
+  if (state.candidate !== null) await showVerdicts();
 }
 
 function listVersions(page) {
   state.next = page.next_page_token;
   $("more").hidden = state.next === null;
   for (const version of page.versions) {
-    const retired = "atelier.retired" in version.tags ? [make("span", "retired", { className: "alias" })] : [];
-    const look = make("button", `Version ${version.version}`, { type: "button" });
-    look.addEventListener("click", () => attempt("Asking the rules …", () => look_at(version.version)));
-    const [line, shown] = [make("td", "–"), make("td", "–")];
-    const row = make("tr", [
-      make("th", look, { scope: "row" }),
-      make("td", [...version.aliases.map((alias) => make("span", alias, { className: "alias" })), ...retired]),
-      shown,
-      make("td", number(version.run?.metrics.validation_loss)),
-      line,
-      make("td", moment(version.created_at)),
+    const retired = "atelier.retired" in version.tags ? [element("span", "retired", { className: "alias" })] : [];
+    const select = element("button", `Version ${version.version}`, { type: "button" });
+    select.addEventListener("click", () => run("Evaluating the policy …", () => selectCandidate(version.version)));
+    const [curveCell, imageCell] = [element("td", "–"), element("td", "–")];
+    const row = element("tr", [
+      element("th", select, { scope: "row" }),
+      element("td", [...version.aliases.map((alias) => element("span", alias, { className: "alias" })), ...retired]),
+      imageCell,
+      element("td", formatNumber(version.run?.metrics.validation_loss)),
+      curveCell,
+      element("td", timeElement(version.created_at)),
     ]);
     row.dataset.version = version.version;
     $("versions").append(row);
-    fill(version, line, shown);
+    loadDetails(version, curveCell, imageCell);
   }
-  mark();
+  markCandidate();
 }
 
-// Curves and images come when they come; a version without them keeps its dash.
-async function fill(version, line, shown) {
+// Loads a version's curve and image; a version without them keeps its dashes.
+async function loadDetails(version, curveCell, imageCell) {
   const metric = CURVES.find((name) => version.run && name in version.run.metrics);
   if (metric) {
     get(path(`/versions/${version.version}/curves/${metric}`))
-      .then((found) => line.replaceChildren(curve(found.points, metric)), () => {});
+      .then(({ points }) => curveCell.replaceChildren(curve(points, metric)), () => {});
   }
   if (version.kind === "bundle") return;
   try {
     const { images } = await get(path(`/versions/${version.version}/images`));
-    const latest = images.reduce((best, each) => (best && best.step > each.step ? best : each), null);
+    const latest = images.reduce((latest, image) => (latest && latest.step > image.step ? latest : image), null);
     if (!latest) return;
-    shown.replaceChildren(make("img", [], { src: await image(latest.path), alt: `${latest.key}, step ${latest.step}` }));
-  } catch { /* the dash says it */ }
+    imageCell.replaceChildren(element("img", [], { src: await image(latest.path), alt: `${latest.key}, step ${latest.step}` }));
+  } catch { /* the dash stays */ }
 }
 
-function mark() {
+function markCandidate() {
   for (const row of $("versions").rows) {
     if (Number(row.dataset.version) === state.candidate) row.setAttribute("aria-current", "true");
     else row.removeAttribute("aria-current");
   }
 }
 
-async function look_at(version) {
+async function selectCandidate(version) {
   state.candidate = version;
-  $("drawn").hidden = true;
-  await judge();
-  mark();
+  $("generated").hidden = true;
+  await showVerdicts();
+  markCandidate();
   $("decide").hidden = false;
   $("decide").scrollIntoView({ block: "start" });
   $("reason").focus({ preventScroll: true });
 }
 
-async function judge() {
+async function showVerdicts() {
   const against = state.champion === null || state.champion === state.candidate ? "" : ` against champion ${state.champion}`;
   $("decide-title").textContent = `Version ${state.candidate}${against}`;
   $("promote").textContent = `Promote version ${state.candidate}`;
-  const found = await get(path(`/versions/${state.candidate}/verdict`));
-  $("verdicts").replaceChildren(...found.verdicts.map(verdict));
+  const { verdicts } = await get(path(`/versions/${state.candidate}/verdict`));
+  $("verdicts").replaceChildren(...verdicts.map(verdictItem));
 }
 
-async function draw() {
+async function generate() {
   const versions = [...new Set([state.champion, state.candidate])].filter((version) => version !== null);
   const [seed, steps] = [Number($("seed").value), Number($("steps").value)];
   const prompts = $("prompts").value.split("\n").map((line) => line.trim()).filter(Boolean);
-  if (prompts.length === 0 || prompts.length > 8) throw new Error("give one to eight prompts, one on a line");
-  const images = prompts.map((prompt, place) => ({ prompt, seed: seed + place, steps }));
-  const { drawn } = await post(path("/draw"), { versions, images });
+  if (prompts.length === 0 || prompts.length > 8) throw new Error("enter one to eight prompts, one per line");
+  const images = prompts.map((prompt, index) => ({ prompt, seed: seed + index, steps }));
+  const { results } = await post(path("/generate"), { versions, images });
   const name = (version) => (version === state.champion ? `champion ${version}` : `candidate ${version}`);
-  $("drawn").tHead.replaceChildren(make("tr", [make("th", "Prompt", { scope: "col" }),
-    ...drawn.map((one) => make("th", name(one.version), { scope: "col" }))]));
-  $("drawn").tBodies[0].replaceChildren(...images.map((asked, place) => make("tr", [
-    make("th", `${asked.prompt} (seed ${asked.seed})`, { scope: "row" }),
-    ...drawn.map((one) => make("td", one.staged
-      ? make("img", [], { src: `data:image/png;base64,${one.staged.images[place].png}`, alt: `${asked.prompt}, by ${name(one.version)}` })
-      : one.problem)),
+  $("generated").tHead.replaceChildren(element("tr", [element("th", "Prompt", { scope: "col" }),
+    ...results.map((result) => element("th", name(result.version), { scope: "col" }))]));
+  $("generated").tBodies[0].replaceChildren(...images.map(({ prompt, seed }, index) => element("tr", [
+    element("th", `${prompt} (seed ${seed})`, { scope: "row" }),
+    ...results.map((result) => element("td", result.staged
+      ? element("img", [], { src: `data:image/png;base64,${result.staged.images[index].png}`, alt: `${prompt}, by ${name(result.version)}` })
+      : result.problem)),
   ])));
-  $("drawn").hidden = false;
+  $("generated").hidden = false;
 }
 
 async function decide(action) {
   const body = { alias: "champion", reason: $("reason").value, force: $("force").checked };
-  // the champion that is decided against is the one on the screen
+  // the decision must be about the champion that the page shows
   const headers = { "Idempotency-Key": crypto.randomUUID?.() ?? String(Math.random()) };
-  const seen = state.champion === null ? null : await etag(path("/aliases/champion"));
-  if (seen && !seen.startsWith(`"${state.champion}-`)) { await refresh(); throw new Error("the champion changed meanwhile; look again"); }
-  if (seen) headers["If-Match"] = seen; else headers["If-None-Match"] = "*";
-  const done = await post(action === "promote" ? path(`/versions/${state.candidate}/promote`) : path("/rollback"), body, headers);
+  const current = state.champion === null ? null : await etag(path("/aliases/champion"));
+  if (current && !current.startsWith(`"${state.champion}-`)) {
+    await refresh();
+    throw new Error("the champion has changed; check the versions again");
+  }
+  if (current) headers["If-Match"] = current; else headers["If-None-Match"] = "*";
+  const decision = await post(action === "promote" ? path(`/versions/${state.candidate}/promote`) : path("/rollback"), body, headers);
   $("reason").value = "";
   $("force").checked = false;
   await refresh();
-  return done;
+  return decision;
 }
 
-// What a reader of the history can do about a proposal.
-function endings(found) {
-  if (found.outcome !== "proposed") return [];
-  return ["approve", "reject"].map((ending) => {
-    const button = make("button", `${ending === "approve" ? "Approve" : "Reject"} decision ${found.id}`, { type: "button" });
+// Buttons that end a proposal in the history.
+function proposalButtons(decision) {
+  if (decision.outcome !== "proposed") return [];
+  return ["approve", "reject"].map((verb) => {
+    const button = element("button", `${verb === "approve" ? "Approve" : "Reject"} decision ${decision.id}`, { type: "button" });
     button.addEventListener("click", () => {
-      const reason = prompt(`Why ${ending} the promotion of version ${found.to_version}?`);
-      if (reason) attempt("Deciding …", async () => { await post(`/decisions/${found.id}/${ending}`, { reason }); await refresh(); });
+      const reason = prompt(`Reason to ${verb} the promotion of version ${decision.to_version}:`);
+      if (reason) run("Deciding …", async () => { await post(`/decisions/${decision.id}/${verb}`, { reason }); await refresh(); });
     });
     return button;
   });
@@ -188,24 +192,24 @@ $("login").addEventListener("submit", (event) => {
   event.preventDefault();
   token.set($("token").value.trim());
   $("token").value = "";
-  attempt("Reading the versions …", enter);
+  run("Loading versions …", loadModels);
 });
-$("logout").addEventListener("click", () => { logout(); complain(null); });
-$("model").addEventListener("change", () => attempt("Reading the versions …", () => choose($("model").value)));
-$("more").addEventListener("click", () => attempt("Reading older versions …", async () => {
+$("logout").addEventListener("click", () => { logout(); showError(null); });
+$("model").addEventListener("change", () => run("Loading versions …", () => selectModel($("model").value)));
+$("more").addEventListener("click", () => run("Loading older versions …", async () => {
   listVersions(await get(path(`/versions?limit=20&runs=true&page_token=${encodeURIComponent(state.next)}`)));
 }));
-$("draw").addEventListener("submit", (event) => { event.preventDefault(); attempt("Drawing …", draw); });
-$("act").addEventListener("submit", (event) => {
+$("generate").addEventListener("submit", (event) => { event.preventDefault(); run("Generating …", generate); });
+$("decision").addEventListener("submit", (event) => {
   event.preventDefault();
   const action = event.submitter?.value ?? "promote";
-  attempt("Deciding …", async () => {
-    const done = await decide(action);
-    return done.outcome === "proposed"
-      ? `Proposed as decision ${done.id}: somebody else must approve.`
-      : `Done: the champion is version ${done.to_version}.`;
+  run("Deciding …", async () => {
+    const decision = await decide(action);
+    return decision.outcome === "proposed"
+      ? `Proposed as decision ${decision.id}: somebody else must approve.`
+      : `Done: the champion is version ${decision.to_version}.`;
   });
 });
 
-if (token.get()) attempt("Reading the versions …", enter);
+if (token.get()) run("Loading versions …", loadModels);
 else $("token").focus();

@@ -1,7 +1,7 @@
-"""Events to subscribers outside: in order, at least once, tried again with growing pauses.
+"""Delivers events to subscribers: in order, at least once, with growing delays after a failure.
 
-An event's place is moved on after the subscriber took it, so a process that dies in between posts it once more, with the same
-`webhook-id`. Of several processes of this service one at a time posts to a subscriber.
+An offset moves on after the subscriber accepted an event, so a process that dies in between delivers it once more, with the
+same `webhook-id`. Of several processes of this service, one at a time delivers to a subscriber.
 """
 
 from __future__ import annotations
@@ -11,82 +11,100 @@ import random
 import threading
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime
 
-from atelier_contracts.events import AliasMoved
+from atelier_contracts.events import ALIAS_EVENT, AliasMoved
 
-from atelier_registry.api.schemas import SubscriberState
 from atelier_registry.config.subscribers import Subscriber
 from atelier_registry.errors import AliasBusyError, RegistryApiError, UnknownSubscriberError
 from atelier_registry.events.webhooks.delivery import DeliveryRefusal, post
 from atelier_registry.events.webhooks.offsets import WebhookOffset, WebhookOffsets
-from atelier_registry.storage.ledger import Ledger
 from atelier_registry.storage.locks import AliasLocks
+from atelier_registry.storage.outbox import Outbox
 
 log = logging.getLogger(__name__)
 
-LOOK_S = 1.0
-"""How late an event of another process is posted; those of this one are posted at once."""
+MAX_RETRY_S = 3600.0
+_PAGE_SIZE = 50
 
-FIRST_WAIT_S = 1.0
-LONGEST_WAIT_S = 3600.0
-_PAGE = 50
+
+@dataclass(frozen=True)
+class SubscriberProgress:
+    """A subscriber, its position, and the number of events after it, wanted or not."""
+
+    subscriber: Subscriber
+    offset: WebhookOffset
+    pending_events: int
 
 
 class WebhookDispatcher:
-    """A thread for each subscriber.
+    """One thread per subscriber.
 
     Args:
-        subscribers: who is told.
-        ledger: where the events are.
-        places: how far each is.
-        locks: one process at a time.
+        subscribers: who receives events.
+        outbox: the events.
+        offsets: the subscribers' positions.
+        locks: allow one process at a time per subscriber.
+        poll_s: how late an event of another process is delivered; this process's own are delivered at once.
+        first_retry_s: delay after the first failure; it doubles with each further one.
     """
 
-    def __init__(self, subscribers: Sequence[Subscriber], ledger: Ledger, places: WebhookOffsets, locks: AliasLocks) -> None:
-        self._subscribers = {each.name: each for each in subscribers}
-        self._ledger, self._places, self._locks = ledger, places, locks
+    def __init__(
+        self,
+        subscribers: Sequence[Subscriber],
+        outbox: Outbox,
+        offsets: WebhookOffsets,
+        locks: AliasLocks,
+        *,
+        poll_s: float = 1.0,
+        first_retry_s: float = 1.0,
+    ) -> None:
+        self._subscribers = {subscriber.name: subscriber for subscriber in subscribers}
+        self._outbox, self._offsets, self._locks = outbox, offsets, locks
+        self._poll_s, self._first_retry_s = poll_s, first_retry_s
         self._stopping = False
-        self._nudges = {name: threading.Event() for name in self._subscribers}
+        self._wake = {name: threading.Event() for name in self._subscribers}
         self._threads = [
-            threading.Thread(target=self._follow, args=[each], name=f"push-{each.name}", daemon=True) for each in subscribers
+            threading.Thread(target=self._run, args=[subscriber], name=f"webhook-{subscriber.name}", daemon=True)
+            for subscriber in subscribers
         ]
 
     def start(self) -> None:
-        """Starts the threads."""
         for thread in self._threads:
             thread.start()
 
-    def nudge(self) -> None:
-        """There may be a new event. From any thread."""
-        for event in self._nudges.values():
+    def notify(self) -> None:
+        """There may be a new event. May be called from any thread."""
+        for event in self._wake.values():
             event.set()
 
-    def stop(self, patience_s: float) -> None:
-        """Ends after the posts that are under way, or after `patience_s` in spite of them: they are made again."""
+    def stop(self, timeout_s: float) -> None:
+        """Stops after the deliveries that are running, or after `timeout_s`: those are repeated at the next start."""
         self._stopping = True
-        self.nudge()
-        deadline = time.monotonic() + patience_s
+        self.notify()
+        deadline = time.monotonic() + timeout_s
         for thread in self._threads:
             thread.join(max(0.0, deadline - time.monotonic()))
 
-    def states(self) -> list[SubscriberState]:
-        """How far everybody is.
+    def progress(self) -> list[SubscriberProgress]:
+        """Of every subscriber.
 
         Raises:
             DatabaseUnavailableError: the database does not answer.
         """
-        newest = self._ledger.last_event()
-        return [
-            self._state(each, self._places.find(each.name) or WebhookOffset(each.name, newest), newest)
-            for each in self._subscribers.values()
-        ]
+        newest = self._outbox.last_id()
+        progress = []
+        for subscriber in self._subscribers.values():
+            offset = self._offsets.find(subscriber.name) or WebhookOffset(subscriber.name, newest)
+            progress.append(SubscriberProgress(subscriber, offset, newest - offset.event_id))
+        return progress
 
     def ping(self, name: str) -> DeliveryRefusal | None:
-        """Posts a message that is no event, once; None where it was taken.
+        """Delivers a message of the type `ping`, once; None where it was accepted.
 
         Raises:
-            UnknownSubscriberError: there is nobody of this name.
+            UnknownSubscriberError: no subscriber has this name.
         """
         if (subscriber := self._subscribers.get(name)) is None:
             raise UnknownSubscriberError(name, sorted(self._subscribers))
@@ -94,93 +112,83 @@ class WebhookDispatcher:
         return post(subscriber, f"ping-{now.timestamp():.6f}", {"type": "ping", "timestamp": now.isoformat(), "data": {}})
 
     def deliver(self, subscriber: Subscriber) -> None:
-        """Posts what waits, until it is refused or nothing waits any more.
+        """Delivers pending events until there is none left, or one fails.
 
         Raises:
-            RegistryApiError: the database does not answer, or another process is posting.
+            RegistryApiError: the database does not answer, or another process delivers to this subscriber.
         """
-        place = self._places.find(subscriber.name)
-        if place is None:
-            self._places.enter(subscriber.name)
+        offset = self._offsets.find(subscriber.name)
+        if offset is None:
+            self._offsets.add(subscriber.name)
             return
-        if not self._ready(place):
+        if not self._is_due(offset):
             return
-        with self._locks.alone(f"subscriber:{subscriber.name}", "events"):  # no model can be called so
-            place = self._places.find(subscriber.name) or place
-            while not self._stopping and self._ready(place):
-                for row in self._ledger.events(place.event, _PAGE):
-                    if self._stopping or not self._passed(subscriber, place, AliasMoved.model_validate(row)):
+        with self._locks.hold(f"subscriber:{subscriber.name}", "events"):  # a model's name contains no colon
+            offset = self._offsets.find(subscriber.name) or offset
+            while not self._stopping and self._is_due(offset):
+                for row in self._outbox.events_after(offset.event_id, _PAGE_SIZE):
+                    if self._stopping or not self._deliver_event(subscriber, offset, AliasMoved.model_validate(row)):
                         return
-                    place = WebhookOffset(subscriber.name, row["id"])
+                    offset = WebhookOffset(subscriber.name, row["id"])
 
-    def _ready(self, place: WebhookOffset) -> bool:
-        if place.next_try is not None and datetime.now(UTC) < place.next_try:
+    def _is_due(self, offset: WebhookOffset) -> bool:
+        if offset.next_attempt_at is not None and datetime.now(UTC) < offset.next_attempt_at:
             return False
-        return bool(self._ledger.events(place.event, 1))
+        return bool(self._outbox.events_after(offset.event_id, 1))
 
-    def _passed(self, subscriber: Subscriber, place: WebhookOffset, event: AliasMoved) -> bool:
-        """Whether the event is behind the subscriber now."""
+    def _deliver_event(self, subscriber: Subscriber, offset: WebhookOffset, event: AliasMoved) -> bool:
+        """Whether the offset moved past the event."""
         if not subscriber.wants(event):
-            self._places.passed(subscriber.name, event.id, taken=False)
+            self._offsets.advance(subscriber.name, event.id, delivered=False)
             return True
-        content = {"type": "alias.moved", "timestamp": event.at.isoformat(), "data": event.model_dump(mode="json")}
-        refusal = post(subscriber, f"event-{event.id}", content)
-        if refusal is None:
-            if place.tries:
-                log.info("subscriber %s takes events again", subscriber.name)
-            self._places.passed(subscriber.name, event.id, taken=True)
+        content = {"type": ALIAS_EVENT, "timestamp": event.at.isoformat(), "data": event.model_dump(mode="json")}
+        failure = post(subscriber, f"event-{event.id}", content)
+        if failure is None:
+            if offset.failed_attempts:
+                log.info("webhook delivery resumed", extra={"fields": {"subscriber": subscriber.name}})
+            self._offsets.advance(subscriber.name, event.id, delivered=True)
             return True
-        if place.refused_since is not None and _hours_since(place.refused_since) >= subscriber.give_up_h:
-            log.error("event %d was not posted to subscriber %s, which %s", event.id, subscriber.name, refusal.reason)
-            self._places.passed(subscriber.name, event.id, taken=False)
+        fields = {"subscriber": subscriber.name, "event": event.id, "reason": failure.reason}
+        if offset.failing_since is not None and _hours_since(offset.failing_since) >= subscriber.give_up_h:
+            log.error("webhook delivery given up", extra={"fields": fields})
+            self._offsets.advance(subscriber.name, event.id, delivered=False)
             return True
-        if not place.tries:
-            log.warning("events wait for subscriber %s: it %s", subscriber.name, refusal.reason)
-        self._places.refused(place, refusal.reason, wait_s(place.tries, refusal.retry_after_s))
+        if not offset.failed_attempts:
+            log.warning("webhook delivery failed", extra={"fields": fields})
+        delay_s = retry_delay_s(offset.failed_attempts, failure.retry_after_s, self._first_retry_s)
+        self._offsets.record_failure(offset, failure.reason, delay_s)
         return False
 
-    def _state(self, subscriber: Subscriber, place: WebhookOffset, newest: int) -> SubscriberState:
-        return SubscriberState(
-            name=subscriber.name,
-            url=subscriber.url.partition("?")[0],
-            models=subscriber.models,
-            aliases=subscriber.aliases,
-            last_event=place.event,
-            waiting=newest - place.event,
-            tries=place.tries,
-            problem=place.problem,
-            next_try_at=place.next_try,
-            taken_at=place.taken_at,
-        )
-
-    def _follow(self, subscriber: Subscriber) -> None:
-        told, nudge = False, self._nudges[subscriber.name]
+    def _run(self, subscriber: Subscriber) -> None:
+        logged, wake = False, self._wake[subscriber.name]
         while not self._stopping:
-            nudge.clear()
+            wake.clear()
             try:
                 self.deliver(subscriber)
-                told = False
+                logged = False
             except AliasBusyError:
-                pass  # another process posts
+                pass  # another process delivers
             except RegistryApiError as error:
-                if not told:
-                    log.warning("events wait for subscriber %s: %s", subscriber.name, error)
-                told = True
+                if not logged:
+                    fields = {"subscriber": subscriber.name, "reason": str(error)}
+                    log.warning("webhook delivery delayed", extra={"fields": fields})
+                logged = True
             except Exception:
-                log.exception("posting to subscriber %s failed", subscriber.name)
-            nudge.wait(LOOK_S)
+                log.exception("webhook delivery to %s failed", subscriber.name)
+            wake.wait(self._poll_s)
 
 
-def wait_s(tries: int, asked_s: float) -> float:
-    """The pause after a refusal: twice as long each time, an hour at most, a quarter of it by chance; or what was asked for.
+def retry_delay_s(failed_attempts: int, retry_after_s: float, first_retry_s: float = 1.0) -> float:
+    """Delay before the next attempt: doubles with each failure up to `MAX_RETRY_S`, with up to a quarter of jitter.
 
     Args:
-        tries: refusals of the same event before this one.
-        asked_s: the answer's Retry-After.
+        failed_attempts: to deliver the same event, before this one.
+        retry_after_s: of the response's Retry-After, which counts where it is longer; 0 without one.
+        first_retry_s: delay after the first failure.
     """
-    grown = min(FIRST_WAIT_S * 2.0 ** min(tries, 30), LONGEST_WAIT_S)
-    return max(grown * random.uniform(0.75, 1.0), min(asked_s, LONGEST_WAIT_S))  # noqa: S311  to spread load
+    delay_s = min(first_retry_s * 2.0 ** min(failed_attempts, 30), MAX_RETRY_S)
+    return max(delay_s * random.uniform(0.75, 1.0), min(retry_after_s, MAX_RETRY_S))  # noqa: S311  to spread load
 
 
-def _hours_since(then: datetime) -> float:
-    return (datetime.now(UTC) - then).total_seconds() / 3600
+def _hours_since(start: datetime) -> float:
+    return (datetime.now(UTC) - start).total_seconds() / 3600

@@ -1,102 +1,99 @@
-"""How far each subscriber is in the events, kept in the database so that nothing is lost over a restart."""
+"""Each subscriber's position in the events, stored in the database so that nothing is lost over a restart."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
-from sqlalchemy import Connection, Engine, func, insert, select, update
-from sqlalchemy.exc import IntegrityError, SQLAlchemyError
+from sqlalchemy import Engine, func, insert, select, update
+from sqlalchemy.exc import IntegrityError
 
 from atelier_registry.errors import DatabaseUnavailableError
 from atelier_registry.storage import hash_chain
-from atelier_registry.storage.tables import events, places
+from atelier_registry.storage.database import read_transaction, write_transaction
+from atelier_registry.storage.tables import events, webhook_offsets
 
 
 @dataclass(frozen=True)
 class WebhookOffset:
-    """Where a subscriber is.
+    """A subscriber's position.
 
     Attributes:
-        name: the subscriber's.
-        event: id of the last event that it took, did not want, or that was left out.
-        tries: how often the next one was refused.
-        refused_since: when that began.
-        next_try: not before this.
-        problem: why it was refused the last time.
-        taken_at: when it last took an event.
+        event_id: of the last event that was delivered, filtered out or given up.
+        failed_attempts: to deliver the next event.
+        failing_since: time of the first of them.
+        next_attempt_at: not before this time.
+        problem: of the last attempt.
+        last_delivered_at: when an event was last delivered.
     """
 
-    name: str
-    event: int
-    tries: int = 0
-    refused_since: datetime | None = None
-    next_try: datetime | None = None
+    subscriber: str
+    event_id: int
+    failed_attempts: int = 0
+    failing_since: datetime | None = None
+    next_attempt_at: datetime | None = None
     problem: str | None = None
-    taken_at: datetime | None = None
+    last_delivered_at: datetime | None = None
 
 
 class WebhookOffsets:
-    """The table of them."""
+    """Reads and writes positions. Every method raises `DatabaseUnavailableError` where the database does not answer."""
 
     def __init__(self, engine: Engine) -> None:
-        self._engine, self._writer = engine, engine.execution_options(immediate=True)
+        self._engine = engine
 
-    def enter(self, name: str) -> None:
-        """Begins after the newest event, unless the subscriber has a place already.
-
-        Raises:
-            DatabaseUnavailableError: from this and every other method, where the database does not answer.
-        """
-        if self.find(name) is not None:
+    def add(self, subscriber: str) -> None:
+        """Starts after the newest event, unless the subscriber has a position."""
+        if self.find(subscriber) is not None:
             return
         try:
-            with self._open(self._writer) as connection:
+            with write_transaction(self._engine) as connection:
                 newest = connection.execute(select(func.max(events.c.id))).scalar() or 0
-                connection.execute(insert(places).values(name=name, event=newest, tries=0))
+                row = {"subscriber": subscriber, "event_id": newest, "failed_attempts": 0}
+                connection.execute(insert(webhook_offsets).values(**row))
         except DatabaseUnavailableError as error:
             if not isinstance(error.__cause__, IntegrityError):  # another process was first
                 raise
 
-    def find(self, name: str) -> WebhookOffset | None:
-        """Where a subscriber is; None before it was entered."""
-        with self._open(self._engine) as connection:
-            row = connection.execute(select(places).where(places.c.name == name)).first()
+    def find(self, subscriber: str) -> WebhookOffset | None:
+        """None before `add`."""
+        with read_transaction(self._engine) as connection:
+            query = select(webhook_offsets).where(webhook_offsets.c.subscriber == subscriber)
+            row = connection.execute(query).first()
         if row is None:
             return None
-        times = {key: _time(getattr(row, key)) for key in ("refused_since", "next_try", "taken_at")}
-        return WebhookOffset(name=row.name, event=row.event, tries=row.tries, problem=row.problem, **times)
+        times = {name: _parse_time(getattr(row, name)) for name in ("failing_since", "next_attempt_at", "last_delivered_at")}
+        return WebhookOffset(
+            subscriber=row.subscriber,
+            event_id=row.event_id,
+            failed_attempts=row.failed_attempts,
+            problem=row.problem,
+            **times,
+        )
 
-    def passed(self, name: str, event: int, *, taken: bool) -> None:
-        """The event is behind it: taken, or unwanted, or left out."""
-        done = {"taken_at": hash_chain.timestamp(datetime.now(UTC))} if taken else {}
-        self._update(name, event=event, tries=0, refused_since=None, next_try=None, problem=None, **done)
+    def advance(self, subscriber: str, event_id: int, *, delivered: bool) -> None:
+        """Moves past an event: delivered, filtered out or given up."""
+        times = {"last_delivered_at": hash_chain.timestamp(datetime.now(UTC))} if delivered else {}
+        self._update(
+            subscriber, event_id=event_id, failed_attempts=0, failing_since=None, next_attempt_at=None, problem=None, **times
+        )
 
-    def refused(self, place: WebhookOffset, problem: str, wait_s: float) -> None:
-        """The next event was refused; it is tried again after `wait_s`."""
+    def record_failure(self, offset: WebhookOffset, problem: str, retry_in_s: float) -> None:
+        """The next event could not be delivered, and is tried again after `retry_in_s`."""
         now = datetime.now(UTC)
         self._update(
-            place.name,
-            tries=place.tries + 1,
-            refused_since=hash_chain.timestamp(place.refused_since or now),
-            next_try=hash_chain.timestamp(now + timedelta(seconds=wait_s)),
+            offset.subscriber,
+            failed_attempts=offset.failed_attempts + 1,
+            failing_since=hash_chain.timestamp(offset.failing_since or now),
+            next_attempt_at=hash_chain.timestamp(now + timedelta(seconds=retry_in_s)),
             problem=problem,
         )
 
-    def _update(self, name: str, **values: object) -> None:
-        with self._open(self._writer) as connection:
-            connection.execute(update(places).where(places.c.name == name).values(**values))
-
-    @contextmanager
-    def _open(self, engine: Engine) -> Iterator[Connection]:
-        try:
-            with engine.begin() as connection:
-                yield connection
-        except SQLAlchemyError as error:
-            raise DatabaseUnavailableError from error
+    def _update(self, subscriber: str, **values: object) -> None:
+        with write_transaction(self._engine) as connection:
+            query = update(webhook_offsets).where(webhook_offsets.c.subscriber == subscriber)
+            connection.execute(query.values(**values))
 
 
-def _time(text: str | None) -> datetime | None:
+def _parse_time(text: str | None) -> datetime | None:
     return datetime.fromisoformat(text) if text else None

@@ -1,1 +1,1 @@
-"""How the tables came to be: Alembic's revisions, run at the start of the service."""
+"""Alembic revisions, run when the service starts."""

@@ -1,4 +1,4 @@
-"""Run by Alembic: every revision in one transaction, on the connection that `schema.migrate` gives."""
+"""Runs every missing revision in one transaction, on the connection that `migrate` passes in."""
 
 from alembic import context
 

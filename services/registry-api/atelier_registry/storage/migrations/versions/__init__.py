@@ -1,1 +1,1 @@
-"""Revisions, in the order of their numbers."""
+"""One module per revision."""

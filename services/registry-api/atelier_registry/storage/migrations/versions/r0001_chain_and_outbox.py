@@ -12,7 +12,6 @@ _LOCKED = "entries are append-only, because each hash covers the one before"
 
 
 def upgrade() -> None:
-    """Makes both tables, and the triggers that keep entries as they were written."""
     op.create_table(
         "entries",
         sa.Column("id", sa.BigInteger, primary_key=True, autoincrement=False),
@@ -61,5 +60,4 @@ def upgrade() -> None:
 
 
 def downgrade() -> None:
-    """Refused: what was decided is not thrown away by a command."""
     raise NotImplementedError("decisions are not deleted; restore a backup of the database instead")

@@ -1,0 +1,69 @@
+"""Health, which anybody may ask for and nobody learns much from."""
+
+import logging
+import threading
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+from atelier_registry.errors import DatabaseUnavailableError
+
+
+def test_open_to_all(api):
+    for path, status in (("/healthz", "ok"), ("/readyz", "ready")):
+        answer = api.client.get(path)
+        assert answer.status_code == 200
+        assert answer.json() == {"status": status}
+
+
+@pytest.mark.parametrize("part", ["tracking", "database"])
+def test_what_is_missing_is_told_by_the_log_once(start, fake, ledger, monkeypatch, caplog, part):
+    caplog.set_level(logging.INFO, "atelier_registry.api.health")
+    broken = set()
+
+    def ping():
+        if "database" in broken:
+            raise DatabaseUnavailableError
+
+    monkeypatch.setattr(ledger, "ping", ping)
+    api = start(fake, readiness_ttl_s=0.0)
+    for missing in ([], [part], []):
+        broken.clear()
+        broken.update(missing)
+        fake.down = "tracking" in broken
+        for _ in range(3):
+            answer = api.client.get("/readyz")
+            assert answer.status_code == (503 if missing else 200)
+            assert answer.json() == {"status": "unavailable" if missing else "ready"}
+            assert api.client.get("/healthz").status_code == 200
+    records = [record for record in caplog.records if record.name == "atelier_registry.api.health"]
+    messages = [(record.getMessage(), record.fields["dependency"]) for record in records]
+    assert messages == [("dependency unavailable", part), ("dependency available again", part)]
+
+
+def test_an_answer_is_kept_for_a_moment(api, fake):
+    fake.calls.clear()
+    for _ in range(5):
+        api.client.get("/readyz")
+    assert [call for call in fake.calls if call != "chain_head"] == ["ping"]
+
+
+def test_requests_that_wait_for_mlflow_do_not_block_the_event_loop(start, fake, adapters):
+    entered, release = threading.Semaphore(0), threading.Event()
+
+    def slow(name):
+        entered.release()
+        assert release.wait(60)
+
+    fake.model = slow
+    api = start(fake)
+    try:
+        with ThreadPoolExecutor(4) as pool:
+            names = [adapters, "other", "another"]  # equal reads would share one call
+            waiting = [pool.submit(api.get, f"/models/{name}") for name in names]
+            for _ in waiting:
+                assert entered.acquire(timeout=60)
+            assert pool.submit(api.client.get, "/healthz").result(60).status_code == 200
+            assert not any(response.done() for response in waiting)
+            release.set()
+    finally:
+        release.set()

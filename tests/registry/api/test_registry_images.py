@@ -1,0 +1,136 @@
+"""Comparing, images, curves, drawing, retiring, and roll backs that prove their target: over HTTP."""
+
+import pytest
+from atelier_contracts.stage import Staged
+
+from ..conftest import EVIDENCE, FILES
+from ..fake_infer_client import pixel_difference, png
+
+KIND = {"atelier.kind": "adapter"}
+
+
+@pytest.fixture
+def two(start, world, name):
+    """Two versions with runs, on both registries."""
+    other = EVIDENCE.model_copy(update={"validation_loss": 0.12, "validation_digest": "f" * 64})
+    world.add_model(name)
+    world.add_version(name, tags=KIND, files=FILES, params={"rank": "8", "seed": "1"}, metrics={"loss": 0.5, "old": 1.0})
+    world.add_version(
+        name, tags=KIND, files=FILES | {"evidence.json": other.model_dump_json()}, params={"rank": "16", "seed": "1"},
+        metrics={"loss": 0.25, "wild": float("nan")},
+    )  # fmt: skip
+    return start(world.registry).as_("rita")
+
+
+def test_compare(two, name):
+    found = two.get(f"/models/{name}/compare", left=1, right=2).json()
+    assert (found["left"]["version"], found["right"]["version"]) == (1, 2)
+    assert found["params"] == {"rank": {"left": "8", "right": "16", "difference": None}}
+    assert found["metrics"]["loss"] == {"left": 0.5, "right": 0.25, "difference": -0.25}
+    assert found["metrics"]["old"] == {"left": 1.0, "right": None, "difference": None}
+    assert found["metrics"]["wild"] == {"left": None, "right": "NaN", "difference": None}
+    assert found["losses_comparable"] is False
+    assert two.get(f"/models/{name}/compare", left=1, right=1).json()["losses_comparable"] is True
+    assert two.get(f"/models/{name}/compare", left=1, right=9).status_code == 404
+
+
+def test_a_list_with_runs(two, name):
+    versions = two.get(f"/models/{name}/versions", runs="true").json()["versions"]
+    assert [version["run"]["params"]["rank"] for version in versions] == ["16", "8"]
+    assert versions[1]["run"]["metrics"] == {"loss": 0.5, "old": 1.0}
+    assert [version["run"] for version in two.get(f"/models/{name}/versions").json()["versions"]] == [None, None]
+
+
+def test_images_and_curves(two, world, name):
+    for step in (10, 20):
+        world.add_image(name, 1, "validation", step, png(step))
+        world.add_point(name, 1, "ema_loss", step, 1 / step)
+    world.add_point(name, 1, "ema_loss", 30, float("nan"))
+    images = two.get(f"/models/{name}/versions/1/images").json()["images"]
+    assert [(image["key"], image["step"]) for image in images] == [("validation", 10), ("validation", 20)]
+    shown = two.client.get(images[1]["path"], headers=two._headers)
+    assert shown.headers["content-type"] == "image/png"
+    assert pixel_difference(shown.content, png(20)) == 0
+    curve = two.get(f"/models/{name}/versions/1/curves/ema_loss").json()
+    assert curve["points"][:2] == [{"step": 10, "value": 0.1}, {"step": 20, "value": 0.05}]
+    assert curve["points"][2]["value"] == "NaN"
+    assert two.get(f"/models/{name}/versions/2/images").json() == {"images": []}
+    for path in ("image?path=images/x.png", "image?path=../../secret", "curves/other"):
+        assert two.get(f"/models/{name}/versions/1/{path}").status_code == 404
+
+
+def test_draw(start, fake, adapters, infer_client):
+    api = start(fake).as_("rita")
+    infer_client.levels, infer_client.broken = {1: 10, 2: 20}, {3}
+    asked = {"prompt": "a cat", "seed": 7, "steps": 2, "size": 16}
+    found = api.post(f"/models/{adapters}/generate", {"versions": [1, 2, 3], "images": [asked]}).json()["results"]
+    assert [one["version"] for one in found] == [1, 2, 3]
+    images = [Staged.model_validate(one["staged"]).images[0].png for one in found[:2]]
+    assert pixel_difference(*images) == pytest.approx(10 / 255)
+    assert "NaN" in found[2]["problem"]
+    assert api.post(f"/models/{adapters}/generate", {"versions": [99], "images": [asked]}).status_code == 404
+    assert api.post(f"/models/{adapters}/generate", {"versions": [1] * 5, "images": [asked]}).status_code == 422
+    for number in (True, "1", 2**31, 2**63):
+        assert api.post(f"/models/{adapters}/generate", {"versions": [number], "images": [asked]}).status_code == 422
+    infer_client.down = True
+    down = api.post(f"/models/{adapters}/generate", {"versions": [1], "images": [asked]}).json()["results"]
+    assert "does not answer" in down[0]["problem"]
+
+
+def retire(api, name, number, **more):
+    return api.post(f"/models/{name}/versions/{number}/retire", {"reason": "hands"}, **more)
+
+
+def test_retire(start, world, name):
+    world.add_model(name)
+    for _ in range(2):
+        world.add_version(name, tags=KIND)
+    api = start(world.registry)
+    api.promote(name, 1)
+    used = retire(api, name, 1)
+    assert used.status_code == 409
+    assert "version 1 of" in used.json()["detail"]
+    assert "promote another version" in used.json()["detail"]
+    done = retire(api, name, 2).json()
+    assert (done["action"], done["alias"], done["to_version"], done["outcome"]) == ("retire", None, 2, "done")
+    assert retire(api.as_("ada"), name, 2).json() == done  # already so
+    assert world.registry.version(name, 2).tags["atelier.retired"] == str(done["id"])
+    refused = api.promote(name, 2)
+    assert f"was retired by decision {done['id']}" in refused.json()["detail"]
+    assert api.as_("ada").promote(name, 2, force=True).status_code == 200
+    assert retire(api.as_("rita"), name, 2).status_code == 403
+    assert retire(api, name, 9).status_code == 404
+
+
+def test_a_roll_back_proves_that_its_target_loads(start, fake, adapters, infer_client):
+    api = start(fake)
+    for number in (1, 2, 3):
+        api.promote(adapters, number)
+    infer_client.broken = {2}
+    refused = api.roll_back(adapters)
+    assert refused.status_code == 409
+    assert "its weights hold NaN" in refused.json()["detail"]
+    assert fake.model(adapters).aliases["champion"] == 3
+    assert api.history(adapters)[0]["outcome"] == "refused"
+    assert api.roll_back(adapters, version=1).json()["to_version"] == 1
+    assert infer_client.calls == [2, 1]
+
+
+def test_a_roll_back_by_force_while_infer_is_down(start, fake, adapters, infer_client):
+    api = start(fake)
+    for number in (1, 2):
+        api.promote(adapters, number)
+    infer_client.down = True
+    assert "infer does not answer" in api.roll_back(adapters).json()["detail"]
+    assert api.roll_back(adapters, force=True).status_code == 403
+    forced = api.as_("ada").roll_back(adapters, force=True).json()
+    assert (forced["to_version"], forced["forced"]) == (1, True)
+
+
+def test_a_roll_back_to_a_retired_version_needs_force(start, fake, adapters):
+    api = start(fake)
+    for number in (1, 2):
+        api.promote(adapters, number)
+    retire(api, adapters, 1)
+    assert "was retired" in api.roll_back(adapters).json()["detail"]
+    assert api.as_("ada").roll_back(adapters, force=True).json()["to_version"] == 1

@@ -1,0 +1,212 @@
+"""The command line against the running service: what it prints, and the status it ends with."""
+
+import base64
+import json
+
+import pytest
+from atelier_contracts.names import ADAPTER_FILE
+from atelier_contracts.tokens import Role, TokenFile
+from atelier_registry.bootstrap import Intervals, build_app
+from atelier_registry.cli import main
+from atelier_registry.cli.token_file import TokenEditError, issue, list_tokens, revoke
+from atelier_registry.config.policy import Policy
+from atelier_registry.config.subscribers import Subscriber
+from atelier_registry.events.event_stream import EventStream
+from atelier_registry.events.webhooks.dispatcher import WebhookDispatcher
+from atelier_registry.events.webhooks.offsets import WebhookOffsets
+
+from ...servers import app_running
+from ..conftest import FILES
+from ..events.test_webhook_dispatcher import until
+
+POLICY = Policy.model_validate({"default": {"champion": {"output_finite": True}, "shown": {"approval": True}}})
+
+
+@pytest.fixture
+def cli(fake, ledger, locks, webhooks, token_file, infer_client, monkeypatch, capsys):
+    """Runs a command as somebody; gives its status, what it printed, and what it complained."""
+    event_stream = EventStream(ledger.outbox)
+    app = build_app(
+        registry=fake,
+        ledger=ledger,
+        locks=locks,
+        event_stream=event_stream,
+        webhooks=webhooks,
+        tokens=TokenFile(token_file),
+        policy=POLICY,
+        infer_client=infer_client,
+        intervals=Intervals(alias_poll_s=3600, cache_ttl_s=60, integrity_check_s=3600),
+    )
+    with app_running(app) as address:
+        monkeypatch.setenv("ATELIER_URL", address)
+
+        def run(*arguments, who="pia"):
+            monkeypatch.setenv("ATELIER_TOKEN", f"{who}-secret")
+            status = main.run([str(argument) for argument in arguments])
+            printed = capsys.readouterr()
+            return status, printed.out, printed.err
+
+        yield run
+        event_stream.close()
+
+
+def test_a_day_of_work(cli, fake, adapters):
+    assert cli("promote", adapters, 1, "--reason", "first")[0] == 0
+    status, out, _ = cli("promote", adapters, 2, "--reason", "softer lines", "--json")
+    assert (status, json.loads(out)["to_version"]) == (0, 2)
+    status, out, _ = cli("models")
+    assert out.splitlines()[1].split() == [adapters, "5", "champion=2", "pencil", "drawings"]
+    status, out, _ = cli("versions", adapters, "--limit", 2)
+    assert [line.split()[0] for line in out.splitlines()] == ["VERSION", "5", "4"]
+    assert "evidence.onnx_max_error" in cli("versions", adapters, 2)[1]
+    assert "VERSION 1" in cli("compare", adapters, 1, 2)[1]
+    status, out, _ = cli("rollback", adapters, "--reason", "hands")
+    assert (status, fake.model(adapters).aliases["champion"]) == (0, 1)
+    assert "champion 2 → version 1" in out
+    status, out, _ = cli("history", adapters, who="rita")
+    assert [line.split()[0] for line in out.splitlines()] == ["ID", "5", "3", "1"]
+    assert "softer lines" in out
+    decided = json.loads(cli("history", adapters, "--json")[1])
+    assert cli("history", adapters, "--at", decided[1]["done_at"])[1].startswith(f"{adapters} champion: version 2 since")
+    assert cli("retire", adapters, 5, "--reason", "blurred")[0] == 0
+    assert "RETIRED" in cli("versions", adapters)[1]
+
+
+def test_statuses(cli, fake, adapters, infer_client):
+    fake.add_version(adapters, tags={"atelier.kind": "adapter"}, files={ADAPTER_FILE: FILES[ADAPTER_FILE]})
+    status, out, err = cli("promote", adapters, 6, "--reason", "r")
+    assert (status, out) == (3, "")
+    assert "it has no evidence.json" in err
+    status, out, err = cli("promote", adapters, 6, "--reason", "r", "--dry-run")
+    assert status == 3
+    assert "FAIL  output_finite: it has no evidence.json" in out
+    assert cli("promote", adapters, 1, "--reason", "r", "--dry-run")[0] == 0
+    assert json.loads(cli("promote", adapters, 6, "--reason", "r", "--json")[1])["status"] == 409
+    assert cli("promote", adapters, 6, "--reason", "r", "--force")[0] == 5
+    assert cli("promote", adapters, 6, "--reason", "r", "--force", who="ada")[0] == 0
+    assert cli("promote", adapters, 1, "--reason", "r", "--if-match", '"9-9"')[0] == 3
+    assert cli("promote", adapters, 99, "--reason", "r")[0] == 4
+    assert cli("promote", adapters, 1, "--reason", "r", who="rita")[0] == 5
+    assert cli("models", who="nobody")[0] == 5
+    assert cli("promote", adapters, 1, "--reason", " ")[0] == 2
+    fake.down = True
+    assert cli("models")[0] == 6
+    assert cli("models", "--url", "http://127.0.0.1:1")[0] == 6
+    assert cli("models", "--url", "ftp://x")[0] == 2
+    with pytest.raises(SystemExit) as usage:
+        cli("promote", adapters)
+    assert usage.value.code == 2
+
+
+def test_a_proposal(cli, fake, adapters):
+    status, out, _ = cli("promote", adapters, 1, "--alias", "shown", "--reason", "r")
+    assert status == 7
+    assert "approve 1 --reason" in out
+    assert cli("approve", 1, "--reason", "r")[0] == 5
+    assert cli("approve", 1, "--reason", "seen", who="ada")[0] == 0
+    assert fake.model(adapters).aliases == {"shown": 1}
+    assert cli("promote", adapters, 2, "--alias", "shown", "--reason", "r", "--json")[0] == 7
+    assert cli("reject", 3, "--reason", "no")[0] == 4
+    assert cli("history", adapters, "--outcome", "proposed", "--json")[0] == 0
+
+
+def test_a_key(cli, adapters):
+    first = cli("promote", adapters, 1, "--reason", "r", "--key", "k", "--json")
+    assert cli("promote", adapters, 1, "--reason", "r", "--key", "k", "--json") == first
+    assert cli("promote", adapters, 2, "--reason", "r", "--key", "k")[0] == 2
+
+
+def test_a_reason_cannot_play_with_the_terminal(cli, adapters):
+    cli("promote", adapters, 1, "--reason", "red\x1b[31m and\nline")
+    assert "\x1b" not in cli("history", adapters)[1]
+
+
+def test_verify(cli, engine, adapters, database_url, request, capsys):
+    for number in (1, 2):
+        cli("promote", adapters, number, "--reason", "r")
+    status, out, _ = cli("verify", "--database", database_url, "--json")
+    assert (status, json.loads(out)["entries"]) == (0, 4)
+    head = json.loads(out)["head"]
+    cli("promote", adapters, 3, "--reason", "r")
+    assert cli("verify", "--database", database_url, "--head", head)[0] == 0
+    assert cli("verify", "--database", database_url, "--head", "f" * 64)[0] == 8
+    if engine.dialect.name == "sqlite":
+        with engine.begin() as connection:
+            connection.exec_driver_sql("DROP TRIGGER entries_no_update")
+            connection.exec_driver_sql("UPDATE entries SET actor = 'eve' WHERE id = 3")
+        status, _, err = cli("verify", "--database", database_url)
+        assert status == 8
+        assert "entry 3 was changed" in err
+    assert cli("verify", "--database", "sqlite:////nowhere/x.db")[0] == 6
+
+
+def test_tokens(cli, token_file):
+    status, out, err = cli("token", "issue", "nora", "promoter", "--file", token_file)
+    assert status == 0
+    assert "only time" in err
+    assert out.strip() not in token_file.read_text()
+    assert ["nora", "promoter"] in [line.split() for line in cli("token", "list", "--file", token_file)[1].splitlines()]
+    assert cli("token", "issue", "nora", "admin", "--file", token_file)[0] == 2
+    assert cli("token", "revoke", "nora", "--file", token_file)[0] == 0
+    assert cli("token", "revoke", "nora", "--file", token_file)[0] == 2
+
+
+def test_a_running_service_notices(start, fake, token_file):
+    api = start(fake)
+    secret = issue(token_file, "nora", Role.reader)
+
+    def asked():
+        return api.client.get("/models", headers={"Authorization": f"Bearer {secret}"}).status_code
+
+    assert asked() == 200
+    revoke(token_file, "nora")
+    assert asked() == 401
+
+
+def test_edits_of_the_token_file(tmp_path, token_file):
+    token_file.write_text("# who may come in\n" + token_file.read_text())
+    token_file.chmod(0o640)
+    issue(token_file, "nora", Role.trainer)
+    assert token_file.read_text().startswith("# who may come in\n")
+    assert token_file.stat().st_mode & 0o777 == 0o640
+    fresh = tmp_path / "fresh"
+    issue(fresh, "nora", Role.admin)
+    assert fresh.stat().st_mode & 0o777 == 0o600
+    for id in ("", "two words", "a#b", "x" * 101):
+        with pytest.raises(TokenEditError):
+            issue(fresh, id, Role.reader)
+    fresh.write_text("broken\n")
+    with pytest.raises(TokenEditError, match="line 1"):
+        issue(fresh, "mia", Role.reader)
+    assert fresh.read_text() == "broken\n"
+
+
+def test_many_edits_at_once_lose_none(token_file):
+    from concurrent.futures import ThreadPoolExecutor
+
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(lambda number: issue(token_file, f"n{number}", Role.reader), range(24)))
+    assert len([token for token in list_tokens(token_file) if token.id.startswith("n")]) == 24
+
+
+@pytest.fixture
+def webhooks(ledger, engine, locks, tmp_path):
+    """One subscriber, who does not answer."""
+    (tmp_path / "secret").write_text("whsec_" + base64.b64encode(bytes(32)).decode())
+    subscriber = Subscriber(name="ci", url="http://127.0.0.1:1/hooks", secret_file=tmp_path / "secret")
+    return WebhookDispatcher([subscriber], ledger.outbox, WebhookOffsets(engine), locks)
+
+
+def test_subscribers(cli, adapters):
+    status, out, _ = cli("subscribers", who="ada")
+    assert (status, [line.split()[:3] for line in out.splitlines()]) == (
+        0,
+        [["NAME", "URL", "LAST"], ["ci", "http://127.0.0.1:1/hooks", "0"]],
+    )
+    assert cli("subscribers", "--ping", "ci", who="ada")[:2] == (6, "not delivered: it does not answer (ConnectionError)\n")
+    assert cli("subscribers", "--ping", "cd", who="ada")[0] == 4
+    assert cli("subscribers", who="pia")[0] == 5
+    cli("promote", adapters, 1, "--reason", "first")
+    until(lambda: json.loads(cli("subscribers", "--json", who="ada")[1])[0]["failed_attempts"])
+    [ci] = json.loads(cli("subscribers", "--json", who="ada")[1])
+    assert (ci["pending_events"], ci["problem"]) == (1, "does not answer (ConnectionError)")

@@ -1,0 +1,92 @@
+"""Proposals: two different people, and the rules twice."""
+
+import pytest
+from atelier_registry.config.policy import Policy
+
+POLICY = Policy.model_validate({"default": {"champion": {"approval": True, "output_finite": True}}})
+
+
+@pytest.fixture
+def api(start, fake, token_file):
+    with token_file.open("a") as lines:
+        import hashlib
+
+        lines.write(f"max promoter {hashlib.sha256(b'max-secret').hexdigest()}\n")
+    return start(fake, policy=POLICY)
+
+
+def approve(api, id, reason="seen"):
+    return api.post(f"/decisions/{id}/approve", {"reason": reason})
+
+
+def reject(api, id, reason="no"):
+    return api.post(f"/decisions/{id}/reject", {"reason": reason})
+
+
+def test_a_proposal_and_its_approval(api, fake, adapters):
+    asked = api.promote(adapters, 2, reason="softer")
+    assert asked.status_code == 202
+    proposal = asked.json()
+    assert proposal["outcome"] == "proposed"
+    assert fake.model(adapters).aliases == {}
+    assert api.promote(adapters, 2, reason="again").json() == proposal
+    done = approve(api.as_("max"), proposal["id"])
+    assert done.status_code == 200
+    assert (done.json()["outcome"], done.json()["actor"], done.json()["approved_by"]) == ("done", "pia", "max")
+    assert dict(fake.model(adapters).aliases) == {"champion": 2}
+    assert approve(api.as_("max"), proposal["id"]).json() == done.json()  # again changes nothing
+    assert approve(api.as_("ada"), proposal["id"]).status_code == 409
+    [kept] = api.history(adapters)
+    assert kept == done.json()
+
+
+def test_nobody_approves_what_they_proposed(api, fake, adapters):
+    proposal = api.as_("ada").promote(adapters, 2).json()
+    answer = approve(api.as_("ada"), proposal["id"])
+    assert answer.status_code == 403
+    assert "somebody else must approve" in answer.json()["detail"]
+    assert approve(api.as_("rita"), proposal["id"]).status_code == 403
+    assert fake.model(adapters).aliases == {}
+
+
+def test_a_rejected_proposal_has_ended(api, fake, adapters):
+    proposal = api.promote(adapters, 2).json()
+    assert reject(api, proposal["id"]).json()["outcome"] == "rejected"
+    assert approve(api.as_("max"), proposal["id"]).status_code == 409
+    assert reject(api, proposal["id"]).status_code == 409
+    assert api.history(adapters, outcome="proposed") == []
+    assert fake.model(adapters).aliases == {}
+
+
+def test_a_proposal_against_another_champion_is_stale(api, fake, adapters):
+    proposal = api.promote(adapters, 2).json()
+    fake.point(adapters, "champion", 4)
+    answer = approve(api.as_("max"), proposal["id"])
+    assert answer.status_code == 409
+    assert "now points at 4" in answer.json()["detail"]
+
+
+def test_the_rules_are_asked_again(api, fake, adapters):
+    proposal = api.promote(adapters, 2).json()
+    fake.set_tag(adapters, 2, "atelier.retired", "1")
+    answer = approve(api.as_("max"), proposal["id"])
+    assert answer.status_code == 409
+    assert "was retired" in answer.json()["detail"]
+    assert api.history(adapters)[0]["outcome"] == "refused"
+
+
+def test_force_needs_no_second_person(api, fake, adapters):
+    forced = api.as_("ada").promote(adapters, 2, force=True)
+    assert (forced.status_code, forced.json()["forced"]) == (200, True)
+
+
+def test_going_back_needs_no_second_person(api, fake, adapters):
+    for number in (1, 2):
+        approve(api.as_("max"), api.promote(adapters, number).json()["id"])
+    assert api.roll_back(adapters).json()["to_version"] == 1
+
+
+def test_unknown_decisions(api):
+    for answer in (approve(api, 99), reject(api, 99), api.get("/decisions/99")):
+        assert answer.status_code == 404
+        assert "no decision has the id 99" in answer.json()["detail"]

@@ -1,0 +1,185 @@
+"""Roll backs: a stack of versions, walked from this service's own decisions."""
+
+from itertools import pairwise
+
+import pytest
+from atelier_registry.decisions.rollback_stack import build_stack, previous
+from atelier_registry.storage.alias_moves import AliasMove
+from hypothesis import given
+from hypothesis import strategies as st
+
+KIND = {"atelier.kind": "adapter"}
+
+
+def champion(registry, name):
+    return registry.model(name).aliases.get("champion")
+
+
+def test_twice_goes_further_back(start, world, name):
+    world.add_model(name)
+    for _ in range(3):
+        world.add_version(name, tags=KIND)
+    api = start(world.registry)
+    for number in (1, 2, 3):
+        api.promote(name, number)
+    first = api.roll_back(name, reason="hands")
+    assert first.status_code == 200
+    assert {
+        "action": "rollback",
+        "from_version": 3,
+        "to_version": 2,
+        "reason": "hands",
+        "actor": "pia",
+    }.items() <= first.json().items()
+    assert champion(world.registry, name) == 2
+    assert api.roll_back(name).json()["to_version"] == 1
+    end = api.roll_back(name)
+    assert end.status_code == 409
+    assert "pointed at no other version before" in end.json()["detail"]
+    assert champion(world.registry, name) == 1
+    assert api.moves(name) == [1, 2, 3, 2, 1]
+
+
+def test_a_promotion_after_a_roll_back_starts_a_new_branch(api, fake, adapters):
+    for number in (1, 2, 3):
+        api.promote(adapters, number)
+    api.roll_back(adapters)
+    api.roll_back(adapters)
+    api.promote(adapters, 5)
+    assert api.roll_back(adapters).json()["to_version"] == 1
+
+
+def test_a_version_promoted_twice_is_gone_back_to_twice(api, adapters):
+    for number in (1, 2, 1):
+        api.promote(adapters, number)
+    assert [api.roll_back(adapters).json()["to_version"] for _ in range(2)] == [2, 1]
+    assert api.roll_back(adapters).status_code == 409
+
+
+def test_to_what_other_hands_had_set(api, fake, adapters):
+    fake.point(adapters, "champion", 4)
+    api.promote(adapters, 5)
+    assert api.roll_back(adapters).json()["to_version"] == 4
+
+
+def test_from_what_other_hands_have_set(api, fake, adapters):
+    api.promote(adapters, 1)
+    api.promote(adapters, 2)
+    fake.point(adapters, "champion", 4)
+    assert api.roll_back(adapters).json()["to_version"] == 2
+    assert api.roll_back(adapters).json()["to_version"] == 1
+
+
+def test_to_a_named_version(api, fake, adapters):
+    for number in (1, 2, 3):
+        api.promote(adapters, number)
+    assert api.roll_back(adapters, version=1).json()["to_version"] == 1
+    assert api.roll_back(adapters).status_code == 409
+    assert api.roll_back(adapters, version=3).json()["action"] == "rollback"
+    assert api.roll_back(adapters).json()["to_version"] == 1
+    answer = api.roll_back(adapters, version=4)
+    assert answer.status_code == 409
+    assert "never pointed at version 4" in answer.json()["detail"]
+    assert "only at 1, 2, 3" in answer.json()["detail"]
+    assert champion(fake, adapters) == 1
+
+
+def test_another_aliass_versions_are_not_gone_back_to(api, fake, adapters):
+    api.promote(adapters, 1)
+    api.promote(adapters, 2, alias="candidate")
+    assert api.roll_back(adapters, version=2).status_code == 409
+    assert champion(fake, adapters) == 1
+
+
+def test_to_a_named_version_that_is_there_already(api, adapters):
+    there = api.promote(adapters, 2).json()
+    answer = api.roll_back(adapters, version=2)
+    assert answer.status_code == 200
+    assert answer.json() == there
+
+
+def test_a_named_version_must_exist(api, fake, adapters):
+    api.promote(adapters, 2)
+    answer = api.roll_back(adapters, version=9)
+    assert answer.status_code == 404
+    assert "existing versions: 5, 4, 3, 2, 1" in answer.json()["detail"]
+    assert champion(fake, adapters) == 2
+
+
+def test_a_named_version_must_be_allowed(api, fake, adapters):
+    fake.add_version(adapters, tags={"atelier.kind": "bundle"})
+    api.promote(adapters, 2)
+    assert api.roll_back(adapters, version=6).status_code == 409
+    assert champion(fake, adapters) == 2
+
+
+def test_the_version_before_was_deleted(api, fake, adapters):
+    api.promote(adapters, 1)
+    api.promote(adapters, 2)
+    api.promote(adapters, 3)
+    fake.delete_version(adapters, 2)
+    answer = api.roll_back(adapters)
+    assert answer.status_code == 409
+    assert "version 2 was deleted" in answer.json()["detail"]
+    assert champion(fake, adapters) == 3
+    assert api.roll_back(adapters, version=1).status_code == 200
+
+
+def test_an_alias_that_does_not_exist(api, fake, adapters):
+    answer = api.roll_back(adapters)
+    assert answer.status_code == 409
+    assert "has no alias 'champion'" in answer.json()["detail"]
+
+
+def test_aliases_have_stacks_of_their_own(api, adapters):
+    api.promote(adapters, 1)
+    api.promote(adapters, 2, alias="candidate")
+    api.promote(adapters, 3)
+    api.promote(adapters, 4, alias="candidate")
+    assert api.roll_back(adapters).json()["to_version"] == 1
+    assert api.roll_back(adapters, alias="candidate").json()["to_version"] == 2
+
+
+def test_an_unknown_model(api):
+    assert api.roll_back("nobody").status_code == 404
+
+
+def move(action, from_version, to_version):
+    return AliasMove(1, "2026-01-01T00:00:00.000000Z", action, "m", "x", from_version, to_version)
+
+
+@pytest.mark.parametrize(
+    ("moves", "stack"),
+    [
+        ([], []),
+        ([("promote", None, 1)], [1]),
+        ([("promote", 7, 7)], [7]),
+        ([("promote", None, 1), ("promote", 1, 2), ("rollback", 2, 1)], [1]),
+        ([("promote", None, 1), ("promote", 9, 2)], [1, 9, 2]),
+        ([("promote", None, 1), ("promote", 1, 2), ("rollback", 9, 2)], [1, 2]),
+        ([("promote", None, 1), ("rollback", 1, 5)], [1, 5]),
+        ([("promote", None, 1), ("promote", 1, 2), ("promote", None, 3)], [1, 2, 3]),
+    ],
+)
+def test_stack(moves, stack):
+    assert build_stack(move(*each) for each in moves) == stack
+
+
+@given(st.lists(st.one_of(st.integers(1, 4), st.none()), max_size=30))
+def test_any_walk_comes_to_its_end(steps):
+    """A number promotes it, None rolls back: the stack's top is always the present version, and going back ends."""
+    moves, present = [], None
+    for step in steps:
+        target = step if step is not None else present and previous(build_stack(moves), present)
+        if target is not None and target != present:
+            moves.append(move("rollback" if step is None else "promote", present, target))
+            present = target
+        stack = build_stack(moves)
+        assert stack[-1:] == ([] if present is None else [present])
+        assert all(one != other for one, other in pairwise(stack))
+    depth = len(build_stack(moves))
+    while present is not None and (target := previous(build_stack(moves), present)) is not None:
+        moves.append(move("rollback", present, target))
+        present, depth = target, depth - 1
+        assert len(build_stack(moves)) == depth
+    assert depth <= 1

@@ -1,0 +1,185 @@
+"""What MLflow answered a moment ago: asked once, forgotten after a change, never given to whoever wants to know it now."""
+
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+from atelier_registry.errors import TrackingUnavailableError
+from atelier_registry.models.cached_registry import CachedRegistry
+
+from ..conftest import FILES
+
+
+@pytest.fixture
+def recent(fake):
+    return CachedRegistry(fake, 60)
+
+
+def asked(fake, recent, method, *about):
+    """How often MLflow was asked, and the answer."""
+    before = len(fake.calls)
+    answer = getattr(recent, method)(*about)
+    return len(fake.calls) - before, answer
+
+
+def test_a_question_is_asked_once_until_something_changes(fake, recent, adapters):
+    run = fake.version(adapters, 5).run_id
+    fake.add_point(adapters, 5, "loss", 1, 0.5)
+    fake.add_image(adapters, 5, "validation", 1, b"\x89PNG")
+    questions = [
+        ("models", 20, None), ("model", adapters), ("versions", adapters, 20, None), ("version", adapters, 5),
+        ("run", run), ("runs", [run]), ("curve", run, "loss"), ("images", run),
+    ]  # fmt: skip
+    for question in questions:
+        first, second = asked(fake, recent, *question), asked(fake, recent, *question)
+        assert (first[0], second[0]) == (1, 0), question
+        assert first[1] == second[1] == getattr(fake, question[0])(*question[1:])
+    recent.invalidate()
+    assert [asked(fake, recent, *question)[0] for question in questions] == [1] * len(questions)
+
+
+def test_other_values_are_other_questions(fake, recent, adapters):
+    assert [version.number for version in recent.versions(adapters, 2, None).items] == [5, 4]
+    assert [version.number for version in recent.versions(adapters, 1, None).items] == [5]
+    assert (recent.version(adapters, 1).number, recent.version(adapters, 2).number) == (1, 2)
+
+
+def test_it_is_as_old_as_it_may_be(fake, adapters):
+    recent, never = CachedRegistry(fake, 0.05), CachedRegistry(fake, 0)
+    for _ in range(2):
+        assert asked(fake, recent, "model", adapters)[0] == 1
+        assert asked(fake, never, "model", adapters)[0] == 1
+        time.sleep(0.1)
+
+
+def test_what_does_not_exist_and_what_failed_is_asked_again(fake, recent, adapters):
+    assert recent.model("coming") is None
+    assert not recent.versions("coming", 20, None).items
+    fake.add_model("coming")
+    fake.add_version("coming")
+    assert recent.model("coming") is not None
+    assert recent.versions("coming", 20, None).items
+    fake.down = True
+    with pytest.raises(TrackingUnavailableError):
+        recent.model(adapters)
+    fake.down = False
+    assert recent.model(adapters) is not None
+
+
+class Gate:
+    """A registry's question that waits until it is let go."""
+
+    def __init__(self, question):
+        self.__name__, self._question = question.__name__, question
+        self.begun, self.go, self.count = threading.Event(), threading.Event(), 0
+
+    def __call__(self, *about):
+        self.count += 1
+        answer = self._question(*about)
+        self.begun.set()
+        assert self.go.wait(20)
+        return answer
+
+
+def test_readers_at_one_time_share_a_question(fake, recent, adapters):
+    fake.model = gate = Gate(fake.model)
+    with ThreadPoolExecutor(8) as pool:
+        found = [pool.submit(recent.model, adapters) for _ in range(8)]
+        assert gate.begun.wait(20)
+        gate.go.set()
+        assert {each.result(20).name for each in found} == {adapters}
+    assert gate.count == 1
+
+
+def test_readers_at_one_time_share_a_failure(fake, recent, adapters):
+    def failing(name):
+        failing.count += 1
+        assert go.wait(20)
+        raise TrackingUnavailableError
+
+    failing.count, go = 0, threading.Event()
+    fake.model = failing
+    with ThreadPoolExecutor(4) as pool:
+        found = [pool.submit(recent.model, adapters) for _ in range(4)]
+        while not failing.count:
+            time.sleep(0.01)
+        time.sleep(0.1)
+        go.set()
+        for each in found:
+            with pytest.raises(TrackingUnavailableError):
+                each.result(20)
+
+
+def test_an_answer_from_before_a_change_is_not_kept(fake, recent, adapters):
+    plain = fake.model
+    fake.model = gate = Gate(plain)
+    with ThreadPoolExecutor(1) as pool:
+        early = pool.submit(recent.model, adapters)
+        assert gate.begun.wait(20)  # MLflow has answered, nobody has read it yet
+        fake.model = plain
+        fake.set_alias(adapters, "champion", 3)
+        recent.invalidate()
+        assert recent.model(adapters).aliases == {"champion": 3}  # does not wait for the one under way either
+        gate.go.set()
+        assert early.result(20).aliases == {}
+    assert recent.model(adapters).aliases == {"champion": 3}
+
+
+def test_files_of_a_complete_version_are_kept(fake, recent, adapters):
+    assert recent.files(adapters, 5) == FILES
+    recent.invalidate()
+    assert asked(fake, recent, "files", adapters, 5) == (1, FILES)  # whether it is the same version
+    assert recent.files(adapters, 5, [next(iter(FILES))]).keys() == {next(iter(FILES))}
+
+
+def test_a_number_that_was_given_out_again_is_another_version(fake, recent, adapters):
+    assert recent.files(adapters, 5) == FILES
+    fake.delete_version(adapters, 5)
+    time.sleep(0.002)  # MLflow's times are whole milliseconds
+    other = {name: text + " " for name, text in FILES.items()}
+    assert fake.add_version(adapters, files=other) == 5
+    recent.invalidate()
+    assert recent.files(adapters, 5) == other
+
+
+def test_files_that_may_still_come_are_asked_for_again(fake, recent, name):
+    fake.add_model(name)
+    number = fake.add_version(name, files={})
+    assert recent.files(name, number) == {}
+    pending = fake.add_version(name, files=FILES)
+    fake.make_pending(name, pending)
+    for version in (number, pending):
+        before = fake.calls.count("files")
+        for _ in range(2):
+            recent.files(name, version)
+        assert fake.calls.count("files") == before + 2
+
+
+def test_over_http(start, world, name):
+    world.add_model(name)
+    for _ in range(3):
+        world.add_version(name, tags={"atelier.kind": "adapter"}, files=FILES)
+    api = start(world.registry, cache_ttl_s=60.0)
+    version = f"/models/{name}/versions/2"
+    reads = (
+        (f"/models/{name}", lambda model: model["aliases"].get("champion")),
+        (f"/models/{name}/versions", lambda page: [each["version"] for each in page["versions"] if each["aliases"]]),
+        (version, lambda found: found["aliases"]),
+    )
+
+    def seen(headers=None):
+        return [pick(api.get(path, headers).json()) for path, pick in reads]
+
+    assert seen() == [None, [], []]
+    assert api.promote(name, 2).status_code == 200
+    assert seen() == [2, [2], ["champion"]]  # our own change, at once
+    assert api.get(f"/models/{name}/aliases/champion").json()["version"] == 2
+    world.point(name, "champion", 3)
+    assert seen() == [2, [2], ["champion"]]
+    assert seen({"Cache-Control": "no-cache"}) == [3, [3], []]
+    assert api.get(f"/models/{name}/aliases/champion", {"Cache-Control": "No-Cache"}).json()["version"] == 3
+    assert api.promote(name, 1).json()["from_version"] == 3  # who decides asks MLflow
+    assert seen() == [1, [1], []]
+    retired = api.post(f"{version}/retire", {"reason": "old"}).json()
+    assert api.get(version).json()["tags"]["atelier.retired"] == str(retired["id"])

@@ -1,0 +1,176 @@
+"""The hash chain: any change to any entry is found, and the first broken place is named."""
+
+from datetime import UTC, datetime
+
+import pytest
+from atelier_registry.storage import hash_chain
+from atelier_registry.storage.entries import DecisionFacts
+from atelier_registry.storage.ledger import Ledger
+from hypothesis import given
+from hypothesis import strategies as st
+
+
+def rows(count=6):
+    """A chain as the ledger makes it."""
+    made, previous = [], hash_chain.GENESIS
+    for number in range(1, count + 1):
+        row = {
+            "id": number, "decision": number, "kind": "done", "at": f"2026-01-01T00:00:0{number}.000000Z", "actor": "pia",
+            "action": "promote", "model": "m", "alias": "champion", "from_version": None, "to_version": number, "reason": "r",
+            "forced": False, "key": None, "details": "{}", "previous_hash": previous,
+        }  # fmt: skip
+        previous = hash_chain.digest(row)
+        made.append(row | {"hash": previous})
+    return made
+
+
+def test_a_good_chain():
+    assert hash_chain.verify(rows()) == hash_chain.VerifiedChain(6, rows()[-1]["hash"])
+    assert hash_chain.verify([]) == hash_chain.VerifiedChain(0, hash_chain.GENESIS)
+    assert hash_chain.verify(rows(), head=rows()[2]["hash"]).entries == 6
+
+
+@given(st.integers(0, 5), st.sampled_from(sorted(rows()[0].keys() - {"id", "hash"})), st.text(max_size=5))
+def test_a_changed_field_is_found_where_it_is(place, column, value):
+    made = rows()
+    if made[place][column] == value:
+        return
+    made[place] = made[place] | {column: value}
+    with pytest.raises(hash_chain.BrokenChainError, match=f"entry {place + 1} "):
+        hash_chain.verify(made)
+
+
+@given(st.integers(0, 4))
+def test_a_missing_entry_is_found(place):
+    made = rows()
+    del made[place]
+    with pytest.raises(hash_chain.BrokenChainError, match=f"entry {place + 1} is missing"):
+        hash_chain.verify(made)
+
+
+@given(st.permutations(range(6)))
+def test_another_order_is_found(order):
+    if list(order) != list(range(6)):
+        with pytest.raises(hash_chain.BrokenChainError):
+            hash_chain.verify([rows()[place] for place in order])
+
+
+def test_an_entry_written_anew_is_found_by_the_next():
+    made = rows()
+    made[2] = made[2] | {"actor": "eve"}
+    made[2]["hash"] = hash_chain.digest(made[2])
+    with pytest.raises(hash_chain.BrokenChainError, match="entry 4 refers to"):
+        hash_chain.verify(made)
+
+
+def test_a_cut_end_is_found_by_a_noted_head():
+    hash_chain.verify(rows()[:4])
+    with pytest.raises(hash_chain.BrokenChainError, match="the end was removed"):
+        hash_chain.verify(rows()[:4], head=rows()[-1]["hash"])
+
+
+def test_the_database_refuses_changes(engine, ledger):
+    from sqlalchemy import text
+    from sqlalchemy.exc import DBAPIError
+
+    ledger.open("refused", DecisionFacts("pia", "promote", "m", "champion", None, 1, "r"))
+    for statement in ("UPDATE entries SET actor = 'eve'", "DELETE FROM entries"):
+        with pytest.raises(DBAPIError, match="append-only"), engine.begin() as connection:
+            connection.execute(text(statement))
+    assert hash_chain.verify(ledger.chain.rows()).entries == 1
+
+
+def test_what_somebody_changes_all_the_same_is_found(engine, ledger, request):
+    for number in (1, 2, 3):
+        ledger.open("refused", DecisionFacts("pia", "promote", "m", "champion", None, number, "r", details={"ü": 1.5}))
+    if engine.dialect.name == "sqlite":
+        with engine.begin() as connection:
+            connection.exec_driver_sql("DROP TRIGGER entries_no_update")
+            connection.exec_driver_sql("UPDATE entries SET reason = 'better' WHERE id = 2")
+    else:
+        url = engine.url.render_as_string(hide_password=False)
+        request.getfixturevalue("postgres").run(url, "ALTER TABLE entries DISABLE TRIGGER entries_locked")
+        request.getfixturevalue("postgres").run(url, "UPDATE entries SET reason = 'better' WHERE id = 2")
+    with pytest.raises(hash_chain.BrokenChainError, match="entry 2 was changed"):
+        hash_chain.verify(ledger.chain.rows())
+
+
+def test_migrations_make_what_the_tables_say(engine):
+    from atelier_registry.storage.migrate import migrate
+    from atelier_registry.storage.tables import metadata
+    from sqlalchemy import inspect
+
+    migrate(engine)  # again: nothing to do
+    found = inspect(engine)
+    for table in metadata.tables.values():
+        columns = {column["name"]: (str(column["type"]), column["nullable"]) for column in found.get_columns(table.name)}
+        assert columns == {
+            column.name: (column.type.compile(engine.dialect), bool(column.nullable)) for column in table.columns
+        }
+        assert {index["name"] for index in found.get_indexes(table.name)} == {index.name for index in table.indexes}
+    assert set(found.get_table_names()) == {"entries", "events", "webhook_offsets", "alembic_version"}
+
+
+def test_a_database_of_the_first_release_is_migrated(engine, ledger):
+    from atelier_registry.storage.migrate import migrate
+    from sqlalchemy import inspect
+
+    ledger.open("outside", DecisionFacts("outside", "outside", "pencil", "champion", None, 1, "moved"))
+    with engine.begin() as connection:
+        connection.exec_driver_sql("DROP TABLE webhook_offsets")
+        connection.exec_driver_sql("UPDATE alembic_version SET version_num = '0001'")
+    migrate(engine)
+    assert "webhook_offsets" in inspect(engine).get_table_names()
+    assert hash_chain.verify(ledger.chain.rows()).entries == 1
+
+
+def test_positions_of_subscribers_survive_the_renaming_of_their_table(engine):
+    """Revision 0003 on a table that an earlier release filled: no event is lost or sent twice."""
+    from atelier_registry.events.webhooks.offsets import WebhookOffset, WebhookOffsets
+    from atelier_registry.storage.migrate import migrate
+
+    with engine.begin() as connection:
+        connection.exec_driver_sql("DROP TABLE webhook_offsets")
+        connection.exec_driver_sql(
+            "CREATE TABLE places (name VARCHAR(64) PRIMARY KEY, event BIGINT NOT NULL, tries INTEGER NOT NULL, "
+            "refused_since VARCHAR(27), next_try VARCHAR(27), problem TEXT, taken_at VARCHAR(27))"
+        )
+        connection.exec_driver_sql(
+            "INSERT INTO places VALUES ('ci', 41, 2, '2026-03-01T09:30:00.000000Z', '2026-03-01T09:30:08.000000Z', "
+            "'answered 502', '2026-02-27T16:04:00.310000Z')"
+        )
+        connection.exec_driver_sql("UPDATE alembic_version SET version_num = '0002'")
+    migrate(engine)
+    assert WebhookOffsets(engine).find("ci") == WebhookOffset(
+        subscriber="ci",
+        event_id=41,
+        failed_attempts=2,
+        failing_since=datetime(2026, 3, 1, 9, 30, tzinfo=UTC),
+        next_attempt_at=datetime(2026, 3, 1, 9, 30, 8, tzinfo=UTC),
+        problem="answered 502",
+        last_delivered_at=datetime(2026, 2, 27, 16, 4, 0, 310000, tzinfo=UTC),
+    )
+
+
+def test_a_database_of_a_later_release_is_refused(engine):
+    from atelier_registry.errors import SchemaError
+    from atelier_registry.storage.migrate import migrate
+
+    with engine.begin() as connection:
+        connection.exec_driver_sql("UPDATE alembic_version SET version_num = '9999'")
+    with pytest.raises(SchemaError, match="revision 9999"):
+        migrate(engine)
+
+
+def test_two_processes_may_migrate_at_once(database_url):
+    from concurrent.futures import ThreadPoolExecutor
+
+    from atelier_registry.storage.database import open_database
+    from atelier_registry.storage.migrate import migrate
+
+    engines = [open_database(database_url) for _ in range(2)]
+    with ThreadPoolExecutor(2) as pool:
+        list(pool.map(migrate, engines))
+    assert hash_chain.verify(Ledger(engines[0]).chain.rows()).entries == 0
+    for engine in engines:
+        engine.dispose()
