@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from .containers import IMAGE, PASSWORDS, ROOT, Neighbours, Server, apr1, docker, port_of, tracking
+from .containers import PASSWORDS, Neighbours, Server, apr1, docker, port_of, tracking
 
 AWKWARD = "$HOME $$ @:/#%25'\"\\ ;&?= ä€漢 {x} ``"
 
@@ -164,4 +164,3 @@ def secure_answer(
 def secure_status(server: Server, origin: str | None) -> int:
     headers = {"Origin": origin} if origin else {}
     return secure_answer(server, "POST", "/ajax-api/2.0/mlflow/experiments/search", b'{"max_results": 1}', **headers).status
-

@@ -310,7 +310,9 @@ REGISTRY = [
     *reads(["/events?after=" + number for number in ("-1", "9223372036854775808", LONG)], 422),
     *reads(["/events"], 422, Last_Event_ID="²"),
     *registry("rita", M + "/generate", [{"versions": [number], "images": [{"prompt": "a"}]} for number in NUMBERS], 422),
-    *registry("rita", M + "/generate", [{"versions": [1], "images": [{"prompt": "a", "size": True}]}, {"versions": [1] * 99}], 422),
+    *registry(
+        "rita", M + "/generate", [{"versions": [1], "images": [{"prompt": "a", "size": True}]}, {"versions": [1] * 99}], 422
+    ),
     *rows("registry-api", [None], "HEAD", ["/healthz", "/readyz"], 200),
     *rows("registry-api", [None], "GET", ["/healthz", "/readyz"], 200),
     *REFUSED,

@@ -94,9 +94,9 @@ def test_models_come_by_name_in_pages(world, name):
 @pytest.mark.parametrize("token", ["zzz", "zzz!", "né", ""])
 def test_a_wrong_page_token_is_refused(world, name, token):
     world.add_model(name)
-    with pytest.raises(InvalidArgumentError, match="page.token"):
+    with pytest.raises(InvalidArgumentError, match=r"page.token"):
         world.registry.models(2, token)
-    with pytest.raises(InvalidArgumentError, match="page.token"):
+    with pytest.raises(InvalidArgumentError, match=r"page.token"):
         world.registry.versions(name, 2, token)
 
 
