@@ -7,6 +7,7 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from atelier_contracts.identifiers import AliasName, Digest, ModelName, VersionNumber
+from atelier_contracts.problem import Problem
 
 MAX_IMAGES, MAX_ADAPTERS = 8, 4
 
@@ -157,15 +158,6 @@ class Verified(BaseModel):
     max_difference: int = Field(description="of 255, over all pixels and channels")
     differing: float = Field(description="share of values that differ at all")
     drawn: Drawn
-
-
-class Problem(BaseModel):
-    """An error's body, `application/problem+json`. Source: RFC 9457."""
-
-    type: str = "about:blank"
-    title: str
-    status: int
-    detail: str
 
 
 JobStatus.model_rebuild()

@@ -7,9 +7,9 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
-from atelier_contracts.generate import Problem
 from atelier_contracts.identifiers import Digest, VersionNumber
 from atelier_contracts.names import CHAMPION
+from atelier_contracts.problem import Problem
 
 Action = Literal["promote", "rollback", "retire", "outside", "record", "revert"]
 Outcome = Literal["done", "refused", "proposed", "rejected", "pending", "failed", "dry_run"]

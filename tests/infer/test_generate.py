@@ -10,7 +10,8 @@ import threading
 import numpy as np
 import pytest
 from atelier_contracts import names
-from atelier_contracts.generate import Drawn, DrawnAdapter, Problem
+from atelier_contracts.generate import Drawn, DrawnAdapter
+from atelier_contracts.problem import Problem
 from atelier_infer.engine import denoising_state
 from atelier_infer.generation import service as desk
 from PIL import Image

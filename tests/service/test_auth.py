@@ -36,7 +36,6 @@ def test_a_revoked_token_is_refused_at_once(client, problem_of, token_file):
 
 def test_a_role_below_the_endpoints_is_refused(client, problem_of, token_file):
     detail = problem_of(client.get("/promote"), 403, "role-too-low")
-    assert "promoter" in detail
-    assert "'ana' has the role reader" in detail
+    assert detail == "ana has the role reader; this requires promoter or admin"
     token_file.write_text(token_line("ana", "admin", SECRET))
     assert client.get("/promote").json() == "ana"

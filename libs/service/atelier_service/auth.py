@@ -48,7 +48,7 @@ class RoleTooLowError(ProblemError):
 
     def __init__(self, token: Token, role: Role) -> None:
         super().__init__(
-            f"this needs the role {role.name}; the token {token.id!r} has the role {token.role.name}; use another token"
+            f"{token.id} has the role {token.role.name}; this requires {' or '.join(each.name for each in Role if each >= role)}"
         )
 
 

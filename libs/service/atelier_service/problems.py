@@ -105,7 +105,7 @@ class ProblemTable:
     def __init__(
         self,
         root: type[Exception],
-        types: Mapping[type[Exception], ProblemType],
+        types: Mapping[type[Any], ProblemType],
         headers: Callable[[Any], Mapping[str, str]] = _nothing,
         members: Callable[[Any], Mapping[str, Any]] = _nothing,
     ) -> None:

@@ -28,7 +28,7 @@ def parse_secret(text: str) -> bytes:
     Raises:
         ValueError: it is not; the message does not show it.
     """
-    rule = f"must hold {PREFIX} and {_SECRET_BYTES[0]} to {_SECRET_BYTES[1]} random bytes in base64"
+    rule = f"must contain {PREFIX} and the base64 of {_SECRET_BYTES[0]} to {_SECRET_BYTES[1]} random bytes"
     try:
         key = base64.b64decode(text.strip().removeprefix(PREFIX), validate=True)
     except (binascii.Error, ValueError):
@@ -47,7 +47,7 @@ def read_secret(file: Path) -> bytes:
     try:
         return parse_secret(file.read_text())
     except (OSError, UnicodeDecodeError) as error:
-        raise ValueError(f"cannot be read: {error}") from None
+        raise ValueError(f"cannot be read ({type(error).__name__})") from None
 
 
 @dataclass(frozen=True)
@@ -104,9 +104,9 @@ def deliver(url: str, key: bytes, message_id: str, body: bytes, *, user_agent: s
             requested = response.headers.get("Retry-After", "")
             redirect = "; redirects are not followed" if response.is_redirect else ""
             retry_after_s = float(requested) if requested.isdecimal() else 0.0
-            return Delivery(response.status_code, f"responded with {response.status_code}{redirect}", retry_after_s)
+            return Delivery(response.status_code, f"answered {response.status_code}{redirect}", retry_after_s)
     except (requests.RequestException, UnicodeError) as error:
-        return Delivery(None, f"no response ({type(error).__name__})"[:_REASON_CHARACTERS])
+        return Delivery(None, f"does not answer ({type(error).__name__})"[:_REASON_CHARACTERS])
 
 
 def retry_delay_s(failures: int, *, first_s: float, factor: float, longest_s: float, requested_s: float = 0.0) -> float:

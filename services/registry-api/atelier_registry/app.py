@@ -6,20 +6,20 @@ import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from pathlib import Path
 
-from atelier_contracts.generate import Problem
 from atelier_contracts.promotion import RefusedProblem
-from atelier_contracts.request_body import RequestBodies
 from atelier_contracts.tokens import TokenFile
+from atelier_service import static_files
+from atelier_service.access_log import AccessLog
+from atelier_service.auth import MISSING_TOKEN, UNKNOWN_TOKEN, Authentication
+from atelier_service.etags import ETags
+from atelier_service.problems import PATH, add_schemas
+from atelier_service.request_body import BodyLimit
 from fastapi import FastAPI
 from starlette.concurrency import run_in_threadpool
 
-from atelier_registry import problems
-from atelier_registry.access_log import AccessLog
-from atelier_registry.api import ui
-from atelier_registry.api.auth import Authentication
 from atelier_registry.api.catalogue import catalogue_router
-from atelier_registry.api.etags import ETags
 from atelier_registry.api.events import event_router
 from atelier_registry.api.health import Readiness, health_router
 from atelier_registry.api.images import image_router
@@ -38,12 +38,17 @@ from atelier_registry.metrics import Metrics
 from atelier_registry.models.cached_registry import CachedRegistry
 from atelier_registry.models.infer_client import InferClient
 from atelier_registry.models.integrity_monitor import IntegrityMonitor
+from atelier_registry.problems import TABLE
 from atelier_registry.storage.ledger import Ledger
 
 log = logging.getLogger(__name__)
 
 MAX_BODY_BYTES = 64 * 1024
 """Of any request: fits eight images with prompts of 2000 characters."""
+
+PAGE_FOLDER = Path(__file__).parent / "api/static"
+PUBLIC_PATHS = ("/healthz", "/readyz")
+"""Served without a token, and without details, beside the page and the list of problem types."""
 
 STOP_TIMEOUT_S = 3.0
 """How long the shutdown waits for a webhook and for the anchor; what is cut short is repeated at the next start."""
@@ -109,11 +114,16 @@ def create_app(parts: Parts) -> FastAPI:
     app.include_router(event_router(parts.event_stream))
     app.include_router(subscriber_router(parts.webhooks))
     app.include_router(health_router(parts.readiness, parts.metrics))
-    app.include_router(ui.router())
-    problems.install(app)
-    problems.describe(app, Problem, RefusedProblem)
+    static_files.mount_page(app, PAGE_FOLDER)
+    TABLE.install(app, [MISSING_TOKEN, UNKNOWN_TOKEN])
+    add_schemas(app, RefusedProblem)
     app.add_middleware(ETags)
-    app.add_middleware(RequestBodies, limit_bytes=lambda path: MAX_BODY_BYTES)
-    app.add_middleware(Authentication, tokens=parts.tokens)
+    app.add_middleware(BodyLimit, limit_bytes=lambda path: MAX_BODY_BYTES)
+    app.add_middleware(Authentication, tokens=parts.tokens, is_public=is_public)
     app.add_middleware(AccessLog, measure=parts.metrics.observe_request)  # the last one added is the outermost
     return app
+
+
+def is_public(path: str) -> bool:
+    """Whether a path is served without a token."""
+    return path in PUBLIC_PATHS or static_files.is_public(path) or path.startswith(PATH)

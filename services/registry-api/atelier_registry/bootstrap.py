@@ -9,9 +9,9 @@ from types import FrameType
 import uvicorn
 from atelier_contracts.promotion import Decision
 from atelier_contracts.tokens import TokenFile
+from atelier_service.access_log import configure_logging
 from fastapi import FastAPI
 
-from atelier_registry.access_log import configure_logging
 from atelier_registry.api.health import Readiness
 from atelier_registry.app import Parts, create_app
 from atelier_registry.config.policy import BUILT_IN, Policy, read_policy
@@ -152,7 +152,7 @@ def serve() -> int:
         sys.stderr.write(f"{error}\n")
         return 2
     export_tracking_password(settings)
-    configure_logging()
+    configure_logging(sys.stdout)
     configure_client(settings.tracking_timeout_s)
     engine = open_database(settings.database())
     try:

@@ -2,8 +2,6 @@
 
 RegistryApiError
 ├── AccessError
-│   ├── TokenMissingError         the request has no bearer token
-│   ├── TokenUnknownError         the token is not in the token file
 │   ├── RoleTooLowError           the token's role does not allow this
 │   └── SelfApprovalError         the proposer of a decision may not approve it
 ├── NotFoundError
@@ -50,16 +48,6 @@ class RegistryApiError(Exception):
 
 class AccessError(RegistryApiError):
     """The request's token does not allow this."""
-
-
-class TokenMissingError(AccessError):
-    def __init__(self) -> None:
-        super().__init__("this address requires a token and the request has none; send `Authorization: Bearer <token>`")
-
-
-class TokenUnknownError(AccessError):
-    def __init__(self) -> None:
-        super().__init__("the token is unknown: it was mistyped or revoked; ask an administrator for a new one")
 
 
 class RoleTooLowError(AccessError):

@@ -8,7 +8,7 @@ import time
 import httpx
 import pytest
 from atelier_contracts.tokens import TokenFile
-from atelier_registry.api.ui import FOLDER
+from atelier_registry.app import PAGE_FOLDER
 from atelier_registry.bootstrap import Intervals, build_app
 from atelier_registry.config.policy import Policy
 from atelier_registry.events.event_stream import EventStream
@@ -28,16 +28,16 @@ def test_the_files_are_open_and_nothing_else_is(start, fake):
     index = client.get("/")
     assert index.headers["content-type"].startswith("text/html")
     assert "script-src 'self'" in index.headers["content-security-policy"]
-    for name in re.findall(r'(?:src|href)="(/page/[^"]+)"', index.text):
+    for name in re.findall(r'(?:src|href)="(/static/[^"]+)"', index.text):
         assert client.get(name).status_code == 200
-    assert {client.get(f"/page/{file.name}").status_code for file in FOLDER.iterdir()} == {200}
-    for path in ("/page/", "/page/x.js", "/page/../app.py", "/page/..%2fapp.py", "/page/%2e%2e/app.py"):
+    assert {client.get(f"/static/{file.name}").status_code for file in PAGE_FOLDER.iterdir()} == {200}
+    for path in ("/static/", "/static/x.js", "/static/../app.py", "/static/..%2fapp.py", "/static/%2e%2e/app.py"):
         assert client.get(path).status_code in (401, 404)
     assert client.get("/models").status_code == 401
 
 
 def test_nothing_is_loaded_from_elsewhere_or_written_as_markup():
-    for file in FOLDER.iterdir():
+    for file in PAGE_FOLDER.iterdir():
         text = file.read_text().replace("http://www.w3.org/2000/svg", "")
         assert "http" not in text, file
         assert not re.search(r"innerHTML|outerHTML|insertAdjacentHTML|document\.write|\beval\(|localStorage", text), file

@@ -3,7 +3,7 @@
 import inspect
 
 import pytest
-from atelier_contracts.generate import Problem
+from atelier_contracts.problem import Problem
 from atelier_registry import errors, problems
 
 
@@ -21,7 +21,7 @@ def leaves(root):
 
 
 def test_the_table_has_every_leaf_of_the_tree_and_nothing_else():
-    assert set(problems.STATUS) == leaves(errors.RegistryApiError) - leaves(errors.StartError)
+    assert set(problems.TYPES) == leaves(errors.RegistryApiError) - leaves(errors.StartError)
 
 
 def test_the_tree_is_drawn():
@@ -79,29 +79,29 @@ def test_a_version_beyond_what_mlflow_counts_is_refused(api, adapters, number):
 @pytest.mark.parametrize(
     ("body", "told"),
     [
-        ({}, "body.reason is required and was not sent"),
-        ({"reason": ""}, "body.reason: String should have at least 1 character; received ''"),
+        ({}, "reason is required"),
+        ({"reason": ""}, "reason: String should have at least 1 character; received ''"),
         ({"reason": "x" * 2001}, "at most 2000 characters; received 'xxx"),
-        ({"reason": "r", "alias": "Champion!"}, "body.alias: String should match pattern"),
-        ({"reason": "r", "alais": "champion"}, "body.alais is not a field of this request"),
-        ({"reason": 7, "alias": 8}, "body.alias: Input should be a valid string; received 8"),
-        ([], "body must be a JSON object"),
-        (None, "body must be a JSON object"),
+        ({"reason": "r", "alias": "Champion!"}, "alias: String should match pattern"),
+        ({"reason": "r", "alais": "champion"}, "alais is not a field of this request"),
+        ({"reason": 7, "alias": 8}, "alias: Input should be a valid string; received 8"),
+        ([], "the body must be a JSON object"),
+        (None, "the body must be a JSON object"),
     ],
 )
 def test_a_wrong_body(api, adapters, body, told):
     detail = problem(api.post(f"/models/{adapters}/versions/1/promote", body), 422)
     assert told in detail
-    assert detail.endswith("Correct this and send the request again; /openapi.json describes every field")
+    assert detail.endswith("Correct this and send the request again; /openapi.json describes every field.")
     assert len(detail) < 500
 
 
 def test_a_body_that_is_no_json(api, adapters):
     address, login = f"/models/{adapters}/rollback", {"Authorization": "Bearer pia-secret"}
     broken = api.client.post(address, content="{reason", headers=login | {"Content-Type": "application/json"})
-    assert "body is not JSON" in problem(broken, 422)
+    assert "the body must be JSON" in problem(broken, 422)
     form = api.client.post(address, data={"reason": "r"}, headers=login)
-    assert "sent with `Content-Type: application/json`" in problem(form, 422)
+    assert "sent with the header `Content-Type: application/json`" in problem(form, 422)
 
 
 @pytest.mark.parametrize(

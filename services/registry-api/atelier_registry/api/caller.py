@@ -7,10 +7,10 @@ from collections.abc import Callable, Coroutine
 from typing import Annotated, Any
 
 from atelier_contracts.tokens import Role
+from atelier_service.auth import BEARER, require_role
 from fastapi import Header, Request, Security
 from fastapi.security import HTTPAuthorizationCredentials
 
-from atelier_registry.api.auth import SCHEME, needs
 from atelier_registry.decisions.caller import Caller
 
 IdempotencyKey = Annotated[
@@ -30,11 +30,11 @@ IfNoneMatch = Annotated[str | None, Header(alias="If-None-Match", max_length=500
 
 def caller(role: Role) -> Callable[..., Coroutine[Any, Any, Caller]]:
     """A dependency that returns the caller, or raises `RoleTooLowError` below `role`."""
-    check_role = needs(role)
+    check_role = require_role(role)
 
     async def build_caller(
         request: Request,
-        credentials: Annotated[HTTPAuthorizationCredentials | None, Security(SCHEME)],
+        credentials: Annotated[HTTPAuthorizationCredentials | None, Security(BEARER)],
         key: IdempotencyKey = None,
         if_match: IfMatch = None,
         if_none_match: IfNoneMatch = None,

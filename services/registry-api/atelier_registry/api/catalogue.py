@@ -7,10 +7,10 @@ from typing import Annotated
 from atelier_contracts.identifiers import ModelName, VersionNumber
 from atelier_contracts.names import CHAIN_MODEL
 from atelier_contracts.tokens import Role
+from atelier_service.auth import require_role
 from fastapi import APIRouter, Depends, Header, Path, Query
 
 from atelier_registry.api import openapi_examples
-from atelier_registry.api.auth import needs
 from atelier_registry.api.schemas import ModelPage, VersionPage
 from atelier_registry.models import catalogue
 from atelier_registry.models.cached_registry import CachedRegistry
@@ -27,7 +27,7 @@ CacheControl = Annotated[str | None, Header(max_length=200, description="no-cach
 
 def catalogue_router(registry: CachedRegistry, integrity: IntegrityMonitor) -> APIRouter:
     """Endpoints are plain functions, so that they wait for MLflow in worker threads."""
-    router = APIRouter(prefix="/models", tags=["catalogue"], dependencies=[Depends(needs(Role.reader))])
+    router = APIRouter(prefix="/models", tags=["catalogue"], dependencies=[Depends(require_role(Role.reader))])
 
     def with_problems(model: ModelSummary) -> ModelSummary:
         return model.model_copy(update={"problems": integrity.problems(model.name)})

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterator
 from typing import Annotated, Any
 
 from atelier_contracts.tokens import Role
+from atelier_service.auth import require_role
 from fastapi import APIRouter, Depends, Header, Query, Request
-from fastapi.responses import StreamingResponse
+from fastapi.sse import EventSourceResponse, ServerSentEvent
 
-from atelier_registry.api.auth import needs
 from atelier_registry.errors import InvalidArgumentError
 from atelier_registry.events.event_stream import EventStream
 from atelier_registry.problems import documented
@@ -18,28 +19,33 @@ _STREAM: dict[int | str, dict[str, Any]] = {
 }
 
 
-def event_router(event_stream: EventStream) -> APIRouter:
-    router = APIRouter(tags=["events"], dependencies=[Depends(needs(Role.reader))])
+def _cursor(
+    after: Annotated[
+        int | None,
+        Query(ge=0, lt=2**63, description="id of the last event received; 0: from the first; absent: from now on"),
+    ] = None,
+    last_event_id: Annotated[
+        str | None, Header(alias="Last-Event-ID", max_length=20, description="as `after`, sent by browsers")
+    ] = None,
+) -> int | None:
+    if after is not None or not last_event_id:
+        return after
+    if not last_event_id.isascii() or not last_event_id.isdecimal() or int(last_event_id) >= 2**63:
+        raise InvalidArgumentError(f"Last-Event-ID must be the id of an event; received {last_event_id!r}")
+    return int(last_event_id)
 
-    @router.get("/events", response_class=StreamingResponse, responses=documented() | _STREAM)
+
+def event_router(event_stream: EventStream) -> APIRouter:
+    router = APIRouter(tags=["events"], dependencies=[Depends(require_role(Role.reader))])
+
+    @router.get("/events", response_class=EventSourceResponse, responses=documented() | _STREAM)
     async def get_events(
         request: Request,
-        after: Annotated[
-            int | None,
-            Query(ge=0, lt=2**63, description="id of the last event received; 0: from the first; absent: from now on"),
-        ] = None,
+        cursor: Annotated[int | None, Depends(_cursor)],
         follow: Annotated[bool, Query(description="false: end after the newest event")] = True,
-        last_event_id: Annotated[
-            str | None, Header(alias="Last-Event-ID", max_length=20, description="as `after`, sent by browsers")
-        ] = None,
-    ) -> StreamingResponse:
+    ) -> AsyncIterator[ServerSentEvent]:
         """Moved aliases, oldest first, then as they happen. A comment every 15 s keeps an idle stream alive."""
-        if after is None and last_event_id:
-            if not last_event_id.isascii() or not last_event_id.isdecimal() or int(last_event_id) >= 2**63:
-                raise InvalidArgumentError(f"Last-Event-ID must be the id of an event; received {last_event_id!r}")
-            after = int(last_event_id)
-        headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}  # nginx would buffer events
-        events = event_stream.stream(after, follow, request.state.still_allowed)
-        return StreamingResponse(events, media_type="text/event-stream", headers=headers)
+        async for event in event_stream.stream(cursor, follow, request.state.token_is_valid):
+            yield event
 
     return router

@@ -8,10 +8,10 @@ import time
 from collections.abc import Callable, Mapping
 
 from atelier_contracts.tokens import Role
+from atelier_service.auth import require_role
 from fastapi import APIRouter, Depends, Response
 from starlette.concurrency import run_in_threadpool
 
-from atelier_registry.api.auth import needs
 from atelier_registry.api.schemas import Status
 from atelier_registry.errors import UnavailableError
 from atelier_registry.metrics import Metrics
@@ -75,7 +75,7 @@ def health_router(readiness: Readiness, metrics: Metrics) -> APIRouter:
 
     @router.get(
         "/metrics",
-        dependencies=[Depends(needs(Role.reader))],
+        dependencies=[Depends(require_role(Role.reader))],
         response_class=Response,
         responses=documented() | {200: {"content": {"text/plain": {}}, "description": "text"}},
     )

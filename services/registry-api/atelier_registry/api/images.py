@@ -7,11 +7,11 @@ from typing import Annotated
 from urllib.parse import quote
 
 from atelier_contracts.tokens import Role
+from atelier_service.auth import require_role
 from fastapi import APIRouter, Body, Depends, Query, Response
 from fastapi import Path as InPath
 
 from atelier_registry.api import openapi_examples
-from atelier_registry.api.auth import needs
 from atelier_registry.api.catalogue import Name, Number
 from atelier_registry.api.schemas import (
     Curve,
@@ -31,7 +31,7 @@ from atelier_registry.problems import documented
 
 def image_router(registry: CachedRegistry, infer_client: InferClient) -> APIRouter:
     """Endpoints are plain functions, so that they wait for MLflow and infer in worker threads."""
-    router = APIRouter(prefix="/models/{name}", tags=["images"], dependencies=[Depends(needs(Role.reader))])
+    router = APIRouter(prefix="/models/{name}", tags=["images"], dependencies=[Depends(require_role(Role.reader))])
 
     def run_id_of(name: str, number: int) -> str | None:
         return catalogue.find_version(registry, catalogue.find_model(registry, name).name, number).run_id

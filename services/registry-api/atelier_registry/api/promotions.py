@@ -8,11 +8,11 @@ from typing import Annotated, Literal
 from atelier_contracts.identifiers import AliasName
 from atelier_contracts.promotion import Decision, PromoteRequest, ReasonedRequest, RollbackRequest
 from atelier_contracts.tokens import Role
+from atelier_service.auth import require_role
 from fastapi import APIRouter, Body, Depends, Query, Response
 from fastapi import Path as InPath
 
 from atelier_registry.api import openapi_examples
-from atelier_registry.api.auth import needs
 from atelier_registry.api.caller import caller
 from atelier_registry.api.catalogue import CacheControl, Name, Number
 from atelier_registry.api.schemas import AliasState, DecisionPage
@@ -105,7 +105,7 @@ def decision_router(promotions: Promotions, approvals: Approvals, retirement: Re
 
     @router.get(
         "/decisions/{id}",
-        dependencies=[Depends(needs(Role.reader))],
+        dependencies=[Depends(require_role(Role.reader))],
         responses=documented(404) | openapi_examples.of(openapi_examples.DECISION),
     )
     def get_decision(id: DecisionId) -> Decision:
@@ -132,7 +132,7 @@ def decision_router(promotions: Promotions, approvals: Approvals, retirement: Re
 
 def history_router(registry: CachedRegistry, ledger: Ledger, integrity: IntegrityMonitor) -> APIRouter:
     """Endpoints about aliases and past decisions."""
-    router = APIRouter(tags=["promotion"], dependencies=[Depends(needs(Role.reader))])
+    router = APIRouter(tags=["promotion"], dependencies=[Depends(require_role(Role.reader))])
 
     @router.get(
         "/models/{name}/aliases/{alias}",

@@ -5,17 +5,17 @@ from __future__ import annotations
 from typing import Annotated
 
 from atelier_contracts.tokens import Role
+from atelier_service.auth import require_role
 from fastapi import APIRouter, Depends, Path
 
 from atelier_registry.api import openapi_examples
-from atelier_registry.api.auth import needs
 from atelier_registry.api.schemas import PingResult, SubscriberState, SubscriberStates
 from atelier_registry.events.webhooks.dispatcher import SubscriberProgress, WebhookDispatcher
 from atelier_registry.problems import documented
 
 
 def subscriber_router(webhooks: WebhookDispatcher) -> APIRouter:
-    router = APIRouter(prefix="/subscribers", tags=["events"], dependencies=[Depends(needs(Role.admin))])
+    router = APIRouter(prefix="/subscribers", tags=["events"], dependencies=[Depends(require_role(Role.admin))])
 
     @router.get("", responses=documented(403) | openapi_examples.of({"subscribers": [openapi_examples.SUBSCRIBER]}))
     def list_subscribers() -> SubscriberStates:
@@ -27,8 +27,8 @@ def subscriber_router(webhooks: WebhookDispatcher) -> APIRouter:
         name: Annotated[str, Path(min_length=1, max_length=64, description="name of a subscriber", examples=["ci"])],
     ) -> PingResult:
         """Delivers a signed message of the type `ping`, once."""
-        failure = webhooks.ping(name)
-        return PingResult(delivered=failure is None, problem=failure.reason if failure else None)
+        delivery = webhooks.ping(name)
+        return PingResult(delivered=delivery.succeeded, problem=delivery.reason or None)
 
     return router
 

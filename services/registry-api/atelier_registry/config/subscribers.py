@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-import base64
-import binascii
 from pathlib import Path
 from typing import Annotated
 from urllib.parse import urlsplit
 
 from atelier_contracts.events import AliasMoved
+from atelier_service.webhooks import read_secret
 from pydantic import AfterValidator, Field, model_validator
 
 from atelier_registry.config.strict_yaml import Strict, StrictYamlError, read_yaml
 from atelier_registry.errors import SubscribersError
-
-_PREFIX = "whsec_"
-_SECRET_BYTES = range(24, 65)
 
 
 def _check_url(url: str) -> str:
@@ -28,25 +24,6 @@ def _check_url(url: str) -> str:
 def _check_secret(file: Path) -> Path:
     read_secret(file)
     return file
-
-
-def read_secret(file: Path) -> bytes:
-    """The key in a file, in the format of Standard Webhooks: `whsec_` and base64.
-
-    Raises:
-        ValueError: the file cannot be read, or contains something else; the message does not reveal what.
-    """
-    try:
-        text = file.read_text().strip()
-    except (OSError, UnicodeDecodeError) as error:
-        raise ValueError(f"cannot be read ({type(error).__name__})") from None
-    try:
-        key = base64.b64decode(text.removeprefix(_PREFIX), validate=True) if text.startswith(_PREFIX) else b""
-    except binascii.Error:
-        key = b""
-    if len(key) not in _SECRET_BYTES:
-        raise ValueError(f"must contain {_PREFIX} and the base64 of {_SECRET_BYTES[0]} to {_SECRET_BYTES[-1]} random bytes")
-    return key
 
 
 class Subscriber(Strict):

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from atelier_service.periodic_task import PeriodicTask
+
 from atelier_registry.decisions.alias_writer import AliasWriter
+from atelier_registry.errors import RegistryApiError
 from atelier_registry.models.model_registry import ModelRegistry
-from atelier_registry.periodic_task import PeriodicTask
 from atelier_registry.storage.ledger import Ledger
 
 _PAGE_SIZE = 100
@@ -23,7 +25,7 @@ class AliasReconciler:
     def __init__(self, registry: ModelRegistry, ledger: Ledger, alias_writer: AliasWriter, interval_s: float) -> None:
         self._registry, self._ledger, self._alias_writer = registry, ledger, alias_writer
         self._recovered = False
-        self._task = PeriodicTask("alias reconciliation", self._run, interval_s)
+        self._task = PeriodicTask("alias reconciliation", self._run, interval_s, RegistryApiError)
 
     def start(self) -> None:
         self._task.start()

@@ -7,11 +7,11 @@ from typing import Protocol
 
 import requests
 from atelier_contracts.served import ServedModel
+from atelier_service.periodic_task import PeriodicTask
 from pydantic import ValidationError
 
-from atelier_registry.errors import StageUnavailableError
+from atelier_registry.errors import RegistryApiError, StageUnavailableError
 from atelier_registry.models.infer_client import CONNECT_TIMEOUT_S
-from atelier_registry.periodic_task import PeriodicTask
 from atelier_registry.storage.entries import DecisionFacts
 from atelier_registry.storage.ledger import Ledger
 
@@ -56,7 +56,7 @@ class RevertMonitor:
 
     def __init__(self, reader: ServedModelReader | None, ledger: Ledger, interval_s: float) -> None:
         self._reader, self._ledger = reader, ledger
-        self._task = PeriodicTask("revert check", self.check, interval_s)
+        self._task = PeriodicTask("revert check", self.check, interval_s, RegistryApiError)
 
     def start(self) -> None:
         if self._reader is not None:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import time
 from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 from atelier_contracts.events import ALIAS_EVENT, AliasMoved
+from fastapi.sse import ServerSentEvent
 from starlette.concurrency import run_in_threadpool
 
 from atelier_registry.errors import UnavailableError
@@ -25,13 +25,12 @@ class EventStream:
     Args:
         outbox: the events.
         poll_s: how late an event of another process is noticed; this process's own are sent at once.
-        heartbeat_s: between two comments on an idle stream.
         revocation_s: how long a stream may continue after its token was revoked.
     """
 
-    def __init__(self, outbox: Outbox, *, poll_s: float = 0.2, heartbeat_s: float = 15.0, revocation_s: float = 1.0) -> None:
+    def __init__(self, outbox: Outbox, *, poll_s: float = 0.2, revocation_s: float = 1.0) -> None:
         self._outbox = outbox
-        self._poll_s, self._heartbeat_s, self._revocation_s = poll_s, heartbeat_s, revocation_s
+        self._poll_s, self._revocation_s = poll_s, revocation_s
         self._newest = 0
         self._changed = asyncio.Condition()
         self._wake = asyncio.Event()
@@ -59,7 +58,9 @@ class EventStream:
         self._closing = True
         self.notify()
 
-    async def stream(self, after: int | None, follow: bool, is_authorized: Callable[[], bool]) -> AsyncIterator[str]:
+    async def stream(
+        self, after: int | None, follow: bool, is_authorized: Callable[[], bool]
+    ) -> AsyncIterator[ServerSentEvent]:
         """Server-sent events with an id above `after`.
 
         Args:
@@ -68,8 +69,7 @@ class EventStream:
             is_authorized: whether the client's token is still valid.
         """
         cursor = await run_in_threadpool(self._outbox.last_id) if after is None else after
-        yield f": after {cursor}\n\n"
-        last_heartbeat = time.monotonic()
+        yield ServerSentEvent(comment=f"after {cursor}")
         while not self._closing and is_authorized():
             try:
                 rows = await run_in_threadpool(self._outbox.events_after, cursor, _PAGE_SIZE)
@@ -77,24 +77,21 @@ class EventStream:
                 return  # the client reconnects with its cursor
             for row in rows:
                 cursor = row["id"]
-                yield format_event(row)
+                yield _event(row)
             if len(rows) == _PAGE_SIZE:
                 continue
             if not follow:
                 return
-            if not await self._wait_for_newer(cursor) and time.monotonic() - last_heartbeat >= self._heartbeat_s:
-                yield ": heartbeat\n\n"
-                last_heartbeat = time.monotonic()
+            await self._wait_for_newer(cursor)
 
-    async def _wait_for_newer(self, cursor: int) -> bool:
-        """False where there was no newer event within `revocation_s`."""
+    async def _wait_for_newer(self, cursor: int) -> None:
+        """Waits for a newer event, for `revocation_s` at most."""
         async with self._changed:
             try:
                 async with asyncio.timeout(self._revocation_s):
                     await self._changed.wait_for(lambda: self._newest > cursor or self._closing)
             except TimeoutError:
-                return False
-        return True
+                pass
 
     async def _poll(self) -> None:
         available = True
@@ -121,7 +118,6 @@ class EventStream:
             self._changed.notify_all()
 
 
-def format_event(row: dict[str, Any]) -> str:
-    """An event as text. JSON contains no line ends, so it fits in one `data:` line."""
+def _event(row: dict[str, Any]) -> ServerSentEvent:
     event = AliasMoved.model_validate(row)
-    return f"id: {event.id}\nevent: {ALIAS_EVENT}\ndata: {event.model_dump_json()}\n\n"
+    return ServerSentEvent(id=str(event.id), event=ALIAS_EVENT, raw_data=event.model_dump_json())

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Protocol
 
 import requests
-from atelier_contracts.generate import Problem
+from atelier_contracts.problem import Problem
 from atelier_contracts.stage import Staged, StageImage, StageRequest
 from pydantic import ValidationError
 

@@ -9,10 +9,11 @@ import logging
 import threading
 
 from atelier_contracts.names import KIND_ADAPTER
+from atelier_service.periodic_task import PeriodicTask
 
+from atelier_registry.errors import RegistryApiError
 from atelier_registry.models.artifact_digests import AdapterDigests
 from atelier_registry.models.model_registry import ModelRegistry, Version
-from atelier_registry.periodic_task import PeriodicTask
 from atelier_registry.storage.ledger import Ledger
 
 log = logging.getLogger(__name__)
@@ -30,7 +31,7 @@ class IntegrityMonitor:
 
     def __init__(self, registry: ModelRegistry, ledger: Ledger, digests: AdapterDigests, interval_s: float) -> None:
         self._registry, self._ledger, self._digests = registry, ledger, digests
-        self._task = PeriodicTask("integrity check", self.check, interval_s)
+        self._task = PeriodicTask("integrity check", self.check, interval_s, RegistryApiError)
         self._lock = threading.Lock()
         self._problems: dict[tuple[str, int], str] = {}
 

@@ -7,25 +7,27 @@ same `webhook-id`. Of several processes of this service, one at a time delivers 
 from __future__ import annotations
 
 import logging
-import random
 import threading
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from typing import Any
 
 from atelier_contracts.events import ALIAS_EVENT, AliasMoved
+from atelier_service.webhooks import Delivery, deliver, read_secret, retry_delay_s
 
 from atelier_registry.config.subscribers import Subscriber
 from atelier_registry.errors import AliasBusyError, RegistryApiError, UnknownSubscriberError
-from atelier_registry.events.webhooks.delivery import DeliveryRefusal, post
 from atelier_registry.events.webhooks.offsets import WebhookOffset, WebhookOffsets
+from atelier_registry.storage import hash_chain
 from atelier_registry.storage.locks import AliasLocks
 from atelier_registry.storage.outbox import Outbox
 
 log = logging.getLogger(__name__)
 
 MAX_RETRY_S = 3600.0
+USER_AGENT = "atelier-registry-api"
 _PAGE_SIZE = 50
 
 
@@ -100,8 +102,8 @@ class WebhookDispatcher:
             progress.append(SubscriberProgress(subscriber, offset, newest - offset.event_id))
         return progress
 
-    def ping(self, name: str) -> DeliveryRefusal | None:
-        """Delivers a message of the type `ping`, once; None where it was accepted.
+    def ping(self, name: str) -> Delivery:
+        """Delivers a message of the type `ping`, once.
 
         Raises:
             UnknownSubscriberError: no subscriber has this name.
@@ -109,7 +111,7 @@ class WebhookDispatcher:
         if (subscriber := self._subscribers.get(name)) is None:
             raise UnknownSubscriberError(name, sorted(self._subscribers))
         now = datetime.now(UTC)
-        return post(subscriber, f"ping-{now.timestamp():.6f}", {"type": "ping", "timestamp": now.isoformat(), "data": {}})
+        return _post(subscriber, f"ping-{now.timestamp():.6f}", {"type": "ping", "timestamp": now.isoformat(), "data": {}})
 
     def deliver(self, subscriber: Subscriber) -> None:
         """Delivers pending events until there is none left, or one fails.
@@ -142,21 +144,27 @@ class WebhookDispatcher:
             self._offsets.advance(subscriber.name, event.id, delivered=False)
             return True
         content = {"type": ALIAS_EVENT, "timestamp": event.at.isoformat(), "data": event.model_dump(mode="json")}
-        failure = post(subscriber, f"event-{event.id}", content)
-        if failure is None:
+        delivery = _post(subscriber, f"event-{event.id}", content)
+        if delivery.succeeded:
             if offset.failed_attempts:
                 log.info("webhook delivery resumed", extra={"fields": {"subscriber": subscriber.name}})
             self._offsets.advance(subscriber.name, event.id, delivered=True)
             return True
-        fields = {"subscriber": subscriber.name, "event": event.id, "reason": failure.reason}
+        fields = {"subscriber": subscriber.name, "event": event.id, "reason": delivery.reason}
         if offset.failing_since is not None and _hours_since(offset.failing_since) >= subscriber.give_up_h:
             log.error("webhook delivery given up", extra={"fields": fields})
             self._offsets.advance(subscriber.name, event.id, delivered=False)
             return True
         if not offset.failed_attempts:
             log.warning("webhook delivery failed", extra={"fields": fields})
-        delay_s = retry_delay_s(offset.failed_attempts, failure.retry_after_s, self._first_retry_s)
-        self._offsets.record_failure(offset, failure.reason, delay_s)
+        delay_s = retry_delay_s(
+            offset.failed_attempts + 1,
+            first_s=self._first_retry_s,
+            factor=2.0,
+            longest_s=MAX_RETRY_S,
+            requested_s=delivery.retry_after_s,
+        )
+        self._offsets.record_failure(offset, delivery.reason, delay_s)
         return False
 
     def _run(self, subscriber: Subscriber) -> None:
@@ -178,16 +186,13 @@ class WebhookDispatcher:
             wake.wait(self._poll_s)
 
 
-def retry_delay_s(failed_attempts: int, retry_after_s: float, first_retry_s: float = 1.0) -> float:
-    """Delay before the next attempt: doubles with each failure up to `MAX_RETRY_S`, with up to a quarter of jitter.
-
-    Args:
-        failed_attempts: to deliver the same event, before this one.
-        retry_after_s: of the response's Retry-After, which counts where it is longer; 0 without one.
-        first_retry_s: delay after the first failure.
-    """
-    delay_s = min(first_retry_s * 2.0 ** min(failed_attempts, 30), MAX_RETRY_S)
-    return max(delay_s * random.uniform(0.75, 1.0), min(retry_after_s, MAX_RETRY_S))  # noqa: S311  to spread load
+def _post(subscriber: Subscriber, message_id: str, content: dict[str, Any]) -> Delivery:
+    try:
+        key = read_secret(subscriber.secret_file)
+    except ValueError as error:
+        return Delivery(None, f"its secret_file {error}")
+    body = hash_chain.canonical(content).encode()
+    return deliver(subscriber.url, key, message_id, body, user_agent=USER_AGENT, timeout_s=subscriber.timeout_s)
 
 
 def _hours_since(start: datetime) -> float:

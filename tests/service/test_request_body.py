@@ -4,7 +4,7 @@ import asyncio
 import json
 
 import pytest
-from atelier_contracts.request_body import MAX_DEPTH, BodyError, RequestBodies, check_json
+from atelier_service.request_body import MAX_DEPTH, BodyError, BodyLimit, check_json
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -24,7 +24,7 @@ from hypothesis import strategies as st
 def test_json_that_no_route_takes(body, told):
     with pytest.raises(BodyError, match=told) as error:
         check_json(body)
-    assert error.value.status == 422
+    assert error.value.type.status == 422
     str(error.value).encode()
 
 
@@ -65,7 +65,7 @@ def call(chunks, limit=10, headers=(), method="POST"):
         sent.append(message)
 
     scope = {"type": "http", "path": "/x", "method": method, "headers": list(headers)}
-    asyncio.run(RequestBodies(app, lambda path: limit)(scope, receive, send))
+    asyncio.run(BodyLimit(app, lambda path: limit)(scope, receive, send))
     return sent[0]["status"], received, len(messages)
 
 
