@@ -1,4 +1,4 @@
-"""The tiny base is made of the classes and sizes that its card says, and its training survives an interruption."""
+"""The tiny base model has the classes and sizes of its card, and its training resumes after an interruption."""
 
 from __future__ import annotations
 

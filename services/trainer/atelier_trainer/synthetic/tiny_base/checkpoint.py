@@ -22,7 +22,7 @@ def running_average(module: torch.nn.Module, decay: float) -> torch.optim.swa_ut
 
 
 def save_state(file: Path, step: int, **parts: Any) -> None:
-    """Writes the step and each part's `state_dict` beside `file`, then renames."""
+    """Writes the step and each part's `state_dict` atomically."""
     file.parent.mkdir(parents=True, exist_ok=True)
     partial = file.with_suffix(".part")
     torch.save({"step": step} | {name: part.state_dict() for name, part in parts.items()}, partial)

@@ -29,7 +29,7 @@ DECODER_FILE = "decoder.pt"
 
 
 def fit_decoder(state_dir: Path, steps: int, scenes_per_style: int, seed: int) -> None:
-    """Runs, or resumes, `steps` optimizer steps; reads vae.pt and leaves decoder.pt beside it. The loss is `image_loss`."""
+    """Runs, or resumes, `steps` optimizer steps; reads vae.pt and writes decoder.pt next to it. The loss is `image_loss`."""
     if steps == 0:
         return
     torch.manual_seed(seed)
