@@ -109,7 +109,7 @@ def test_the_command_resumes_and_writes_a_folder_that_generates_images(tmp_path)
 
 
 def test_a_training_starts_from_an_earlier_base_model(tmp_path):
-    """With no steps it is that base, numbering of the words included; each training then goes on from there."""
+    """Without steps it equals that base model, token ids included; with steps each training continues from it."""
     start = Path(__file__).parents[3] / "models/tiny-sd"
     earlier = StableDiffusionPipeline.from_pretrained(start, dtype=torch.float32)
     untouched = COMMAND.replace("vae_steps=2", "vae_steps=0").replace("decoder_steps=1", "decoder_steps=0")
