@@ -82,10 +82,10 @@ $(CHECKOV): infra/tests/checkov.txt
 sizes: $(INSTALLED)  ## measure the images and how long they take to start; writes docs/reference/images.md
 	@$(BIN)/python scripts/image_sizes.py --write docs/reference/images.md
 
-fidelity-base: $(INSTALLED)  ## judge by a recogniser what the tiny base draws (minutes)
+fidelity-base: $(INSTALLED)  ## classify the tiny base model's images and compare with their prompts (minutes)
 	@$(BIN)/python benchmarks/prompt_fidelity.py --base models/tiny-sd --min-one 0.8 --min-two 0.6 --max-sketches 0.05
 
-fidelity: $(INSTALLED)  ## judge by a recogniser what the demo's version draws (minutes)
+fidelity: $(INSTALLED)  ## classify the images of the demo's version and compare with their prompts (minutes)
 	@$(BIN)/python benchmarks/prompt_fidelity.py --base models/tiny-sd --adapter demo/adapter --style sketch --guidance 2 --min-one 0.7 --min-sketches 0.95
 
 docs: $(INSTALLED)  ## build the documentation into build/site; a broken link fails

@@ -23,7 +23,7 @@ TRAINER = "trainer"
 SETTINGS = {
     "default": {},
     TRAINER: {name: value for name, value in ENVIRONMENT.items() if name in OPENMP_VARIABLES},
-    "passive": {"OMP_WAIT_POLICY": "PASSIVE"},
+    "spin_1000": {"GOMP_SPINCOUNT": "1000"},
     "one_thread": {"OMP_NUM_THREADS": "1"},
 }
 BATCH, RANK, WARM_UP_STEPS = 16, 16, 2

@@ -77,7 +77,7 @@ def main() -> int:
     }
     found = measures[options.what](options)
     if options.json:
-        from fidelity_report import machine
+        from classifier.report import machine
 
         command = shlex.join(["python", "benchmarks/infer.py", *sys.argv[1:]])
         where = {"command": command, "machine": machine(), "versions": versions()}

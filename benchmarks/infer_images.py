@@ -91,7 +91,7 @@ def main() -> int:
     found = {"psnr_db": pairs, "psnr_between_seeds_db": seeds, "seconds_per_image": seconds}
     print(json.dumps(found, indent=2))
     if options.json:
-        from fidelity_report import machine
+        from classifier.report import machine
 
         command = {"command": shlex.join(["python", *sys.argv]), "machine": machine(), "versions": versions()}
         options.json.write_text(json.dumps(found | command, indent=2) + "\n")

@@ -24,7 +24,7 @@ from typing import Any
 
 import httpx
 import psutil
-from fidelity_report import machine
+from classifier.report import machine
 
 MODEL = "many"
 TOKEN = "measured"

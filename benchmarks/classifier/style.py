@@ -24,7 +24,7 @@ class StyleClassifier:
 
     Attributes:
         network: see `build_network`.
-        accuracy: share of held-out scenes of both styles told right.
+        accuracy: share of held-out scenes of both styles that are classified correctly.
         greyed_accuracy: the same after all colour was taken away.
     """
 

@@ -250,7 +250,7 @@ def cache_key(settings: Settings, *styles: str) -> str:
         digest.update((Path(__file__).parent / file).read_bytes())
     for style in styles:
         for first in range(0, len(KINDS), 3):
-            image, _, scene = render(SEED, first, style, 128, KINDS[first : first + 3], count=3)
+            image, _, scene = render(SEED, first, style, 128, kinds=KINDS[first : first + 3], count=3)
             digest.update(image.tobytes() + repr(scene).encode())
     return digest.hexdigest()[:16]
 

@@ -1,1 +1,1 @@
-"""The whole loop on one machine with nothing but Python: starts the services, trains, promotes, draws."""
+"""All services on one machine with Python alone: trains an adapter, promotes it, generates images."""

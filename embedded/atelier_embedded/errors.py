@@ -1,8 +1,8 @@
-"""How a run on one machine can end early.
+"""Errors that end a command with one line.
 
 EmbeddedError
 ├── ServiceStopped   a service ended or never became ready; the message names its log
-├── StageFailed      a command of the loop exited with an error; the message holds its last line
+├── StageFailed      a stage of the demo failed
 └── RequestRefused   a service answered with a problem document
 """
 
@@ -11,13 +11,10 @@ class EmbeddedError(Exception):
     """Ends the command with one line and exit code 1."""
 
 
-class ServiceStopped(EmbeddedError):
-    """A service ended or never became ready."""
+class ServiceStopped(EmbeddedError): ...
 
 
-class StageFailed(EmbeddedError):
-    """A command of the loop exited with an error."""
+class StageFailed(EmbeddedError): ...
 
 
-class RequestRefused(EmbeddedError):
-    """A service answered with a problem document."""
+class RequestRefused(EmbeddedError): ...

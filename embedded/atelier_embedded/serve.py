@@ -1,4 +1,4 @@
-"""Keeps the services running on what a demo left, until Ctrl-C."""
+"""Runs the services on a demo's workspace until Ctrl-C."""
 
 from __future__ import annotations
 
@@ -7,26 +7,26 @@ import time
 from rich.console import Console
 
 from atelier_embedded.errors import EmbeddedError
-from atelier_embedded.process_manager import running
+from atelier_embedded.process_manager import running_services
 from atelier_embedded.workspace import MODEL, Workspace
 
-CHECK_S = 1.0
+CHECK_INTERVAL_S = 1.0
 
 
 def serve(workspace: Workspace, console: Console) -> None:
     """Starts the services, prints their addresses and a request to try, and waits.
 
     Raises:
-        EmbeddedError: there is nothing to serve yet, or a service ended.
+        EmbeddedError: the workspace is empty, or a service ended.
     """
     if not workspace.database.exists():
-        raise EmbeddedError(f"{workspace.root} holds nothing to serve yet: run `make demo` first")
+        raise EmbeddedError(f"{workspace.root} holds nothing to serve: run `make demo` first")
     workspace.prepare()
-    with running(workspace) as services:
+    with running_services(workspace) as services:
         for name in ("tracking", "registry-api", "infer"):
             console.print(f"{name:<13} {services.url(name)}", highlight=False)
         console.print(f"{'tokens':<13} {workspace.secrets_file}", highlight=False, soft_wrap=True)
-        console.print("\ndraw an image, in another terminal:", highlight=False)
+        console.print("\ngenerate an image, in another terminal:", highlight=False)
         token = f'$(python3 -c \'import json; print(json.load(open("{workspace.secrets_file}"))["reader"])\')'
         command = (
             f'curl -sS {services.url("infer")}/generate -H "Authorization: Bearer {token}" '
@@ -36,4 +36,4 @@ def serve(workspace: Workspace, console: Console) -> None:
         console.print(f"\nserving the model {MODEL!r}; Ctrl-C stops everything", highlight=False)
         while True:
             services.check()
-            time.sleep(CHECK_S)
+            time.sleep(CHECK_INTERVAL_S)

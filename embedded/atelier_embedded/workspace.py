@@ -1,4 +1,4 @@
-"""The folder that a run on one machine lives in: data, MLflow's files, tokens, logs, results."""
+"""The folder of a demo: data, databases, artifacts, tokens, logs, results."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from typing import Any
 from atelier_embedded.errors import EmbeddedError
 
 MODEL = "sketch"
-LEAST_FREE_MIB = 400  # a demo leaves about 100 MiB; MLflow and SQLite need room to work
-KEPT_VARIABLES = (
+MIN_FREE_MIB = 400  # a demo leaves about 100 MiB; MLflow and SQLite need room to work
+INHERITED_VARIABLES = (
     "PATH",
     "HOME",
     "LANG",
@@ -33,7 +33,7 @@ KEPT_VARIABLES = (
 
 @dataclass(frozen=True)
 class Workspace:
-    """Paths below one folder; nothing is created before `prepare`."""
+    """Paths in one folder; nothing is created before `prepare`."""
 
     root: Path
 
@@ -44,15 +44,15 @@ class Workspace:
     cache = property(lambda self: self.root / "cache")
     token_file = property(lambda self: self.root / "tokens.txt")
     secrets_file = property(lambda self: self.root / "secrets.json")
-    trained_file = property(lambda self: self.root / "trained.json")
+    result_file = property(lambda self: self.root / "trained.json")
     sheet = property(lambda self: self.root / "contact-sheet.png")
 
     def log(self, name: str) -> Path:
-        """Where a service's output goes."""
+        """Output of a service."""
         return self.root / "logs" / f"{name}.log"
 
     def prepare(self) -> None:
-        """Makes the folder and, on the first run, two tokens: their hashes in tokens.txt, the tokens in secrets.json.
+        """Creates the folder and, on the first run, two tokens: hashes in tokens.txt, the tokens in secrets.json.
 
         Raises:
             EmbeddedError: the folder cannot be written, or its disk is nearly full.
@@ -60,27 +60,27 @@ class Workspace:
         try:
             self.root.mkdir(parents=True, exist_ok=True)
             free_mib = shutil.disk_usage(self.root).free // 2**20
-            if free_mib < LEAST_FREE_MIB:
+            if free_mib < MIN_FREE_MIB:
                 raise EmbeddedError(
-                    f"{self.root} has {free_mib} MiB free and needs {LEAST_FREE_MIB}: make room or name another folder"
+                    f"{self.root} has {free_mib} MiB free and needs {MIN_FREE_MIB}: free some space or choose another folder"
                 )
             if not (self.secrets_file.exists() and self.token_file.exists()):
-                self._make_tokens()
+                self._create_tokens()
         except OSError as error:
             raise EmbeddedError(f"{self.root} cannot be used: {error}") from error
 
     def secret(self, role: str) -> str:
-        """The token made for a role, reader or promoter."""
+        """The token of a role, reader or promoter."""
         return str(json.loads(self.secrets_file.read_text())[role])
 
-    def trained(self) -> dict[str, Any] | None:
-        """What a training left that was not promoted and drawn with yet."""
-        return json.loads(self.trained_file.read_text()) if self.trained_file.exists() else None
+    def training_result(self) -> dict[str, Any] | None:
+        """The result of a training whose demo was interrupted before its end."""
+        return json.loads(self.result_file.read_text()) if self.result_file.exists() else None
 
     def environment(self) -> dict[str, str]:
-        """A service's environment: no variable of the caller's shell changes what a run does."""
-        kept = {name: os.environ[name] for name in KEPT_VARIABLES if name in os.environ}
-        return kept | {
+        """A service's environment: no other variable of the caller's shell has an effect."""
+        inherited = {name: os.environ[name] for name in INHERITED_VARIABLES if name in os.environ}
+        return inherited | {
             "PYTHONUNBUFFERED": "1",
             "MLFLOW_DISABLE_TELEMETRY": "true",
             "ORT_DISABLE_TELEMETRY": "1",
@@ -91,10 +91,10 @@ class Workspace:
             "GIT_PYTHON_REFRESH": "quiet",
         }
 
-    def _make_tokens(self) -> None:
-        made = {role: secrets.token_urlsafe(24) for role in ("reader", "promoter")}
-        lines = [f"demo-{role} {role} {hashlib.sha256(secret.encode()).hexdigest()}\n" for role, secret in made.items()]
-        for file, text in ((self.token_file, "".join(lines)), (self.secrets_file, json.dumps(made))):
+    def _create_tokens(self) -> None:
+        tokens = {role: secrets.token_urlsafe(24) for role in ("reader", "promoter")}
+        lines = [f"demo-{role} {role} {hashlib.sha256(secret.encode()).hexdigest()}\n" for role, secret in tokens.items()]
+        for file, text in ((self.token_file, "".join(lines)), (self.secrets_file, json.dumps(tokens))):
             partial = file.with_suffix(".part")
             partial.touch(mode=0o600)
             partial.write_text(text)

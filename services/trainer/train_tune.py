@@ -1,4 +1,4 @@
-"""The walk-through's door: `train_tune.py FLAGS` trains and `train_tune.py --tune FLAGS` searches; see README.md."""
+"""Entry point for command lines of diffusers' training scripts: FLAGS trains, --tune FLAGS searches."""
 
 import sys
 

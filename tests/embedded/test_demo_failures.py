@@ -1,4 +1,4 @@
-"""However a run ends early: one clear message, no traceback, and no process left behind."""
+"""Whatever ends a demo early: one clear message, no traceback, and no process left behind."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ import pytest
 from atelier_trainer.synthetic.scenes.dataset import write_imagefolder
 
 ROOT = Path(__file__).parents[2]
-PATIENCE_S = 240
+TIMEOUT_S = 240
 
 
-class Run:
-    """`python -m atelier_embedded demo` in a folder of its own, with all that it prints in a file."""
+class DemoProcess:
+    """`python -m atelier_embedded demo` in a folder of its own, with its output in a file."""
 
     def __init__(
         self, folder: Path, command: str = "demo", before_start: Callable[[], None] | None = None, images: int = 48
     ) -> None:
         self.workspace, self._log = folder / "demo", folder / "output.txt"
-        if command == "demo":  # a finished stage is not done again, so these few are what is learned from
+        if command == "demo":  # a finished stage is skipped, so the training uses these few
             write_imagefolder(self.workspace / "images", "sketch", images, 1)
         arguments = [sys.executable, "-m", "atelier_embedded", command, "--workspace", str(self.workspace)]
         with self._log.open("wb") as output:
@@ -39,18 +39,18 @@ class Run:
             )
 
     @property
-    def said(self) -> str:
+    def output(self) -> str:
         return self._log.read_text()
 
     def wait_for(self, text: str) -> None:
-        end = time.monotonic() + PATIENCE_S
-        while text not in self.said:
-            assert self.process.poll() is None, self.said
-            assert time.monotonic() < end, self.said
+        end = time.monotonic() + TIMEOUT_S
+        while text not in self.output:
+            assert self.process.poll() is None, self.output
+            assert time.monotonic() < end, self.output
             time.sleep(0.1)
 
     def processes(self) -> list[psutil.Process]:
-        """Every process that has the workspace in its arguments or environment, the run itself apart."""
+        """Every process that has the workspace in its arguments or environment, except the demo itself."""
         found = []
         for process in psutil.process_iter():
             try:
@@ -61,10 +61,10 @@ class Run:
                 found.append(process)
         return found
 
-    def ended(self) -> int:
-        code = self.process.wait(PATIENCE_S)
-        assert self.processes() == [], self.said
-        assert "Traceback" not in self.said
+    def wait(self) -> int:
+        code = self.process.wait(TIMEOUT_S)
+        assert self.processes() == [], self.output
+        assert "Traceback" not in self.output
         return code
 
 
@@ -72,8 +72,8 @@ class Run:
 def run(tmp_path):
     started = []
 
-    def start(*arguments, **options) -> Run:
-        started.append(Run(tmp_path, *arguments, **options))
+    def start(*arguments, **options) -> DemoProcess:
+        started.append(DemoProcess(tmp_path, *arguments, **options))
         return started[-1]
 
     yield start
@@ -84,33 +84,33 @@ def run(tmp_path):
 
 
 @pytest.mark.parametrize("sign", [signal.SIGINT, signal.SIGTERM])
-def test_stopped_while_training_it_keeps_what_is_finished(run, sign):
+def test_an_interrupted_demo_keeps_its_finished_stages(run, sign):
     demo = run()
     demo.wait_for("run ")  # the trainer's line that names the MLflow run
     assert len(demo.processes()) >= 4
     demo.process.send_signal(sign)
-    assert demo.ended() == 130
-    assert demo.said.strip().endswith("stopped; what is finished is kept; run it again to go on")
+    assert demo.wait() == 130
+    assert demo.output.strip().endswith("stopped; finished stages are kept; run it again to continue")
     assert (demo.workspace / "images/metadata.jsonl").exists()
 
 
-def test_a_dead_mlflow_ends_it_with_its_name_and_log(run):
+def test_a_service_that_dies_ends_the_demo_with_its_name_and_log(run):
     demo = run()
     demo.wait_for("run ")
     for process in demo.processes():
         if "mlflow" in process.cmdline() and "server" in process.cmdline():
             process.kill()
-    assert demo.ended() == 1
-    errors = [line for line in demo.said.splitlines() if "error" in line]
-    assert any("tracking stopped (SIGKILL)" in line and "logs/tracking.log" in line for line in errors), demo.said
+    assert demo.wait() == 1
+    errors = [line for line in demo.output.splitlines() if "error" in line]
+    assert any("tracking stopped (SIGKILL)" in line and "logs/tracking.log" in line for line in errors), demo.output
 
 
-def test_files_that_cannot_be_written_end_it_with_the_reason(run):
+def test_a_file_that_cannot_be_written_ends_the_demo_with_the_reason(run):
     """A limit on the size of files stands for a full disk: every write beyond it fails."""
     limit = 3 * 2**20  # the images and MLflow's tables are smaller, the encoded captions are not
     demo = run(images=160, before_start=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit)))
-    assert demo.ended() == 1
-    assert "File too large" in demo.said, demo.said
+    assert demo.wait() == 1
+    assert "File too large" in demo.output, demo.output
 
 
 def test_a_nearly_full_disk_is_refused_before_anything_starts(tmp_path, monkeypatch, capsys):
@@ -121,14 +121,14 @@ def test_a_nearly_full_disk_is_refused_before_anything_starts(tmp_path, monkeypa
     monkeypatch.setattr(workspace.shutil, "disk_usage", lambda _: usage)
     monkeypatch.setattr(signal, "signal", lambda *_: None)
     assert command.main(["demo", "--workspace", str(tmp_path)]) == 1
-    assert f"{tmp_path} has 12 MiB free and needs {workspace.LEAST_FREE_MIB}" in capsys.readouterr().out.replace("\n", " ")
+    assert f"{tmp_path} has 12 MiB free and needs {workspace.MIN_FREE_MIB}" in capsys.readouterr().out.replace("\n", " ")
     assert list(tmp_path.iterdir()) == []
 
 
-def test_serve_without_a_demo_says_what_to_do(run):
+def test_serve_without_a_demo_names_the_remedy(run):
     serve = run("serve")
-    assert serve.ended() == 1
-    assert "holds nothing to serve yet: run `make demo` first" in serve.said
+    assert serve.wait() == 1
+    assert "holds nothing to serve: run `make demo` first" in serve.output
 
 
 def test_tokens_are_private_and_only_their_hashes_are_shared(tmp_path):
@@ -142,6 +142,6 @@ def test_tokens_are_private_and_only_their_hashes_are_shared(tmp_path):
     assert workspace.secret("reader") == first
     assert workspace.secrets_file.stat().st_mode & 0o077 == 0
     assert first not in workspace.token_file.read_text()
-    found = TokenFile(workspace.token_file).find(workspace.secret("promoter"))
-    assert found is not None
-    assert (found.id, found.role) == ("demo-promoter", Role.promoter)
+    entry = TokenFile(workspace.token_file).find(workspace.secret("promoter"))
+    assert entry is not None
+    assert (entry.id, entry.role) == ("demo-promoter", Role.promoter)

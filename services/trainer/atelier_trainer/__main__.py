@@ -20,7 +20,7 @@ from atelier_trainer.tune.options import TuneOptions
 
 ERROR, UNDELIVERED, INTERRUPTED, TERMINATED = 2, 3, 130, 143
 ENVIRONMENT = {
-    "GOMP_SPINCOUNT": "1000",  # waiting threads sleep after microseconds: several trainings on a machine share its cores
+    "OMP_WAIT_POLICY": "PASSIVE",  # waiting threads sleep instead of spinning: other programs need the cores as well
     "TRANSFORMERS_VERBOSITY": "error",
     "DIFFUSERS_VERBOSITY": "error",
     "TQDM_DISABLE": "1",  # we have progress bars of our own
@@ -55,8 +55,7 @@ def main(arguments: list[str] | None = None) -> int:
 def set_environment() -> None:
     """Sets ENVIRONMENT for libraries that are not imported yet; variables that are set already win."""
     for name, value in ENVIRONMENT.items():
-        if name != "GOMP_SPINCOUNT" or "OMP_WAIT_POLICY" not in os.environ:  # both say how long threads spin
-            os.environ.setdefault(name, value)
+        os.environ.setdefault(name, value)
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -1,4 +1,4 @@
-"""The generated scenes: the same every time, told truly, and drawn in two styles that cannot be mistaken."""
+"""Synthetic scenes: reproducible, captioned truthfully, in two distinct styles."""
 
 import json
 import re
@@ -68,7 +68,7 @@ def test_parts_fill_their_square_and_differ_between_seeds(kind: str) -> None:
     assert len(set(outlines)) == 12
 
 
-def test_asked_for_kinds_count_and_plain_ground_are_met() -> None:
+def test_requested_kinds_count_and_plain_ground_are_used() -> None:
     for seed in range(30):
         scene = sample_scene(np.random.default_rng(seed), ("cat", "sun", "car"), count=2, plain=True)
         assert set(scene.kinds) < {"cat", "sun", "car"}
@@ -95,7 +95,7 @@ def test_a_flying_thing_is_above_a_standing_one() -> None:
         (KINDS, 0, "received 0"),
     ],
 )
-def test_impossible_scenes_are_refused(kinds: tuple[str, ...], count: int | None, said: str) -> None:
+def test_invalid_scenes_are_refused(kinds: tuple[str, ...], count: int | None, said: str) -> None:
     with pytest.raises(ValueError, match=said):
         sample_scene(np.random.default_rng(0), kinds, count)
 
@@ -126,7 +126,7 @@ def test_colours_are_those_of_the_things() -> None:
     assert named > 1000
 
 
-def test_claims_about_places_hold() -> None:
+def test_captions_describe_the_layout_truthfully() -> None:
     claims = 0
     for scene, text in _described(3000):
         at = {thing.kind: thing for thing in scene.things}
@@ -157,7 +157,7 @@ def test_claims_about_places_hold() -> None:
     assert claims > 800
 
 
-def test_the_ground_is_named_truly() -> None:
+def test_captions_name_the_ground_truthfully() -> None:
     tells = {"meadow": "meadow|grass", "beach": "beach|sand|sea", "snow": "snow|snowy", "sea": "sea", "night": "night"}
     for scene, text in _described(1500):
         for ground, words in tells.items():
@@ -192,10 +192,12 @@ def test_a_sketch_is_nearly_grey_and_light_and_a_painting_is_not() -> None:
 
 @pytest.mark.parametrize("style", ["sketch", "colour"])
 @pytest.mark.parametrize("size", [64, 72, 128, 256, 512])
-def test_images_have_the_size_asked_for_and_show_the_same_at_each(style: str, size: int) -> None:
+def test_images_have_the_requested_size_and_show_the_same_scene(style: str, size: int) -> None:
     image = render(2, 1, style, size)[0]
     assert (image.mode, image.size) == ("RGB", (size, size))
-    small, usual = (_pixels(picture.resize((16, 16), Image.Resampling.BOX)) for picture in (image, render(2, 1, style, 256)[0]))
+    small, usual = (
+        _pixels(rendered.resize((16, 16), Image.Resampling.BOX)) for rendered in (image, render(2, 1, style, 256)[0])
+    )
     assert np.abs(small - usual).mean() < 14
 
 
@@ -209,7 +211,7 @@ def test_images_have_the_size_asked_for_and_show_the_same_at_each(style: str, si
         ("colour", 128, -1, "index -1"),
     ],
 )
-def test_impossible_images_are_refused(style: str, size: int, index: int, said: str) -> None:
+def test_invalid_render_arguments_are_refused(style: str, size: int, index: int, said: str) -> None:
     with pytest.raises(ValueError, match=said):
         render(0, index, style, size)
 
@@ -231,7 +233,7 @@ def test_an_image_folder_is_complete_and_the_same_every_time(tmp_path: Path) -> 
     assert records[2]["text"] == render(5, 2, "sketch", 64)[1]
 
 
-def test_a_folder_in_use_or_an_empty_order_is_refused(tmp_path: Path) -> None:
+def test_a_folder_in_use_or_a_count_of_zero_is_refused(tmp_path: Path) -> None:
     (tmp_path / "used").mkdir()
     (tmp_path / "used" / "mine.txt").write_text("keep")
     with pytest.raises(ValueError, match="used"):

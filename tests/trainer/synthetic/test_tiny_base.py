@@ -1,4 +1,4 @@
-"""The tiny base is made of the classes and sizes that its card says, and its training survives an interruption."""
+"""The tiny base model has the classes and sizes of its card, and its training resumes after an interruption."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def test_all_parts_together_fit_into_16_mb_of_float16(tokenizer):
     assert 2 * sum(parameter.numel() for part in parts for parameter in part.parameters()) < 15.8e6
 
 
-def test_the_running_average_forgets_where_it_began():
+def test_the_running_average_forgets_the_initial_weights():
     module = torch.nn.Linear(1, 1)
     average = running_average(module, 0.998)
     torch.nn.init.constant_(module.weight, 1000.0)
@@ -68,7 +68,7 @@ def test_the_running_average_forgets_where_it_began():
     assert abs(average.module.weight.item() - 1.0) < 1e-3
 
 
-def test_a_checkpoint_is_whole_and_gives_everything_back(tmp_path):
+def test_a_checkpoint_restores_module_and_optimizer(tmp_path):
     module = torch.nn.Linear(3, 2)
     optimizer = torch.optim.AdamW(module.parameters(), lr=learning_rate_share(50, 1000))
     module(torch.ones(1, 3)).sum().backward()
@@ -90,7 +90,7 @@ def test_the_learning_rate_warms_up_and_ends_at_zero():
     assert learning_rate_share(1000, 1000) == pytest.approx(0.0, abs=1e-9)
 
 
-def test_the_command_trains_goes_on_where_it_stopped_and_leaves_a_folder_that_draws(tmp_path):
+def test_the_command_resumes_and_writes_a_folder_that_generates_images(tmp_path):
     state, out = tmp_path / "state", tmp_path / "tiny"
     vocabularies = []
     for steps in (1, 2):
@@ -108,8 +108,8 @@ def test_the_command_trains_goes_on_where_it_stopped_and_leaves_a_folder_that_dr
     assert (state / "latents-16.pt").exists()
 
 
-def test_a_training_begins_with_an_earlier_base(tmp_path):
-    """With no steps it is that base, numbering of the words included; each training then goes on from there."""
+def test_a_training_starts_from_an_earlier_base_model(tmp_path):
+    """Without steps it equals that base model, token ids included; with steps each training continues from it."""
     start = Path(__file__).parents[3] / "models/tiny-sd"
     earlier = StableDiffusionPipeline.from_pretrained(start, dtype=torch.float32)
     untouched = COMMAND.replace("vae_steps=2", "vae_steps=0").replace("decoder_steps=1", "decoder_steps=0")
@@ -123,12 +123,12 @@ def test_a_training_begins_with_an_earlier_base(tmp_path):
             assert all(torch.equal(a, b) for a, b in pairs) == (steps == 0 or part == "vae"), part
 
 
-def test_a_start_that_is_no_tiny_base_is_refused(tmp_path, capsys):
+def test_a_start_that_is_not_a_tiny_base_model_is_refused(tmp_path, capsys):
     assert main(["base", str(tmp_path / "out"), f"--start={tmp_path / 'nothing'}", f"--state_dir={tmp_path / 'state'}"]) == 2
-    assert "is no tiny base" in capsys.readouterr().err
+    assert "is not a tiny base model" in capsys.readouterr().err
 
 
-def test_the_decoder_goes_on_alone(tmp_path):
+def test_the_encoder_is_frozen_while_the_decoder_trains(tmp_path):
     """Its encoder must stay: the latents that the UNet learns were encoded before."""
     main(COMMAND.format(out=tmp_path / "tiny", state=tmp_path, steps=0).split())
     before, after = average_of_vae(tmp_path, decoder=False), average_of_vae(tmp_path)

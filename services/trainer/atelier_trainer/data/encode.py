@@ -1,6 +1,6 @@
 """Encodes a data set once with the frozen VAE and text encoder; the result is cached by the content that it depends on.
 
-The posterior's mean and standard deviation are cached, not a sample: each step samples anew, so caching loses nothing.
+The posterior's mean and standard deviation are cached, not a sample: each step samples again, so caching loses nothing.
 Notation: n images, v variants of each (crops x flips), c h w latent shape, s text tokens, d text width.
 """
 

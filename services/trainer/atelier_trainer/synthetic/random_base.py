@@ -1,6 +1,6 @@
-"""Full-size Stable Diffusion folders with random weights: for measuring speed and memory where no weights can be had.
+"""Full-size Stable Diffusion folders with random weights: to measure speed and memory without the real weights.
 
-Architectures are written down from the published configurations of `stable-diffusion-v1-5` and `stable-diffusion-2-1-base`. The
+The architectures are the published configurations of `stable-diffusion-v1-5` and `stable-diffusion-2-1-base`. The
 tokenizer knows the words of our own captions; the text encoder has the full vocabulary's size.
 """
 
@@ -45,12 +45,12 @@ def write_random_base(out: Path, architecture: str, seed: int) -> int:
     """Writes a pipeline folder in float32 safetensors; returns its number of parameters.
 
     Args:
-        out: folder to make; must not hold anything yet.
+        out: folder to create; must be empty if it exists.
         architecture: one of ARCHITECTURES.
         seed: same seed, same weights.
 
     Raises:
-        OptionError: the folder holds something.
+        OptionError: the folder is not empty.
     """
     if out.exists() and any(out.iterdir()):
         raise OptionError(f"{str(out)!r} must be empty or missing; take another folder")

@@ -1,4 +1,4 @@
-"""What a scene is called: short English sentences in a closed vocabulary that say nothing false of the image."""
+"""Captions of scenes: short English sentences in a closed vocabulary, all of them true."""
 
 import re
 from collections.abc import Sequence

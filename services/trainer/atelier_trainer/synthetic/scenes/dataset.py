@@ -25,6 +25,7 @@ def render(
     index: int,
     style: str,
     size: int,
+    *,
     kinds: Sequence[str] = KINDS,
     count: int | None = None,
     plain: bool = False,

@@ -22,14 +22,14 @@ def box(x0: float, y0: float, x1: float, y1: float) -> Points:
     return points((x0, y0), (x1, y0), (x1, y1), (x0, y1))
 
 
-def ellipse(cx: float, cy: float, rx: float, ry: float, turn: float = 0.0, n: int = 36) -> Points:
+def ellipse(cx: float, cy: float, rx: float, ry: float, turn: float = 0.0, *, n: int = 36) -> Points:
     """A closed ellipse; `turn` rotates it, in radians, clockwise on screen."""
-    return rotated(arc(cx, cy, rx, ry, 0.0, 2 * np.pi * (1 - 1 / n), n), cx, cy, turn)
+    return rotated(arc(cx, cy, rx, ry, (0.0, 2 * np.pi * (1 - 1 / n)), n=n), cx, cy, turn)
 
 
-def arc(cx: float, cy: float, rx: float, ry: float, start: float, end: float, n: int = 16) -> Points:
+def arc(cx: float, cy: float, rx: float, ry: float, angles: tuple[float, float], *, n: int = 16) -> Points:
     """A piece of an ellipse between two angles in radians; 0 points right and pi/2 down."""
-    angle = np.linspace(start, end, n)
+    angle = np.linspace(*angles, n)
     return np.stack([cx + rx * np.cos(angle), cy + ry * np.sin(angle)], axis=1)
 
 

@@ -1,4 +1,4 @@
-"""What a scene holds: one to three big, distinct things, where they are, and the ground behind them.
+"""A scene: one to three big, distinct things, their layout, and the ground behind them.
 
 Coordinates are shares of the canvas' side: x grows to the right, y grows downwards, (0.5, 0.5) is the middle.
 """

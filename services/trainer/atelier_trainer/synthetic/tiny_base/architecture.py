@@ -1,7 +1,7 @@
-"""What the tiny base is made of: diffusers' and transformers' own classes, at the smallest size that still draws.
+"""Layers and tokenizer of the tiny base model: diffusers' and transformers' own classes, as small as still gives images.
 
-Sizes were chosen by measurement on two cores: attention at 16x16 in the way down halves the speed and buys little, in the
-way up it is what lets a LoRA reach the last layers, so the blocks are asymmetric on purpose.
+Sizes were measured on two cores: attention at 16x16 in the down blocks halves the speed and gains little; in the up blocks it
+lets a LoRA reach the last layers. So the blocks are asymmetric on purpose.
 """
 
 from __future__ import annotations
@@ -88,10 +88,10 @@ def build_scheduler() -> DDIMScheduler:
 
 
 def build_tokenizer(captions: Iterable[str], folder: Path, length: int = TEXT_TOKENS) -> CLIPTokenizer:
-    """Learns a byte-pair vocabulary in CLIP's format from the captions and writes it to `folder`, or reads it from there.
+    """Trains a byte-pair vocabulary in CLIP's format on the captions and writes it to `folder`, or reads it from there.
 
-    Every word of the captions becomes one token; any other text still encodes, byte by byte. The numbers of tokens differ from
-    one learning to the next (single letters come in no order), so a training that goes on must go on with its own.
+    Every word of the captions becomes one token; any other text still encodes, byte by byte. Token ids differ between
+    runs (single letters come in no order), so a resumed training must use its own tokenizer.
     """
     if (folder / "tokenizer.json").exists():
         return CLIPTokenizer.from_pretrained(folder)

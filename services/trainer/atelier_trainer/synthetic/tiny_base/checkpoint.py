@@ -1,4 +1,4 @@
-"""State of an interrupted training, written whole or not at all."""
+"""State of an interrupted training, written atomically."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import torch
 
 
 def running_average(module: torch.nn.Module, decay: float) -> torch.optim.swa_utils.AveragedModel:
-    """An exponential average of the weights whose decay warms up, so that it forgets where the training began.
+    """An exponential average of the weights whose decay warms up, so that it forgets the initial weights.
 
     Step n keeps min(decay, (1 + n) / (10 + n)) of the average.
     """
@@ -22,7 +22,7 @@ def running_average(module: torch.nn.Module, decay: float) -> torch.optim.swa_ut
 
 
 def save_state(file: Path, step: int, **parts: Any) -> None:
-    """Writes the step and each part's `state_dict` beside `file`, then renames."""
+    """Writes the step and each part's `state_dict` atomically."""
     file.parent.mkdir(parents=True, exist_ok=True)
     partial = file.with_suffix(".part")
     torch.save({"step": step} | {name: part.state_dict() for name, part in parts.items()}, partial)
@@ -30,7 +30,7 @@ def save_state(file: Path, step: int, **parts: Any) -> None:
 
 
 def load_state(file: Path, **parts: Any) -> int:
-    """Restores the parts in place and returns the step to go on from: 0 where there is no file."""
+    """Restores the parts in place and returns the step to resume from: 0 where there is no file."""
     if not file.exists():
         return 0
     state = torch.load(file, weights_only=True)

@@ -1,8 +1,7 @@
 """Trains the tiny VAE's decoder further, its encoder frozen, on whole images whose latents carry some noise.
 
-A UNet's latents are never quite where the encoder would have put them. A decoder that has only seen exact ones answers a small
-error with a speck of another colour; one that has seen noisy ones paints over it. The encoder stays, so latents encoded before
-stay valid.
+A UNet's latents are never exactly those of the encoder. A decoder trained on exact latents turns a small error into a speck of
+another colour; one trained on noisy latents smooths it. The encoder is frozen, so cached latents stay valid.
 """
 
 from __future__ import annotations
@@ -29,7 +28,7 @@ DECODER_FILE = "decoder.pt"
 
 
 def fit_decoder(state_dir: Path, steps: int, scenes_per_style: int, seed: int) -> None:
-    """Runs, or resumes, `steps` optimizer steps; reads vae.pt and leaves decoder.pt beside it. The loss is `image_loss`."""
+    """Runs, or resumes, `steps` optimizer steps; reads vae.pt and writes decoder.pt next to it. The loss is `image_loss`."""
     if steps == 0:
         return
     torch.manual_seed(seed)
@@ -76,7 +75,7 @@ def fit_decoder(state_dir: Path, steps: int, scenes_per_style: int, seed: int) -
 
 
 def average_of_vae(state_dir: Path, decoder: bool = True) -> torch.nn.Module:
-    """The averaged VAE that `fit_vae` left, frozen; its decoder as `fit_decoder` left it, if wanted and there."""
+    """The averaged VAE of `fit_vae`, frozen, with the decoder of `fit_decoder` if `decoder` is set and it exists."""
     vae = build_vae()
     average = torch.optim.swa_utils.AveragedModel(vae)
     load_state(state_dir / "vae.pt", average=average)

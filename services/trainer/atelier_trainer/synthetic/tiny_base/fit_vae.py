@@ -1,6 +1,6 @@
-"""Trains the tiny base's AutoencoderKL on images of both styles, so that it can also show what a LoRA will learn.
+"""Trains the tiny base model's AutoencoderKL on images of both styles, so that it can reconstruct the style a LoRA will learn.
 
-First on random 64 px crops (cheap, many edges), then on whole images (removes the halos that crops leave).
+First on random 64 px crops (cheap, many edges), then on whole images (removes the halos that crops cause).
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Images for the tiny base, rendered once into memory-mapped files that both trainings read."""
+"""Images for the tiny base, rendered once into memory-mapped files that all trainings read."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ CAPTIONS_PER_SCENE = 4
 
 
 def render_images(folder: Path, style: str, count: int, seed: int) -> tuple[np.ndarray, list[list[str]]]:
-    """Renders `count` scenes of one style, or opens them where an earlier call left them.
+    """Renders `count` scenes of one style, or opens those of an earlier call.
 
     Returns:
         uint8 array [count, 128, 128, 3] (memory-mapped, read only) and, for each, a list of CAPTIONS_PER_SCENE captions.

@@ -1,4 +1,4 @@
-"""Beginning the tiny base from weights that there are, instead of from nothing."""
+"""Starts the trainings of the tiny base model from existing weights."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from atelier_trainer.synthetic.tiny_base.fit_vae import LEARNING_RATE as VAE_LEA
 
 
 def initialize_from(start: Path, state_dir: Path) -> None:
-    """Writes the states of VAE and UNet at step 0 with the weights of a diffusers folder, where there are none yet.
+    """Writes the states of VAE and UNet at step 0 with the weights of a diffusers folder, where they do not exist yet.
 
-    Its tokenizer comes along: the text encoder's weights belong to its numbering.
+    Its tokenizer is copied as well: the text encoder's weights belong to its token ids.
 
     Raises:
-        BaseModelError: the folder does not load.
+        BaseModelError: the folder cannot be loaded.
     """
     try:
         vae = AutoencoderKL.from_pretrained(start / "vae", dtype=torch.float32, use_safetensors=True)
@@ -29,7 +29,7 @@ def initialize_from(start: Path, state_dir: Path) -> None:
         text_encoder = CLIPTextModel.from_pretrained(start / "text_encoder", dtype=torch.float32, use_safetensors=True)
         CLIPTokenizer.from_pretrained(start / "tokenizer")
     except (OSError, ValueError, TypeError) as error:
-        raise BaseModelError(f"--start {str(start)!r} is no tiny base: {str(error).splitlines()[0]}") from error
+        raise BaseModelError(f"--start {str(start)!r} is not a tiny base model: {str(error).splitlines()[0]}") from error
     if not (state_dir / "vae.pt").exists():
         optimizer = torch.optim.AdamW(vae.parameters(), lr=VAE_LEARNING_RATE, betas=(0.9, 0.98), weight_decay=1e-3)
         save_state(state_dir / "vae.pt", 0, vae=vae, average=running_average(vae, EMA_DECAY), optimizer=optimizer)

@@ -39,7 +39,7 @@ def fish(thing: Thing, vary: Proportions) -> list[Part]:
     parts += [
         filled(ellipse(-0.31, -0.06, 0.058, 0.058), "white", "flat", 0.8),
         dot(ellipse(-0.32, -0.055, 0.03, 0.03)),
-        line(arc(-0.45, 0.05, 0.08, 0.06, 0.2, 1.4, 8)),
+        line(arc(-0.45, 0.05, 0.08, 0.06, (0.2, 1.4), n=8)),
         line(smooth([(-0.04, 0.02), (0.03, 0.06), (-0.03, 0.11)], closed=False)),
     ]
     return parts
@@ -101,7 +101,10 @@ def cat(thing: Thing, vary: Proportions) -> list[Part]:
     parts.append(
         line(
             np.concatenate(
-                [arc(hx - 0.035, hy + 0.085, 0.035, 0.04, 2.8, 0.0, 7), arc(hx + 0.035, hy + 0.085, 0.035, 0.04, 3.14, 0.3, 7)]
+                [
+                    arc(hx - 0.035, hy + 0.085, 0.035, 0.04, (2.8, 0.0), n=7),
+                    arc(hx + 0.035, hy + 0.085, 0.035, 0.04, (3.14, 0.3), n=7),
+                ]
             ),
             0.7,
         )
@@ -224,7 +227,10 @@ def giraffe(thing: Thing, vary: Proportions) -> list[Part]:
     for x, y, r in neck + trunk:
         turn, corners = vary.shift(1.0), vary.whole(5, 6)
         parts.append(
-            dot(ellipse(x + vary.shift(0.008), y + vary.shift(0.008), vary.near(r), vary.near(r * 0.9), turn, corners), "patch")
+            dot(
+                ellipse(x + vary.shift(0.008), y + vary.shift(0.008), vary.near(r), vary.near(r * 0.9), turn, n=corners),
+                "patch",
+            )
         )
     return [
         *parts,

@@ -90,7 +90,7 @@ def person(thing: Thing, vary: Proportions) -> list[Part]:
     parts.append(filled(ellipse(0, hy, head * 0.95, head), "skin", "round"))
     fringe = np.concatenate(
         [
-            arc(0, hy - 0.01, head * 1.02, head * 1.04, np.pi * 1.02, np.pi * 1.98, 18),
+            arc(0, hy - 0.01, head * 1.02, head * 1.04, (np.pi * 1.02, np.pi * 1.98), n=18),
             smooth(
                 [
                     (head * 0.85, hy - head * 0.35),
@@ -106,7 +106,7 @@ def person(thing: Thing, vary: Proportions) -> list[Part]:
     for side in (-1, 1):
         parts.append(dot(ellipse(side * 0.055, hy + 0.015, 0.017, 0.021)))
         parts.append(dot(ellipse(side * 0.085, hy + 0.06, 0.025, 0.017), "blush"))
-    parts.append(line(arc(0, hy + 0.045, 0.045, 0.04, 0.35, 2.79, 9), 0.8))
+    parts.append(line(arc(0, hy + 0.045, 0.045, 0.04, (0.35, 2.79), n=9), 0.8))
     return parts
 
 

@@ -13,7 +13,7 @@ def _face(x: float, y: float, scale: float) -> list[Part]:
     for side in (-1, 1):
         parts.append(dot(ellipse(x + side * 0.09 * scale, y - 0.03 * scale, 0.024 * scale, 0.032 * scale)))
         parts.append(dot(ellipse(x + side * 0.14 * scale, y + 0.05 * scale, 0.035 * scale, 0.024 * scale), "blush"))
-    return [*parts, line(arc(x, y + 0.03 * scale, 0.075 * scale, 0.07 * scale, 0.3, 2.84, 10))]
+    return [*parts, line(arc(x, y + 0.03 * scale, 0.075 * scale, 0.07 * scale, (0.3, 2.84), n=10))]
 
 
 def tree(thing: Thing, vary: Proportions) -> list[Part]:
@@ -38,7 +38,7 @@ def tree(thing: Thing, vary: Proportions) -> list[Part]:
     parts = [filled(trunk, "bark"), filled(crown, "main", "round")]
     for x, y, r in ((-0.15, -0.05, 0.1), (0.09, -0.13, 0.11), (0.17, 0.1, 0.09), (-0.05, 0.13, 0.09)):
         start = vary.shift(0.3)
-        parts.append(line(arc(x + vary.shift(0.03), cy + y, r, r * 0.7, 0.3 + start, 2.4 + start, 9), 0.8))
+        parts.append(line(arc(x + vary.shift(0.03), cy + y, r, r * 0.7, (0.3 + start, 2.4 + start), n=9), 0.8))
     if vary.chance(0.5):
         parts.append(line(smooth([(0, 0.34), (thick * 0.2, 0.26), (-thick * 0.1, 0.2)], closed=False), 0.7))
     return parts
@@ -96,7 +96,7 @@ def flower(thing: Thing, vary: Proportions) -> list[Part]:
     for k in range(petals):
         angle = turn + 2 * np.pi * k / petals
         reach = middle + long * 0.72
-        petal = ellipse(lean + reach * np.cos(angle), cy + reach * np.sin(angle), long, 1.95 * reach / petals, angle, 22)
+        petal = ellipse(lean + reach * np.cos(angle), cy + reach * np.sin(angle), long, 1.95 * reach / petals, angle, n=22)
         parts.append(filled(petal, "main", "round"))
     return [*parts, filled(ellipse(lean, cy, middle, middle), "gold", "round")]
 
@@ -165,7 +165,9 @@ def mushroom(thing: Thing, vary: Proportions) -> list[Part]:
             (-stem * 0.95, 0.25),
         ]
     )
-    cap = np.concatenate([arc(0, rim, wide, tall, np.pi, 2 * np.pi, 24), arc(0, rim, wide, 0.085, 0.0, np.pi, 14)[1:-1]])
+    cap = np.concatenate(
+        [arc(0, rim, wide, tall, (np.pi, 2 * np.pi), n=24), arc(0, rim, wide, 0.085, (0.0, np.pi), n=14)[1:-1]]
+    )
     parts = [filled(foot, "cream"), filled(cap, "main", "round")]
     for x, y, r in (
         (-0.02, -0.52, 0.19),
@@ -215,11 +217,11 @@ def apple(thing: Thing, vary: Proportions) -> list[Part]:
     leaf = smooth([(0.02, -0.3), (0.1, -0.43), (vary.near(0.28, 0.12), -0.46), (0.2, -0.33)])
     return [
         filled(body, "main", "round"),
-        line(arc(0, -0.255, 0.12, 0.06, 0.2, 2.94, 12), 0.8),
+        line(arc(0, -0.255, 0.12, 0.06, (0.2, 2.94), n=12), 0.8),
         filled(points((-0.022, -0.2), (lean - 0.03, -0.46), (lean + 0.03, -0.48), (0.025, -0.2)), "bark"),
         filled(leaf, "leaf"),
         line(points((0.05, -0.32), (0.2, -0.42)), 0.6),
-        filled(ellipse(-wide * 0.55, -0.08, 0.055, 0.1, 0.35, 20), "light", "flat", 0.0),
+        filled(ellipse(-wide * 0.55, -0.08, 0.055, 0.1, 0.35, n=20), "light", "flat", 0.0),
     ]
 
 

@@ -134,14 +134,14 @@ def umbrella(thing: Thing, vary: Proportions) -> list[Part]:
     panels = (5, 7)[vary.whole(0, 1)]  # an odd number begins and ends alike
     edges = np.linspace(-1.0, 1.0, panels + 1)
     hook = vary.near(0.08, 0.15)
-    handle = np.concatenate([points((0.0, -0.2), (0.0, 0.39)), arc(hook, 0.39, hook, 0.09, np.pi, 0.1, 12)])
+    handle = np.concatenate([points((0.0, -0.2), (0.0, 0.39)), arc(hook, 0.39, hook, 0.09, (np.pi, 0.1), n=12)])
     parts = [Part(handle, False, "bark", 3.4, "flat"), line(points((0, rim - tall), (0, -0.49)), 2.0)]
     for k in range(panels):
         left, right = edges[k], edges[k + 1]
         angle = np.linspace(0.0, np.pi / 2, 12)
         down = np.stack([right * wide * np.sin(angle), rim - tall * np.cos(angle)], axis=1)
         up = np.stack([left * wide * np.sin(angle), rim - tall * np.cos(angle)], axis=1)[::-1]
-        scallop = arc((left + right) / 2 * wide, rim, (right - left) / 2 * wide, 0.06, 0.0, -np.pi, 10)[1:-1]
+        scallop = arc((left + right) / 2 * wide, rim, (right - left) / 2 * wide, 0.06, (0.0, -np.pi), n=10)[1:-1]
         parts.append(filled(np.concatenate([down, scallop, up[:-1]]), "main" if k % 2 == 0 else "light", "down"))
     return parts
 
