@@ -29,9 +29,9 @@ from pathlib import Path
 from typing import Any
 
 import httpx
-from atelier_embedded.process_manager import running
+from atelier_embedded.process_manager import running_services
 from atelier_embedded.workspace import MODEL, Workspace
-from fidelity_report import machine
+from classifier.report import machine
 from thousand_versions import free_port
 
 ROOT = Path(__file__).parents[1]
@@ -107,7 +107,7 @@ def processes(folder: Path) -> Iterator[Services]:
     workspace.prepare()
     trainer = [sys.executable, "-m", "atelier_trainer"]
     subprocess.run([*trainer, "dataset", str(workspace.images), "--style", "sketch", "--count", "16"], check=True)
-    with running(workspace) as services:
+    with running_services(workspace) as services:
         versions = []
         for seed in (1, 2):
             flags = {
@@ -116,10 +116,10 @@ def processes(folder: Path) -> Iterator[Services]:
                 "cache_dir": workspace.cache / "encoded",
                 "output_dir": workspace.root / f"adapter-{seed}",
                 "tracking_uri": services.url("tracking"),
-                "result_file": workspace.trained_file,
+                "result_file": workspace.result_file,
             }
-            services.run([*trainer, *train_flags(seed, flags)], workspace.environment(), None, "the training")
-            versions.append(int(json.loads(workspace.trained_file.read_text())["version"]))
+            services.run([*trainer, *train_flags(seed, flags)], workspace.environment(), "the training")
+            versions.append(int(json.loads(workspace.result_file.read_text())["version"]))
         secrets = (workspace.secret(role) for role in ("promoter", "reader"))
         yield Services(services.url("registry-api"), services.url("infer"), *secrets, versions)
 

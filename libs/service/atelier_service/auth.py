@@ -47,9 +47,8 @@ class RoleTooLowError(ProblemError):
     type = ROLE_TOO_LOW
 
     def __init__(self, token: Token, role: Role) -> None:
-        super().__init__(
-            f"{token.id} has the role {token.role.name}; this requires {' or '.join(each.name for each in Role if each >= role)}"
-        )
+        sufficient = " or ".join(each.name for each in Role if each >= role)
+        super().__init__(f"{token.id} has the role {token.role.name}; this requires {sufficient}")
 
 
 class Authentication:
