@@ -1,7 +1,7 @@
 """Names of aliases, tags, files, graph inputs and headers that two services must spell alike."""
 
 CHAMPION = "champion"
-"""The alias that infer draws with when a request names neither a version nor an alias."""
+"""The alias that infer serves when a request names neither a version nor an alias."""
 
 # Tags on MLflow model versions.
 TAG_KIND = "atelier.kind"  # KIND_ADAPTER or KIND_BUNDLE
@@ -30,9 +30,9 @@ def lora_inputs(layer: str) -> tuple[str, str]:
     return f"{layer}.lora_A", f"{layer}.lora_B"
 
 
-# Response headers of a drawn image, and the PNG text key that holds a `generate.Drawn` as JSON.
+# Response headers of an image, and the PNG text key that holds its `generate.GenerationMetadata` as JSON.
 HEADER_MODEL, HEADER_VERSION, HEADER_SEED = "X-Atelier-Model", "X-Atelier-Version", "X-Atelier-Seed"
 HEADER_ADAPTER, HEADER_BUNDLE = "X-Atelier-Adapter-Digest", "X-Atelier-Bundle-Digest"
 HEADER_ALIAS = "X-Atelier-Alias"  # where an alias led to the version
 PNG_TEXT = "atelier"
-BASE_VERSION = "base"  # HEADER_VERSION of an image drawn without an adapter
+BASE_VERSION = "base"  # HEADER_VERSION of an image made without an adapter

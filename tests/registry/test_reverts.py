@@ -24,7 +24,9 @@ def test_a_revert_is_kept_once_until_the_alias_moves(api, adapters, ledger):
     infer = FakeInfer(adapters)
     monitor = RevertMonitor(infer, ledger, 3600)
     monitor.look()
-    infer.aliases["champion"] = ServedAlias(target=2, serving=1, reverted_from=2, problem="version 2 drew 2 blank images")
+    infer.aliases["champion"] = ServedAlias(
+        target_version=2, serving_version=1, reverted_version=2, problem="version 2 drew 2 blank images"
+    )
     for _ in range(3):
         monitor.look()
     [kept] = [decision for decision in api.history(adapters) if decision["action"] == "revert"]
@@ -52,7 +54,7 @@ def test_what_something_else_answers_is_not_believed(ledger):
 
     @app.get("/models")
     def models():
-        return {"model": "../x", "aliases": {"champion": {"target": -1}}}
+        return {"model": "../x", "aliases": {"champion": {"target_version": -1}}}
 
     with app_running(app) as url:
         assert httpx.get(f"{url}/models").status_code == 200

@@ -8,7 +8,7 @@ from typing import Literal
 from atelier_contracts.identifiers import VersionNumber
 from atelier_contracts.manifests import Evidence
 from atelier_contracts.promotion import Decision
-from atelier_contracts.stage import MAX_IMAGES, Staged, StageImage
+from atelier_contracts.stage import MAX_IMAGES, StageImage, StageResponse
 from pydantic import BaseModel, ConfigDict, Field
 
 
@@ -161,7 +161,7 @@ class Drawn(BaseModel):
     """What each version drew, or why it did not."""
 
     version: int
-    staged: Staged | None
+    staged: StageResponse | None
     problem: str | None
 
 

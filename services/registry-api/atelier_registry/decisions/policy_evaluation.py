@@ -13,7 +13,7 @@ from datetime import UTC, datetime
 
 from atelier_contracts.names import CHAMPION, KIND_ADAPTER
 from atelier_contracts.promotion import Verdict
-from atelier_contracts.stage import Staged, StageImage
+from atelier_contracts.stage import StageImage, StageResponse
 
 from atelier_registry.config.policy import AliasPolicy, Policy, same_but_the_prompt
 from atelier_registry.decisions import rules
@@ -157,6 +157,6 @@ class PolicyEvaluator:
             return str(error)
         return ""
 
-    def _staged(self, subject: Candidate, images: list[StageImage]) -> Staged:
+    def _staged(self, subject: Candidate, images: list[StageImage]) -> StageResponse:
         digest = subject.identity.digest if subject.identity else None
         return self._stager.stage(subject.version.model, subject.version.number, images, adapter_digest=digest)

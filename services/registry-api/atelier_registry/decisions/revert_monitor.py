@@ -80,14 +80,14 @@ class RevertMonitor:
             return
         found = self._reader.served()
         for alias, served in sorted(found.aliases.items()):
-            if served.reverted_from is None or served.reverted_from != served.target:
+            if served.reverted_version is None or served.reverted_version != served.target_version:
                 continue
             last, move = self._ledger.last_revert(found.model, alias), self._ledger.last_move(found.model, alias)
-            known = last is not None and last.from_version == served.reverted_from
+            known = last is not None and last.from_version == served.reverted_version
             if known and last is not None and (move is None or move.decision < last.id):
                 continue
             reason = (served.problem or "infer gave no reason")[:REASON_CHARACTERS]
-            facts = Facts(ACTOR, "revert", found.model, alias, served.reverted_from, served.serving, reason)
+            facts = Facts(ACTOR, "revert", found.model, alias, served.reverted_version, served.serving_version, reason)
             decision = self._ledger.open("reverted", facts)
-            fields = {"model": found.model, "alias": alias, "version": served.reverted_from, "decision": decision.id}
-            log.error("infer stopped drawing with a version", extra={"fields": fields | {"serving": served.serving}})
+            fields = {"model": found.model, "alias": alias, "version": served.reverted_version, "decision": decision.id}
+            log.error("infer stopped drawing with a version", extra={"fields": fields | {"serving": served.serving_version}})

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Sequence
 
-from atelier_contracts.stage import Staged, StageImage
+from atelier_contracts.stage import StageImage, StageResponse
 
 from atelier_registry.errors import StageBusyError
 from atelier_registry.models.infer_client import InferClient
@@ -26,7 +26,7 @@ class BoundedInferClient:
 
     def stage(
         self, model: str, version: int, images: Sequence[StageImage] = (), *, adapter_digest: str | None = None
-    ) -> Staged:
+    ) -> StageResponse:
         """See `Stager`.
 
         Raises:

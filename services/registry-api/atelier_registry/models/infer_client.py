@@ -7,7 +7,7 @@ from typing import Protocol
 
 import requests
 from atelier_contracts.generate import Problem
-from atelier_contracts.stage import Staged, StageImage, StageRequest
+from atelier_contracts.stage import StageImage, StageRequest, StageResponse
 from pydantic import ValidationError
 
 from atelier_registry.errors import StageRefusedError, StageUnavailableError
@@ -20,7 +20,7 @@ class InferClient(Protocol):
 
     def stage(
         self, model: str, version: int, images: Sequence[StageImage] = (), *, adapter_digest: str | None = None
-    ) -> Staged:
+    ) -> StageResponse:
         """Loads a version as serving would, and draws.
 
         Args:
@@ -40,7 +40,7 @@ class NoInferClient:
 
     def stage(
         self, model: str, version: int, images: Sequence[StageImage] = (), *, adapter_digest: str | None = None
-    ) -> Staged:
+    ) -> StageResponse:
         """See `Stager`."""
         raise StageUnavailableError(
             "no infer is set up to load it with; set ATELIER_REGISTRY_INFER_URL and ATELIER_REGISTRY_INFER_TOKEN, or set "
@@ -57,7 +57,7 @@ class HttpInferClient:
 
     def stage(
         self, model: str, version: int, images: Sequence[StageImage] = (), *, adapter_digest: str | None = None
-    ) -> Staged:
+    ) -> StageResponse:
         """See `Stager`."""
         request = StageRequest(model=model, version=version, images=list(images), adapter_digest=adapter_digest)
         body = request.model_dump(mode="json")
@@ -69,7 +69,7 @@ class HttpInferClient:
             raise StageUnavailableError(f"infer does not answer ({type(error).__name__})") from error
         if answer.status_code == 200:
             try:
-                staged = Staged.model_validate_json(answer.content)
+                staged = StageResponse.model_validate_json(answer.content)
             except ValidationError as error:
                 raise StageUnavailableError("infer answered with something else than a staged version") from error
             if adapter_digest not in (None, staged.adapter_digest):
