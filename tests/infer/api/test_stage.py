@@ -42,7 +42,7 @@ def test_it_draws_what_serving_would_and_serves_nothing_of_it(staged):
     assert found.images[0].request.seed == 7
     assert found.load_seconds > 0
     assert found.step_seconds > 0
-    assert staged.client.get("/models").json()["aliases"]["champion"]["serving"] == 1
+    assert staged.client.get("/models").json()["aliases"]["champion"]["serving_version"] == 1
     assert staged.generate().content == before
 
 
