@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from onnx import helper
 
-from ..support import alias_state, make_all_images_blank, make_noise_non_finite, problem, readiness, version_of
-from ..tiny_bundle import build_bundle, change_unet
+from ..support import alias_state, make_all_images_blank, problem, readiness, version_of
+from ..tiny_bundle import adapter_tensors, build_adapter, build_bundle, change_unet
 
 
 def test_after_two_blank_images_in_a_row_the_previous_version_serves(service, store, publish, monkeypatch, caplog):
@@ -113,15 +113,18 @@ def test_the_first_champion_keeps_serving(service, monkeypatch):
         assert version_of(service.generate()) == "1"
 
 
-def test_non_finite_images_count_as_well(service, store, publish, monkeypatch):
-    number = publish(seed=5)
+def test_non_finite_images_of_a_version_count_as_well(service, store, bundle, tmp_path):
+    """The version passes the probe and overflows in a guided image; the one before it generates the same requests."""
+    build_adapter(tmp_path / "overflow", bundle[1].digest(), adapter_tensors(seed=5, scale=1e37))
+    number = store.publish_adapter(tmp_path / "overflow")
     store.set_alias("champion", number)
-    service.wait(lambda: version_of(service.generate()) == str(number))
-    with monkeypatch.context() as patch:
-        make_noise_non_finite(patch)
-        for _ in range(2):
-            problem(service.generate(), 500)
+    service.wait(lambda: alias_state(service)["serving_version"] == number)
+    for seed in (7, 8):
+        assert alias_state(service)["serving_version"] == number
+        assert "NaN or infinity" in problem(service.generate(seed=seed), 500)
     assert alias_state(service)["serving_version"] == 1
+    assert alias_state(service)["reverted_version"] == number
+    assert [version_of(service.generate(seed=seed)) for seed in (7, 8)] == ["1", "1"]
 
 
 def test_registry_api_reads_what_was_reverted(service, store, publish):

@@ -150,3 +150,37 @@ def test_an_adapter_travels_once(bundle, tmp_path, opened, params):
     inputs = len(opened.unet.get_inputs())
     assert counts == [inputs] + [4] * 4  # sample, timestep, text states, scales
     np.testing.assert_array_equal(drawing.sample, run_together(opened, [(adapters, replace(params, steps=5))])[0].sample)
+
+
+def test_several_adapters_are_copied_when_they_change_and_give_the_same_images(bundle, tmp_path, opened, params):
+    """Two in one batch stay on the device; alternating batches bind other arrays and must not see those of the last batch."""
+    adapters = []
+    for seed, rank in ((1, 2), (2, 4)):
+        build_adapter(tmp_path / str(seed), bundle[1].digest(), adapter_tensors(seed=seed, rank=rank), rank=rank)
+        adapters.append(WeightedAdapter(read_adapter(tmp_path / str(seed), bundle[1])))
+    bound, step, counts = BoundSession(opened.unet, "cpu"), DenoisingStep(), []
+    on_device = replace(opened, unet=bound)
+    batches = [
+        [DenoisingState(on_device, [adapter], params) for adapter in adapters],
+        [DenoisingState(on_device, adapters[:1], params)],
+        [DenoisingState(on_device, adapters[1:], params)],
+    ]
+    for batch in batches:
+        for state in batch:
+            state.prepare()
+    for order in ([0, 0, 1, 2], [0, 1, 2], [2, 1, 0], [1, 1, 2, 2, 0]):
+        for index in order:
+            if batches[index][0].done:
+                continue
+            before = bound.copied
+            assert step.step(batches[index]) == [None] * len(batches[index])
+            counts.append(bound.copied - before)
+    inputs = len(opened.unet.get_inputs())
+    assert counts[:3] == [inputs, 4, inputs]  # the same batch again, then another adapter
+    alone = run_together(opened, [([adapter], params) for adapter in adapters])
+    for state, reference in zip([*batches[1], *batches[2]], alone, strict=True):
+        assert state.done
+        single = run_together(opened, [(reference.adapters, params)])[0]
+        np.testing.assert_array_equal(state.sample, single.sample)
+    for state, reference in zip(batches[0], alone, strict=True):
+        np.testing.assert_array_equal(state.sample, reference.sample)
