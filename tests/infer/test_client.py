@@ -84,7 +84,7 @@ def test_refusals_are_one_kind_of_error(client, service, store):
         Client("ftp://x", SECRET)
 
 
-def test_a_stream_that_fails_says_why(client, monkeypatch):
+def test_a_failed_stream_raises_the_problem(client, monkeypatch):
 
     make_noise_non_finite(monkeypatch)
     with pytest.raises(ClientError, match="NaN or infinity"):

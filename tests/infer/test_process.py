@@ -105,24 +105,24 @@ def start(mlflow_server, tmp_path, token_file):
 def test_from_an_empty_registry_to_a_graceful_end(mlflow_server, start, bundle, adapter, tmp_path):
     publisher = MlflowPublisher(mlflow_server.uri)
     process, client, log = start(publisher.model)
-    wish = {"prompt": "a cat", "steps": 3, "seed": 1}
-    answer = client.post("/generate", json=wish)
+    fields = {"prompt": "a cat", "steps": 3, "seed": 1}
+    answer = client.post("/generate", json=fields)
     assert answer.status_code == 409
     assert "curl -X POST" in answer.json()["detail"]
 
     publisher.publish_bundle(bundle[0], bundle[1].digest())
     publisher.set_alias("champion", publisher.publish_adapter(adapter[0]))
-    first = client.post("/generate", json=wish)
+    first = client.post("/generate", json=fields)
     assert (first.status_code, first.headers[names.HEADER_VERSION]) == (200, "1"), first.text
     assert first.headers[names.HEADER_ADAPTER] == adapter[1].digest()
 
     build_adapter(tmp_path / "second", bundle[1].digest(), adapter_tensors(seed=2))
     publisher.set_alias("champion", publisher.publish_adapter(tmp_path / "second"))
-    wait(lambda: client.post("/generate", json=wish).headers[names.HEADER_VERSION] == "2")
-    assert client.post("/generate", json=wish | {"version": 1}).content == first.content
+    wait(lambda: client.post("/generate", json=fields).headers[names.HEADER_VERSION] == "2")
+    assert client.post("/generate", json=fields | {"version": 1}).content == first.content
 
     answers = []
-    long_wish = wish | {"steps": 150, "width": 512, "height": 512}
+    long_wish = fields | {"steps": 150, "width": 512, "height": 512}
     thread = threading.Thread(target=lambda: answers.append(client.post("/generate", json=long_wish)))
     thread.start()
     with httpx.Client(base_url=client.base_url, headers=client.headers) as other:
@@ -144,14 +144,14 @@ def test_from_an_empty_registry_to_a_graceful_end(mlflow_server, start, bundle, 
     assert "a cat" not in log.read_text()
 
 
-def test_a_drawing_that_outlasts_the_patience_is_told(mlflow_server, start, bundle, adapter):
+def test_an_image_that_exceeds_the_drain_timeout_gets_503(mlflow_server, start, bundle, adapter):
     publisher = MlflowPublisher(mlflow_server.uri)
     publisher.publish_bundle(bundle[0], bundle[1].digest())
     publisher.set_alias("champion", publisher.publish_adapter(adapter[0]))
     process, client, _ = start(publisher.model, DRAIN_TIMEOUT_S=0)
     answers = []
-    wish = {"prompt": "a cat", "steps": 150, "width": 1024, "height": 1024}
-    thread = threading.Thread(target=lambda: answers.append(client.post("/generate", json=wish)))
+    fields = {"prompt": "a cat", "steps": 150, "width": 1024, "height": 1024}
+    thread = threading.Thread(target=lambda: answers.append(client.post("/generate", json=fields)))
     thread.start()
     with httpx.Client(base_url=client.base_url, headers=client.headers) as other:
         wait(lambda: other.get("/models").json()["admitted_images"] == 1)
@@ -180,18 +180,23 @@ def test_a_canary_from_the_environment_and_a_job_that_the_end_of_the_process_end
             WEBHOOK_SECRET_FILE=tmp_path / "signing",
         )
         wait(lambda: client.get("/models").json()["canary"]["active"])
-        wish = {"prompt": "a cat", "seed": 1, "webhook_url": f"http://{receiver.place}/secret-path"}
-        done = client.post("/jobs", json=wish | {"steps": 2}).json()
+        fields = {"prompt": "a cat", "seed": 1, "webhook_url": f"http://{receiver.place}/secret-path"}
+        done = client.post("/jobs", json=fields | {"steps": 2}).json()
         assert done["alias"] == "rival"
         wait(lambda: receiver.came)
         assert read_webhook(SIGNING, *receiver.came[0])["state"] == "succeeded"
-        ended = client.post("/jobs", json=wish | {"steps": 150, "width": 1024, "height": 1024}).json()
+        ended = client.post("/jobs", json=fields | {"steps": 150, "width": 1024, "height": 1024}).json()
         wait(lambda: client.get(f"/jobs/{ended['id']}").json()["state"] == "running")
         process.send_signal(signal.SIGTERM)
         client.close()
         assert process.wait(60) == 0
-        told = read_webhook(SIGNING, *receiver.came[1])
-        assert (told["id"], told["alias"], told["state"], told["problem"]["status"]) == (ended["id"], "rival", "failed", 503)
+        reported = read_webhook(SIGNING, *receiver.came[1])
+        assert (reported["id"], reported["alias"], reported["state"], reported["problem"]["status"]) == (
+            ended["id"],
+            "rival",
+            "failed",
+            503,
+        )
         assert len(receiver.came) == 2
     for secret in (SIGNING, "secret-path", "a cat"):
         assert secret not in log.read_text()

@@ -177,7 +177,7 @@ def test_a_canary_is_an_alias_and_a_percent(environment):
         read()
 
 
-def test_callbacks_need_hosts_and_a_secret(environment, tmp_path):
+def test_webhooks_require_hosts_and_a_secret(environment, tmp_path):
     assert webhooks(read()) == (frozenset(), b"")
     environment.setenv(PREFIX + "WEBHOOK_HOSTS", "a.example,http://worker:9000")
     with pytest.raises(SettingsError, match="set both or neither; received only ATELIER_INFER_WEBHOOK_HOSTS"):

@@ -68,13 +68,15 @@ def encoded_image(text: str | bytes, form: str) -> bytes:
 def read(content: bytes) -> None:
     """As `/verify` does: the image, then the request that its text makes."""
     try:
-        drawn, pixels = read_image(content, 64)
+        results, pixels = read_image(content, 64)
     except InvalidImageError:
         return
     assert pixels.dtype == np.uint8 and pixels.ndim == 3
-    assert all(len(digest) == 64 and digest.isalnum() for digest in [drawn.bundle_digest, *(a.digest for a in drawn.adapters)])
+    assert all(
+        len(digest) == 64 and digest.isalnum() for digest in [results.bundle_digest, *(a.digest for a in results.adapters)]
+    )
     try:
-        to_generate_request(drawn)
+        to_generate_request(results)
     except RequestError:
         return
 
@@ -104,9 +106,9 @@ def test_any_damage_of_an_image(data, form):
 
 def test_an_image_of_ours_is_read():
     """So that the tests above do not pass by refusing everything."""
-    drawn = GenerationMetadata.model_validate(DRAWN)
-    assert read_image(encode_png(np.zeros((4, 4, 3), np.uint8), drawn), 64)[0] == drawn
-    assert read_image(encoded_image(json.dumps(DRAWN), "webp"), 64)[0] == drawn
+    results = GenerationMetadata.model_validate(DRAWN)
+    assert read_image(encode_png(np.zeros((4, 4, 3), np.uint8), results), 64)[0] == results
+    assert read_image(encoded_image(json.dumps(DRAWN), "webp"), 64)[0] == results
 
 
 @given(st.text(max_size=60) | st.lists(WORDS | st.text(max_size=4), max_size=8).map("".join))

@@ -208,8 +208,8 @@ def test_a_switch_under_load_fails_no_request_and_every_image_verifies(service, 
         number = publish(seed=seed)
         store.set_alias("champion", number)
         service.wait(lambda number=number: alias_state(service)["serving_version"] == number)
-        drawn = len(answers)
-        service.wait(lambda drawn=drawn: len(answers) > drawn + 8)
+        results = len(answers)
+        service.wait(lambda results=results: len(answers) > results + 8)
     stop.set()
     for thread in threads:
         thread.join()

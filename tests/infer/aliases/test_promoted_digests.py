@@ -203,8 +203,8 @@ def test_a_version_in_metadata_must_be_a_number(service):
 def test_metadata_with_another_size_is_refused_before_generating(service):
 
     good = service.generate().content
-    drawn = service.count("images_total", version="1", alias="champion", outcome="succeeded")
+    results = service.count("images_total", version="1", alias="champion", outcome="succeeded")
     answer = verify(service, changed(good, width=128, height=128, steps=150))
     assert answer.status_code == 422
     assert "the size in its metadata, 128 x 128 px" in answer.json()["detail"]
-    assert service.count("images_total", version="1", alias="champion", outcome="succeeded") == drawn
+    assert service.count("images_total", version="1", alias="champion", outcome="succeeded") == results

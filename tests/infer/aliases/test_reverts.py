@@ -35,7 +35,7 @@ def test_after_two_blank_images_in_a_row_the_previous_version_serves(service, st
 
 
 @pytest.mark.parametrize(
-    "wish",
+    "fields",
     [
         {"guidance_scale": 29},
         {"scale": 3.9},
@@ -45,13 +45,13 @@ def test_after_two_blank_images_in_a_row_the_previous_version_serves(service, st
         {"adapters": [{"alias": "champion", "weight": 1}, {"version": 1, "weight": 1}]},
     ],
 )
-def test_unusual_requests_do_not_count_against_a_version(service, store, publish, monkeypatch, wish):
+def test_unusual_requests_do_not_count_against_a_version(service, store, publish, monkeypatch, fields):
     number = publish(seed=5)
     store.set_alias("champion", number)
     service.wait(lambda: version_of(service.generate()) == str(number))
     make_all_images_blank(monkeypatch)
     for _ in range(3):
-        service.generate(**wish)
+        service.generate(**fields)
     assert alias_state(service)["serving_version"] == number
 
 

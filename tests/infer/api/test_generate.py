@@ -4,27 +4,23 @@ import io
 import json
 import re
 import shlex
-import socket
-import threading
 
 import numpy as np
 import pytest
 from atelier_contracts import names
 from atelier_contracts.generate import AppliedAdapter, GenerationMetadata
-from atelier_infer.engine import denoising_state
 from atelier_infer.generation import service as service_module
 from PIL import Image
 
-from ..conftest import SECRET
 from ..support import make_noise_non_finite, pixels_of, problem
 from ..tiny_bundle import adapter_tensors, build_adapter
 
 
-def test_an_image_says_how_it_was_drawn(service, adapter, bundle):
+def test_an_image_contains_its_metadata(service, adapter, bundle):
     response = service.generate(prompt="a cät 😀", negative_prompt="a dog", guidance_scale=3.5, width=48)
     assert pixels_of(response).shape == (32, 48, 3)
-    drawn = GenerationMetadata.model_validate_json(Image.open(io.BytesIO(response.content)).text[names.PNG_TEXT])
-    assert drawn == GenerationMetadata(
+    results = GenerationMetadata.model_validate_json(Image.open(io.BytesIO(response.content)).text[names.PNG_TEXT])
+    assert results == GenerationMetadata(
         model="sketches",
         version="1",
         adapter_digest=adapter[1].digest(),
@@ -53,7 +49,7 @@ def test_same_seed_same_bytes(service):
     assert first.content != other.content
 
 
-def test_without_a_seed_one_is_drawn_and_returned(service):
+def test_a_random_seed_is_returned(service):
     first = service.client.post("/generate", json={"prompt": "a cat", "steps": 2})
     assert service.generate(seed=int(first.headers[names.HEADER_SEED])).content == first.content
 
@@ -110,10 +106,10 @@ BROKEN = [
 
 
 def test_values_that_break_a_rule(service):
-    for wish, words in BROKEN:
-        detail = problem(service.generate(**wish), 422)
+    for fields, words in BROKEN:
+        detail = problem(service.generate(**fields), 422)
         for word in words:
-            assert word in detail, wish
+            assert word in detail, fields
 
 
 def test_bodies_that_are_no_request(service):
@@ -160,19 +156,19 @@ def test_an_unknown_alias_names_those_that_exist(service):
     assert re.search(r"no alias 'rival'.*existing aliases: champion;", problem(service.generate(alias="rival"), 404))
 
 
-def test_a_version_that_is_no_adapter(service, store, adapter):
+def test_a_version_that_is_not_an_adapter_is_refused(service, store, adapter):
     number = store.publish_adapter(adapter[0], kind="bundle")
     assert f"version {number}" in problem(service.generate(version=number), 409)
 
 
-@pytest.mark.parametrize("wish", [{}, {"base": True}, {"alias": "champion"}])
-def test_without_a_champion_the_answer_is_how_to_make_one(make_service, store, adapter, wish):
+@pytest.mark.parametrize("fields", [{}, {"base": True}, {"alias": "champion"}])
+def test_without_a_champion_the_answer_is_how_to_make_one(make_service, store, adapter, fields):
     service = make_service(registry_url="http://registry:8001/")
     service.wait(lambda: service.client.get("/readyz").status_code == 200)
-    assert "/versions/N/promote" in problem(service.generate(**wish), 409)
+    assert "/versions/N/promote" in problem(service.generate(**fields), 409)
     store.publish_adapter(adapter[0])
     store.publish_adapter(adapter[0])
-    command = shlex.split(problem(service.generate(**wish), 409).split("create one with: ")[1])
+    command = shlex.split(problem(service.generate(**fields), 409).split("create one with: ")[1])
     assert command[:4] == ["curl", "-X", "POST", "http://registry:8001/models/sketches/versions/2/promote"]
     assert json.loads(command[-1]) == {"alias": "champion", "reason": "first version"}
 
@@ -202,7 +198,7 @@ def test_a_version_whose_first_step_is_not_finite_is_refused(service, store, bun
     assert service.generate().status_code == 200
 
 
-def test_a_drawing_that_is_not_finite_is_an_error(service, monkeypatch):
+def test_a_non_finite_image_is_an_error(service, monkeypatch):
     make_noise_non_finite(monkeypatch)
     assert "step 1 of 2 gave NaN or infinity" in problem(service.generate(), 500)
 
@@ -216,44 +212,6 @@ def test_open_paths_need_no_login_and_show_no_details(service):
     service.client.headers.pop("Authorization")
     assert service.client.get("/healthz").json() == {"status": "alive"}
     assert service.client.get("/readyz").json() == {"status": "ready"}
-
-
-def test_models_shows_what_is_loaded(service, adapter, bundle):
-    told = service.client.get("/models").json()
-    assert told.pop("cache_mib") > 0
-    memory = told.pop("memory")
-    assert set(memory["used_mib"]) == {
-        "process", "profiling", "bundles", "adapters", "concatenated_adapters", "images", "uploads", "arena"
-    }  # fmt: skip
-    assert memory["free_mib"] == pytest.approx(memory["limit_mib"] - sum(memory["used_mib"].values()), abs=1)
-    assert told == {
-        "model": "sketches",
-        "scheduler": "ddim",
-        "provider": "cpu",
-        "adapters_mib": 0.0,
-        "aliases": {
-            "champion": {
-                "target_version": 1,
-                "serving_version": 1,
-                "adapter_digest": adapter[1].digest(),
-                "reverted_version": None,
-                "problem": None,
-            }
-        },
-        "canary": None,
-        "adapters": [
-            {
-                "version": 1,
-                "adapter_digest": adapter[1].digest(),
-                "bundle_digest": bundle[1].digest(),
-                "rank": 2,
-                "size_mib": 0.0,
-            }
-        ],
-        "bundles": [{"bundle_digest": bundle[1].digest(), "base_model": "tiny/base", "native_size_px": 32}],
-        "admitted_images": 0,
-        "cache_limit_mib": 16384,
-    }
 
 
 def test_openapi_documents_every_answer(service):
@@ -281,57 +239,3 @@ def test_a_line_per_request_without_secrets(service, caplog):
     }.items() <= line.items()
     assert "private" not in str(line)
     assert "token" not in str(line).replace("token_id", "")
-
-
-@pytest.fixture
-def stoppable(monkeypatch):
-    """Drawings whose steps wait for `go`."""
-    go, started = threading.Event(), threading.Event()
-
-    class Slow(denoising_state.DenoisingState):
-        steps_taken = 0
-
-        def step(self, model_output) -> None:
-            started.set()
-            assert go.wait(20)
-            type(self).steps_taken += 1
-            super().step(model_output)
-
-    monkeypatch.setattr(service_module, "DenoisingState", Slow)
-    yield go, started, Slow
-    go.set()
-
-
-def test_a_full_queue_says_when_to_come_back(make_service, store, adapter, stoppable):
-    go, started, _ = stoppable
-    store.set_alias("champion", store.publish_adapter(adapter[0]))
-    service = make_service(queue_limit=1)
-    service.wait(lambda: service.client.get("/readyz").status_code == 200)
-    answers = []
-    threads = [threading.Thread(target=lambda: answers.append(service.generate())) for _ in range(2)]
-    for thread in threads:
-        thread.start()
-    assert started.wait(20)
-    service.wait(lambda: service.engine.admission.admitted == 2)
-    refused = service.generate()
-    assert "at most 1 images may wait" in problem(refused, 429)
-    assert int(refused.headers["retry-after"]) >= 1
-    go.set()
-    for thread in threads:
-        thread.join()
-    assert [answer.status_code for answer in answers] == [200, 200]
-    assert service.generate().status_code == 200
-
-
-def test_a_sender_who_hangs_up_ends_the_drawing_at_its_next_step(service, stoppable):
-    go, started, slow = stoppable
-    body = b'{"prompt": "a cat", "steps": 50}'
-    head = f"POST /generate HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {SECRET}\r\nContent-Type: application/json\r\n"
-    with socket.create_connection((service.client.base_url.host, service.client.base_url.port)) as line:
-        line.sendall(f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body)
-        assert started.wait(20)
-    service.wait(lambda: all(task.cancelled.is_set() for task in service.engine._scheduler))
-    go.set()
-    service.wait(lambda: service.engine.admission.admitted == 0)
-    assert service.generate(steps=1).status_code == 200  # the engine is free again
-    assert slow.steps_taken == 2  # one of the fifty, and this one

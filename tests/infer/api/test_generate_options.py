@@ -26,7 +26,7 @@ def styles(service, store, bundle, tmp_path):
     return service
 
 
-def test_several_images_have_rising_seeds_and_come_as_json(service):
+def test_several_images_have_ascending_seeds_and_are_json(service):
     answer = service.generate(n=3, seed=2**32 - 2)
     assert answer.headers["content-type"] == "application/json"
     found = GenerateResponse.model_validate_json(answer.content)
@@ -53,8 +53,8 @@ def test_webp_has_the_same_pixels_and_the_same_text(service):
     image = Image.open(io.BytesIO(webp.content))
     assert image.format == "WEBP"
     np.testing.assert_array_equal(np.asarray(image.convert("RGB")), pixels_of(png))
-    drawn = GenerationMetadata.model_validate_json(image.getexif()[0x010E])
-    assert drawn == GenerationMetadata.model_validate_json(Image.open(io.BytesIO(png.content)).text[names.PNG_TEXT])
+    results = GenerationMetadata.model_validate_json(image.getexif()[0x010E])
+    assert results == GenerationMetadata.model_validate_json(Image.open(io.BytesIO(png.content)).text[names.PNG_TEXT])
 
 
 def test_json_by_accept(service):
@@ -97,20 +97,20 @@ def test_accept(accept, expected):
             negotiate(accept, OFFERED)
 
 
-def test_a_blend_says_what_it_is_made_of(styles):
+def test_the_metadata_of_a_blend_names_its_adapters(styles):
     blend = [{"version": 2, "weight": 0.5}, {"alias": "champion", "weight": 0.25}]
     answer = styles.generate(adapters=blend, scale=2.0)
-    drawn = GenerationMetadata.model_validate_json(Image.open(io.BytesIO(answer.content)).text[names.PNG_TEXT])
-    assert answer.headers[names.HEADER_VERSION] == drawn.version == "2+1"
-    assert [(one.version, one.weight) for one in drawn.adapters] == [(2, 1.0), (1, 0.5)]
-    assert drawn.adapter_digest is None
+    results = GenerationMetadata.model_validate_json(Image.open(io.BytesIO(answer.content)).text[names.PNG_TEXT])
+    assert answer.headers[names.HEADER_VERSION] == results.version == "2+1"
+    assert [(one.version, one.weight) for one in results.adapters] == [(2, 1.0), (1, 0.5)]
+    assert results.adapter_digest is None
     assert names.HEADER_ADAPTER not in answer.headers
     swapped = styles.generate(adapters=[{"version": 1, "weight": 0.5}, {"version": 2}])
     assert np.abs(pixels_of(answer).astype(int) - pixels_of(swapped)).max() <= 1
     assert (pixels_of(answer) != pixels_of(styles.generate())).any()
 
 
-def test_scale_0_draws_what_the_base_draws(styles):
+def test_scale_0_gives_the_image_of_the_base_model(styles):
     np.testing.assert_array_equal(pixels_of(styles.generate(version=3, scale=0)), pixels_of(styles.generate(base=True)))
     assert (pixels_of(styles.generate(version=3)) != pixels_of(styles.generate(version=3, scale=0.5))).any()
 
@@ -126,7 +126,7 @@ def test_a_blend_needs_one_base(styles, store, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("wish", "words"),
+    ("fields", "words"),
     [
         ({"adapters": [{"version": 1}] * 5}, "4"),
         ({"adapters": [{"weight": 1.0}]}, "named by version or by alias"),
@@ -139,8 +139,8 @@ def test_a_blend_needs_one_base(styles, store, tmp_path):
         ({"n": 0}, "received 0"),
     ],
 )
-def test_new_fields_have_rules_too(service, wish, words):
-    assert words in problem(service.generate(**wish), 422)
+def test_new_fields_have_rules_too(service, fields, words):
+    assert words in problem(service.generate(**fields), 422)
 
 
 @pytest.mark.parametrize("field", ["guidance_scale", "scale", "guidance_until"])
@@ -152,7 +152,7 @@ def test_numbers_are_finite(service, field, value):
 
 def test_mixed_requests_at_once_are_what_each_is_alone(styles):
     """Different adapters, sizes, schedulers, steps and guidance at the same time; every image is drawn again alone."""
-    wishes = [
+    requests = [
         {"seed": index, "steps": 3 + index % 5, "guidance_scale": (1.0, 4.0)[index % 2], "width": (32, 48)[index % 3 == 0]}
         | ({"version": 1 + index % 3} if index % 4 else {"base": True})
         | {"scheduler": ("ddim", "euler", "euler_ancestral", "dpmpp_2m_karras")[index % 4]}
@@ -160,37 +160,37 @@ def test_mixed_requests_at_once_are_what_each_is_alone(styles):
     ]
     answers = {}
     threads = [
-        threading.Thread(target=lambda index=index, wish=wish: answers.update({index: styles.generate(**wish)}))
-        for index, wish in enumerate(wishes)
+        threading.Thread(target=lambda index=index, fields=fields: answers.update({index: styles.generate(**fields)}))
+        for index, fields in enumerate(requests)
     ]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    for index, wish in enumerate(wishes):
-        assert np.abs(pixels_of(answers[index]).astype(int) - pixels_of(styles.generate(**wish))).max() <= 1
+    for index, fields in enumerate(requests):
+        assert np.abs(pixels_of(answers[index]).astype(int) - pixels_of(styles.generate(**fields))).max() <= 1
     assert 'step_images_bucket{le="1.0"}' in styles.client.get("/metrics").text
 
 
-def test_the_same_key_gives_the_same_image_drawn_once(service):
-    wish = {"prompt": "a cat", "steps": 2}  # no seed: drawn twice it would differ
+def test_one_idempotency_key_generates_once(service):
+    fields = {"prompt": "a cat", "steps": 2}  # no seed: drawn twice it would differ
     headers = {"Idempotency-Key": "order 17"}
-    first, again = (service.client.post("/generate", json=wish, headers=headers) for _ in range(2))
+    first, again = (service.client.post("/generate", json=fields, headers=headers) for _ in range(2))
     assert first.status_code == 200
     assert first.content == again.content
     assert (
         'atelier_infer_images_total{alias="champion",outcome="succeeded",version="1"} 1.0'
         in service.client.get("/metrics").text
     )
-    other = service.client.post("/generate", json=wish | {"steps": 3}, headers=headers)
+    other = service.client.post("/generate", json=fields | {"steps": 3}, headers=headers)
     assert "'order 17' was used with another request" in problem(other, 422)
 
 
 def test_a_key_whose_request_was_refused_is_free_again(service, store, adapter):
-    wish, headers = {"prompt": "a cat", "steps": 2, "version": 2}, {"Idempotency-Key": "k"}
-    problem(service.client.post("/generate", json=wish, headers=headers), 404)
+    fields, headers = {"prompt": "a cat", "steps": 2, "version": 2}, {"Idempotency-Key": "k"}
+    problem(service.client.post("/generate", json=fields, headers=headers), 404)
     store.publish_adapter(adapter[0])
-    assert service.client.post("/generate", json=wish, headers=headers).status_code == 200
+    assert service.client.post("/generate", json=fields, headers=headers).status_code == 200
 
 
 def test_metrics_count_images_by_version(styles):
@@ -207,7 +207,7 @@ def test_metrics_count_images_by_version(styles):
     problem(styles.client.get("/metrics"), 401)
 
 
-def test_versions_lists_what_may_be_asked_for(styles, store, adapter):
+def test_versions_lists_what_a_request_may_name(styles, store, adapter):
     store.publish_adapter(adapter[0], kind="bundle")
     found = styles.client.get("/versions").json()
     assert [one["version"] for one in found["versions"]] == [3, 2, 1]

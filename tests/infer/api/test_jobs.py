@@ -19,7 +19,7 @@ from PIL import Image
 from ..support import REQUEST, ended, events, make_noise_non_finite, problem
 
 
-def test_a_job_from_its_order_to_its_images(service):
+def test_a_job_from_submission_to_its_images(service):
     answer = service.client.post("/jobs", json=REQUEST | {"n": 2})
     assert answer.status_code == 202
     job = answer.json()["id"]
@@ -41,7 +41,7 @@ def test_a_job_from_its_order_to_its_images(service):
     assert Image.open(io.BytesIO(webp.content)).format == "WEBP"
 
 
-def test_events_tell_every_step_with_previews(service, paced):
+def test_events_report_every_step_with_previews(service, paced):
     go, started, slow = paced
     slow.pause_s = 0.2  # a preview is decoded while the next steps are taken
     job = service.client.post("/jobs", json=REQUEST | {"steps": 15}).json()["id"]
@@ -102,7 +102,7 @@ def test_a_cancelled_job_ends_within_a_step_and_is_forgotten(service, paced):
     assert order.status().completed_steps <= 2
 
 
-def test_a_job_that_fails_says_why(service, monkeypatch):
+def test_a_failed_job_has_a_problem(service, monkeypatch):
 
     make_noise_non_finite(monkeypatch)
     job = service.client.post("/jobs", json=REQUEST).json()["id"]

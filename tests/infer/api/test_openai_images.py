@@ -16,7 +16,7 @@ def client(service):
         yield client
 
 
-def test_the_stock_client_draws(service, client):
+def test_the_stock_client_generates_images(service, client):
     answer = client.images.generate(prompt="a cat", n=2, size="48x32", extra_body={"seed": 7, "steps": 2})
     assert len(answer.data) == 2
     assert Image.open(io.BytesIO(base64.b64decode(answer.data[0].b64_json))).size == (48, 32)
@@ -33,7 +33,7 @@ def test_the_stock_client_draws(service, client):
 
 
 @pytest.mark.parametrize(
-    ("wish", "error", "words"),
+    ("fields", "error", "words"),
     [
         ({"model": "photos"}, openai.NotFoundError, "'sketches'"),
         ({"model": ""}, openai.NotFoundError, "received ''"),
@@ -46,9 +46,9 @@ def test_the_stock_client_draws(service, client):
         ({"extra_body": {"style": "vivid"}}, openai.UnprocessableEntityError, "style is not a field"),
     ],
 )
-def test_what_it_cannot_do_is_refused(client, wish, error, words):
+def test_what_it_cannot_do_is_refused(client, fields, error, words):
     with pytest.raises(error) as caught:
-        client.images.generate(prompt="a cat", **wish)
+        client.images.generate(prompt="a cat", **fields)
     assert words in caught.value.body["detail"]
 
 

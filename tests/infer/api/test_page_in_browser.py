@@ -78,7 +78,7 @@ def download(page, which=0) -> bytes:
         return file.read()
 
 
-def test_an_image_appears_as_it_is_drawn_and_is_downloaded_with_its_text(open_page, service, slow):
+def test_previews_appear_and_the_image_is_downloaded_with_its_metadata(open_page, service, slow):
     page = open_page()
     generate(page, "a cät on a chair", steps=12)
     image = page.locator("#results img")
@@ -88,8 +88,8 @@ def test_an_image_appears_as_it_is_drawn_and_is_downloaded_with_its_text(open_pa
     expect(page.get_by_role("link", name="Download PNG")).to_be_visible(timeout=PATIENCE_MS)
     assert image.get_attribute("alt") == "a cät on a chair, generated with champion"
     png = download(page)
-    drawn = GenerationMetadata.model_validate_json(Image.open(io.BytesIO(png)).text[names.PNG_TEXT])
-    assert (drawn.prompt, drawn.seed, drawn.steps, drawn.version) == ("a cät on a chair", 7, 12, "1")
+    results = GenerationMetadata.model_validate_json(Image.open(io.BytesIO(png)).text[names.PNG_TEXT])
+    assert (results.prompt, results.seed, results.steps, results.version) == ("a cät on a chair", 7, 12, "1")
     assert service.client.post("/verify", content=png).json()["matches"]
 
 
@@ -100,9 +100,9 @@ def test_the_same_prompt_and_seed_across_styles(open_page):
     generate(page, seed="")
     expect(page.get_by_role("link", name="Download PNG")).to_have_count(3)
     texts = [Image.open(io.BytesIO(download(page, index))).text[names.PNG_TEXT] for index in range(3)]
-    drawn = [GenerationMetadata.model_validate_json(text) for text in texts]
-    assert {one.version for one in drawn} == {"1", "2", "base"}
-    assert len({one.seed for one in drawn}) == 1
+    results = [GenerationMetadata.model_validate_json(text) for text in texts]
+    assert {one.version for one in results} == {"1", "2", "base"}
+    assert len({one.seed for one in results}) == 1
 
 
 def test_styles_show_their_validation_image(open_page):
@@ -128,18 +128,18 @@ def test_cancel_and_try_again(open_page, service, slow, how):
     expect(page.locator("#results .state")).to_contain_text("of 100")
 
 
-def test_an_error_is_told_where_the_image_would_be(open_page, monkeypatch):
+def test_an_error_is_shown_in_place_of_the_image(open_page, monkeypatch):
     page = open_page()
     make_noise_non_finite(monkeypatch)
     generate(page)
-    told = page.locator("#results").get_by_role("alert")
-    expect(told).to_contain_text("NaN or infinity")
+    reported = page.locator("#results").get_by_role("alert")
+    expect(reported).to_contain_text("NaN or infinity")
     monkeypatch.undo()
     page.get_by_role("button", name="Try again: champion").click()
     expect(page.get_by_role("link", name="Download PNG")).to_be_visible(timeout=PATIENCE_MS)
 
 
-def test_what_is_missing_is_asked_for(open_page):
+def test_a_missing_token_is_requested(open_page):
     page = open_page()
     page.get_by_role("checkbox", name="now version 1").uncheck()
     generate(page)
@@ -160,7 +160,7 @@ def test_offline_and_online_again(open_page, slow):
     expect(page.get_by_role("link", name="Download PNG")).to_be_visible(timeout=PATIENCE_MS)
 
 
-def test_a_link_brings_the_whole_wish(open_page):
+def test_a_link_restores_the_whole_request(open_page):
     page = open_page()
     page.get_by_role("checkbox", name="version 2").check()
     page.get_by_role("checkbox", name="now version 1").uncheck()
@@ -192,7 +192,7 @@ def test_history_outlives_the_page_and_fills_the_form(open_page):
     expect(page.locator("#history img")).to_have_count(0)
 
 
-def test_a_wrong_token_is_asked_for_again(open_page):
+def test_an_invalid_token_must_be_entered_again(open_page):
     page = open_page(token=None)
     page.get_by_role("textbox", name="Your token").fill("wrong")
     page.get_by_role("button", name="Continue").click()

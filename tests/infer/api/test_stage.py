@@ -31,7 +31,7 @@ def staged(make_service, store, adapter, bundle, tmp_path, token_file):
     return service
 
 
-def test_it_draws_what_serving_would_and_serves_nothing_of_it(staged):
+def test_staged_images_equal_served_ones_and_nothing_is_served(staged):
     before = staged.generate().content
     answer = staged.stage(version=2, images=[IMAGE, IMAGE | {"seed": 8, "size": 64}])
     assert answer.status_code == 200, answer.text

@@ -12,7 +12,7 @@ from ..tiny_bundle import adapter_tensors, build_adapter
 
 
 @pytest.mark.parametrize(
-    "wish",
+    "fields",
     [
         {},
         {"base": True},
@@ -21,8 +21,8 @@ from ..tiny_bundle import adapter_tensors, build_adapter
         {"scheduler": "euler_ancestral", "guidance_until": 0.5, "width": 48},
     ],
 )
-def test_an_image_is_drawn_again_from_its_own_text(service, wish):
-    content = service.generate(**wish).content
+def test_an_image_is_generated_again_from_its_metadata(service, fields):
+    content = service.generate(**fields).content
     found = VerifyResponse.model_validate_json(verify(service, content).content)
     assert (found.matches, found.max_difference, found.differing_fraction) == (True, 0, 0.0)
     assert found.metadata.prompt == "a cat"
@@ -58,7 +58,7 @@ def test_a_version_that_is_something_else_now(service, store, bundle, tmp_path):
     assert "as version 1" in problem(verify(service, content), 409)
 
 
-def test_what_is_no_image_of_ours(service):
+def test_other_files_are_refused(service):
     plain = io.BytesIO()
     Image.new("RGB", (32, 32)).save(plain, "png")
     good = service.generate().content
@@ -78,9 +78,9 @@ def test_what_is_no_image_of_ours(service):
 def test_a_full_queue_refuses_before_anything_is_loaded(make_service, store, publish, adapter):
     store.set_alias("champion", store.publish_adapter(adapter[0]))
     number = publish(seed=5)
-    drawing = make_service()
-    drawing.wait(lambda: drawing.client.get("/readyz").status_code == 200)
-    content = drawing.generate(version=number).content
+    state = make_service()
+    state.wait(lambda: state.client.get("/readyz").status_code == 200)
+    content = state.generate(version=number).content
     service = make_service(queue_limit=0)
     service.wait(lambda: service.client.get("/readyz").status_code == 200)
     with service.engine.admit(1):

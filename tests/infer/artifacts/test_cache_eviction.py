@@ -59,8 +59,8 @@ def test_the_service_fills_it_and_stays_below_the_limit(make_service, store, pub
     old = [fill(tmp_path / "cache", f"adapters/{index}" * 1, mib=0.5) for index in range(6)]
     assert service.client.get("/models").json()["cache_mib"] > 3
     assert service.generate(version=publish(seed=2)).status_code == 200
-    told = service.client.get("/models").json()
-    assert 1 < told["cache_mib"] <= told["cache_limit_mib"] == 2
+    reported = service.client.get("/models").json()
+    assert 1 < reported["cache_mib"] <= reported["cache_limit_mib"] == 2
     assert 0 < sum(path.exists() for path in old) < 4
     assert service.generate().status_code == 200
 

@@ -3,6 +3,7 @@
 import threading
 
 from atelier_contracts import names
+from atelier_contracts.manifests import AdapterManifest
 from atelier_infer.app import Timings
 from atelier_infer.engine.denoising_state import DenoisingState
 from atelier_infer.generation import service as service_module
@@ -95,3 +96,15 @@ def test_adapters_in_use_stay_in_memory_and_others_must_wait(make_service, store
     monkeypatch.setattr(service.engine, "run_between_steps", run_between_steps)
     version_of(answers[0])
     assert version_of(service.generate(version=2)) == "2"
+
+
+def test_adapter_json_is_downloaded_and_parsed_once_on_a_first_load(make_service, store, publish, monkeypatch):
+    parsed, downloaded = [], []
+    parse, download = AdapterManifest.model_validate_json, store.adapter_manifest
+    number = publish(seed=1)
+    monkeypatch.setattr(store, "adapter_manifest", lambda version: downloaded.append(version) or download(version))
+    service = make_service()
+    wait_until_ready(service)
+    monkeypatch.setattr(AdapterManifest, "model_validate_json", lambda text: parsed.append(text) or parse(text))
+    assert version_of(service.generate(version=number)) == str(number)
+    assert (len(downloaded), len(parsed)) == (1, 1)

@@ -33,40 +33,40 @@ def test_everything_mixed_is_everything_alone(opened, make_adapter, params):
         [WeightedAdapter(first, 0.7), WeightedAdapter(second, -0.4)],
         [WeightedAdapter(first, 0.0)],
     ]
-    wishes = []
+    requests = []
     for index in range(12):
         scheduler = SCHEDULERS[index % 4]
         changes = {"guidance_scale": (1.0, 4.0, 7.5)[index % 3], "guidance_until": (1.0, 0.5)[index % 2]}
         words = opened.tokenizer.encode("a dog" if index % 2 else "a cat").ids
-        wishes.append(
+        requests.append(
             (mixes[index % 5], replace(params, prompt=words, seed=index, steps=2 + index, scheduler=scheduler, **changes))
         )
-    together = run_together(opened, wishes)
-    for wish, drawing in zip(wishes, together, strict=True):
-        alone = run_together(opened, [wish])[0]
-        np.testing.assert_allclose(drawing.sample, alone.sample, rtol=1e-4, atol=1e-4)
-        assert np.abs(drawing.finish().astype(int) - alone.finish()).max() <= 1
+    together = run_together(opened, requests)
+    for fields, state in zip(requests, together, strict=True):
+        alone = run_together(opened, [fields])[0]
+        np.testing.assert_allclose(state.sample, alone.sample, rtol=1e-4, atol=1e-4)
+        assert np.abs(state.finish().astype(int) - alone.finish()).max() <= 1
 
 
-def test_without_adapters_company_changes_no_bit(opened, params):
-    wishes = [([], replace(params, seed=seed)) for seed in range(4)]
-    for wish, drawing in zip(wishes, run_together(opened, wishes), strict=True):
-        np.testing.assert_array_equal(drawing.sample, run_together(opened, [wish])[0].sample)
+def test_without_adapters_the_batch_changes_no_bit(opened, params):
+    requests = [([], replace(params, seed=seed)) for seed in range(4)]
+    for fields, state in zip(requests, run_together(opened, requests), strict=True):
+        np.testing.assert_array_equal(state.sample, run_together(opened, [fields])[0].sample)
 
 
-def test_the_base_beside_adapters_is_the_base_bit_for_bit(opened, make_adapter, params):
-    wishes = [([], params), ([WeightedAdapter(make_adapter(1))], params), ([WeightedAdapter(make_adapter(2, 4))], params)]
-    together = run_together(opened, wishes)
-    np.testing.assert_array_equal(together[0].sample, run_together(opened, wishes[:1])[0].sample)
+def test_the_base_model_in_a_batch_with_adapters_is_equal_to_the_bit(opened, make_adapter, params):
+    requests = [([], params), ([WeightedAdapter(make_adapter(1))], params), ([WeightedAdapter(make_adapter(2, 4))], params)]
+    together = run_together(opened, requests)
+    np.testing.assert_array_equal(together[0].sample, run_together(opened, requests[:1])[0].sample)
     assert np.abs(together[0].sample - together[1].sample).max() > 0.01
 
 
-def test_who_joined_first_changes_no_bit(opened, make_adapter, params):
+def test_the_order_of_arrival_changes_no_bit(opened, make_adapter, params):
     one, two, three = (WeightedAdapter(make_adapter(seed, rank), 0.7) for seed, rank in ((1, 3), (2, 16), (3, 5)))
     mixes = [[one, two], [three, one], [two, three]]
-    wishes = [(adapters, replace(params, seed=seed)) for seed, adapters in enumerate(mixes)]
+    requests = [(adapters, replace(params, seed=seed)) for seed, adapters in enumerate(mixes)]
     orders = [[0, 1, 2], [2, 0, 1], [1, 2, 0]]
-    found = [dict(zip(order, run_together(opened, [wishes[at] for at in order]), strict=True)) for order in orders]
+    found = [dict(zip(order, run_together(opened, [requests[at] for at in order]), strict=True)) for order in orders]
     for at in range(3):
         for other in found[1:]:
             assert np.array_equal(found[0][at].sample, other[at].sample)
@@ -96,12 +96,12 @@ def test_the_same_adapter_twice_in_a_blend_counts_twice(opened, make_adapter, pa
 
 def test_each_row_has_its_own_scales(opened, make_adapter, params):
     first, second = make_adapter(1, 2), make_adapter(2, 3)  # alpha / rank is 2 for both
-    drawings = [
+    states = [
         DenoisingState(opened, [WeightedAdapter(second, 0.5)], replace(params, guidance_scale=1.0)),
         DenoisingState(opened, [], params),
         DenoisingState(opened, [WeightedAdapter(first), WeightedAdapter(second, 2.0)], params),
     ]
-    scales = lora_scale(drawings, {first.digest: first, second.digest: second})
+    scales = lora_scale(states, {first.digest: first, second.digest: second})
     assert scales.shape == (5, 1, 5)
     assert scales[:, 0].tolist() == [[0, 0, 1, 1, 1], [0] * 5, [0] * 5, [2, 2, 4, 4, 4], [2, 2, 4, 4, 4]]
 
@@ -125,18 +125,18 @@ def test_one_that_overflows_ends_alone(opened, make_adapter, params):
     """Its infinity turns its neighbours' rows into NaN; they take the step again without it."""
     wild = make_adapter(1, scale=8e37)
     good = make_adapter(2)
-    drawings = [DenoisingState(opened, adapters, params) for adapters in ([WeightedAdapter(good)], [WeightedAdapter(wild)], [])]
-    for drawing in drawings:
-        drawing.prepare()
-    faults = DenoisingStep().step(drawings)
+    states = [DenoisingState(opened, adapters, params) for adapters in ([WeightedAdapter(good)], [WeightedAdapter(wild)], [])]
+    for state in states:
+        state.prepare()
+    faults = DenoisingStep().step(states)
     assert faults[0] is None
     assert isinstance(faults[1], NonFiniteError)
     assert faults[2] is None
-    for drawing, adapters in ((drawings[0], [WeightedAdapter(good)]), (drawings[2], [])):
+    for state, adapters in ((states[0], [WeightedAdapter(good)]), (states[2], [])):
         alone = DenoisingState(opened, adapters, params)
         alone.prepare()
         DenoisingStep().step([alone])
-        np.testing.assert_allclose(drawing.sample, alone.sample, rtol=1e-5, atol=1e-5)
+        np.testing.assert_allclose(state.sample, alone.sample, rtol=1e-5, atol=1e-5)
 
 
 def test_a_graph_that_fails_for_one_fails_for_that_one_alone(opened, params):
@@ -147,10 +147,10 @@ def test_a_graph_that_fails_for_one_fails_for_that_one_alone(opened, params):
             return opened.unet.run(outputs, feeds)
 
     refusing = replace(opened, unet=Refusing())
-    drawings = [DenoisingState(refusing, [], replace(params, seed=seed)) for seed in range(3)]
-    for drawing in drawings:
-        drawing.prepare()
-    drawings[1].sample = drawings[1].sample + np.float32(1000)
-    faults = DenoisingStep().step(drawings)
+    states = [DenoisingState(refusing, [], replace(params, seed=seed)) for seed in range(3)]
+    for state in states:
+        state.prepare()
+    states[1].sample = states[1].sample + np.float32(1000)
+    faults = DenoisingStep().step(states)
     assert [type(fault) for fault in faults] == [type(None), GraphError, type(None)]
-    assert [drawing.completed_steps for drawing in drawings] == [1, 0, 1]
+    assert [state.completed_steps for state in states] == [1, 0, 1]

@@ -2,28 +2,22 @@
 
 import gc
 import io
-import subprocess
-import sys
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
-from atelier_contracts import names
 from atelier_infer.engine.denoising_state import DenoisingState, WeightedAdapter
 from atelier_infer.engine.denoising_step import DenoisingStep
 from atelier_infer.engine.memory_budget import MIB, MemoryBudget, resident_bytes
-from atelier_infer.engine.memory_limit import MARGIN, usable_bytes
-from atelier_infer.engine.memory_profiler import MemoryProfiler
-from atelier_infer.errors import BundleError, ImageSizeError, OutOfMemoryError
+from atelier_infer.errors import ImageSizeError, OutOfMemoryError
 from atelier_infer.onnx.providers import Runtime
 from atelier_infer.pipeline.bundle import open_bundle
-from atelier_infer.pipeline.memory_model import HEADROOM, Cost, MemoryModel, fit
+from atelier_infer.pipeline.memory_model import Cost, MemoryModel
 from onnx import TensorProto, helper
 from PIL import Image
 
-from ..conftest import TINY_MEMORY, wait
+from ..conftest import TINY_MEMORY
 from ..support import problem
 from ..tiny_bundle import build_bundle, change_unet, read_adapter, write_manifest
 
@@ -39,102 +33,6 @@ def costs(step_px: float, *, decode_px: float = 0, resident: int = 0) -> MemoryM
 @pytest.fixture
 def opened(bundle):
     return open_bundle(bundle[0], runtime=Runtime(intra_op_threads=1))
-
-
-# --- the limit
-
-
-def machine(root, *, mib: int, group: str = "", files: dict[str, str] | None = None):
-    (root / "proc/self").mkdir(parents=True)
-    (root / "proc/meminfo").write_text(f"MemTotal: {mib * 1024} kB\nMemFree: 1 kB\n")
-    (root / "proc/self/cgroup").write_text(group)
-    for name, text in (files or {}).items():
-        path = root / "sys/fs/cgroup" / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(text)
-    return root
-
-
-@pytest.mark.parametrize(
-    ("group", "files", "expected"),
-    [
-        ("", {}, 8000),
-        ("0::/\n", {"memory.max": f"{2000 * MIB}\n"}, 2000),
-        ("0::/\n", {"memory.max": "max\n"}, 8000),
-        ("0::/a/b\n", {"a/memory.max": f"{500 * MIB}\n", "a/b/memory.max": "max\n"}, 500),
-        ("0::/elsewhere\n", {"memory.max": f"{700 * MIB}\n"}, 700),
-        ("5:cpu,memory:/a\n4:pids:/\n", {"memory/a/memory.limit_in_bytes": f"{600 * MIB}\n"}, 600),
-        ("5:memory:/\n", {"memory/memory.limit_in_bytes": "9223372036854771712\n"}, 8000),
-    ],
-)
-def test_the_limit_is_the_smallest_of_group_and_machine(tmp_path, group, files, expected):
-    root = machine(tmp_path, mib=8000, group=group, files=files)
-    assert usable_bytes(root) == int(expected * MIB * (1 - MARGIN))
-
-
-# --- the measurement
-
-
-@pytest.mark.parametrize(("fixed", "per_px", "per_px2"), [(0, 900, 0), (3e6, 900, 0), (0, 900, 0.02), (2e6, 150, 0.3)])
-def test_a_fit_finds_what_made_the_points(fixed, per_px, per_px2):
-    made = Cost(fixed=fixed, per_px=per_px, per_px2=per_px2, measured_px=1)
-    points = [(rows, side**2, made.bytes(rows, side**2)) for side in (64, 128, 256) for rows in (1, 2)]
-    found = fit(points)
-    assert all(found.bytes(rows, px) >= measured for rows, px, measured in points)
-    assert found.bytes(2, 1024**2) == pytest.approx(HEADROOM * made.bytes(2, 1024**2), rel=0.02)
-
-
-def test_noise_makes_no_square_and_no_point_is_above_the_fit():
-    sides = ((64, 1.2), (128, 1), (256, 1.05))
-    points = [(rows, side**2, int(900 * rows * side**2 * wobble)) for side, wobble in sides for rows in (1, 2)]
-    found = fit(points)
-    assert all(found.bytes(rows, px) >= measured for rows, px, measured in points)
-    assert found.bytes(2, 1024**2) < 1.4 * 900 * 2 * 1024**2
-
-
-def test_a_base_is_measured_in_a_process_of_its_own_once(bundle, tmp_path):
-    measure = MemoryProfiler(Runtime("cpu", 1, tmp_path), decode_tile_px=768, max_side_px=128)
-    model = measure(bundle[0], PLENTY)
-    assert 0 < model.resident_bytes < 500 * MIB
-    (kept,) = (tmp_path / "memory").iterdir()
-    kept.write_text(kept.read_text().replace(str(model.resident_bytes), "12345"))
-    assert measure(bundle[0], PLENTY).resident_bytes == 12345
-    kept.write_text("{")
-    assert measure(bundle[0], PLENTY).resident_bytes != 12345
-
-
-def test_a_base_that_cannot_be_run_is_refused_with_the_reason(tmp_path):
-    build_bundle(tmp_path / "base")
-    (tmp_path / "base" / names.VAE_DECODER_FILE).write_bytes(b"nonsense")
-    write_manifest(tmp_path / "base")
-    with pytest.raises(BundleError, match=r"could not be measured within 64 MiB: .*vae_decoder\.onnx"):
-        MemoryProfiler(Runtime("cpu", 1, None), decode_tile_px=768, max_side_px=128)(tmp_path / "base", 64 * MIB)
-
-
-def test_a_measurement_does_not_outlive_the_service(bundle, tmp_path):
-    code = f"""
-import os, subprocess, threading, time
-from pathlib import Path
-from atelier_infer.engine.memory_profiler import MemoryProfiler
-from atelier_infer.onnx.providers import Runtime
-real = subprocess.Popen
-def started(command, **options):
-    process = real(["{sys.executable}", "-c", WAITING], **options)
-    print(process.pid, flush=True)
-    return process
-WAITING = "import threading, time; from atelier_infer.engine.memory_profiler import _end_with_parent as end; " \\
-    "threading.Thread(target=end, daemon=True).start(); time.sleep(600)"
-subprocess.Popen = started
-MemoryProfiler(Runtime("cpu", 1, None), decode_tile_px=768, max_side_px=128)(Path({str(bundle[0])!r}), 2**40)
-"""
-    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) as parent:
-        child = Path(f"/proc/{int(parent.stdout.readline())}")
-        assert child.exists()
-        parent.kill()
-    wait(lambda: not child.exists() or "Z" in (child / "stat").read_text().split()[2])
-
-
-# --- what is let in
 
 
 def test_an_image_that_never_fits_is_refused_with_the_largest_square(opened):
@@ -165,30 +63,28 @@ def test_tiles_are_smaller_where_a_whole_image_leaves_no_room_for_a_step(opened)
 def test_a_step_takes_images_as_long_as_their_rows_fit(opened, params):
     memory = MemoryBudget(16 * MIB, process_bytes=0)  # 10 without a preview
     base = replace(opened, memory=costs(1024))
-    drawings = [
-        DenoisingState(base, [], replace(params, guidance_scale=3.0, width=32)) for _ in range(8)
-    ]  # 2 rows of 1 MiB each
-    assert [memory.fits(drawings[:count], ()) for count in (1, 5, 6)] == [True, True, False]
-    memory.track(drawings[0], "adapters", 7 * MIB)
-    assert [memory.fits(drawings[:count], ()) for count in (1, 2)] == [True, False]
-    assert memory.max_rows(drawings[:1]) == 2
-    memory.track(drawings[0], "adapters", 2 * MIB)
-    assert memory.fits(drawings[:1], ())
-    assert memory.max_rows(drawings[:1]) == 1
-    memory.track(drawings[0], "adapters", 1 * MIB)
-    assert not memory.fits(drawings[:1], ())
-    assert "needs 1 MiB now: of 16 MiB are in use: adapters 10" in str(memory.out_of_memory_error(drawings[0]))
+    states = [DenoisingState(base, [], replace(params, guidance_scale=3.0, width=32)) for _ in range(8)]  # 2 rows of 1 MiB each
+    assert [memory.fits(states[:count], ()) for count in (1, 5, 6)] == [True, True, False]
+    memory.track(states[0], "adapters", 7 * MIB)
+    assert [memory.fits(states[:count], ()) for count in (1, 2)] == [True, False]
+    assert memory.max_rows(states[:1]) == 2
+    memory.track(states[0], "adapters", 2 * MIB)
+    assert memory.fits(states[:1], ())
+    assert memory.max_rows(states[:1]) == 1
+    memory.track(states[0], "adapters", 1 * MIB)
+    assert not memory.fits(states[:1], ())
+    assert "needs 1 MiB now: of 16 MiB are in use: adapters 10" in str(memory.out_of_memory_error(states[0]))
 
 
 def test_a_step_leaves_room_for_what_is_decoded(opened, params):
     memory, base = MemoryBudget(14 * MIB, process_bytes=0), replace(opened, memory=costs(1024, decode_px=64))
-    drawing = DenoisingState(base, [], params)  # a preview takes 10 MiB with its bytes
-    assert memory.fits([drawing], ())
+    state = DenoisingState(base, [], params)  # a preview takes 10 MiB with its bytes
+    assert memory.fits([state], ())
     large = DenoisingState(base, [], replace(params, width=320, height=320))
-    assert not memory.fits([drawing], [large])
+    assert not memory.fits([state], [large])
 
 
-def test_what_is_held_counts_until_nobody_refers_to_it():
+def test_a_tracked_object_counts_until_it_is_collected():
     class Thing:
         pass
 
@@ -207,33 +103,33 @@ def test_rows_one_after_the_other_give_the_same_image(opened, adapter, params):
     for adapters in ([], [WeightedAdapter(loaded)]):
         images = []
         for most in (2, 1):
-            drawing, batch = DenoisingState(opened, adapters, guided), DenoisingStep(max_rows=lambda _, most=most: most)
-            drawing.prepare()
-            while not drawing.done:
-                assert batch.step([drawing]) == [None]
-            images.append(drawing.finish().astype(int))
+            state, batch = DenoisingState(opened, adapters, guided), DenoisingStep(max_rows=lambda _, most=most: most)
+            state.prepare()
+            while not state.done:
+                assert batch.step([state]) == [None]
+            images.append(state.finish().astype(int))
         assert np.abs(images[0] - images[1]).max() <= 1
 
 
-# --- the service
+# --- with the service
 
 
-def beside_the_tests(mib: int) -> int:
-    """A limit that leaves so much beside what this process takes already."""
+def limit_mib(mib: int) -> int:
+    """A limit that leaves this much besides what the process uses already."""
     return resident_bytes() // MIB + mib
 
 
-def test_the_service_refuses_what_never_fits_and_draws_what_does(make_service, store, adapter):
+def test_the_service_refuses_sizes_that_never_fit(make_service, store, adapter):
     store.set_alias("champion", store.publish_adapter(adapter[0]))
-    service = make_service(memory_mib=beside_the_tests(2000), measure=lambda folder, room: costs(1000, resident=MIB))
+    service = make_service(memory_mib=limit_mib(2000), measure=lambda folder, room: costs(1000, resident=MIB))
     service.wait(lambda: service.client.get("/readyz").status_code == 200)
     assert service.generate(width=512, height=512).status_code == 200
     service.engine.memory.track(service, "adapters", service.engine.memory.free_bytes - 100 * MIB)
     assert "send the request again later" in problem(service.generate(width=512, height=512), 503)
     assert service.generate(width=64, height=64).status_code == 200
     service.engine.memory.limit_bytes = service.engine.memory._process + 200 * MIB
-    told = problem(service.generate(width=1024, height=1024), 422)
-    assert "the largest square that fits is 448 x 448 px" in told
+    reported = problem(service.generate(width=1024, height=1024), 422)
+    assert "the largest square that fits is 448 x 448 px" in reported
 
 
 def test_an_adapter_that_does_not_fit_is_refused_and_its_alias_keeps_what_it_served(service, store, publish):
@@ -241,13 +137,13 @@ def test_an_adapter_that_does_not_fit_is_refused_and_its_alias_keeps_what_it_ser
     held.track(service, "kept", held.free_bytes + MIB)
     store.set_alias("champion", publish(seed=5))
     service.wait(lambda: service.client.get("/models").json()["aliases"]["champion"]["problem"])
-    told = service.client.get("/models").json()["aliases"]["champion"]
-    assert (told["target_version"], told["serving_version"]) == (2, 1)
-    assert "an adapter of 0.0 MiB does not fit: of " in told["problem"]
+    reported = service.client.get("/models").json()["aliases"]["champion"]
+    assert (reported["target_version"], reported["serving_version"]) == (2, 1)
+    assert "an adapter of 0.0 MiB does not fit: of " in reported["problem"]
     assert service.client.get("/readyz").json() == {"status": "stale"}
 
 
-def test_a_second_base_that_does_not_fit_beside_the_first_is_refused(make_service, store, publish, tmp_path):
+def test_a_second_base_model_that_does_not_fit_is_refused(make_service, store, publish, tmp_path):
     measured = []
 
     def measure(folder, room):
@@ -255,15 +151,15 @@ def test_a_second_base_that_does_not_fit_beside_the_first_is_refused(make_servic
         return TINY_MEMORY.model_copy(update={"resident_bytes": 600 * MIB})
 
     store.set_alias("champion", publish(seed=1))
-    service = make_service(memory_mib=beside_the_tests(1000), measure=measure)
+    service = make_service(memory_mib=limit_mib(1000), measure=measure)
     service.wait(lambda: service.client.get("/readyz").status_code == 200)
     other = build_bundle(tmp_path / "other", seed=9)
     store.publish_bundle(tmp_path / "other", other.digest())
     store.set_alias("champion", publish(seed=2, bundle_digest=other.digest()))
     service.wait(lambda: service.client.get("/models").json()["aliases"]["champion"]["problem"])
-    told = service.client.get("/models").json()
-    assert "needs 600 MiB while the one before it is in memory" in told["aliases"]["champion"]["problem"]
-    assert told["memory"]["used_mib"]["bundles"] == 600
+    reported = service.client.get("/models").json()
+    assert "needs 600 MiB while the one before it is in memory" in reported["aliases"]["champion"]["problem"]
+    assert reported["memory"]["used_mib"]["bundles"] == 600
     assert measured[1] <= (1000 - 600) * MIB / 2
     assert service.generate().status_code == 200
 
@@ -273,8 +169,8 @@ def test_a_job_that_has_ended_holds_no_adapter(make_service, store, publish, ada
     service = make_service()
     service.wait(lambda: service.client.get("/readyz").status_code == 200)
     number = publish(seed=3)
-    wish = {"prompt": "a cat", "version": number, "steps": 2}
-    jobs = [service.client.post("/jobs", json=wish | more).json()["id"] for more in ({}, {"n": 2})]
+    fields = {"prompt": "a cat", "version": number, "steps": 2}
+    jobs = [service.client.post("/jobs", json=fields | more).json()["id"] for more in ({}, {"n": 2})]
     for job in jobs:
         service.wait(lambda job=job: service.client.get(f"/jobs/{job}").json()["state"] == "succeeded")
     before = service.engine.memory.usage()["adapters"]
@@ -282,19 +178,19 @@ def test_a_job_that_has_ended_holds_no_adapter(make_service, store, publish, ada
     gc.collect()
     after = service.engine.memory.usage()["adapters"]
     assert (before, after) == (2 * after, before / 2)  # the champion's is left
-    told = service.client.get(f"/jobs/{jobs[1]}").json()
-    assert (told["completed_steps"], told["total_steps"], len(told["images"])) == (4, 4, 2)
-    assert Image.open(io.BytesIO(service.client.get(told["images"][1]).content)).size == (32, 32)
+    reported = service.client.get(f"/jobs/{jobs[1]}").json()
+    assert (reported["completed_steps"], reported["total_steps"], len(reported["images"])) == (4, 4, 2)
+    assert Image.open(io.BytesIO(service.client.get(reported["images"][1]).content)).size == (32, 32)
 
 
-def test_the_account_is_told_to_prometheus(service):
+def test_memory_is_exposed_as_metrics(service):
     text = service.client.get("/metrics").text
     assert "atelier_infer_memory_limit_bytes" in text
     assert service.count("memory_bytes", part="bundles") == TINY_MEMORY.resident_bytes
     assert service.count("memory_bytes", part="process") > 10 * MIB
 
 
-# --- out of memory all the same
+# --- running out of memory
 
 
 def hungry(folder) -> None:
@@ -332,7 +228,7 @@ def test_out_of_memory_splits_the_batch_once_and_is_remembered(hungry_service, m
     failures = []
     real = hungry_service.engine.memory.record_out_of_memory
     batch = hungry_service.engine._take_step.__self__
-    batch._record_out_of_memory = lambda drawings, rows: (failures.append(rows), real(drawings, rows))
+    batch._record_out_of_memory = lambda states, rows: (failures.append(rows), real(states, rows))
     alone = hungry_service.generate(steps=20, seed=3).content
 
     def draw(seed):
@@ -351,7 +247,7 @@ def pixels(png: bytes):
     return np.asarray(Image.open(io.BytesIO(png))).astype(int)
 
 
-def test_a_lone_row_for_which_there_is_no_memory_is_refused_and_then_known(opened, params):
+def test_a_single_row_that_runs_out_of_memory_is_refused_and_remembered(opened, params):
     class Full:
         def run(self, *_):
             raise MemoryError
@@ -359,10 +255,10 @@ def test_a_lone_row_for_which_there_is_no_memory_is_refused_and_then_known(opene
     memory = MemoryBudget(PLENTY, process_bytes=0, forget_s=1000)
     base = replace(opened, unet=Full(), memory=costs(1))
     batch = DenoisingStep(max_rows=memory.max_rows, record_out_of_memory=memory.record_out_of_memory)
-    drawing = DenoisingState(base, [], replace(params, width=64, height=64))
-    drawing.prepare()
+    state = DenoisingState(base, [], replace(params, width=64, height=64))
+    state.prepare()
     with pytest.raises(OutOfMemoryError, match="not enough memory for this size"):
-        batch.step([drawing])
+        batch.step([state])
     with pytest.raises(ImageSizeError, match="the largest square that fits is 48 x 48 px"):
         memory.check_size(base, 64, 64)
     memory.check_size(base, 48, 48)

@@ -19,7 +19,7 @@ from ..support import alias_of, ended, make_noise_non_finite, problem, version_o
 REQUESTS = 4000
 
 
-def wish(**fields) -> GenerateRequest:
+def fields(**fields) -> GenerateRequest:
     return GenerateRequest.model_validate({"prompt": "a cat"} | fields)
 
 
@@ -37,51 +37,51 @@ def test_the_share_is_the_percent(percent, prompt, first):
     canary = Canary(alias="rival", percent=percent, tracker=None)
     share = percent / 100
     for lots in (
-        (traffic_bucket(wish(prompt=prompt, seed=first + index), token_id="rita", key=None) for index in range(REQUESTS)),
-        (traffic_bucket(wish(prompt=prompt), token_id="rita", key=f"{first} {index}") for index in range(REQUESTS)),
+        (traffic_bucket(fields(prompt=prompt, seed=first + index), token_id="rita", key=None) for index in range(REQUESTS)),
+        (traffic_bucket(fields(prompt=prompt), token_id="rita", key=f"{first} {index}") for index in range(REQUESTS)),
     ):
         assert abs(sum(map(canary.covers, lots)) - REQUESTS * share) <= binomial(share)
 
 
 @given(key=st.text(), token=st.text(), seed=st.integers(0, 2**32 - 1))
-def test_a_lot_is_the_requests_own(key, token, seed):
-    drawn = traffic_bucket(wish(seed=seed), token_id=token, key=key)
-    assert 0 <= drawn < 100
+def test_a_traffic_bucket_depends_on_the_request_alone(key, token, seed):
+    results = traffic_bucket(fields(seed=seed), token_id=token, key=key)
+    assert 0 <= results < 100
     # with a seed it is nobody's in particular, so that the same request and seed are the same image
-    assert drawn == traffic_bucket(wish(seed=seed), token_id="ida", key=None)
-    assert drawn != traffic_bucket(wish(seed=seed, steps=3), token_id=token, key=key)
+    assert results == traffic_bucket(fields(seed=seed), token_id="ida", key=None)
+    assert results != traffic_bucket(fields(seed=seed, steps=3), token_id=token, key=key)
     # without, it is the sender's and the key's
-    keyed = traffic_bucket(wish(), token_id=token, key=key)
-    assert keyed == traffic_bucket(wish(steps=3), token_id=token, key=key)
-    assert keyed != traffic_bucket(wish(), token_id=token + "x", key=key)
-    assert keyed != traffic_bucket(wish(), token_id=token, key=key + "x")
+    keyed = traffic_bucket(fields(), token_id=token, key=key)
+    assert keyed == traffic_bucket(fields(steps=3), token_id=token, key=key)
+    assert keyed != traffic_bucket(fields(), token_id=token + "x", key=key)
+    assert keyed != traffic_bucket(fields(), token_id=token, key=key + "x")
 
 
-@given(low=st.floats(0, 100), more=st.floats(0, 100), drawn=st.floats(0, 100, exclude_max=True))
-def test_a_larger_share_takes_no_request_back(low, more, drawn):
+@given(low=st.floats(0, 100), more=st.floats(0, 100), results=st.floats(0, 100, exclude_max=True))
+def test_a_larger_share_takes_no_request_back(low, more, results):
     small, large = (Canary(alias="rival", percent=percent, tracker=None) for percent in sorted((low, more)))
-    assert large.covers(drawn) or not small.covers(drawn)
-    assert Canary(alias="rival", percent=100, tracker=None).covers(drawn)
-    assert not Canary(alias="rival", percent=0, tracker=None).covers(drawn)
+    assert large.covers(results) or not small.covers(results)
+    assert Canary(alias="rival", percent=100, tracker=None).covers(results)
+    assert not Canary(alias="rival", percent=0, tracker=None).covers(results)
 
 
-def test_lots_are_the_same_in_every_release():
+def test_traffic_buckets_are_the_same_in_every_release():
     """Another hash would move requests from one version to the other at an update."""
-    assert traffic_bucket(wish(), token_id="rita", key="order-17") == pytest.approx(18.398786770222486)
-    assert traffic_bucket(wish(seed=7), token_id="rita", key="order-17") == pytest.approx(35.67046167693668)
+    assert traffic_bucket(fields(), token_id="rita", key="order-17") == pytest.approx(18.398786770222486)
+    assert traffic_bucket(fields(seed=7), token_id="rita", key="order-17") == pytest.approx(35.67046167693668)
     with pytest.raises(ValueError, match="give it a seed first"):
-        traffic_bucket(wish(), token_id="rita", key=None)
+        traffic_bucket(fields(), token_id="rita", key=None)
 
 
 # who draws
 
 
-def test_lots_decide_and_the_answer_says_which_it_was(canary, store):
+def test_the_bucket_decides_and_the_response_names_the_alias(canary, store):
     service = canary(percent=50)
     found = {}
     for seed in range(24):
         answer = service.generate(seed=seed)
-        expected = "rival" if traffic_bucket(wish(steps=2, seed=seed), token_id="rita", key=None) < 50 else "champion"
+        expected = "rival" if traffic_bucket(fields(steps=2, seed=seed), token_id="rita", key=None) < 50 else "champion"
         assert (alias_of(answer), version_of(answer)) == (expected, {"champion": "1", "rival": "2"}[expected])
         found[seed] = answer
     assert {alias_of(answer) for answer in found.values()} == {"champion", "rival"}
@@ -91,7 +91,7 @@ def test_lots_decide_and_the_answer_says_which_it_was(canary, store):
     assert service.generate(seed=3, version=int(version_of(found[3]))).content == found[3].content
 
 
-def test_what_names_a_version_draws_no_lot(canary):
+def test_requests_that_name_a_version_are_not_assigned(canary):
     service = canary()
     assert (alias_of(service.generate()), version_of(service.generate())) == ("rival", "2")
     assert (alias_of(service.generate(alias="champion")), version_of(service.generate(alias="champion"))) == ("champion", "1")
@@ -125,7 +125,7 @@ def test_a_key_is_the_same_version_when_its_images_are_long_forgotten(canary):
         answers = [service.client.post("/generate", json=plain, headers=key) for _ in range(3)]
         assert len({answer.headers[names.HEADER_SEED] for answer in answers}) == 3  # drawn anew each time
         (found[index],) = {alias_of(answer) for answer in answers}
-        expected = "rival" if traffic_bucket(wish(), token_id="rita", key=f"order {index}") < 50 else "champion"
+        expected = "rival" if traffic_bucket(fields(), token_id="rita", key=f"order {index}") < 50 else "champion"
         assert found[index] == expected
     assert set(found.values()) == {"champion", "rival"}
 
@@ -155,7 +155,7 @@ def test_every_route_goes_the_same_way(canary):
 
 
 @pytest.mark.parametrize("named", [{}, {"alias": "champion"}, {"base": True}, {"version": 1, "scale": 0.5}])
-def test_an_image_is_verified_by_its_version_whatever_the_lot(canary, named):
+def test_an_image_is_verified_by_its_version_whatever_the_bucket(canary, named):
     service = canary()
     answer = service.generate(**named)
     found = service.client.post("/verify", content=answer.content).json()
@@ -172,24 +172,24 @@ def test_images_failures_and_seconds_by_version_and_alias(canary, monkeypatch):
         service.generate(**asked)
     for blend in ([1, 2], [2, 1], [1, 2, 1]):
         service.generate(adapters=[{"version": number} for number in blend])
-    drawn = {("2", "rival"): 2, ("1", "champion"): 1, ("2", ""): 1, ("base", ""): 1, ("blend", ""): 3}
-    for (version, led), pictures in drawn.items():
+    results = {("2", "rival"): 2, ("1", "champion"): 1, ("2", ""): 1, ("base", ""): 1, ("blend", ""): 3}
+    for (version, led), pictures in results.items():
         assert service.count("images_total", version=version, alias=led, outcome="succeeded") == pictures
         assert service.count("image_duration_seconds_count", version=version, alias=led) == pictures
         assert service.count("image_duration_seconds_sum", version=version, alias=led) > 0
     text = service.client.get("/metrics").text
     assert set(re.findall(r'images_total\{alias="(\w*)",outcome="succeeded",version="(\w+)"', text)) == {
-        (led, version) for version, led in drawn
+        (led, version) for version, led in results
     }
     assert service.count("canary_assignments_total", assignment="canary") == 2
     make_noise_non_finite(monkeypatch)
     problem(service.generate(), 500)  # neither of them can draw it
     for version, led in (("2", "rival"), ("1", "champion")):
         assert service.count("images_total", version=version, alias=led, outcome="invalid") == 1
-        assert service.count("image_duration_seconds_count", version=version, alias=led) == drawn[version, led]
+        assert service.count("image_duration_seconds_count", version=version, alias=led) == results[version, led]
 
 
-def test_what_is_cancelled_is_nobodys_failure(canary, paced):
+def test_cancellation_counts_as_no_failure(canary, paced):
     go, started, _ = paced
     service = canary()
     job = service.client.post("/jobs", json={"prompt": "a cat", "steps": 50, "seed": 7}).json()["id"]

@@ -47,7 +47,7 @@ def test_an_alias_that_does_not_exist_leaves_everything_to_the_champion(make_ser
     assert alias_of(service.generate()) == "champion"
 
 
-def test_while_it_is_loaded_the_champion_draws_and_readiness_does_not_wait(make_service, store, publish, monkeypatch):
+def test_the_champion_serves_while_the_canary_loads(make_service, store, publish, monkeypatch):
     store.set_alias("champion", publish(seed=1))
     store.set_alias("a-rival", publish(seed=5))  # before the champion in the alphabet
     go, fetch = threading.Event(), store.fetch_weights
@@ -60,7 +60,7 @@ def test_while_it_is_loaded_the_champion_draws_and_readiness_does_not_wait(make_
     service.wait(lambda: alias_of(service.generate()) == "a-rival")
 
 
-def test_a_version_that_is_refused_draws_nothing(make_service, store, publish, monkeypatch):
+def test_a_refused_version_serves_no_request(make_service, store, publish, monkeypatch):
     store.set_alias("champion", publish(seed=1))
     store.set_alias("rival", publish(seed=5, weights_sha256="0" * 64))
     timings = Timings(refusal_ttl_s=0.0, alias_max_retry_s=0.1)
@@ -76,7 +76,7 @@ def test_a_version_that_is_refused_draws_nothing(make_service, store, publish, m
     assert version_of(service.generate()) == "3"
 
 
-def test_without_a_champion_nothing_draws(canary, store):
+def test_without_a_champion_nothing_is_served(canary, store):
     service = canary(percent=50)
     store.delete_alias("champion")
     service.wait(lambda: "no champion" in (canary_state(service)["inactive_reason"] or ""))
@@ -144,7 +144,7 @@ def wild(monkeypatch):
     RIVALS.clear()
 
 
-def test_what_it_fails_to_draw_the_champion_draws(canary, wild):
+def test_the_champion_generates_what_the_canary_failed(canary, wild):
     service = canary()
     champions = service.generate(alias="champion")
     wild(service, 7)
@@ -157,7 +157,7 @@ def test_what_it_fails_to_draw_the_champion_draws(canary, wild):
     assert service.count("canary_fallbacks_total") == 1
 
 
-def test_a_job_of_several_images_is_drawn_by_one_version(canary, wild):
+def test_all_images_of_a_job_have_one_version(canary, wild):
     service = canary()
     wild(service, 8)  # the second of them
     job = service.client.post("/jobs", json={"prompt": "a cat", "steps": 2, "seed": 7, "n": 3}).json()["id"]
@@ -171,7 +171,7 @@ def test_a_job_of_several_images_is_drawn_by_one_version(canary, wild):
     assert service.engine.admission.admitted == 0
 
 
-def test_a_base_that_cannot_draw_the_size_leaves_it_to_the_champion(canary, store, publish, tmp_path):
+def test_the_champion_serves_sizes_that_the_canary_cannot(canary, store, publish, tmp_path):
     service = canary()
     other = build_bundle(tmp_path / "other", seed=9, manifest_changes={"native_size_px": 64, "size_multiple_px": 32})
     store.publish_bundle(tmp_path / "other", other.digest())
@@ -199,12 +199,12 @@ def test_a_canary_under_load_fails_no_request_while_its_alias_moves(canary, stor
     for thread in threads:
         thread.start()
     for change in (lambda: store.delete_alias("rival"), lambda: store.set_alias("rival", publish(seed=6))):
-        drawn = len(answers)
-        service.wait(lambda drawn=drawn: len(answers) > drawn + 12)
+        results = len(answers)
+        service.wait(lambda results=results: len(answers) > results + 12)
         change()
     service.wait(lambda: canary_state(service)["active"])
-    drawn = len(answers)
-    service.wait(lambda: len(answers) > drawn + 12)
+    results = len(answers)
+    service.wait(lambda: len(answers) > results + 12)
     stop.set()
     for thread in threads:
         thread.join()

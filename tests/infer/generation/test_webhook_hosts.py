@@ -72,7 +72,7 @@ def test_others_are_not(url):
         "https://a.example\n",
     ],
 )
-def test_what_two_readers_could_read_differently_is_no_address(url):
+def test_ambiguous_urls_are_refused(url):
     with pytest.raises(WebhookUrlError, match=r"must be https://HOST\[:PORT\]\[/PATH\]"):
         find_target(url, HOSTS)
 

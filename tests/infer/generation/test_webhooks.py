@@ -105,12 +105,12 @@ def test_failed_and_cancelled_jobs_send_their_status_too(make_sending_service, r
 def test_one_idempotency_key_sends_one_webhook(make_sending_service, receiver):
     service = make_sending_service(f"http://{receiver.place}")
     url = f"http://{receiver.place}/a"
-    wish, key = REQUEST | {"webhook_url": url}, {"Idempotency-Key": "k"}
-    jobs = {service.client.post("/jobs", json=wish, headers=key).json()["id"] for _ in range(3)}
+    fields, key = REQUEST | {"webhook_url": url}, {"Idempotency-Key": "k"}
+    jobs = {service.client.post("/jobs", json=fields, headers=key).json()["id"] for _ in range(3)}
     assert len(jobs) == 1
     assert settled(service, jobs.pop())["state"] == "delivered"
     assert len(receiver.came) == 1
-    other = service.client.post("/jobs", json=wish | {"webhook_url": url + "b"}, headers=key)
+    other = service.client.post("/jobs", json=fields | {"webhook_url": url + "b"}, headers=key)
     assert "another request" in problem(other, 422)
 
 
@@ -204,9 +204,9 @@ def test_a_host_that_is_not_allowed_is_refused_at_once(make_sending_service, rec
             (f"http://rita:pa55@{receiver.place}/", "a URL with an @ in it"),
             ("https://a.example/" + "a" * 2000, "2000"),
         ):
-            told = problem(strict.client.post("/jobs", json=REQUEST | {"webhook_url": url}), 422)
-            assert words in told
-            assert "pa55" not in told
+            reported = problem(strict.client.post("/jobs", json=REQUEST | {"webhook_url": url}), 422)
+            assert words in reported
+            assert "pa55" not in reported
         # by default nothing is listed
         unlisted = service.client.post("/jobs", json=REQUEST | {"webhook_url": f"http://{receiver.place}/"})
         assert "lists" in problem(unlisted, 422)

@@ -108,10 +108,10 @@ def test_images_are_the_references_but_for_rounding(bundle, tmp_path, opened, pa
     adapter = read_adapter(tmp_path / "a", bundle[1])
     adapters = [WeightedAdapter(adapter)]
     draw = np.random.default_rng(0)
-    drawing = DenoisingState(opened, adapters, params)
-    drawing.prepare()
+    state = DenoisingState(opened, adapters, params)
+    state.prepare()
     feeds = DenoisingStep()._adapter_feeds(opened, {adapter.digest: adapter}) | {
-        names.LORA_SCALE: lora_scale([drawing], {adapter.digest: adapter}),
+        names.LORA_SCALE: lora_scale([state], {adapter.digest: adapter}),
         "sample": draw.normal(size=(2, 4, 4, 6)).astype(np.float32),
         "timestep": np.full(2, 999, np.float32),
         "encoder_hidden_states": draw.normal(size=(2, TEXT_TOKENS, TEXT_WIDTH)).astype(np.float32),
@@ -137,19 +137,19 @@ def test_an_adapter_travels_once(bundle, tmp_path, opened, params):
     build_adapter(tmp_path / "a", bundle[1].digest(), adapter_tensors(seed=1))
     adapters = [WeightedAdapter(read_adapter(tmp_path / "a", bundle[1]))]
     bound = BoundSession(opened.unet, "cpu")
-    drawing, batch, counts = (
+    state, batch, counts = (
         DenoisingState(replace(opened, unet=bound), adapters, replace(params, steps=5)),
         DenoisingStep(),
         [],
     )
-    drawing.prepare()
-    while not drawing.done:
+    state.prepare()
+    while not state.done:
         before = bound.copied
-        assert batch.step([drawing]) == [None]
+        assert batch.step([state]) == [None]
         counts.append(bound.copied - before)
     inputs = len(opened.unet.get_inputs())
     assert counts == [inputs] + [4] * 4  # sample, timestep, text states, scales
-    np.testing.assert_array_equal(drawing.sample, run_together(opened, [(adapters, replace(params, steps=5))])[0].sample)
+    np.testing.assert_array_equal(state.sample, run_together(opened, [(adapters, replace(params, steps=5))])[0].sample)
 
 
 def test_several_adapters_are_copied_when_they_change_and_give_the_same_images(bundle, tmp_path, opened, params):

@@ -73,11 +73,11 @@ def test_images_are_close_to_the_reference(python, tiny_base, tmp_path):
     assert list((tmp_path / "cache/graphs").rglob("*.blob")), "nothing was kept of compiling"
     bundle = open_bundle(tiny_base, runtime=Runtime(intra_op_threads=1))
     ids = [bundle.tokenizer.encode(text).ids for text in ("a cat on a chair", "")]
-    drawings: list[DenoisingState] = run_together(
+    states: list[DenoisingState] = run_together(
         bundle, [([], SamplingParams(*ids, 8, 4.0, seed, SIDE, SIDE, "ddim")) for seed in SEEDS]
     )
-    for drawing, theirs in zip(drawings, np.load(tmp_path / "images.npy"), strict=True):
-        ours = drawing.finish()
+    for state, theirs in zip(states, np.load(tmp_path / "images.npy"), strict=True):
+        ours = state.finish()
         assert ours.std() > 10
         apart = ours.astype(float) - theirs
         assert 10 * np.log10(255**2 / np.mean(apart**2)) > 30  # dB; different seeds are near 12

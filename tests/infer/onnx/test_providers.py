@@ -60,7 +60,7 @@ def test_the_cached_graph_is_what_is_opened(bundle, tmp_path):
 
 
 @pytest.mark.parametrize("damage", ["changed", "cut", "no sums", "nonsense sums", "foreign sums"])
-def test_a_damaged_one_is_made_anew(bundle, tmp_path, damage, caplog):
+def test_a_damaged_graph_is_built_again(bundle, tmp_path, damage, caplog):
     runtime = Runtime("cpu", 1, tmp_path)
     open_bundle(bundle[0], runtime=runtime)
     for home in graphs(tmp_path):

@@ -230,7 +230,7 @@ def test_several_adapters_in_one_batch_are_torch_peft_one_by_one(pipeline_and_bu
         {},
     ]
     schedulers = ["ddim", "euler", "dpmpp_2m_karras", "ddim", "euler_ancestral", "euler"]
-    drawings, expected = [], []
+    states, expected = [], []
     for index, (adapters, scheduler) in enumerate(zip(mixes, schedulers, strict=True)):
         prompt, negative = f"a {'cat' if index % 2 else 'dog'}", "a bird"
         ids = (bundle.tokenizer.encode(text).ids for text in (prompt, negative))
@@ -244,17 +244,17 @@ def test_several_adapters_in_one_batch_are_torch_peft_one_by_one(pipeline_and_bu
         else:
             pipeline.unet.disable_adapters()
         expected.append(theirs(pipeline, params, prompt, negative))
-        drawings.append(
+        states.append(
             DenoisingState(bundle, [WeightedAdapter(loaded[rank], weight) for rank, weight in adapters.items()], params)
         )
     pipeline.unet.delete_adapters([f"rank_{rank}" for rank in loaded])
-    batch, waiting, going = DenoisingStep(), list(drawings), []
-    for drawing in drawings:
-        drawing.prepare()
+    batch, waiting, going = DenoisingStep(), list(states), []
+    for state in states:
+        state.prepare()
     while waiting or going:
         going += [waiting.pop(0)] if waiting else []  # one more joins at every step
         assert batch.step(going) == [None] * len(going)
-        going = [drawing for drawing in going if not drawing.done]
-    for drawing, wanted in zip(drawings, expected, strict=True):
+        going = [state for state in going if not state.done]
+    for state, wanted in zip(states, expected, strict=True):
         assert wanted.std() > 5
-        assert np.abs(drawing.finish().astype(int) - wanted).max() <= 1
+        assert np.abs(state.finish().astype(int) - wanted).max() <= 1

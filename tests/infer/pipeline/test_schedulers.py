@@ -103,7 +103,7 @@ def test_linear_betas_and_alpha_one():
 
 def test_added_noise_is_the_seeds_own():
     schedule = NoiseSchedule(**SD21)
-    drawn = [make_scheduler("euler_ancestral", schedule, 3, seed).noise((2, 3)) for seed in (1, 1, 2)]
-    np.testing.assert_array_equal(drawn[0], drawn[1])
-    assert (drawn[0] != drawn[2]).any()
-    assert (drawn[0] != np.random.Generator(np.random.PCG64(1)).standard_normal((2, 3), dtype=np.float32)).any()
+    results = [make_scheduler("euler_ancestral", schedule, 3, seed).noise((2, 3)) for seed in (1, 1, 2)]
+    np.testing.assert_array_equal(results[0], results[1])
+    assert (results[0] != results[2]).any()
+    assert (results[0] != np.random.Generator(np.random.PCG64(1)).standard_normal((2, 3), dtype=np.float32)).any()

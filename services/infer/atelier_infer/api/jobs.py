@@ -59,37 +59,37 @@ def make_jobs_router(service: GenerationService, webhooks: WebhookSender) -> API
         response.headers["Location"] = f"/jobs/{job.id}"
         return job.status()
 
-    @router.get("/{job}", response_model=JobStatus, responses=DOCUMENTED)
-    async def status(job: str, request: Request) -> JobStatus:
+    @router.get("/{id}", response_model=JobStatus, responses=DOCUMENTED)
+    async def status(id: str, request: Request) -> JobStatus:
         """State, queue position, steps, seconds left, and the paths of the images."""
-        return service.jobs.find(job, request.state.token.id).status()
+        return service.jobs.find(id, request.state.token.id).status()
 
-    @router.get("/{job}/events", response_class=StreamingResponse, responses=EVENTS | DOCUMENTED)
-    async def events(job: str, request: Request, previews: Annotated[bool, Query()] = True) -> StreamingResponse:
+    @router.get("/{id}/events", response_class=StreamingResponse, responses=EVENTS | DOCUMENTED)
+    async def events(id: str, request: Request, previews: Annotated[bool, Query()] = True) -> StreamingResponse:
         """Progress until the job ends. A new connection starts with the current status."""
-        found = service.jobs.find(job, request.state.token.id)
+        job = service.jobs.find(id, request.state.token.id)
         headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
-        stream = _stream(found, previews, request.state.still_allowed)
+        stream = _stream(job, previews, request.state.still_allowed)
         return StreamingResponse(stream, media_type="text/event-stream", headers=headers)
 
-    @router.get("/{job}/images/{index}", response_class=Response, responses=IMAGE | DOCUMENTED)
-    async def image(job: str, index: int, request: Request) -> Response:
+    @router.get("/{id}/images/{index}", response_class=Response, responses=IMAGE | DOCUMENTED)
+    async def image(id: str, index: int, request: Request) -> Response:
         """One image as PNG or WebP."""
-        found = service.jobs.find(job, request.state.token.id)
-        if index not in found.pngs:
-            ready = ", ".join(map(str, sorted(found.pngs))) or "none"
-            raise UnknownJobError(f"job {job} has no image {index} yet; ready: {ready}; its events report when one is")
+        job = service.jobs.find(id, request.state.token.id)
+        if index not in job.pngs:
+            ready = ", ".join(map(str, sorted(job.pngs))) or "none"
+            raise UnknownJobError(f"job {id} has no image {index} yet; ready: {ready}; its events report when one is")
         media_type = negotiate(request.headers.get("accept", ""), (image_codec.PNG, image_codec.WEBP))
-        content = found.pngs[index]
+        content = job.pngs[index]
         if media_type == image_codec.WEBP:
             content = await run_in_threadpool(image_codec.png_to_webp, content)
-        headers = image_codec.headers(found.metadata[index], found.warnings, found.alias)
+        headers = image_codec.headers(job.metadata[index], job.warnings, job.alias)
         return Response(content, media_type=media_type, headers=headers)
 
-    @router.delete("/{job}", status_code=204, responses=DOCUMENTED)
-    async def cancel(job: str, request: Request) -> None:
+    @router.delete("/{id}", status_code=204, responses=DOCUMENTED)
+    async def cancel(id: str, request: Request) -> None:
         """Ends the job within one step and removes it; its webhook is sent all the same."""
-        service.cancel(service.jobs.find(job, request.state.token.id))
+        service.cancel(service.jobs.find(id, request.state.token.id))
 
     return router
 

@@ -155,14 +155,14 @@ class ArtifactCache:
             tempfile.TemporaryDirectory(prefix=INCOMING, dir=self._folder) as name,
         ):
             self._store.fetch_bundle(version, Path(name))
-            found = sorted(Path(name).rglob(names.BUNDLE_FILE))
-            if len(found) != 1:
+            manifests = sorted(Path(name).rglob(names.BUNDLE_FILE))
+            if len(manifests) != 1:
                 raise BundleError(
-                    f"a bundle must hold one {names.BUNDLE_FILE}; received {len(found)}; register the bundle again"
+                    f"a bundle must hold one {names.BUNDLE_FILE}; received {len(manifests)}; register the bundle again"
                 )
             # only verified files are kept: an unlisted file next to a graph could be read as its weights
-            for file in check_bundle(found[0].parent, digest):
-                (found[0].parent / file).rename(incoming / file)
+            for file in check_bundle(manifests[0].parent, digest):
+                (manifests[0].parent / file).rename(incoming / file)
 
     @contextmanager
     def _installing(self, home: Path) -> Iterator[Path]:

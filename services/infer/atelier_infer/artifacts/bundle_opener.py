@@ -39,7 +39,7 @@ class BundleOpener:
         """Measures, opens and tracks.
 
         Raises:
-            OutOfMemoryError: it does not fit beside the base model that is loaded.
+            OutOfMemoryError: it does not fit in addition to the loaded base model.
             ProviderError, BundleError: see `bundle.open_bundle` and `memory_profiler.MemoryProfiler`.
         """
         memory = self._memory

@@ -29,7 +29,7 @@ class Bucket:
 class BatchScheduler:
     """Buckets share the time equally; within a bucket all running tasks take every step together.
 
-    A task joins when its rows fit beside the running ones and stays until it is done, so none starves. Of the waiting tasks
+    A task joins when its rows fit with the running ones and stays until it is done, so none starves. Of the waiting tasks
     the one whose sender has the fewest running tasks joins first, then the oldest.
     """
 

@@ -37,7 +37,7 @@ class Engine:
         rank_limit: sum of the ranks in one step.
         drain_timeout_s: after `drain`, for the tasks under way.
         stuck_after_s: the thread counts as stuck after one activity of this length; must exceed the longest step.
-        memory: decides which tasks fit into a step beside those that are being decoded; without it all do.
+        memory: decides which tasks fit into a step while others are decoded; without it all do.
         record_step: called after each step with rows, tasks and seconds.
     """
 

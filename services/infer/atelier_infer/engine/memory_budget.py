@@ -94,7 +94,7 @@ class MemoryBudget:
         self.track(adapter, "adapters", adapter.nbytes)
 
     def check_bundle(self, digest: str, nbytes: int) -> None:
-        """Checks that another base model fits beside those that are loaded.
+        """Checks that another base model fits in addition to those that are loaded.
 
         Raises:
             OutOfMemoryError: it does not.
@@ -109,7 +109,7 @@ class MemoryBudget:
             )
 
     def decode_tile_px(self, bundle: Bundle) -> int:
-        """Longest side that is decoded whole: the bundle's, or less, so that a step at native size fits beside it.
+        """Longest side that is decoded whole: the bundle's, or less, so that a step at native size still fits.
 
         Depends on nothing that changes while the service runs, so that equal requests give equal images.
         """
@@ -133,7 +133,7 @@ class MemoryBudget:
         multiple = bundle.manifest.size_multiple_px
         sides = range(max(width, height) // multiple * multiple, 0, -multiple)
         largest = next((side for side in sides if self._can_ever_fit(bundle, side, side)), None)
-        hint = f"the largest square that fits is {largest} x {largest} px" if largest else "no size fits beside this base model"
+        hint = f"the largest square that fits is {largest} x {largest} px" if largest else "no size fits with this base model"
         raise ImageSizeError(
             f"width x height must fit the memory of this service ({self.limit_bytes / MIB:.0f} MiB, of which the base model "
             f"takes {bundle.memory.resident_bytes / MIB if bundle.memory else 0:.0f}); received {width} x {height}; {hint}"
@@ -150,7 +150,7 @@ class MemoryBudget:
         return self._decode_bytes(state.bundle, state.params.width, state.params.height)
 
     def fits(self, states: Sequence[DenoisingState], decoding: Iterable[DenoisingState]) -> bool:
-        """Whether a step fits beside everything in use.
+        """Whether a step fits in addition to everything in use.
 
         Args:
             states: images of one size; at least one.
@@ -193,7 +193,7 @@ class MemoryBudget:
         return True
 
     def out_of_memory_error(self, state: DenoisingState) -> OutOfMemoryError:
-        """For an image that would fit alone, but not beside what is in use now."""
+        """For an image that would fit alone, but not in addition to what is in use now."""
         return OutOfMemoryError(
             f"a step of {state.params.width} x {state.params.height} px needs {self.step_bytes([state]) / MIB:.0f} MiB now: "
             f"{self._describe()}; send the request again later or with a smaller size, or raise memory_mib",

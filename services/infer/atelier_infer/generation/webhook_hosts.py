@@ -34,14 +34,14 @@ def parse_hosts(text: str) -> frozenset[Origin]:
     Raises:
         ValueError: an entry is neither.
     """
-    found = set()
+    origins = set()
     for entry in (entry.strip() for entry in text.split(",")):
         match = _ENTRY.fullmatch(entry)
         if not match or not (origin := _origin(match)):
             rule = "each entry must be HOST or HOST:PORT for https, http://HOST or http://HOST:PORT for http, in lower case"
             raise ValueError(f"{rule}; {entry!r} is neither")
-        found.add(origin)
-    return frozenset(found)
+        origins.add(origin)
+    return frozenset(origins)
 
 
 def find_target(url: str, hosts: frozenset[Origin]) -> WebhookTarget:

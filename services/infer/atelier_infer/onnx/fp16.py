@@ -86,13 +86,13 @@ def convert_to_fp16(graph: onnx.GraphProto) -> None:
 def _ancestors(graph: onnx.GraphProto) -> set[int]:
     """Positions of the nodes that compute angles, sine and cosine included."""
     maker = {name: index for index, node in enumerate(graph.node) for name in node.output}
-    found: set[int] = set()
+    ancestors: set[int] = set()
     left = [index for index, node in enumerate(graph.node) if node.op_type in ANGLES]
     while left:
-        if (index := left.pop()) not in found:
-            found.add(index)
+        if (index := left.pop()) not in ancestors:
+            ancestors.add(index)
             left += [maker[name] for name in graph.node[index].input if name in maker]
-    return found
+    return ancestors
 
 
 def _float32_values(graph: onnx.GraphProto) -> set[str]:
