@@ -1,4 +1,4 @@
-"""What an image is asked for with (`POST /generate`, `POST /jobs`), and what is known of it afterwards."""
+"""Requests for images (`POST /generate`, `POST /jobs`), their responses, and the metadata of a generated image."""
 
 from __future__ import annotations
 
@@ -15,23 +15,25 @@ SchedulerName = Literal["ddim", "euler", "euler_ancestral", "dpmpp_2m_karras"]
 
 
 class AdapterChoice(BaseModel):
-    """One adapter of a blend."""
+    """One adapter of a blend, named by version or by alias."""
 
     model_config = ConfigDict(extra="forbid", allow_inf_nan=False, strict=True)
 
     version: VersionNumber | None = None
     alias: AliasName | None = None
-    weight: float = Field(default=1.0, ge=-4.0, le=4.0, description="times the adapter's own scale")
+    weight: float = Field(default=1.0, ge=-4.0, le=4.0, description="multiplies the adapter's own scale")
 
     @model_validator(mode="after")
     def _one_source(self) -> AdapterChoice:
         if (self.version is None) == (self.alias is None):
-            raise ValueError(f"an adapter is named by version or by alias; received {self.version} and {self.alias!r}")
+            raise ValueError(
+                f"an adapter must be named by version or by alias; received version {self.version} and alias {self.alias!r}"
+            )
         return self
 
 
 class GenerateRequest(BaseModel):
-    """Images. Without `version`, `alias`, `adapters` or `base` the champion draws."""
+    """Without `version`, `alias`, `adapters` or `base` the service chooses: the champion, or the canary for its share."""
 
     model_config = ConfigDict(extra="forbid", allow_inf_nan=False, strict=True)
 
@@ -40,20 +42,20 @@ class GenerateRequest(BaseModel):
     steps: int = Field(default=25, ge=1, le=150)
     guidance_scale: float = Field(default=5.0, ge=0.0, le=30.0, description="1 or less: no guidance, half the work")
     guidance_until: float = Field(
-        default=1.0, ge=0.0, le=1.0, description="part of the steps with guidance; the others cost half"
+        default=1.0, ge=0.0, le=1.0, description="fraction of the steps with guidance; the others cost half"
     )
-    scheduler: SchedulerName | None = Field(default=None, description="the service's own when absent")
-    seed: int | None = Field(default=None, ge=0, lt=2**32, description="drawn at random and returned when absent")
-    n: int = Field(default=1, ge=1, le=MAX_IMAGES, description="images; the second has the next seed, and so on")
-    width: int | None = Field(default=None, description="px; the base's native size when absent")
-    height: int | None = Field(default=None, description="px; the base's native size when absent")
+    scheduler: SchedulerName | None = Field(default=None, description="the service's default when absent")
+    seed: int | None = Field(default=None, ge=0, lt=2**32, description="random when absent; returned with the image")
+    n: int = Field(default=1, ge=1, le=MAX_IMAGES, description="number of images; each has the seed after the one before it")
+    width: int | None = Field(default=None, description="px; the base model's native size when absent")
+    height: int | None = Field(default=None, description="px; the base model's native size when absent")
     version: VersionNumber | None = None
     alias: AliasName | None = None
     adapters: list[AdapterChoice] = Field(default_factory=list, max_length=MAX_ADAPTERS, description="a blend")
     scale: float = Field(
-        default=1.0, ge=-4.0, le=4.0, description="times every adapter's own scale; 0 draws what the base draws"
+        default=1.0, ge=-4.0, le=4.0, description="multiplies every adapter's own scale; 0 gives the base model's image"
     )
-    base: bool = Field(default=False, description="draw with the champion's base model, without an adapter")
+    base: bool = Field(default=False, description="the champion's base model without an adapter")
 
     @model_validator(mode="after")
     def _one_source(self) -> GenerateRequest:
@@ -64,44 +66,40 @@ class GenerateRequest(BaseModel):
 
 
 class JobRequest(GenerateRequest):
-    """`POST /jobs`."""
-
-    callback_url: str | None = Field(
+    webhook_url: str | None = Field(
         default=None,
         max_length=2000,
-        description="where the JobStatus is posted once the job has ended, signed as Standard Webhooks says; of a listed host",
+        description="receives the JobStatus when the job has ended, signed as Standard Webhooks specifies; on an allowed host",
     )
 
 
-class CallbackStatus(BaseModel):
-    """What became of a job's callback."""
+class WebhookStatus(BaseModel):
+    state: Literal["pending", "delivered", "failed"] = Field(
+        description="pending: the job has not ended, or another attempt will follow"
+    )
+    attempts: int
+    last_error: str | None = Field(description="of the last attempt that was not accepted")
 
-    state: Literal["waiting", "delivered", "given_up"] = Field(description="waiting: for the job's end, or for the next try")
-    tries: int
-    problem: str | None = Field(description="what the receiver said last, where it did not take it")
 
-
-class DrawnAdapter(BaseModel):
-    """One adapter that took part."""
-
+class AppliedAdapter(BaseModel):
     model_config = ConfigDict(strict=True)
 
     version: VersionNumber
     digest: Digest
-    weight: float = Field(description="with the request's scale in it", allow_inf_nan=False)
+    weight: float = Field(description="multiplied by the request's scale", allow_inf_nan=False)
 
 
-class Drawn(BaseModel):
-    """Everything needed to draw the same image again; kept as JSON in the image's text."""
+class GenerationMetadata(BaseModel):
+    """Everything needed to generate the same image again; stored as JSON inside the image."""
 
     model_config = ConfigDict(strict=True)
 
     model: ModelName
     version: str = Field(
         pattern=r"^(base|[1-9][0-9]{0,9}(\+[1-9][0-9]{0,9}){0,3})$",
-        description="`base`, a number, or the numbers of a blend with + between them",
+        description="`base`, a number, or the numbers of a blend joined by +",
     )
-    adapter_digest: Digest | None = Field(description="none where no adapter or several took part")
+    adapter_digest: Digest | None = Field(description="none for the base model and for a blend")
     bundle_digest: Digest
     prompt: str
     negative_prompt: str
@@ -112,22 +110,20 @@ class Drawn(BaseModel):
     width: int = Field(ge=1, le=2**16, description="px")
     height: int = Field(ge=1, le=2**16, description="px")
     scheduler: str = Field(pattern=r"^[a-z0-9_]{1,40}$")
-    adapters: list[DrawnAdapter] = Field(default_factory=list, max_length=MAX_ADAPTERS)
+    adapters: list[AppliedAdapter] = Field(default_factory=list, max_length=MAX_ADAPTERS)
 
 
-class ImageInJson(BaseModel):
-    """One image of an answer in JSON."""
-
-    drawn: Drawn
+class GeneratedImage(BaseModel):
+    metadata: GenerationMetadata
     png: str = Field(description="base64")
 
 
-class Images(BaseModel):
+class GenerateResponse(BaseModel):
     """`POST /generate` with `Accept: application/json`."""
 
-    images: list[ImageInJson]
+    images: list[GeneratedImage]
     alias: str | None = Field(
-        default=None, description="what led to the version: the alias asked for, champion or the canary's; else none"
+        default=None, description="the alias that led to the version: the one in the request, champion or the canary's"
     )
     warnings: list[str]
 
@@ -136,28 +132,28 @@ class JobStatus(BaseModel):
     """`GET /jobs/{id}`."""
 
     id: str
-    state: Literal["waiting", "drawing", "done", "failed", "cancelled"]
-    position: int | None = Field(description="images that are drawn or wait before this one; none once it is drawn")
-    step: int = Field(description="steps taken, of all its images")
-    steps: int = Field(description="steps of all its images")
-    seconds_left: float | None = Field(description="estimated from the last images; none once it has ended")
-    images: list[str] = Field(description="paths of the images; all of them once it is done")
-    drawn: list[Drawn] = Field(description="what each image is drawn with")
+    state: Literal["queued", "running", "succeeded", "failed", "cancelled"]
+    queue_position: int | None = Field(description="images ahead of this job; none once it takes its last step")
+    completed_steps: int = Field(description="summed over the images")
+    total_steps: int = Field(description="summed over the images")
+    seconds_left: float | None = Field(description="estimated from recent images; none once the job has ended")
+    images: list[str] = Field(description="paths of the finished images")
+    metadata: list[GenerationMetadata] = Field(description="one per image, finished or not")
     alias: str | None = Field(
-        default=None, description="what led to the version: the alias asked for, champion or the canary's; else none"
+        default=None, description="the alias that led to the version: the one in the request, champion or the canary's"
     )
     warnings: list[str]
     problem: Problem | None
-    callback: CallbackStatus | None = Field(default=None, description="none where no callback_url was given")
+    webhook: WebhookStatus | None = Field(default=None, description="none without a webhook_url")
 
 
-class Verified(BaseModel):
-    """`POST /verify`: an image of ours beside what its own text draws now."""
+class VerifyResponse(BaseModel):
+    """`POST /verify`: an uploaded image compared with what its metadata generates now."""
 
-    same: bool = Field(description="no value differs by more than one level of 255")
-    max_difference: int = Field(description="of 255, over all pixels and channels")
-    differing: float = Field(description="share of values that differ at all")
-    drawn: Drawn
+    matches: bool = Field(description="no value differs by more than one level of 255")
+    max_difference: int = Field(description="levels of 255, over all pixels and channels")
+    differing_fraction: float = Field(description="fraction of values that differ at all")
+    metadata: GenerationMetadata
 
 
 JobStatus.model_rebuild()

@@ -1,4 +1,4 @@
-"""Names of aliases, tags, files, graph inputs and headers that several services share."""
+"""Names of aliases, tags, files, graph inputs and headers that two services must spell alike."""
 
 CHAMPION = "champion"
 """The alias that infer serves when a request names neither a version nor an alias."""
@@ -7,11 +7,11 @@ CHAMPION = "champion"
 TAG_KIND = "atelier.kind"  # KIND_ADAPTER or KIND_BUNDLE
 TAG_BUNDLE_DIGEST = "atelier.bundle_digest"
 TAG_SOURCE_DIGEST = "atelier.source_digest"
-TAG_RETIRED = "atelier.retired"  # id of the decision that retired the version
-TAG_PROMOTED_DIGEST = "atelier.promoted_digest"  # the adapter's digest in the decision that pointed an alias at the version
+TAG_RETIRED = "atelier.retired"  # id of the decision that took the version out of use
+TAG_PROMOTED_DIGEST = "atelier.promoted_digest"  # the adapter's digest when registry-api let an alias point at the version
 KIND_ADAPTER, KIND_BUNDLE = "adapter", "bundle"
 
-# A registered model without versions, whose tag `ENTRY:HASH` anchors registry-api's chain of decisions.
+# The registered model that holds nothing but the newest entry of registry-api's chain of decisions, as a tag `ENTRY:HASH`.
 CHAIN_MODEL, TAG_CHAIN_HEAD = "atelier-decisions", "atelier.chain_head"
 
 # Files of an adapter, in the folder that the MLflow model keeps its weights in; and of a bundle.
@@ -26,13 +26,13 @@ LORA_SCALE = "lora_scale"  # [b, 1, r]
 
 
 def lora_inputs(layer: str) -> tuple[str, str]:
-    """Input names of a layer's A [in, r] and B [r, out]."""
+    """Input names of one layer's A [in, r] and B [r, out]."""
     return f"{layer}.lora_A", f"{layer}.lora_B"
 
 
-# Response headers of a generated image, and the PNG text key that holds its provenance as JSON.
+# Response headers of an image, and the PNG text key that holds its `generate.GenerationMetadata` as JSON.
 HEADER_MODEL, HEADER_VERSION, HEADER_SEED = "X-Atelier-Model", "X-Atelier-Version", "X-Atelier-Seed"
 HEADER_ADAPTER, HEADER_BUNDLE = "X-Atelier-Adapter-Digest", "X-Atelier-Bundle-Digest"
-HEADER_ALIAS = "X-Atelier-Alias"  # the alias that selected the version, if one did
+HEADER_ALIAS = "X-Atelier-Alias"  # where an alias led to the version
 PNG_TEXT = "atelier"
-BASE_VERSION = "base"  # HEADER_VERSION of an image generated without an adapter
+BASE_VERSION = "base"  # HEADER_VERSION of an image made without an adapter

@@ -1,4 +1,4 @@
-"""The service on a loopback port over a fake registry."""
+"""infer on a loopback port with a fake registry."""
 
 from __future__ import annotations
 
@@ -16,10 +16,13 @@ from atelier_contracts.manifests import AdapterManifest, BundleManifest
 from atelier_contracts.tokens import TokenFile
 from atelier_infer.app import create_app, make_engine
 from atelier_infer.engine import denoising_state
+from atelier_infer.engine.denoising_state import SamplingParams
 from atelier_infer.engine.engine import Engine
-from atelier_infer.generation import service as desk
+from atelier_infer.generation import service as service_module
 from atelier_infer.generation.job import GenerationJob
 from atelier_infer.metrics import Metrics
+from atelier_infer.onnx.providers import Runtime
+from atelier_infer.pipeline.bundle import Bundle, open_bundle
 from atelier_infer.pipeline.memory_model import Cost, MemoryModel
 from atelier_infer.settings import Settings
 from fastapi import FastAPI
@@ -39,7 +42,7 @@ TINY_MEMORY = MemoryModel(
 
 @dataclass
 class Service:
-    """A running service and what it stands on."""
+    """A running service and its parts."""
 
     client: httpx.Client
     store: FakeStore
@@ -47,17 +50,17 @@ class Service:
     settings: Settings
     app: FastAPI
 
-    def kept(self) -> dict[str, GenerationJob]:
-        """The jobs that it remembers."""
-        return self.app.state.desk._kept
+    def jobs(self) -> dict[str, GenerationJob]:
+        """The jobs in its store."""
+        return self.app.state.service.jobs._jobs
 
-    def draw(self, **wish) -> httpx.Response:
-        return self.client.post("/generate", json={"prompt": "a cat", "steps": 2, "seed": 7} | wish)
+    def generate(self, **fields) -> httpx.Response:
+        return self.client.post("/generate", json={"prompt": "a cat", "steps": 2, "seed": 7} | fields)
 
     def count(self, name: str, **labels: str) -> float:
         """A value of `/metrics`; 0 where the series does not exist."""
-        told = ",".join(f'{label}="{value}"' for label, value in sorted(labels.items()))
-        series = f"atelier_infer_{name}{{{told}}}" if told else f"atelier_infer_{name}"
+        selector = ",".join(f'{label}="{value}"' for label, value in sorted(labels.items()))
+        series = f"atelier_infer_{name}{{{selector}}}" if selector else f"atelier_infer_{name}"
         found = re.search(rf"^{re.escape(series)} (\S+)$", self.client.get("/metrics").text, re.M)
         return float(found[1]) if found else 0.0
 
@@ -69,7 +72,7 @@ def wait(condition, patience_s: float = 20) -> None:
     """Until the condition holds; fails otherwise."""
     end = time.monotonic() + patience_s
     while not condition():
-        assert time.monotonic() < end, "waited in vain"
+        assert time.monotonic() < end, "timed out"
         time.sleep(0.01)
 
 
@@ -77,6 +80,18 @@ def wait(condition, patience_s: float = 20) -> None:
 def bundle(tmp_path_factory) -> tuple[Path, BundleManifest]:
     folder = tmp_path_factory.mktemp("bundle")
     return folder, build_bundle(folder)
+
+
+@pytest.fixture(scope="session")
+def opened(bundle) -> Bundle:
+    """The bundle in memory."""
+    return open_bundle(bundle[0], runtime=Runtime(intra_op_threads=1))
+
+
+@pytest.fixture
+def params(opened) -> SamplingParams:
+    ids = opened.tokenizer.encode("a cat").ids
+    return SamplingParams(ids, opened.tokenizer.encode("").ids, 4, 5.0, seed=3, width=48, height=32, scheduler="ddim")
 
 
 @pytest.fixture
@@ -96,7 +111,7 @@ def store(bundle) -> FakeStore:
 
 @pytest.fixture
 def publish(store, bundle, tmp_path):
-    """Registers another version; what it draws differs by seed."""
+    """Registers another version; its images differ by seed."""
 
     def publish(seed: int, bundle_digest: str | None = None, **changes) -> int:
         folder = tmp_path / f"adapter {seed} {len(store.folders)}"
@@ -128,7 +143,7 @@ def make_service(tmp_path, store, token_file):
                 "intra_op_threads": 1,
                 "drain_timeout_s": 5,
             }
-            extras = {name: changes.pop(name) for name in ("measure", "report_revert") if name in changes}
+            extras = {name: changes.pop(name) for name in ("measure", "timings") if name in changes}
             settings = Settings(**(values | changes))
             metrics = Metrics()
             engine = make_engine(settings, metrics)
@@ -156,13 +171,13 @@ def paced(monkeypatch):
     class Slow(denoising_state.DenoisingState):
         pause_s = 0.0
 
-        def take(self, out) -> None:
+        def step(self, model_output) -> None:
             started.set()
             assert go.wait(20)
             time.sleep(self.pause_s)
-            super().take(out)
+            super().step(model_output)
 
-    monkeypatch.setattr(desk, "DenoisingState", Slow)
+    monkeypatch.setattr(service_module, "DenoisingState", Slow)
     yield go, started, Slow
     go.set()
 
@@ -178,13 +193,13 @@ def service(make_service, store, adapter) -> Service:
 
 @pytest.fixture
 def canary(make_service, store, publish):
-    """A factory: version 1 is champion and 2 is rival, which has its share; both are loaded."""
+    """A factory: version 1 is the champion and version 2 the canary; both are loaded."""
 
     def make(percent: float = 100, **settings):
         store.set_alias("champion", publish(seed=1))
         store.set_alias("rival", publish(seed=5))
         service = make_service(canary_alias="rival", canary_percent=percent, **settings)
-        service.wait(lambda: service.client.get("/models").json()["canary"]["serving"] == 2)
+        service.wait(lambda: service.client.get("/models").json()["canary"]["serving_version"] == 2)
         return service
 
     return make

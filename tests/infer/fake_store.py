@@ -9,7 +9,7 @@ from pathlib import Path
 from atelier_contracts import names
 from atelier_contracts.manifests import AdapterManifest
 from atelier_infer.errors import AdapterError, BundleMissingError, NotAnAdapterError, TrackingError, UnknownVersionError
-from atelier_infer.registry.model_store import BundleVersion, Entry, View
+from atelier_infer.registry.model_store import AdapterVersion, BundleVersion, RegisteredModel
 from pydantic import ValidationError
 
 
@@ -58,14 +58,14 @@ class FakeStore:
 
     # what this service asks
 
-    def look(self) -> View:
+    def registered_model(self) -> RegisteredModel:
         self._answer()
-        return View(self.generation, dict(self.aliases))
+        return RegisteredModel(self.generation, dict(self.aliases))
 
-    def versions(self) -> list[Entry]:
+    def versions(self) -> list[AdapterVersion]:
         self._answer()
         moment = datetime(2026, 1, 1, tzinfo=UTC)
-        return [Entry(number, moment) for number, kind in sorted(self.kinds.items()) if kind == names.KIND_ADAPTER]
+        return [AdapterVersion(number, moment) for number, kind in sorted(self.kinds.items()) if kind == names.KIND_ADAPTER]
 
     def validation_image(self, version: int) -> bytes | None:
         self._answer()
@@ -86,10 +86,11 @@ class FakeStore:
             raise AdapterError(f"version {version} has no {names.ADAPTER_FILE}")
         return file.read_bytes()
 
-    def fetch_adapter(self, version: int, into: Path) -> None:
+    def fetch_weights(self, version: int, into: Path) -> Path | None:
         self._answer()
         self.fetched.append(f"version {version}")
-        shutil.copytree(self.folders[version], into / names.ADAPTER_FOLDER)
+        file = self.folders[version] / names.WEIGHTS_FILE
+        return Path(shutil.copy(file, into)) if file.exists() else None
 
     def bundles(self, digest: str) -> list[BundleVersion]:
         self._answer()

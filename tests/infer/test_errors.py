@@ -20,8 +20,8 @@ def test_every_leaf_has_a_status():
     assert set(STATUS) == leaves
 
 
-def test_the_docstring_draws_the_tree():
-    drawn = re.findall(r"^(.*?)(\w+Error)", errors.__doc__, re.M)
-    depths = {name: len(indent) // 4 for indent, name in drawn}
+def test_the_docstring_shows_the_tree():
+    results = re.findall(r"^(.*?)(\w+Error)", errors.__doc__, re.M)
+    depths = {name: len(indent) // 4 for indent, name in results}
     assert set(depths) == {kind.__name__ for kind in ours()} | {"InferError"}
     assert all(depths[kind.__name__] == depths[kind.__base__.__name__] + 1 for kind in ours())

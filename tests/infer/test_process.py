@@ -14,13 +14,13 @@ from contextlib import suppress
 import httpx
 import pytest
 from atelier_contracts import names
-from atelier_infer.client import read_callback
+from atelier_infer.client import read_webhook
 
 from ..servers import free_port
 from .conftest import SECRET, wait
-from .receiver import SIGNING, Receiver
-from .test_store import MlflowPublisher
+from .mlflow_publisher import MlflowPublisher
 from .tiny_bundle import adapter_tensors, build_adapter
+from .webhook_receiver import SIGNING, Receiver
 
 BLOCKED = """
 import importlib.abc, pkgutil, runpy, sys
@@ -105,28 +105,28 @@ def start(mlflow_server, tmp_path, token_file):
 def test_from_an_empty_registry_to_a_graceful_end(mlflow_server, start, bundle, adapter, tmp_path):
     publisher = MlflowPublisher(mlflow_server.uri)
     process, client, log = start(publisher.model)
-    wish = {"prompt": "a cat", "steps": 3, "seed": 1}
-    answer = client.post("/generate", json=wish)
+    fields = {"prompt": "a cat", "steps": 3, "seed": 1}
+    answer = client.post("/generate", json=fields)
     assert answer.status_code == 409
     assert "curl -X POST" in answer.json()["detail"]
 
     publisher.publish_bundle(bundle[0], bundle[1].digest())
     publisher.set_alias("champion", publisher.publish_adapter(adapter[0]))
-    first = client.post("/generate", json=wish)
+    first = client.post("/generate", json=fields)
     assert (first.status_code, first.headers[names.HEADER_VERSION]) == (200, "1"), first.text
     assert first.headers[names.HEADER_ADAPTER] == adapter[1].digest()
 
     build_adapter(tmp_path / "second", bundle[1].digest(), adapter_tensors(seed=2))
     publisher.set_alias("champion", publisher.publish_adapter(tmp_path / "second"))
-    wait(lambda: client.post("/generate", json=wish).headers[names.HEADER_VERSION] == "2")
-    assert client.post("/generate", json=wish | {"version": 1}).content == first.content
+    wait(lambda: client.post("/generate", json=fields).headers[names.HEADER_VERSION] == "2")
+    assert client.post("/generate", json=fields | {"version": 1}).content == first.content
 
     answers = []
-    long_wish = wish | {"steps": 150, "width": 512, "height": 512}
+    long_wish = fields | {"steps": 150, "width": 512, "height": 512}
     thread = threading.Thread(target=lambda: answers.append(client.post("/generate", json=long_wish)))
     thread.start()
     with httpx.Client(base_url=client.base_url, headers=client.headers) as other:
-        wait(lambda: answers or other.get("/models").json()["requests"] == 1)
+        wait(lambda: answers or other.get("/models").json()["admitted_images"] == 1)
     process.send_signal(signal.SIGTERM)
     thread.join()
     assert answers[0].status_code == 200
@@ -144,17 +144,17 @@ def test_from_an_empty_registry_to_a_graceful_end(mlflow_server, start, bundle, 
     assert "a cat" not in log.read_text()
 
 
-def test_a_drawing_that_outlasts_the_patience_is_told(mlflow_server, start, bundle, adapter):
+def test_an_image_that_exceeds_the_drain_timeout_gets_503(mlflow_server, start, bundle, adapter):
     publisher = MlflowPublisher(mlflow_server.uri)
     publisher.publish_bundle(bundle[0], bundle[1].digest())
     publisher.set_alias("champion", publisher.publish_adapter(adapter[0]))
     process, client, _ = start(publisher.model, DRAIN_TIMEOUT_S=0)
     answers = []
-    wish = {"prompt": "a cat", "steps": 150, "width": 1024, "height": 1024}
-    thread = threading.Thread(target=lambda: answers.append(client.post("/generate", json=wish)))
+    fields = {"prompt": "a cat", "steps": 150, "width": 1024, "height": 1024}
+    thread = threading.Thread(target=lambda: answers.append(client.post("/generate", json=fields)))
     thread.start()
     with httpx.Client(base_url=client.base_url, headers=client.headers) as other:
-        wait(lambda: other.get("/models").json()["requests"] == 1)
+        wait(lambda: other.get("/models").json()["admitted_images"] == 1)
     process.send_signal(signal.SIGTERM)
     thread.join()
     assert (answers[0].status_code, answers[0].json()["title"]) == (503, "Service Unavailable")
@@ -176,22 +176,27 @@ def test_a_canary_from_the_environment_and_a_job_that_the_end_of_the_process_end
             publisher.model,
             CANARY_ALIAS="rival",
             CANARY_PERCENT="100",
-            CALLBACK_HOSTS=f"http://{receiver.place}",
-            CALLBACK_SECRET_FILE=tmp_path / "signing",
+            WEBHOOK_HOSTS=f"http://{receiver.place}",
+            WEBHOOK_SECRET_FILE=tmp_path / "signing",
         )
-        wait(lambda: client.get("/models").json()["canary"]["takes_requests"])
-        wish = {"prompt": "a cat", "seed": 1, "callback_url": f"http://{receiver.place}/secret-path"}
-        done = client.post("/jobs", json=wish | {"steps": 2}).json()
+        wait(lambda: client.get("/models").json()["canary"]["active"])
+        fields = {"prompt": "a cat", "seed": 1, "webhook_url": f"http://{receiver.place}/secret-path"}
+        done = client.post("/jobs", json=fields | {"steps": 2}).json()
         assert done["alias"] == "rival"
         wait(lambda: receiver.came)
-        assert read_callback(SIGNING, *receiver.came[0])["state"] == "done"
-        ended = client.post("/jobs", json=wish | {"steps": 150, "width": 1024, "height": 1024}).json()
-        wait(lambda: client.get(f"/jobs/{ended['id']}").json()["state"] == "drawing")
+        assert read_webhook(SIGNING, *receiver.came[0])["state"] == "succeeded"
+        ended = client.post("/jobs", json=fields | {"steps": 150, "width": 1024, "height": 1024}).json()
+        wait(lambda: client.get(f"/jobs/{ended['id']}").json()["state"] == "running")
         process.send_signal(signal.SIGTERM)
         client.close()
         assert process.wait(60) == 0
-        told = read_callback(SIGNING, *receiver.came[1])
-        assert (told["id"], told["alias"], told["state"], told["problem"]["status"]) == (ended["id"], "rival", "failed", 503)
+        reported = read_webhook(SIGNING, *receiver.came[1])
+        assert (reported["id"], reported["alias"], reported["state"], reported["problem"]["status"]) == (
+            ended["id"],
+            "rival",
+            "failed",
+            503,
+        )
         assert len(receiver.came) == 2
     for secret in (SIGNING, "secret-path", "a cat"):
         assert secret not in log.read_text()
@@ -238,7 +243,7 @@ def test_half_sent_requests_are_bounded_in_memory_and_time(mlflow_server, start)
     assert kinds.count(b"HTTP/1.1 408 Request Timeout") <= 1
     assert set(kinds) <= {b"HTTP/1.1 408 Request Timeout", b"HTTP/1.1 503 Service Unavailable", b"reset"}
     assert resident_mib(process) - before < 150  # 400 were sent
-    assert client.get("/models").json()["memory"]["held_mib"]["uploads"] == 0
+    assert client.get("/models").json()["memory"]["used_mib"]["uploads"] == 0
 
     halves = [open_socket(client) for _ in range(50)]
     for half in halves:

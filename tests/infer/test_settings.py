@@ -1,4 +1,4 @@
-"""Settings are complete or the process does not start, and the README tells of each."""
+"""The process starts only with valid settings, and the reference documents each."""
 
 import re
 import subprocess
@@ -6,11 +6,11 @@ import sys
 from pathlib import Path
 
 import pytest
-from atelier_infer.settings import PREFIX, Settings, SettingsError, callbacks, events, read_settings
+from atelier_infer.settings import PREFIX, Settings, SettingsError, events, read_settings, webhooks
 from pydantic_core import PydanticUndefined
 
-FOLDER = Path(__file__).parents[2] / "services/infer"
-README = (FOLDER / "README.md").read_text()
+ROOT = Path(__file__).parents[2]
+REFERENCE = (ROOT / "docs/reference/infer/settings.md").read_text()
 
 
 @pytest.fixture
@@ -101,8 +101,8 @@ def test_the_process_refuses_with_the_same_list():
     ]
 
 
-def test_the_readme_has_a_row_for_every_setting():
-    rows = dict(re.findall(r"^\| `ATELIER_INFER_(\w+)` \| ([^|]+) \|", README, re.M))
+def test_the_reference_has_a_row_for_every_setting():
+    rows = dict(re.findall(r"^\| `ATELIER_INFER_(\w+)` \| ([^|]+) \|", REFERENCE, re.M))
     documented = {name.lower(): default.strip().strip("`") for name, default in rows.items()}
     assert list(documented) == list(Settings.model_fields)
     for name, field in Settings.model_fields.items():
@@ -115,7 +115,7 @@ def test_events_need_an_address_and_one_token(environment, tmp_path):
     file.write_text("the token\n")
     assert events(read()) is None
     environment.setenv(PREFIX + "REGISTRY_TOKEN", "the token")
-    with pytest.raises(SettingsError, match="REGISTRY_URL beside it"):
+    with pytest.raises(SettingsError, match="together with ATELIER_INFER_REGISTRY_URL"):
         read()
     environment.setenv(PREFIX + "REGISTRY_URL", "http://people")
     assert events(read()) == ("http://people", "the token")
@@ -129,14 +129,14 @@ def test_events_need_an_address_and_one_token(environment, tmp_path):
     with pytest.raises(SettingsError, match="the file is empty"):
         read()
     environment.delenv(PREFIX + "REGISTRY_TOKEN_FILE")
-    with pytest.raises(SettingsError, match="EVENTS_URL: needs"):
+    with pytest.raises(SettingsError, match="EVENTS_URL: requires"):
         read()
 
 
 def test_the_password_may_come_from_a_file(environment, tmp_path):
     import os
 
-    from atelier_infer.settings import hand_over_login
+    from atelier_infer.settings import export_tracking_password
 
     file = tmp_path / "password"
     file.write_text("from a file\n")
@@ -146,19 +146,19 @@ def test_the_password_may_come_from_a_file(environment, tmp_path):
     environment.setenv("MLFLOW_TRACKING_USERNAME", "ada")
     settings = read()
     environment.setenv("MLFLOW_TRACKING_PASSWORD", "")
-    hand_over_login(settings)
+    export_tracking_password(settings)
     assert os.environ["MLFLOW_TRACKING_PASSWORD"] == "from a file"
     with pytest.raises(SettingsError, match="set both"):
         read()
     file.write_text("\n")
-    with pytest.raises(SettingsError, match="TRACKING_PASSWORD_FILE: must hold the secret; the file is empty"):
+    with pytest.raises(SettingsError, match="TRACKING_PASSWORD_FILE: must contain the secret; the file is empty"):
         read()
 
 
 def test_a_canary_is_an_alias_and_a_percent(environment):
     assert (read().canary_alias, read().canary_percent) == (None, None)
     environment.setenv(PREFIX + "CANARY_ALIAS", "rival")
-    with pytest.raises(SettingsError, match="set both or neither; received ATELIER_INFER_CANARY_ALIAS alone"):
+    with pytest.raises(SettingsError, match="set both or neither; received only ATELIER_INFER_CANARY_ALIAS"):
         read()
     for good in ("0", "0.5", "100"):
         environment.setenv(PREFIX + "CANARY_PERCENT", good)
@@ -168,33 +168,33 @@ def test_a_canary_is_an_alias_and_a_percent(environment):
         with pytest.raises(SettingsError, match=f"CANARY_PERCENT: .*; received '{bad}'"):
             read()
     environment.setenv(PREFIX + "CANARY_PERCENT", "10")
-    for alias, words in (("champion", "another alias than champion"), ("Rival", "pattern"), ("a b", "pattern")):
+    for alias, words in (("champion", "must not be champion"), ("Rival", "pattern"), ("a b", "pattern")):
         environment.setenv(PREFIX + "CANARY_ALIAS", alias)
         with pytest.raises(SettingsError, match=f"CANARY_ALIAS: .*{words}.*received '{alias}'"):
             read()
     environment.delenv(PREFIX + "CANARY_ALIAS")
-    with pytest.raises(SettingsError, match="received ATELIER_INFER_CANARY_PERCENT alone"):
+    with pytest.raises(SettingsError, match="received only ATELIER_INFER_CANARY_PERCENT"):
         read()
 
 
-def test_callbacks_need_hosts_and_a_secret(environment, tmp_path):
-    assert callbacks(read()) == (frozenset(), b"")
-    environment.setenv(PREFIX + "CALLBACK_HOSTS", "a.example,http://worker:9000")
-    with pytest.raises(SettingsError, match="set both or neither; received ATELIER_INFER_CALLBACK_HOSTS alone"):
+def test_webhooks_require_hosts_and_a_secret(environment, tmp_path):
+    assert webhooks(read()) == (frozenset(), b"")
+    environment.setenv(PREFIX + "WEBHOOK_HOSTS", "a.example,http://worker:9000")
+    with pytest.raises(SettingsError, match="set both or neither; received only ATELIER_INFER_WEBHOOK_HOSTS"):
         read()
     file = tmp_path / "signing"
-    environment.setenv(PREFIX + "CALLBACK_SECRET_FILE", str(file))
-    with pytest.raises(SettingsError, match="CALLBACK_SECRET_FILE: must be a readable text file"):
+    environment.setenv(PREFIX + "WEBHOOK_SECRET_FILE", str(file))
+    with pytest.raises(SettingsError, match="WEBHOOK_SECRET_FILE: must be a readable text file"):
         read()
     file.write_text("hunter2")
-    with pytest.raises(SettingsError, match="CALLBACK_SECRET_FILE: the file must be whsec_ and the base64") as caught:
+    with pytest.raises(SettingsError, match="WEBHOOK_SECRET_FILE: the file must be whsec_ and the base64") as caught:
         read()
     assert "hunter2" not in str(caught.value)
     file.write_text("whsec_" + "A" * 32 + "\n")
-    assert callbacks(read()) == ({("https", "a.example", 443), ("http", "worker", 9000)}, bytes(24))
-    environment.setenv(PREFIX + "CALLBACK_HOSTS", "a.example,*.example")
-    with pytest.raises(SettingsError, match=r"CALLBACK_HOSTS: each entry must be .*'\*.example' is neither"):
+    assert webhooks(read()) == ({("https", "a.example", 443), ("http", "worker", 9000)}, bytes(24))
+    environment.setenv(PREFIX + "WEBHOOK_HOSTS", "a.example,*.example")
+    with pytest.raises(SettingsError, match=r"WEBHOOK_HOSTS: each entry must be .*'\*.example' is neither"):
         read()
-    environment.delenv(PREFIX + "CALLBACK_HOSTS")
-    with pytest.raises(SettingsError, match="received ATELIER_INFER_CALLBACK_SECRET_FILE alone"):
+    environment.delenv(PREFIX + "WEBHOOK_HOSTS")
+    with pytest.raises(SettingsError, match="received only ATELIER_INFER_WEBHOOK_SECRET_FILE"):
         read()

@@ -8,6 +8,7 @@ import numpy as np
 import onnx
 from atelier_contracts import names
 from atelier_contracts.manifests import AdapterManifest, BundleManifest, Evidence, file_sha256
+from atelier_infer.pipeline.adapter import Adapter, load_adapter
 from onnx import TensorProto, helper, numpy_helper
 from safetensors.numpy import save_file
 from tokenizers import Regex, Tokenizer, normalizers, pre_tokenizers, processors
@@ -231,3 +232,9 @@ def _unet(draw: np.random.Generator) -> onnx.GraphProto:
         inputs |= {a: (TensorProto.FLOAT, [inner, "r"]), b: (TensorProto.FLOAT, ["r", outer])}
     outputs = _values(out_sample=(TensorProto.FLOAT, ["b", CHANNELS, "h", "w"]))
     return helper.make_graph(nodes, "unet", _values(**inputs), outputs, weights)
+
+
+def read_adapter(folder: Path, bundle: BundleManifest) -> Adapter:
+    """Loads an adapter by its own manifest."""
+    manifest = AdapterManifest.model_validate_json((folder / names.ADAPTER_FILE).read_bytes())
+    return load_adapter(folder, manifest, bundle)

@@ -7,7 +7,7 @@ import math
 from collections.abc import Callable
 
 import numpy as np
-from atelier_contracts.stage import Staged, StagedImage
+from atelier_contracts.stage import StagedImage, StageResponse
 from atelier_registry.errors import StageRefusedError, StageUnavailableError
 from PIL import Image, ImageDraw
 
@@ -62,11 +62,11 @@ class FakeInferClient:
             raise StageUnavailableError("infer does not answer (ConnectionError)")
         if version in self.broken:
             raise StageRefusedError(f"infer cannot load version {version}: its weights hold NaN")
-        return Staged(
+        return StageResponse(
             model=model, version=version, adapter_digest=adapter_digest or "a" * 64,
             bundle_digest="b" * 64, load_seconds=0.1, step_seconds=0.01,
             images=[
-                StagedImage.model_construct(asked=asked, seconds=0.1, png=self._draw(version, asked))
+                StagedImage.model_construct(request=asked, seconds=0.1, png=self._draw(version, asked))
                 for asked in images
             ],
         )  # fmt: skip

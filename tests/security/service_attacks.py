@@ -194,7 +194,7 @@ GENERATE = [
     *infer(
         "rita",
         "/jobs",
-        [{**W, "callback_url": url} for url in ("http://169.254.169.254/", "file:///etc/passwd", "x" * 3000)],
+        [{**W, "webhook_url": url} for url in ("http://169.254.169.254/", "file:///etc/passwd", "x" * 3000)],
         422,
     ),
     *infer("rita", "/generate", [W], 406, Accept="text/html"),

@@ -1,4 +1,4 @@
-"""`python -m atelier_infer`: the only place that builds things."""
+"""`python -m atelier_infer`: reads the settings, builds the application and serves it."""
 
 from __future__ import annotations
 
@@ -14,32 +14,32 @@ from atelier_contracts.tokens import TokenFile
 from fastapi import FastAPI
 
 from atelier_infer.api.access_log import JsonLines
-from atelier_infer.engine.malloc import give_back_large_blocks
+from atelier_infer.engine.malloc import return_large_blocks
 from atelier_infer.errors import ProviderError
-from atelier_infer.http_timeouts import timed_connection
+from atelier_infer.http_timeouts import protocol_with_header_timeout
 from atelier_infer.metrics import Metrics
-from atelier_infer.settings import Settings, SettingsError, hand_over_login, read_settings
+from atelier_infer.settings import Settings, SettingsError, export_tracking_password, read_settings
 
 if TYPE_CHECKING:
     from atelier_infer.engine.engine import Engine
 
 ENVIRONMENT = {
-    # ONNX Runtime otherwise keeps a device id and a database of events in the home folder
+    # otherwise ONNX Runtime stores a device id and a database of events in the home folder
     "ORT_DISABLE_TELEMETRY": "1",
-    # by default a request is tried for four minutes, which no caller of ours waits for; staging tries again by itself
+    # by default a request is retried for four minutes, longer than any caller waits; aliases are polled again anyway
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "30",
     "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
     "MLFLOW_DISABLE_TELEMETRY": "true",
 }
-"""Libraries read these, in part while they are imported; what the environment says already wins."""
+"""Defaults of variables that libraries read, some of them while they are imported."""
 
 MARGIN_S = 10
-"""Beyond drain_timeout_s, for the step that runs and for sending the last answers."""
+"""In addition to drain_timeout_s, for the current step and for sending the last responses."""
 
 
 class Server(uvicorn.Server):
-    """Tells the engine of the end the moment the signal comes, so that no new drawing starts on an open connection."""
+    """Drains the engine as soon as the signal arrives, so that open connections cannot start new jobs."""
 
     def __init__(self, config: uvicorn.Config, engine: Engine) -> None:
         super().__init__(config)
@@ -52,7 +52,7 @@ class Server(uvicorn.Server):
 
 
 def build(settings: Settings, engine: Engine, metrics: Metrics) -> FastAPI:
-    """The application over the real registry."""
+    """The application with the tracking server of the settings."""
     from atelier_infer.app import create_app
     from atelier_infer.registry.mlflow_store import MlflowStore
 
@@ -62,13 +62,13 @@ def build(settings: Settings, engine: Engine, metrics: Metrics) -> FastAPI:
 
 
 def main() -> int:
-    """Reads the environment and serves; 2 when the settings are not legal."""
+    """Exit status; 2 for invalid settings."""
     try:
         settings = read_settings(os.environ)
     except SettingsError as error:
         sys.stderr.write(f"atelier_infer cannot start:\n{error}\n")
         return 2
-    hand_over_login(settings)
+    export_tracking_password(settings)
     for name, value in ENVIRONMENT.items():
         os.environ.setdefault(name, value)
     handler = logging.StreamHandler()
@@ -78,7 +78,7 @@ def main() -> int:
 
 
 def serve(settings: Settings) -> int:
-    """Until a signal; 2 when the provider is missing. Libraries that read the environment are imported from here on."""
+    """Until a signal; 2 without the provider. Libraries that read the environment are imported from here on."""
     from atelier_infer.app import make_engine, make_runtime
 
     try:
@@ -86,19 +86,19 @@ def serve(settings: Settings) -> int:
     except ProviderError as error:
         sys.stderr.write(f"atelier_infer cannot start:\nATELIER_INFER_PROVIDER: {error}\n")
         return 2
-    give_back_large_blocks()
+    return_large_blocks()
     metrics = Metrics()
     engine = make_engine(settings, metrics)
     config = uvicorn.Config(
         build(settings, engine, metrics),
         host=settings.host,
         port=settings.port,
-        http=timed_connection(settings.header_timeout_s),
+        http=protocol_with_header_timeout(settings.header_timeout_s),
         log_config=None,
-        access_log=False,  # requestlog writes a line with more in it
+        access_log=False,  # api/access_log.py logs more
         timeout_graceful_shutdown=int(settings.drain_timeout_s) + MARGIN_S,
     )
-    # uvicorn raises the signal again after a graceful end; that end is a success
+    # uvicorn raises the signal again after a graceful shutdown, which is a success
     signal.signal(signal.SIGTERM, lambda *_: None)
     Server(config, engine).run()
     return 0

@@ -1,10 +1,11 @@
-"""The application, put together from its parts."""
+"""Creates the application from its parts."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
@@ -13,32 +14,36 @@ from atelier_contracts.tokens import TokenFile
 from fastapi import FastAPI
 from starlette.concurrency import run_in_threadpool
 
-from atelier_infer.aliases.alias_tracker import AliasTracker, ReportRevert, log_revert
+from atelier_infer import settings as settings_module
+from atelier_infer.aliases.alias_tracker import AliasTracker
 from atelier_infer.aliases.event_listener import EventListener
 from atelier_infer.aliases.integrity_monitor import IntegrityMonitor
+from atelier_infer.aliases.registry_reader import RegistryReader
 from atelier_infer.api.access_log import AccessLog
 from atelier_infer.api.auth import IMAGES, MAX_BODY_BYTES, Authentication
-from atelier_infer.api.generate import make_generating_router
+from atelier_infer.api.generate import make_generate_router
+from atelier_infer.api.health import make_health_router
 from atelier_infer.api.jobs import make_jobs_router
-from atelier_infer.api.models import make_router
-from atelier_infer.api.openai_images import make_images_router
-from atelier_infer.api.stage import make_staging_router
+from atelier_infer.api.models import make_models_router, make_versions_router
+from atelier_infer.api.openai_images import make_openai_router
+from atelier_infer.api.stage import make_stage_router
 from atelier_infer.api.ui import make_page_router, page_files
-from atelier_infer.api.upload_limiter import UploadLimiter
-from atelier_infer.api.verify import make_verifying_router
+from atelier_infer.api.verify import make_verify_router
 from atelier_infer.artifacts.artifact_cache import ArtifactCache
 from atelier_infer.artifacts.bundle_opener import BundleOpener
 from atelier_infer.artifacts.cache_eviction import CacheEvictor
 from atelier_infer.artifacts.version_loader import VersionLoader
 from atelier_infer.engine.denoising_step import DenoisingStep, probe
 from atelier_infer.engine.engine import Engine
-from atelier_infer.engine.memory_account import MIB, MemoryAccount
+from atelier_infer.engine.memory_budget import MIB, MemoryBudget
 from atelier_infer.engine.memory_limit import usable_bytes
-from atelier_infer.engine.memory_measurement import Measurement
+from atelier_infer.engine.memory_profiler import MemoryProfiler
 from atelier_infer.generation.canary import Canary
+from atelier_infer.generation.job_store import JobStore
 from atelier_infer.generation.model_selection import ModelSelector
+from atelier_infer.generation.sampling_params import SamplingRules
 from atelier_infer.generation.service import GenerationService
-from atelier_infer.generation.webhooks import WebhookSender
+from atelier_infer.generation.webhooks import WebhookLimits, WebhookSender
 from atelier_infer.metrics import Metrics
 from atelier_infer.onnx.providers import Runtime
 from atelier_infer.pipeline.adapter import Adapter
@@ -46,37 +51,53 @@ from atelier_infer.pipeline.bundle import Bundle
 from atelier_infer.pipeline.memory_model import MemoryModel
 from atelier_infer.problems import add_handlers
 from atelier_infer.registry.model_store import ModelStore
-from atelier_infer.registry.not_found import NotFoundMessages
+from atelier_infer.registry.not_found import NotFoundErrors
 from atelier_infer.registry.validation_images import ValidationImages
-from atelier_infer.settings import Settings, events
-from atelier_infer.settings import callbacks as callbacks_of
+from atelier_infer.settings import Settings
+from atelier_infer.upload_limiter import UploadLimiter
 
 
-def make_memory(settings: Settings) -> MemoryAccount:
-    """The account of memory, with the limit of the settings or what there is."""
+@dataclass(frozen=True)
+class Timings:
+    """Waits and retries that are not settings.
+
+    Attributes:
+        alias_load_timeout_s: how long a request waits for an alias that is being loaded for the first time.
+        alias_max_retry_s: longest pause before a refused target of an alias is tried again.
+        refusal_ttl_s: how long a refused version is refused again without another download.
+    """
+
+    alias_load_timeout_s: float = 10.0
+    alias_max_retry_s: float = 60.0
+    refusal_ttl_s: float = 10.0
+    webhooks: WebhookLimits = field(default_factory=WebhookLimits)
+
+
+def make_memory_budget(settings: Settings) -> MemoryBudget:
     limit = settings.memory_mib * MIB if settings.memory_mib is not None else usable_bytes()
-    return MemoryAccount(limit, shrinks=settings.provider == "cpu")
+    return MemoryBudget(limit, shrinks=settings.provider == "cpu")
 
 
-def make_engine(settings: Settings, metrics: Metrics, memory: MemoryAccount | None = None) -> Engine:
-    """The engine over the real graphs; not started. The application takes its account of memory from here."""
-    memory = memory or make_memory(settings)
-    batch = DenoisingStep(rows_at_once=memory.rows_at_once, failed=memory.failed, shrink=memory.shrink)
-    memory.watch("side_by_side", lambda: batch.nbytes)
+def make_engine(settings: Settings, metrics: Metrics, memory: MemoryBudget | None = None) -> Engine:
+    """Not started."""
+    memory = memory or make_memory_budget(settings)
+    step = DenoisingStep(
+        max_rows=memory.max_rows, record_out_of_memory=memory.record_out_of_memory, shrink_after=memory.shrink_after
+    )
+    memory.add_source("concatenated_adapters", lambda: step.nbytes)
     return Engine(
-        advance=batch.step,
+        take_step=step.step,
         queue_limit=settings.queue_limit,
         rows_limit=settings.batch_rows,
         rank_limit=settings.batch_rank,
         drain_timeout_s=settings.drain_timeout_s,
         stuck_after_s=settings.stuck_after_s,
         memory=memory,
-        stepped=metrics.stepped,
+        record_step=metrics.step,
     )
 
 
 def make_runtime(settings: Settings) -> Runtime:
-    """What runs the graphs, as the settings say."""
     return Runtime(settings.provider, settings.intra_op_threads, settings.cache_dir)
 
 
@@ -88,164 +109,162 @@ def create_app(
     tokens: TokenFile,
     settings: Settings,
     measure: Callable[[Path, int], MemoryModel | None] | None = None,
-    report_revert: ReportRevert = log_revert,
+    timings: Timings | None = None,
 ) -> FastAPI:
-    """Wires the parts. Threads start with the application's lifespan and end with it.
+    """Threads start and end with the application's lifespan.
 
     Args:
-        engine: not started yet.
-        metrics: that the engine tells of its steps.
+        engine: not started.
+        metrics: those of the engine.
         store: the model registry.
-        tokens: who may come in.
-        settings: complete.
-        measure: what a base in a folder needs in memory, with so many bytes to measure in; by default a process measures it.
-        report_revert: told of each alias that goes back to the version before it.
+        tokens: of the clients.
+        settings: of the service.
+        measure: memory model of the base model in a folder, measured within a number of bytes; by default a child process.
+        timings: waits and retries.
     """
-    memory, runtime = engine.memory or make_memory(settings), make_runtime(settings)
-    disk = CacheEvictor(settings.cache_dir, settings.cache_limit_mib * MIB)
-    shelf = ArtifactCache(store, settings.cache_dir, used=disk.used)
-    opener = BundleOpener(
-        memory=memory,
-        runtime=runtime,
-        decode_tile_px=settings.decode_tile_px,
-        measure=measure or Measurement(runtime, decode_tile_px=settings.decode_tile_px, max_side_px=settings.max_side_px),
-    )
-
-    def probe_between_steps(bundle: Bundle, adapter: Adapter) -> None:
-        memory.take_adapter(adapter)
-        engine.run_between_steps(partial(probe, bundle, adapter))
-
+    timings = timings or Timings()
+    memory, runtime = engine.memory or make_memory_budget(settings), make_runtime(settings)
+    evictor = CacheEvictor(settings.cache_dir, settings.cache_limit_mib * MIB)
+    cache = ArtifactCache(store, settings.cache_dir, record_use=evictor.record_use)
+    profiler = MemoryProfiler(runtime, decode_tile_px=settings.decode_tile_px, max_side_px=settings.max_side_px)
     loader = VersionLoader(
-        shelf=shelf,
-        open_bundle=opener,
-        probe=probe_between_steps,
+        cache=cache,
+        open_bundle=BundleOpener(
+            memory=memory, runtime=runtime, decode_tile_px=settings.decode_tile_px, measure=measure or profiler
+        ),
+        probe=partial(_probe, engine, memory),
         adapter_cache_mib=settings.adapter_cache_mib,
+        refusal_ttl_s=timings.refusal_ttl_s,
     )
-    gallery = ValidationImages(store)
-    versions = AliasTracker(
-        store=store,
+    tracker = AliasTracker(
+        reader=RegistryReader(
+            store=store,
+            model=settings.model,
+            cache_dir=settings.cache_dir,
+            require_promotion=settings.require_promotion,
+        ),
         loader=loader,
-        absent=NotFoundMessages(store=store, model=settings.model, registry_url=settings.registry_url),
-        model=settings.model,
-        cache_dir=settings.cache_dir,
-        alias_poll_s=settings.alias_poll_s,
-        require_promotion=settings.require_promotion,
-        followed=[settings.canary_alias] if settings.canary_alias else [],
-        report_revert=report_revert,
-        made_anew=gallery.forget,
+        not_found=NotFoundErrors(store=store, model=settings.model, registry_url=settings.registry_url),
+        poll_s=settings.alias_poll_s,
+        permanent=[settings.canary_alias] if settings.canary_alias else [],
+        load_timeout_s=timings.alias_load_timeout_s,
+        max_retry_s=timings.alias_max_retry_s,
     )
-    integrity = IntegrityMonitor(shelf=shelf, versions=versions, every_s=settings.integrity_check_s)
-    disk.keep(partial(_digests, loader, versions))
+    evictor.protect(partial(_digests_in_use, loader, tracker))
+    integrity = IntegrityMonitor(cache=cache, tracker=tracker, interval_s=settings.integrity_check_s)
     canary = None
     if settings.canary_alias and settings.canary_percent is not None:
-        canary = Canary(alias=settings.canary_alias, percent=settings.canary_percent, versions=versions)
+        canary = Canary(alias=settings.canary_alias, percent=settings.canary_percent, tracker=tracker)
 
-    hosts, key = callbacks_of(settings)
-    callbacks = WebhookSender(hosts=hosts, key=key, told=metrics.callback)
-    chooser = ModelSelector(versions, loader)
-    desk = GenerationService(
+    hosts, key = settings_module.webhooks(settings)
+    webhooks = WebhookSender(hosts=hosts, key=key, record_outcome=metrics.webhook, limits=timings.webhooks)
+    service = GenerationService(
+        model=settings.model,
         engine=engine,
-        versions=versions,
-        chooser=chooser,
+        tracker=tracker,
+        selector=ModelSelector(tracker, loader),
+        rules=SamplingRules(settings.scheduler, settings.max_side_px, memory),
+        jobs=JobStore(retention_s=settings.job_retention_s, retention_bytes=settings.job_retention_mib * MIB),
+        webhooks=webhooks,
         metrics=metrics,
-        settings=settings,
         canary=canary,
-        callbacks=callbacks,
-        memory=memory,
     )
     uploads = UploadLimiter(limit_bytes=settings.upload_mib * MIB, timeout_s=settings.upload_timeout_s)
-    memory.watch("images", lambda: desk.nbytes)
-    memory.watch("uploads", lambda: uploads.nbytes)
-    metrics.memory(memory.limit_bytes, memory.parts)
-    for name, (help, read) in _gauges(engine, loader, versions, canary, callbacks).items():
-        metrics.gauge(name, help, read)
+    memory.add_source("images", lambda: service.jobs.nbytes)
+    memory.add_source("uploads", lambda: uploads.nbytes)
+    metrics.add_memory(memory.limit_bytes, memory.usage)
+    _add_gauges(metrics, engine, loader, tracker)
+    metrics.add_gauge("webhooks_pending", "Webhooks that wait for their first or next attempt", lambda: webhooks.pending)
+    if canary:
+        metrics.add_gauge("canary_active", "1 if the canary serves its share", partial(_is_active, canary))
 
-    following = None
-    if source := events(settings):
-        following = EventListener(url=source[0], token=source[1], model=settings.model, moved=versions.look_again)
+    listener = None
+    if source := settings_module.events(settings):
+        listener = EventListener(url=source[0], token=source[1], model=settings.model, on_alias_moved=tracker.refresh)
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        shelf.tidy()
-        disk.trim()
+        cache.remove_abandoned_downloads()
+        evictor.trim()
         engine.start()
-        versions.start()
+        tracker.start()
         integrity.start()
-        callbacks.start()
-        if following:
-            following.start()
+        webhooks.start()
+        if listener:
+            listener.start()
         yield
-        if following:
-            following.stop()
+        if listener:
+            listener.stop()
         integrity.stop()
-        versions.stop()
-        by = min(engine.deadline, time.monotonic() + settings.drain_timeout_s)
+        tracker.stop()
+        deadline = min(engine.deadline, time.monotonic() + settings.drain_timeout_s)
         engine.stop()
-        await desk.ended()
-        await run_in_threadpool(callbacks.stop, by)
+        await service.wait_for_all()
+        await run_in_threadpool(webhooks.stop, deadline)
 
     app = FastAPI(
         title="Atelier infer",
-        summary="A prompt in, an image out, drawn with a version of the registry.",
+        summary="Generates images from prompts with versions of the model registry.",
         lifespan=lifespan,
-        docs_url=None,  # the pages load scripts from elsewhere
+        docs_url=None,  # those pages load third-party scripts
         redoc_url=None,
     )
-    app.state.desk, app.state.loader = desk, loader
-    app.include_router(
-        make_router(
+    app.state.service, app.state.loader = service, loader
+    page = page_files()
+    for router in (
+        make_health_router(engine=engine, tracker=tracker, metrics=metrics),
+        make_models_router(
             engine=engine,
-            versions=versions,
+            tracker=tracker,
             loader=loader,
-            store=store,
-            gallery=gallery,
             integrity=integrity,
-            metrics=metrics,
+            evictor=evictor,
             settings=settings,
             canary=canary,
-            disk=disk,
-        )
-    )
-    page = page_files()
-    app.include_router(make_page_router(page))
-    app.include_router(make_generating_router(desk))
-    app.include_router(make_jobs_router(desk, callbacks))
-    app.include_router(make_images_router(desk, settings.model))
-    app.include_router(make_verifying_router(desk=desk, chooser=chooser, loader=loader, settings=settings))
-    app.include_router(make_staging_router(desk=desk, engine=engine, loader=loader, settings=settings))
+        ),
+        make_versions_router(store=store, tracker=tracker, validation_images=ValidationImages(store), settings=settings),
+        make_page_router(page),
+        make_generate_router(service),
+        make_jobs_router(service, webhooks),
+        make_openai_router(service, settings.model),
+        make_verify_router(service=service, settings=settings),
+        make_stage_router(service=service, engine=engine, loader=loader, settings=settings),
+    ):
+        app.include_router(router)
     add_handlers(app)
     app.add_middleware(RequestBodies, limit_bytes=lambda path: None if path in IMAGES else MAX_BODY_BYTES)
     app.add_middleware(Authentication, tokens=tokens, uploads=uploads, files=frozenset(page))
-    app.add_middleware(AccessLog)  # added last, so outermost
+    app.add_middleware(AccessLog)  # added last, so it is the outermost
     return app
 
 
-def _digests(loader: VersionLoader, versions: AliasTracker) -> set[str]:
-    """Of the adapters and bundles that are in memory or served."""
+def _probe(engine: Engine, memory: MemoryBudget, bundle: Bundle, adapter: Adapter) -> None:
+    memory.add_adapter(adapter)
+    engine.run_between_steps(partial(probe, bundle, adapter))
+
+
+def _digests_in_use(loader: VersionLoader, tracker: AliasTracker) -> set[str]:
+    """Of adapters and bundles that are in memory or served."""
     adapters, bundles = loader.loaded()
-    served = [version.adapter for version in versions.snapshot()[1].values()]
+    served = [version.adapter for version in tracker.snapshot()[1].values()]
     return {*bundles, *(adapter.digest for adapter in (*adapters.values(), *served) if adapter)}
 
 
-def _gauges(
-    engine: Engine, loader: VersionLoader, versions: AliasTracker, canary: Canary | None, callbacks: WebhookSender
-) -> dict[str, tuple[str, Callable[[], float]]]:
+def _is_active(canary: Canary) -> bool:
+    return canary.status().inactive_reason is None
+
+
+def _add_gauges(metrics: Metrics, engine: Engine, loader: VersionLoader, tracker: AliasTracker) -> None:
     def adapter_bytes() -> float:
         return sum(adapter.nbytes for adapter in loader.loaded()[0].values())
 
-    gauges: dict[str, tuple[str, Callable[[], float]]] = {
-        "admitted_images": ("Images that wait, load or are drawn", lambda: engine.admitted),
-        "drawing_images": ("Images that take steps", lambda: engine.drawing),
-        "callbacks_waiting": ("Callbacks that wait for their first or next try", lambda: callbacks.waiting),
-        "adapters_loaded": ("Adapters in memory", lambda: len(loader.loaded()[0])),
-        "adapters_bytes": ("Memory of the adapters", adapter_bytes),
-        "bundles_loaded": ("Bases in memory", lambda: len(loader.loaded()[1])),
-        "stale": ("1 where some alias does not serve its target, or tracking is away", lambda: float(versions.stale)),
-    }
-    if canary:
-        taking = canary.version
-        gauges["canary_takes_requests"] = (
-            "1 where the canary draws its share, 0 where the champion does",
-            lambda: bool(taking()),
-        )
-    return gauges
+    metrics.add_gauge(
+        "admitted_images", "Images that are waiting, running or loading their version", lambda: engine.admission.admitted
+    )
+    metrics.add_gauge("running_images", "Images that take steps", lambda: engine.running)
+    metrics.add_gauge("adapters_loaded", "Adapters in memory", lambda: len(loader.loaded()[0]))
+    metrics.add_gauge("adapters_bytes", "Memory of the adapters", adapter_bytes)
+    metrics.add_gauge("bundles_loaded", "Base models in memory", lambda: len(loader.loaded()[1]))
+    metrics.add_gauge(
+        "stale", "1 if some alias does not serve its target or tracking is unavailable", lambda: float(tracker.stale)
+    )

@@ -1,4 +1,4 @@
-"""Array types that several layers name."""
+"""Array types shared by several layers."""
 
 from __future__ import annotations
 

@@ -1,105 +1,88 @@
-"""What `GET /metrics` says, in Prometheus' text format."""
+"""Metrics of `GET /metrics`, in Prometheus' text format."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from typing import Literal
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.registry import Collector
 
-IMAGE_BOUNDS_S = (0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 25.0, 50.0, 100.0, 250.0)
-STEP_BOUNDS_S = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.0, 4.0, 8.0)
-
-
-Lot = Literal["champion", "canary", "aside", "unfit"]
-"""`champion`, `canary`: whose lot it was, and who began to draw; `aside`, `unfit`: the canary's, but the champion draws, since
-the canary takes no requests, or its base cannot draw this size or so many steps."""
+IMAGE_BUCKETS_S = (0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 25.0, 50.0, 100.0, 250.0)
+STEP_BUCKETS_S = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.0, 4.0, 8.0)
+PREFIX = "atelier_infer_"
 
 
 class _Memory(Collector):
-    def __init__(self, parts: Callable[[], Mapping[str, int]]) -> None:
-        self._parts = parts
+    def __init__(self, usage: Callable[[], Mapping[str, int]]) -> None:
+        self._usage = usage
 
     def collect(self) -> Iterator[GaugeMetricFamily]:
-        found = GaugeMetricFamily("atelier_infer_memory_bytes", "Memory that is held, by what it is for", labels=["part"])
-        for part, nbytes in self._parts().items():
-            found.add_metric([part], nbytes)
-        yield found
+        family = GaugeMetricFamily(f"{PREFIX}memory_bytes", "Memory in use by purpose", labels=["part"])
+        for part, nbytes in self._usage().items():
+            family.add_metric([part], nbytes)
+        yield family
 
 
 class Metrics:
-    """A registry of its own, so that two services in one process do not meet."""
+    """Has a registry of its own, so that two services in one process do not share metrics."""
 
     def __init__(self) -> None:
         self._registry = CollectorRegistry()
-        prefix = "atelier_infer_"
-        self._images = Counter(
-            f"{prefix}images", "Images, and how they ended", ["version", "alias", "outcome"], registry=self._registry
+        self._images = self._counter("images", "Images by outcome", "version", "alias", "outcome")
+        self._canary_assignments = self._counter("canary_assignments", "Requests by who serves them", "assignment")
+        self._canary_fallbacks = self._counter("canary_fallbacks", "Requests that the canary failed and the champion served")
+        self._webhooks = self._counter("webhooks", "Webhooks by outcome", "outcome")
+        self._image_duration = self._histogram(
+            "image_duration_seconds", "From an image's first step to its pixels", IMAGE_BUCKETS_S, "version", "alias"
         )
-        self._image_seconds = Histogram(
-            f"{prefix}image_seconds",
-            "Seconds from an image's first step to its pixels",
-            ["version", "alias"],
-            buckets=IMAGE_BOUNDS_S,
-            registry=self._registry,
-        )
-        self._lots = Counter(f"{prefix}canary_lots", "Requests that drew a lot", ["outcome"], registry=self._registry)
-        self._callbacks = Counter(f"{prefix}callbacks", "Callbacks, and how they ended", ["outcome"], registry=self._registry)
-        self._redrawn = Counter(
-            f"{prefix}canary_redrawn",
-            "Requests that failed with the canary and were drawn by the champion",
-            registry=self._registry,
-        )
-        self._seconds = Histogram(f"{prefix}step_seconds", "Seconds of a step", buckets=STEP_BOUNDS_S, registry=self._registry)
-        self._rows = Histogram(
-            f"{prefix}step_rows", "Rows of a step", buckets=(1, 2, 4, 6, 8, 12, 16, 32), registry=self._registry
-        )
-        self._together = Histogram(
-            f"{prefix}step_images", "Images that shared a step", buckets=(1, 2, 3, 4, 6, 8, 16), registry=self._registry
-        )
+        self._step_duration = self._histogram("step_duration_seconds", "Duration of a step", STEP_BUCKETS_S)
+        self._step_rows = self._histogram("step_rows", "Batch rows of a step", (1, 2, 4, 6, 8, 12, 16, 32))
+        self._step_images = self._histogram("step_images", "Images in a step", (1, 2, 3, 4, 6, 8, 16))
 
-    def gauge(self, name: str, help: str, read: Callable[[], float]) -> None:
-        """A value that is read when it is asked for."""
-        Gauge(f"atelier_infer_{name}", help, registry=self._registry).set_function(read)
+    def add_gauge(self, name: str, help: str, read: Callable[[], float]) -> None:
+        """`read` is called at each scrape."""
+        Gauge(PREFIX + name, help, registry=self._registry).set_function(read)
 
-    def memory(self, limit_bytes: int, parts: Callable[[], Mapping[str, int]]) -> None:
-        """The account of memory: its limit, and what is held now by what it is for."""
-        Gauge("atelier_infer_memory_limit_bytes", "Memory that the service may use", registry=self._registry).set(limit_bytes)
-        self._registry.register(_Memory(parts))
+    def add_memory(self, limit_bytes: int, usage: Callable[[], Mapping[str, int]]) -> None:
+        """`usage` returns bytes by purpose."""
+        Gauge(f"{PREFIX}memory_limit_bytes", "Memory that the service may use", registry=self._registry).set(limit_bytes)
+        self._registry.register(_Memory(usage))
 
-    def stepped(self, rows: int, images: int, seconds: float) -> None:
-        """One step."""
-        self._seconds.observe(seconds)
-        self._rows.observe(rows)
-        self._together.observe(images)
+    def step(self, rows: int, images: int, seconds: float) -> None:
+        self._step_duration.observe(seconds)
+        self._step_rows.observe(rows)
+        self._step_images.observe(images)
 
     def image(self, version: str, alias: str | None, outcome: str, seconds: float | None) -> None:
-        """One image. Versions and aliases are those that the registry has; what no alias led to has an empty one.
+        """One image.
 
         Args:
-            version: a number, `base`, or `blend` whatever it is made of.
-            alias: what led to the version.
-            outcome: see `orders.Outcome`.
+            version: a number, `base`, or `blend` for all blends, to bound the number of time series.
+            alias: that led to the version.
+            outcome: see `job.ImageOutcome`.
             seconds: from its first step to its pixels.
         """
         self._images.labels(version, alias or "", outcome).inc()
         if seconds is not None:
-            self._image_seconds.labels(version, alias or "").observe(seconds)
+            self._image_duration.labels(version, alias or "").observe(seconds)
 
-    def traffic_bucket(self, outcome: Lot) -> None:
-        """A request that left the version to the service, where there is a canary."""
-        self._lots.labels(outcome).inc()
+    def canary_assignment(self, assignment: str) -> None:
+        """See `canary.Assignment`."""
+        self._canary_assignments.labels(assignment).inc()
 
-    def callback(self, outcome: str) -> None:
-        """A callback that was `delivered` or `given_up`."""
-        self._callbacks.labels(outcome).inc()
+    def canary_fallback(self) -> None:
+        self._canary_fallbacks.inc()
 
-    def redrawn(self) -> None:
-        """The champion drew what the canary failed to."""
-        self._redrawn.inc()
+    def webhook(self, outcome: str) -> None:
+        """`delivered` or `failed`."""
+        self._webhooks.labels(outcome).inc()
 
     def text(self) -> bytes:
-        """The exposition."""
         return generate_latest(self._registry)
+
+    def _counter(self, name: str, help: str, *labels: str) -> Counter:
+        return Counter(PREFIX + name, help, labels, registry=self._registry)
+
+    def _histogram(self, name: str, help: str, buckets: tuple[float, ...], *labels: str) -> Histogram:
+        return Histogram(PREFIX + name, help, labels, buckets=buckets, registry=self._registry)

@@ -1,4 +1,4 @@
-"""Errors as HTTP answers: one table, one format (RFC 9457)."""
+"""Errors as HTTP responses: one table, one format (RFC 9457)."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from starlette.responses import Response
 from atelier_infer import errors
 
 MEDIA_TYPE = "application/problem+json"
-UNFORESEEN = "an error that nobody foresaw; the service's log holds it"
+INTERNAL_ERROR = "Internal server error; see the log"
 
 STATUS: dict[type[errors.InferError], HTTPStatus] = {
     errors.LoginError: HTTPStatus.UNAUTHORIZED,
@@ -25,34 +25,34 @@ STATUS: dict[type[errors.InferError], HTTPStatus] = {
     errors.ImageSizeError: HTTPStatus.UNPROCESSABLE_ENTITY,
     errors.StepsError: HTTPStatus.UNPROCESSABLE_ENTITY,
     errors.BlendError: HTTPStatus.UNPROCESSABLE_ENTITY,
-    errors.FormatError: HTTPStatus.NOT_ACCEPTABLE,
-    errors.ImageError: HTTPStatus.UNPROCESSABLE_ENTITY,
-    errors.ChangedError: HTTPStatus.CONFLICT,
-    errors.NoImageError: HTTPStatus.NOT_FOUND,
-    errors.CallbackError: HTTPStatus.UNPROCESSABLE_ENTITY,
+    errors.NotAcceptableError: HTTPStatus.NOT_ACCEPTABLE,
+    errors.InvalidImageError: HTTPStatus.UNPROCESSABLE_ENTITY,
+    errors.VersionChangedError: HTTPStatus.CONFLICT,
+    errors.NoValidationImageError: HTTPStatus.NOT_FOUND,
+    errors.WebhookUrlError: HTTPStatus.UNPROCESSABLE_ENTITY,
     errors.UnknownJobError: HTTPStatus.NOT_FOUND,
-    errors.ReusedKeyError: HTTPStatus.UNPROCESSABLE_ENTITY,
+    errors.IdempotencyConflictError: HTTPStatus.UNPROCESSABLE_ENTITY,
     errors.UnknownModelError: HTTPStatus.NOT_FOUND,
     errors.UnknownVersionError: HTTPStatus.NOT_FOUND,
     errors.UnknownAliasError: HTTPStatus.NOT_FOUND,
     errors.NoChampionError: HTTPStatus.CONFLICT,
     errors.QueueFullError: HTTPStatus.TOO_MANY_REQUESTS,
-    errors.UploadsFullError: HTTPStatus.SERVICE_UNAVAILABLE,
+    errors.UploadLimitError: HTTPStatus.SERVICE_UNAVAILABLE,
     errors.BodyTimeoutError: HTTPStatus.REQUEST_TIMEOUT,
-    errors.StagingError: HTTPStatus.SERVICE_UNAVAILABLE,
-    errors.MemoryFullError: HTTPStatus.SERVICE_UNAVAILABLE,
+    errors.VersionLoadingError: HTTPStatus.SERVICE_UNAVAILABLE,
+    errors.OutOfMemoryError: HTTPStatus.SERVICE_UNAVAILABLE,
     errors.CancelledJobError: HTTPStatus.SERVICE_UNAVAILABLE,
     errors.DrainingError: HTTPStatus.SERVICE_UNAVAILABLE,
     errors.NotAnAdapterError: HTTPStatus.CONFLICT,
     errors.AdapterError: HTTPStatus.CONFLICT,
-    errors.SourceError: HTTPStatus.CONFLICT,
-    errors.ChangedFilesError: HTTPStatus.CONFLICT,
+    errors.ArtifactSourceError: HTTPStatus.CONFLICT,
+    errors.DigestMismatchError: HTTPStatus.CONFLICT,
     errors.NotPromotedError: HTTPStatus.CONFLICT,
     errors.BundleMismatchError: HTTPStatus.CONFLICT,
     errors.BundleMissingError: HTTPStatus.CONFLICT,
     errors.RevertedError: HTTPStatus.CONFLICT,
     errors.BundleError: HTTPStatus.BAD_GATEWAY,
-    errors.CorruptError: HTTPStatus.BAD_GATEWAY,
+    errors.CorruptFileError: HTTPStatus.BAD_GATEWAY,
     errors.NonFiniteError: HTTPStatus.INTERNAL_SERVER_ERROR,
     errors.GraphError: HTTPStatus.INTERNAL_SERVER_ERROR,
     errors.ProviderError: HTTPStatus.INTERNAL_SERVER_ERROR,
@@ -64,37 +64,36 @@ DOCUMENTED: dict[int | str, dict[str, Any]] = {
     status.value: {"description": text, "content": {MEDIA_TYPE: {"schema": Problem.model_json_schema()}}}
     for status, text in {
         HTTPStatus.UNAUTHORIZED: "No token, or an unknown one",
-        HTTPStatus.FORBIDDEN: "The token's role may not do this",
-        HTTPStatus.NOT_FOUND: "No such version or alias; the detail names those that exist",
-        HTTPStatus.NOT_ACCEPTABLE: "No image can be given in the form that Accept names",
+        HTTPStatus.FORBIDDEN: "The token's role does not allow this",
+        HTTPStatus.NOT_FOUND: "No such version, alias, job or model; the detail lists those that exist",
+        HTTPStatus.NOT_ACCEPTABLE: "Accept allows none of the available media types",
         HTTPStatus.REQUEST_TIMEOUT: "The body did not arrive in time",
-        HTTPStatus.CONFLICT: "No champion yet, or the version does not fit its bundle",
-        HTTPStatus.REQUEST_ENTITY_TOO_LARGE: "A body larger than any legal request",
+        HTTPStatus.CONFLICT: "There is no champion, or the version does not fit its bundle",
+        HTTPStatus.REQUEST_ENTITY_TOO_LARGE: "The body is larger than any valid request",
         HTTPStatus.UNPROCESSABLE_ENTITY: "A value breaks a rule; the detail names rule, value and remedy",
         HTTPStatus.TOO_MANY_REQUESTS: "The queue is full; see Retry-After",
-        HTTPStatus.INTERNAL_SERVER_ERROR: "The output was not finite, or a graph failed",
-        HTTPStatus.BAD_GATEWAY: "The registry gave damaged files",
-        HTTPStatus.SERVICE_UNAVAILABLE: "Loading, short of memory, shutting down, or tracking is away; see Retry-After",
+        HTTPStatus.INTERNAL_SERVER_ERROR: "The output was not finite, or running a graph failed",
+        HTTPStatus.BAD_GATEWAY: "The registry returned damaged files",
+        HTTPStatus.SERVICE_UNAVAILABLE: "Loading, out of memory, shutting down, or tracking is unavailable; see Retry-After",
     }.items()
 }
-"""Every problem, for the OpenAPI document."""
+"""For the OpenAPI document."""
 
 
 def problem(status: int, detail: str, headers: dict[str, str] | None = None) -> Response:
-    """A problem document."""
     body = Problem(title=HTTPStatus(status).phrase, status=status, detail=detail)
     return Response(body.model_dump_json(), status, headers, MEDIA_TYPE)
 
 
 def as_problem(error: Exception) -> Problem:
-    """An error of the tree as a problem; another one without its details."""
+    """Details of unexpected errors are not shown."""
     known = isinstance(error, errors.InferError)
     status = next((STATUS[kind] for kind in type(error).__mro__ if kind in STATUS), HTTPStatus.INTERNAL_SERVER_ERROR)
-    return Problem(title=status.phrase, status=status, detail=str(error) if known else UNFORESEEN)
+    return Problem(title=status.phrase, status=status, detail=str(error) if known else INTERNAL_ERROR)
 
 
-def answer(error: errors.InferError, *, close: bool = False) -> Response:
-    """The problem document of an error of the tree; the connection ends with it if need be."""
+def problem_response(error: errors.InferError, *, close: bool = False) -> Response:
+    """`close`: also closes the connection."""
     headers = {"Connection": "close"} if close else {}
     if isinstance(error, errors.BusyError):
         headers["Retry-After"] = str(error.retry_after_s)
@@ -106,22 +105,22 @@ def answer(error: errors.InferError, *, close: bool = False) -> Response:
 
 
 def add_handlers(app: FastAPI) -> None:
-    """Makes every error leave as a problem document."""
+    """Every error becomes a problem document."""
 
     async def known(request: Request, error: Exception) -> Response:
         assert isinstance(error, errors.InferError)
-        return answer(error)
+        return problem_response(error)
 
     async def invalid(request: Request, error: Exception) -> Response:
         assert isinstance(error, RequestValidationError)
-        return problem(HTTPStatus.UNPROCESSABLE_ENTITY, readable(error.errors()))
+        return problem(HTTPStatus.UNPROCESSABLE_ENTITY, describe(error.errors()))
 
     async def http(request: Request, error: Exception) -> Response:
         assert isinstance(error, HTTPException)
         return problem(error.status_code, str(error.detail), dict(error.headers or {}))
 
     async def unexpected(request: Request, error: Exception) -> Response:
-        return problem(HTTPStatus.INTERNAL_SERVER_ERROR, UNFORESEEN)
+        return problem(HTTPStatus.INTERNAL_SERVER_ERROR, INTERNAL_ERROR)
 
     app.add_exception_handler(errors.InferError, known)
     app.add_exception_handler(RequestValidationError, invalid)
@@ -129,25 +128,25 @@ def add_handlers(app: FastAPI) -> None:
     app.add_exception_handler(Exception, unexpected)
 
 
-def readable(faults: Sequence[Any]) -> str:
-    """Faults as pydantic lists them, as text: field, rule, value received, what to do."""
+def describe(validation_errors: Sequence[Any]) -> str:
+    """Pydantic's errors as text: field, rule, value received, remedy."""
     texts = []
-    for fault in faults:
-        where = ".".join(str(part) for part in fault["loc"][1:])
-        rule = fault["msg"].removeprefix("Value error, ")
-        if fault["type"] == "json_invalid":
-            texts.append(f"the body must be JSON: {fault['ctx']['error']} at character {where}")
-        elif not where and fault["type"] in ("model_attributes_type", "dict_type", "model_type", "missing"):
+    for error in validation_errors:
+        where = ".".join(str(part) for part in error["loc"][1:])
+        rule = error["msg"].removeprefix("Value error, ")
+        if error["type"] == "json_invalid":
+            texts.append(f"the body must be JSON: {error['ctx']['error']} at character {where}")
+        elif not where and error["type"] in ("model_attributes_type", "dict_type", "model_type", "missing"):
             texts.append("the body must be a JSON object, sent with the header `Content-Type: application/json`")
-        elif fault["type"] == "missing":
+        elif error["type"] == "missing":
             texts.append(f"{where or 'the body'} is required; received nothing")
-        elif fault["type"] == "value_error" and not where:  # a rule about several fields names them and their values itself
+        elif error["type"] == "value_error" and not where:  # a rule about several fields names them itself
             texts.append(rule)
-        elif fault["type"] == "extra_forbidden":
-            texts.append(f"{where} is no field of this request")
+        elif error["type"] == "extra_forbidden":
+            texts.append(f"{where} is not a field of this request")
         else:
-            texts.append(f"{where or 'the body'}: {rule}; received {_shown(fault.get('input'))}")
-    return "; ".join(texts) + ". Correct this and send the request again; /openapi.json holds every rule."
+            texts.append(f"{where or 'the body'}: {rule}; received {_shown(error.get('input'))}")
+    return "; ".join(texts) + ". Correct the request and send it again; /openapi.json lists all rules."
 
 
 def _shown(value: object) -> str:

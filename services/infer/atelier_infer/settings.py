@@ -1,4 +1,4 @@
-"""Where to connect and how much to use, from the environment; complete at start or the process refuses to run."""
+"""Settings from the environment; the process refuses to start unless all of them are valid."""
 
 from __future__ import annotations
 
@@ -15,26 +15,26 @@ from atelier_contracts.tokens import TokenFileError, parse_tokens
 from pydantic import Field, SecretStr, ValidationError, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from atelier_infer.client import callback_key
-from atelier_infer.generation.webhook_hosts import Place, parse_hosts
+from atelier_infer.client import webhook_key
+from atelier_infer.generation.webhook_hosts import Origin, parse_hosts
 
 ProviderName = Literal["cpu", "openvino", "cuda"]
 
 PREFIX = "ATELIER_INFER_"
-LOGIN = ("MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD")
+CREDENTIALS = ("MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD")
 PASSWORD_FILE = PREFIX + "TRACKING_PASSWORD_FILE"
 
 
 ALIAS = r"^[a-z][a-z0-9_-]{0,62}$"
-"""What registry-api lets an alias be called."""
+"""The pattern of registry-api for aliases."""
 
 
 class SettingsError(ValueError):
-    """The environment is not complete or not legal; the message lists every problem, one a line, and no login."""
+    """The message lists every problem, one per line, and no credentials."""
 
 
 class Settings(BaseSettings):
-    """One field per environment variable `ATELIER_INFER_<NAME>`. The README documents each."""
+    """One field per environment variable `ATELIER_INFER_<NAME>`; docs/reference/infer/settings.md describes each."""
 
     model_config = SettingsConfigDict(env_prefix=PREFIX, frozen=True, extra="forbid", env_ignore_empty=True)
 
@@ -67,10 +67,10 @@ class Settings(BaseSettings):
     upload_timeout_s: float = Field(30.0, gt=0)
     header_timeout_s: float = Field(10.0, gt=0)
     stuck_after_s: float = Field(900.0, gt=0)
-    job_keep_s: float = Field(600.0, ge=0)
-    job_keep_mib: int = Field(256, ge=0)
-    callback_hosts: str | None = None
-    callback_secret_file: Path | None = None
+    job_retention_s: float = Field(600.0, ge=0)
+    job_retention_mib: int = Field(256, ge=0)
+    webhook_hosts: str | None = None
+    webhook_secret_file: Path | None = None
     provider: ProviderName = "cpu"
     intra_op_threads: int = Field(0, ge=0)
     drain_timeout_s: float = Field(30.0, ge=0)
@@ -82,16 +82,16 @@ class Settings(BaseSettings):
             return None
         parts = urlsplit(value)
         if parts.scheme not in ("http", "https") or not parts.hostname:
-            raise ValueError("must be an http:// or https:// address")
+            raise ValueError("must begin with http:// or https:// and name a host")
         if parts.username or parts.password:
-            raise ValueError(f"must not hold a login; set {' and '.join(LOGIN)} instead")
+            raise ValueError(f"must not contain credentials; set {' and '.join(CREDENTIALS)} instead")
         return value.rstrip("/")
 
     @field_validator("canary_alias")
     @classmethod
-    def _beside_the_champion(cls, alias: str | None) -> str | None:
+    def _not_the_champion(cls, alias: str | None) -> str | None:
         if alias == names.CHAMPION:
-            raise ValueError(f"must be another alias than {names.CHAMPION}, which draws the other requests")
+            raise ValueError(f"must not be {names.CHAMPION}, which serves the other requests")
         return alias
 
     @field_validator("registry_token_file", "tracking_password_file")
@@ -99,24 +99,24 @@ class Settings(BaseSettings):
     def _readable_secret(cls, path: Path | None) -> Path | None:
         try:
             if path is not None and not path.read_text().strip():
-                raise ValueError("must hold the secret; the file is empty")
+                raise ValueError("must contain the secret; the file is empty")
         except (OSError, UnicodeDecodeError) as error:
             raise ValueError(f"must be a readable text file: {error}") from error
         return path
 
-    @field_validator("callback_hosts")
+    @field_validator("webhook_hosts")
     @classmethod
-    def _listed(cls, value: str | None) -> str | None:
+    def _valid_hosts(cls, value: str | None) -> str | None:
         if value is not None:
             parse_hosts(value)
         return value
 
-    @field_validator("callback_secret_file")
+    @field_validator("webhook_secret_file")
     @classmethod
     def _signing_secret(cls, path: Path | None) -> Path | None:
         try:
             if path is not None:
-                callback_key(path.read_text())
+                webhook_key(path.read_text())
         except (OSError, UnicodeDecodeError) as error:
             raise ValueError(f"must be a readable text file: {error}") from error
         except ValueError as error:
@@ -140,14 +140,14 @@ class Settings(BaseSettings):
         try:
             path.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise ValueError(f"must be a folder that can be made: {error}") from error
+            raise ValueError(f"must be a folder that can be created: {error}") from error
         if not os.access(path, os.W_OK | os.X_OK):
-            raise ValueError("must be a folder that can be written")
+            raise ValueError("must be a writable folder")
         return path.resolve()
 
 
 def events(settings: Settings) -> tuple[str, str] | None:
-    """Address and token to hear of moved aliases with; none where no token was given."""
+    """URL and token of registry-api's event stream; None without a token."""
     url = settings.events_url or settings.registry_url
     token = settings.registry_token.get_secret_value() if settings.registry_token else None
     if settings.registry_token_file is not None:
@@ -155,60 +155,60 @@ def events(settings: Settings) -> tuple[str, str] | None:
     return (url, token) if url and token else None
 
 
-def callbacks(settings: Settings) -> tuple[frozenset[Place], bytes]:
-    """Where callbacks may go, and what they are signed with."""
-    if settings.callback_hosts is None or settings.callback_secret_file is None:
+def webhooks(settings: Settings) -> tuple[frozenset[Origin], bytes]:
+    """Allowed hosts and the signing key."""
+    if settings.webhook_hosts is None or settings.webhook_secret_file is None:
         return frozenset(), b""
-    return parse_hosts(settings.callback_hosts), callback_key(settings.callback_secret_file.read_text())
+    return parse_hosts(settings.webhook_hosts), webhook_key(settings.webhook_secret_file.read_text())
 
 
-def hand_over_login(settings: Settings) -> None:
-    """Gives MLflow's client the password where it looks for one."""
+def export_tracking_password(settings: Settings) -> None:
+    """Sets the environment variable that MLflow's client reads."""
     if settings.tracking_password_file is not None:
-        os.environ[LOGIN[1]] = settings.tracking_password_file.read_text().strip()
+        os.environ[CREDENTIALS[1]] = settings.tracking_password_file.read_text().strip()
 
 
 def read_settings(environment: Mapping[str, str]) -> Settings:
-    """Reads the process's environment.
+    """Reads and checks the environment.
 
     Args:
-        environment: `os.environ`; the values are read from there by pydantic-settings, the names are checked here, since
-            a mistyped name would otherwise pass in silence.
+        environment: `os.environ`; pydantic-settings reads the values from there, and the names are checked here, because it
+            ignores a misspelt one.
 
     Raises:
-        SettingsError: with every problem at once.
+        SettingsError: with all problems.
     """
     problems = [
-        f"{name}: no such setting; known are {', '.join(PREFIX + field.upper() for field in Settings.model_fields)}"
+        f"{name}: unknown setting; known are {', '.join(PREFIX + field.upper() for field in Settings.model_fields)}"
         for name in sorted(environment)
         if name.upper().startswith(PREFIX) and name.upper().removeprefix(PREFIX).lower() not in Settings.model_fields
     ]
-    given = [name for name in (*LOGIN, PASSWORD_FILE) if environment.get(name)]
-    if given and (LOGIN[0] not in given or len(given) != 2):
-        told = f"set both, the second by itself or by {PASSWORD_FILE}, or none; received {', '.join(given)}"
-        problems.append(f"{LOGIN[0]} and {LOGIN[1]}: {told}")
+    given = [name for name in (*CREDENTIALS, PASSWORD_FILE) if environment.get(name)]
+    if given and (CREDENTIALS[0] not in given or len(given) != 2):
+        rule = f"set both, the second one directly or with {PASSWORD_FILE}, or neither; received {', '.join(given)}"
+        problems.append(f"{CREDENTIALS[0]} and {CREDENTIALS[1]}: {rule}")
     settings = None
     try:
         settings = Settings()  # type: ignore[call-arg]  # the required fields come from the environment
     except ValidationError as error:
         for item in error.errors():
             name = PREFIX + "_".join(str(part) for part in item["loc"]).upper()
-            # an address with a login in it is not repeated
+            # a URL with credentials is not repeated
             hidden = item["type"] == "missing" or "@" in str(item["input"])
             received = "" if hidden else f"; received {item['input']!r}"
             problems.append(f"{name}: {item['msg'].removeprefix('Value error, ')}{received}")
     if settings:
         given = [name for name in ("registry_token", "registry_token_file") if getattr(settings, name)]
         if len(given) > 1 or (given and not (settings.events_url or settings.registry_url)):
-            told = f"set one of {PREFIX}REGISTRY_TOKEN and {PREFIX}REGISTRY_TOKEN_FILE, and {PREFIX}REGISTRY_URL beside it"
-            problems.append(f"{PREFIX}REGISTRY_TOKEN: {told}")
+            rule = f"set one of {PREFIX}REGISTRY_TOKEN and {PREFIX}REGISTRY_TOKEN_FILE, together with {PREFIX}REGISTRY_URL"
+            problems.append(f"{PREFIX}REGISTRY_TOKEN: {rule}")
         if settings.events_url and not given:
-            problems.append(f"{PREFIX}EVENTS_URL: needs {PREFIX}REGISTRY_TOKEN or {PREFIX}REGISTRY_TOKEN_FILE beside it")
-        for pair in (("canary_alias", "canary_percent"), ("callback_hosts", "callback_secret_file")):
+            problems.append(f"{PREFIX}EVENTS_URL: requires {PREFIX}REGISTRY_TOKEN or {PREFIX}REGISTRY_TOKEN_FILE")
+        for pair in (("canary_alias", "canary_percent"), ("webhook_hosts", "webhook_secret_file")):
             given = [PREFIX + name.upper() for name in pair if getattr(settings, name) is not None]
             if len(given) == 1:
                 both = " and ".join(PREFIX + name.upper() for name in pair)
-                problems.append(f"{both}: set both or neither; received {given[0]} alone")
+                problems.append(f"{both}: set both or neither; received only {given[0]}")
     if problems or settings is None:
         raise SettingsError("\n".join(problems))
     return settings

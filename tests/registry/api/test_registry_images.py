@@ -1,7 +1,7 @@
 """Comparing, images, curves, drawing, retiring, and roll backs that prove their target: over HTTP."""
 
 import pytest
-from atelier_contracts.stage import Staged
+from atelier_contracts.stage import StageResponse
 
 from ..conftest import EVIDENCE, FILES
 from ..fake_infer_client import pixel_difference, png
@@ -65,7 +65,7 @@ def test_draw(start, fake, adapters, infer_client):
     asked = {"prompt": "a cat", "seed": 7, "steps": 2, "size": 16}
     found = api.post(f"/models/{adapters}/generate", {"versions": [1, 2, 3], "images": [asked]}).json()["results"]
     assert [one["version"] for one in found] == [1, 2, 3]
-    images = [Staged.model_validate(one["staged"]).images[0].png for one in found[:2]]
+    images = [StageResponse.model_validate(one["staged"]).images[0].png for one in found[:2]]
     assert pixel_difference(*images) == pytest.approx(10 / 255)
     assert "NaN" in found[2]["problem"]
     assert api.post(f"/models/{adapters}/generate", {"versions": [99], "images": [asked]}).status_code == 404

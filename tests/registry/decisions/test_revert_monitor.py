@@ -24,7 +24,9 @@ def test_a_revert_is_kept_once_until_the_alias_moves(api, adapters, ledger):
     infer = FakeInfer(adapters)
     monitor = RevertMonitor(infer, ledger, 3600)
     monitor.check()
-    infer.aliases["champion"] = ServedAlias(target=2, serving=1, reverted_from=2, problem="version 2 drew 2 blank images")
+    infer.aliases["champion"] = ServedAlias(
+        target_version=2, serving_version=1, reverted_version=2, problem="version 2 drew 2 blank images"
+    )
     for _ in range(3):
         monitor.check()
     [kept] = [decision for decision in api.history(adapters) if decision["action"] == "revert"]

@@ -53,7 +53,7 @@ def infer(tmp_path_factory):
 def test_it_draws(infer):
     infer_client = HttpInferClient(infer[0], "promoter", 120)
     one, other = (infer_client.stage("sketches", number, IMAGES) for number in (1, 2))
-    assert [image.asked for image in one.images] == IMAGES
+    assert [image.request for image in one.images] == IMAGES
     assert 0 < pixel_difference(one.images[0].png, other.images[0].png) < 1
     assert pixel_difference(one.images[0].png, infer_client.stage("sketches", 1, IMAGES).images[0].png) == 0
     assert infer_client.stage("sketches", 2).images == []

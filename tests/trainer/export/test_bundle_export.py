@@ -186,7 +186,7 @@ def test_parity_is_measured_with_the_adapter_injected(bundle, pipeline):
 def test_large_images_stay_within_the_services_memory_limit(bundle, tmp_path):
     """The largest size there is, with the service's own parts: attention that holds all scores would take 19 GB."""
     report = tmp_path / "report.json"
-    command = [sys.executable, ROOT / "benchmarks/infer_memory.py", "--bundle", bundle[0], "--memory-mib", "800"]
+    command = [sys.executable, ROOT / "benchmarks/infer/memory.py", "--bundle", bundle[0], "--memory-mib", "800"]
     rest = ["--size", "640", "1024", "--steps", "1", "--threads", "1", "--json", report]
     answer = subprocess.run([*command, *rest], capture_output=True, text=True)
     assert answer.returncode == 0, answer.stdout + answer.stderr

@@ -1,4 +1,4 @@
-"""Hearing of moved aliases from registry-api's event stream, so that a promotion draws at once; polling stays beneath it."""
+"""Reads registry-api's event stream, so that a promotion takes effect at once; polling continues as a fallback."""
 
 from __future__ import annotations
 
@@ -14,40 +14,46 @@ log = logging.getLogger(__name__)
 
 CONNECT_S = 5.0
 SILENCE_S = 45.0
-"""Three heartbeats of registry-api: a stream that is silent for so long is dead."""
-
-FIRST_RETRY_S, SLOWEST_RETRY_S = 0.25, 15.0
+"""Three heartbeats of registry-api; a stream without data for longer is dead."""
 
 
 class EventListener:
-    """A thread that reads `GET /events` and calls `moved` when an alias of the model moved, and once per connection.
+    """A thread that reads `GET /events` and calls `on_alias_moved` when an alias of the model moved, and once per connection.
 
-    An event only says when to look: where an alias points is asked of MLflow. So a lost, repeated or wrong event does no harm,
-    and without a stream the aliases are followed by polling alone.
+    An event only says when to read the aliases; their targets come from MLflow. So a lost, repeated or wrong event does no
+    harm, and without a stream the aliases are polled.
 
     Args:
-        url: address of registry-api.
-        token: what it lets in.
+        url: of registry-api.
+        token: for registry-api.
         model: whose aliases matter.
-        moved: returns at once.
+        on_alias_moved: must return at once.
+        first_retry_s: after a failure; doubled up to max_retry_s.
+        max_retry_s: longest pause.
     """
 
-    def __init__(self, *, url: str, token: str, model: str, moved: Callable[[], None]) -> None:
-        self._url, self._token, self._model, self._moved = f"{url}/events", token, model, moved
+    def __init__(
+        self,
+        *,
+        url: str,
+        token: str,
+        model: str,
+        on_alias_moved: Callable[[], None],
+        first_retry_s: float = 0.25,
+        max_retry_s: float = 15.0,
+    ) -> None:
+        self._url, self._token, self._model, self._on_alias_moved = f"{url}/events", token, model, on_alias_moved
         self._cursor: int | None = None
-        self._retry_s, self._told = FIRST_RETRY_S, False
+        self._first_retry_s, self._max_retry_s = first_retry_s, max_retry_s
+        self._retry_s, self._logged = first_retry_s, False
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._follow, name="events", daemon=True)
 
     def start(self) -> None:
-        """Starts the thread."""
         self._thread.start()
 
     def stop(self) -> None:
-        """Calls nothing from now on.
-
-        The thread ends with the stream's next line, or with the process: closing the stream would wait for that line, too.
-        """
+        """Ends the calls; the thread ends with the stream's next line, because closing the stream would wait for that too."""
         self._stopping.set()
 
     def _follow(self) -> None:
@@ -59,11 +65,11 @@ class EventListener:
                 reason = f"{type(error).__name__}: {error}"[:300]
             if self._stopping.is_set():
                 return
-            if not self._told:
-                self._told = True
-                log.warning("no events from registry-api; aliases are polled", extra={"fields": {"reason": reason}})
+            if not self._logged:
+                self._logged = True
+                log.warning("event stream unavailable; aliases are polled", extra={"fields": {"reason": reason}})
             self._stopping.wait(self._retry_s)
-            self._retry_s = min(SLOWEST_RETRY_S, self._retry_s * 2)
+            self._retry_s = min(self._max_retry_s, self._retry_s * 2)
 
     def _read_stream(self) -> None:
         headers = {"Authorization": f"Bearer {self._token}", "Accept": "text/event-stream"}
@@ -73,32 +79,32 @@ class EventListener:
         ) as response:
             response.raise_for_status()
             if not response.headers.get("content-type", "").startswith("text/event-stream"):
-                raise ValueError(f"expected text/event-stream; received {response.headers.get('content-type')}")
-            log.info("following events of registry-api", extra={"fields": {"after": self._cursor}})
-            self._told, self._retry_s = False, FIRST_RETRY_S
-            self._moved()  # whatever happened while nobody listened
-            # a chunk of 1 byte would otherwise wait for 512 of them
+                raise ValueError(f"must be text/event-stream; received {response.headers.get('content-type')}")
+            log.info("event stream connected", extra={"fields": {"after": self._cursor}})
+            self._logged, self._retry_s = False, self._first_retry_s
+            self._on_alias_moved()  # for events that were missed
+            # with a larger chunk_size requests would wait for the chunk to fill
             for name, data in parse_events(response.iter_lines(chunk_size=1, decode_unicode=False)):
                 if self._stopping.is_set():
                     return
-                self._heard(name, data)
+                self._handle(name, data)
 
-    def _heard(self, name: str, data: str) -> None:
+    def _handle(self, name: str, data: str) -> None:
         if name != ALIAS_EVENT:
             return
         try:
             event = AliasMoved.model_validate_json(data)
         except ValidationError:
-            log.warning("an event was not understood; looking at the aliases all the same")
-            self._moved()
+            log.warning("invalid event; reading the aliases anyway")
+            self._on_alias_moved()
             return
         self._cursor = event.id
         if event.model == self._model:
-            self._moved()
+            self._on_alias_moved()
 
 
 def parse_events(lines: Iterable[bytes]) -> Iterator[tuple[str, str]]:
-    """Names and data of server-sent events; comments and unknown fields are passed over.
+    """Names and data of server-sent events; comments and unknown fields are skipped.
 
     Source: HTML Living Standard, section 9.2.6 "Interpreting an event stream".
     """

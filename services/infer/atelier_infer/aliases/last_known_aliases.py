@@ -1,4 +1,4 @@
-"""What the aliases were when tracking last answered, on disk: a process that starts while tracking is down serves on."""
+"""The aliases when the tracking server last answered, on disk, for a process that starts while it is down."""
 
 from __future__ import annotations
 
@@ -14,9 +14,7 @@ log = logging.getLogger(__name__)
 FILE = "last-known.json"
 
 
-class Promoted(BaseModel):
-    """What an alias drew with."""
-
+class PromotedVersion(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     version: VersionNumber
@@ -24,33 +22,33 @@ class Promoted(BaseModel):
 
 
 class LastKnownAliases(BaseModel):
-    """The served model as it was; the digests lead to files in the cache, which are checked before they are used."""
+    """The digests lead to files in the cache, which are verified before use."""
 
     model_config = ConfigDict(extra="forbid")
 
     format: Literal[1] = 1
     model: ModelName
     generation: str
-    aliases: dict[AliasName, Promoted]
+    aliases: dict[AliasName, PromotedVersion]
 
 
 def read(folder: Path, model: str) -> LastKnownAliases | None:
-    """What was written last; None where nothing was, where it cannot be read, and where another model was served."""
+    """None if there is no file, it cannot be read, or it is about another model."""
     try:
-        found = LastKnownAliases.model_validate_json((folder / FILE).read_bytes())
+        stored = LastKnownAliases.model_validate_json((folder / FILE).read_bytes())
     except FileNotFoundError:
         return None
     except (OSError, ValidationError) as error:
-        log.warning("the last known aliases cannot be read", extra={"fields": {"reason": str(error)[:300]}})
+        log.warning("cannot read the last known aliases", extra={"fields": {"reason": str(error)[:300]}})
         return None
-    return found if found.model == model else None
+    return stored if stored.model == model else None
 
 
-def write(folder: Path, found: LastKnownAliases) -> None:
-    """Whole or not at all. A cache that cannot be written is reported and costs nothing but the next cold start."""
+def write(folder: Path, aliases: LastKnownAliases) -> None:
+    """Atomic. A failure is only logged: it matters to nothing but the next start while tracking is down."""
     partial = folder / f"{FILE}.partial"
     try:
-        partial.write_text(found.model_dump_json())
+        partial.write_text(aliases.model_dump_json())
         partial.replace(folder / FILE)
     except OSError as error:
-        log.warning("the aliases cannot be kept for the next start", extra={"fields": {"reason": str(error)}})
+        log.warning("cannot write the last known aliases", extra={"fields": {"reason": str(error)}})

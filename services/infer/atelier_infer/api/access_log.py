@@ -1,4 +1,4 @@
-"""The log: one JSON object a line. Never a token, never a prompt."""
+"""The access log: one JSON object per line, without tokens and prompts."""
 
 from __future__ import annotations
 
@@ -14,14 +14,13 @@ from atelier_infer.api.auth import OPEN
 log = logging.getLogger(__name__)
 
 CLIENT_GONE = 499
-"""What nginx writes for a request whose sender hung up."""
+"""nginx's status for a client that closed the connection."""
 
 
 class JsonLines(logging.Formatter):
-    """A record's text, and the dictionary given as `extra={"fields": ...}`."""
+    """The message, and the dictionary given as `extra={"fields": ...}`."""
 
     def format(self, record: logging.LogRecord) -> str:
-        """One line."""
         line: dict[str, Any] = {
             "time": self.formatTime(record, "%Y-%m-%dT%H:%M:%S%z"),
             "level": record.levelname.lower(),
@@ -35,13 +34,12 @@ class JsonLines(logging.Formatter):
 
 
 class AccessLog:
-    """Writes a line when a request ends. Routes add fields to `request.state.log`."""
+    """Logs every request when it ends. Routes add fields to `request.state.log`."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Measures from the first byte to the last."""
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
@@ -49,15 +47,15 @@ class AccessLog:
         fields: dict[str, Any] = {"method": scope["method"], "path": scope["path"], "status": CLIENT_GONE}
         scope.setdefault("state", {})["log"] = fields
 
-        async def noting(message: Message) -> None:
+        async def send_and_record(message: Message) -> None:
             if message["type"] == "http.response.start":
                 fields["status"] = message["status"]
             await send(message)
 
         try:
-            await self._app(scope, receive, noting)
+            await self._app(scope, receive, send_and_record)
         except Exception:
-            fields["status"] = 500  # the answer is made further out
+            fields["status"] = 500  # an outer handler sends the response
             raise
         finally:
             if scope["path"] not in OPEN:

@@ -1,4 +1,4 @@
-"""`/jobs`: images that are asked for now and fetched later, with their progress as server-sent events."""
+"""`/jobs`: images generated asynchronously, with progress as server-sent events."""
 
 from __future__ import annotations
 
@@ -14,23 +14,23 @@ from fastapi.responses import StreamingResponse
 from fastapi.security import HTTPBearer
 from starlette.concurrency import run_in_threadpool
 
-from atelier_infer.api.content_negotiation import best_of
-from atelier_infer.api.generate import Key
+from atelier_infer.api.content_negotiation import negotiate
+from atelier_infer.api.generate import IdempotencyKey
 from atelier_infer.errors import UnknownJobError
 from atelier_infer.generation import image_codec
 from atelier_infer.generation.job import GenerationJob
-from atelier_infer.generation.service import GenerationService, log_fields
+from atelier_infer.generation.service import GenerationService, SubmitOptions, log_fields
 from atelier_infer.generation.webhooks import WebhookSender
 from atelier_infer.problems import DOCUMENTED
 
 HEARTBEAT_S = 10.0
+"""Interval of comments in a stream without events; proxies close idle connections."""
 
-REVOKED_S = 1.0
-"""How long a stream may go on after its token was revoked."""
-"""A silent stream says so often that it is alive; proxies close silent ones."""
+TOKEN_CHECK_S = 1.0
+"""A stream ends this long after its token was revoked."""
 
 IMAGE: dict[int | str, dict[str, Any]] = {
-    200: {"description": "The image, with its text", "content": {image_codec.PNG: {}, image_codec.WEBP: {}}}
+    200: {"description": "The image, with its metadata inside", "content": {image_codec.PNG: {}, image_codec.WEBP: {}}}
 }
 EVENTS: dict[int | str, dict[str, Any]] = {
     200: {
@@ -43,73 +43,76 @@ EVENTS: dict[int | str, dict[str, Any]] = {
 }
 
 
-def make_jobs_router(desk: GenerationService, callbacks: WebhookSender) -> APIRouter:
-    """The routes, over the parts given."""
+def make_jobs_router(service: GenerationService, webhooks: WebhookSender) -> APIRouter:
     router = APIRouter(prefix="/jobs", dependencies=[Depends(HTTPBearer(auto_error=False))])
 
     @router.post("", status_code=202, response_model=JobStatus, responses=DOCUMENTED)
-    async def create(body: JobRequest, request: Request, response: Response, idempotency_key: Key = None) -> JobStatus:
-        """Takes a request and answers at once; `Location` is where its status is."""
-        target = callbacks.target(body.callback_url) if body.callback_url is not None else None
-        wish = GenerateRequest.model_validate(body.model_dump(exclude={"callback_url"}))
-        order = await desk.place(wish, request.state.token.id, key=idempotency_key, keep=True, target=target)
-        request.state.log.update(log_fields(order))
-        response.headers["Location"] = f"/jobs/{order.id}"
-        return order.status()
+    async def create(
+        body: JobRequest, request: Request, response: Response, idempotency_key: IdempotencyKey = None
+    ) -> JobStatus:
+        """Responds at once; `Location` is the path of the job."""
+        webhook = webhooks.target(body.webhook_url) if body.webhook_url is not None else None
+        generate = GenerateRequest.model_validate(body.model_dump(exclude={"webhook_url"}))
+        options = SubmitOptions(request.state.token.id, idempotency_key, keep=True, webhook=webhook)
+        job = await service.submit(generate, options)
+        request.state.log.update(log_fields(job))
+        response.headers["Location"] = f"/jobs/{job.id}"
+        return job.status()
 
-    @router.get("/{job}", response_model=JobStatus, responses=DOCUMENTED)
-    async def status(job: str, request: Request) -> JobStatus:
-        """Position in the queue, steps, seconds left, and where the images are."""
-        return desk.find(job, request.state.token.id).status()
+    @router.get("/{id}", response_model=JobStatus, responses=DOCUMENTED)
+    async def status(id: str, request: Request) -> JobStatus:
+        """State, queue position, steps, seconds left, and the paths of the images."""
+        return service.jobs.find(id, request.state.token.id).status()
 
-    @router.get("/{job}/events", response_class=StreamingResponse, responses=EVENTS | DOCUMENTED)
-    async def events(job: str, request: Request, previews: Annotated[bool, Query()] = True) -> StreamingResponse:
-        """Progress until the end. Reading it again starts with the status as it is then."""
-        order = desk.find(job, request.state.token.id)
+    @router.get("/{id}/events", response_class=StreamingResponse, responses=EVENTS | DOCUMENTED)
+    async def events(id: str, request: Request, previews: Annotated[bool, Query()] = True) -> StreamingResponse:
+        """Progress until the job ends. A new connection starts with the current status."""
+        job = service.jobs.find(id, request.state.token.id)
         headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
-        lines = _stream(order, previews, request.state.still_allowed)
-        return StreamingResponse(lines, media_type="text/event-stream", headers=headers)
+        stream = _stream(job, previews, request.state.still_allowed)
+        return StreamingResponse(stream, media_type="text/event-stream", headers=headers)
 
-    @router.get("/{job}/images/{index}", response_class=Response, responses=IMAGE | DOCUMENTED)
-    async def fetch(job: str, index: int, request: Request) -> Response:
-        """One image, as PNG or WebP."""
-        order = desk.find(job, request.state.token.id)
-        if index not in order.pngs:
-            ready = ", ".join(map(str, sorted(order.pngs))) or "none"
-            raise UnknownJobError(f"job {job} has no image {index} yet; ready: {ready}; its events say when one is")
-        media = best_of(request.headers.get("accept", ""), (image_codec.PNG, image_codec.WEBP))
-        body = order.pngs[index]
-        if media == image_codec.WEBP:
-            body = await run_in_threadpool(image_codec.webp_bytes, body)
-        return Response(body, media_type=media, headers=image_codec.headers(order.drawn[index], order.warnings, order.alias))
+    @router.get("/{id}/images/{index}", response_class=Response, responses=IMAGE | DOCUMENTED)
+    async def image(id: str, index: int, request: Request) -> Response:
+        """One image as PNG or WebP."""
+        job = service.jobs.find(id, request.state.token.id)
+        if index not in job.pngs:
+            ready = ", ".join(map(str, sorted(job.pngs))) or "none"
+            raise UnknownJobError(f"job {id} has no image {index} yet; ready: {ready}; its events report when one is")
+        media_type = negotiate(request.headers.get("accept", ""), (image_codec.PNG, image_codec.WEBP))
+        content = job.pngs[index]
+        if media_type == image_codec.WEBP:
+            content = await run_in_threadpool(image_codec.png_to_webp, content)
+        headers = image_codec.headers(job.metadata[index], job.warnings, job.alias)
+        return Response(content, media_type=media_type, headers=headers)
 
-    @router.delete("/{job}", status_code=204, responses=DOCUMENTED)
-    async def cancel(job: str, request: Request) -> None:
-        """Ends it within one step, and forgets it; its callback is sent all the same."""
-        desk.cancel(desk.find(job, request.state.token.id))
+    @router.delete("/{id}", status_code=204, responses=DOCUMENTED)
+    async def cancel(id: str, request: Request) -> None:
+        """Ends the job within one step and removes it; its webhook is sent all the same."""
+        service.cancel(service.jobs.find(id, request.state.token.id))
 
     return router
 
 
-async def _stream(order: GenerationJob, previews: bool, allowed: Callable[[], bool]) -> AsyncIterator[str]:
-    watcher, beat = order.watch(), time.monotonic()
+async def _stream(job: GenerationJob, previews: bool, still_allowed: Callable[[], bool]) -> AsyncIterator[str]:
+    subscription, last_sent = job.events.subscribe(), time.monotonic()
     try:
-        yield _event("status", order.status().model_dump())
-        while order.ended_at is None or not watcher.empty():
-            if not allowed():
+        yield _event("status", job.status().model_dump())
+        while job.ended_at is None or not subscription.empty():
+            if not still_allowed():
                 return
             try:
-                name, data = await asyncio.wait_for(watcher.get(), REVOKED_S)
+                name, data = await asyncio.wait_for(subscription.get(), TOKEN_CHECK_S)
             except TimeoutError:
-                if time.monotonic() - beat >= HEARTBEAT_S:
-                    yield ": still there\n\n"
-                    beat = time.monotonic()
+                if time.monotonic() - last_sent >= HEARTBEAT_S:
+                    yield ": heartbeat\n\n"
+                    last_sent = time.monotonic()
                 continue
             if name not in ("end", "preview") or (name == "preview" and previews):
                 yield _event(name, data)
-        yield _event("end", order.status().model_dump())
+        yield _event("end", job.status().model_dump())
     finally:
-        order.unwatch(watcher)
+        job.events.unsubscribe(subscription)
 
 
 def _event(name: str, data: Any) -> str:

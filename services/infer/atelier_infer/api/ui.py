@@ -1,4 +1,4 @@
-"""The drawing page: static files, open to everyone, since they hold nothing; what they ask for needs a token."""
+"""The page: static files that require no token; the requests that they send do."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ from importlib.resources import files
 
 from fastapi import APIRouter, Response
 
-KINDS = {"html": "text/html; charset=utf-8", "css": "text/css; charset=utf-8", "js": "text/javascript; charset=utf-8"}
+MEDIA_TYPES = {"html": "text/html; charset=utf-8", "css": "text/css; charset=utf-8", "js": "text/javascript; charset=utf-8"}
 
 HEADERS = {
-    # nothing from elsewhere; images come as blobs, previews as data
+    # no third-party resources; images are blobs, previews data URLs
     "Content-Security-Policy": (
         "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; img-src 'self' blob: data:; "
         "form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
@@ -23,24 +23,23 @@ HEADERS = {
 
 def page_files() -> dict[str, tuple[str, bytes]]:
     """Path to media type and content."""
-    found = {
-        f"/{item.name}": (KINDS[item.name.rpartition(".")[2]], item.read_bytes())
+    pages = {
+        f"/{item.name}": (MEDIA_TYPES[item.name.rpartition(".")[2]], item.read_bytes())
         for item in files("atelier_infer.api").joinpath("static").iterdir()
         if item.is_file()
     }
-    return {"/": found.pop("/index.html"), **found}
+    return {"/": pages.pop("/index.html"), **pages}
 
 
-def make_page_router(found: dict[str, tuple[str, bytes]]) -> APIRouter:
-    """One route per file."""
+def make_page_router(pages: dict[str, tuple[str, bytes]]) -> APIRouter:
     router = APIRouter(include_in_schema=False)
-    for path, (media, content) in found.items():
-        router.add_api_route(path, _sender(media, content), methods=["GET", "HEAD"], response_model=None)
+    for path, (media_type, content) in pages.items():
+        router.add_api_route(path, _handler(media_type, content), methods=["GET", "HEAD"], response_model=None)
     return router
 
 
-def _sender(media: str, content: bytes) -> Callable[[], Response]:
-    def send() -> Response:
-        return Response(content, media_type=media, headers=HEADERS)
+def _handler(media_type: str, content: bytes) -> Callable[[], Response]:
+    def handle() -> Response:
+        return Response(content, media_type=media_type, headers=HEADERS)
 
-    return send
+    return handle

@@ -1,12 +1,11 @@
-"""`POST /verify`: whether an image is what its own text says, by drawing it again."""
+"""`POST /verify`: generates an image again from its metadata and compares."""
 
 from __future__ import annotations
 
-from functools import partial
 from io import BytesIO
 
 import numpy as np
-from atelier_contracts.generate import AdapterChoice, Drawn, DrawnAdapter, GenerateRequest, Verified
+from atelier_contracts.generate import AdapterChoice, AppliedAdapter, GenerateRequest, GenerationMetadata, VerifyResponse
 from fastapi import APIRouter, Depends, Request, Response
 from fastapi.security import HTTPBearer
 from PIL import Image
@@ -14,82 +13,66 @@ from pydantic import ValidationError
 from starlette.concurrency import run_in_threadpool
 
 from atelier_infer.api.access_log import CLIENT_GONE
-from atelier_infer.artifacts.version_loader import VersionLoader
-from atelier_infer.errors import ChangedError, ImageError, UnknownModelError
+from atelier_infer.errors import InvalidImageError, UnknownModelError
 from atelier_infer.generation import image_codec
-from atelier_infer.generation.model_selection import ModelSelection, ModelSelector
-from atelier_infer.generation.service import GenerationService, log_fields
+from atelier_infer.generation.service import GenerationService, SubmitOptions, log_fields
 from atelier_infer.problems import DOCUMENTED
 from atelier_infer.settings import Settings
 
 TOLERANCE = 1
-"""Levels of 255 by which company in a batch may change a value."""
+"""Levels of 255 by which other images in the batch may change a value."""
 
 
-def make_verifying_router(
-    *, desk: GenerationService, chooser: ModelSelector, loader: VersionLoader, settings: Settings
-) -> APIRouter:
-    """The route, over the parts given."""
+def make_verify_router(*, service: GenerationService, settings: Settings) -> APIRouter:
     router = APIRouter(dependencies=[Depends(HTTPBearer(auto_error=False))])
     body = {"requestBody": {"required": True, "content": {image_codec.PNG: {}, image_codec.WEBP: {}}}}
 
-    @router.post("/verify", response_model=Verified, responses=DOCUMENTED, openapi_extra=body)
-    async def verify(request: Request) -> Verified | Response:
-        """Takes a PNG or WebP as it was downloaded, draws it again from its own text, and compares."""
+    @router.post("/verify", response_model=VerifyResponse, responses=DOCUMENTED, openapi_extra=body)
+    async def verify(request: Request) -> VerifyResponse | Response:
+        """Takes a PNG or WebP as it was downloaded."""
         content = await request.body()
-        drawn, pixels = await run_in_threadpool(image_codec.read_image, content, settings.max_side_px)
-        if drawn.adapter_digest and not drawn.adapters and drawn.version.isdigit():  # drawn before there were blends
-            drawn.adapters = [DrawnAdapter(version=int(drawn.version), digest=drawn.adapter_digest, weight=1.0)]
-        if drawn.model != settings.model:
-            raise UnknownModelError(f"this service draws with {settings.model!r}; the image was drawn with {drawn.model!r}")
-        if pixels.shape[:2] != (drawn.height, drawn.width):
-            raise ImageError(f"its text says {drawn.width} x {drawn.height} px; the image has {pixels.shape[1::-1]}")
-        wish = as_wish(drawn)
-        order = await desk.place(wish, request.state.token.id, choose=partial(_chosen, wish, drawn))
-        request.state.log.update(log_fields(order))
-        if not await desk.wait(order, request):
+        metadata, pixels = await run_in_threadpool(image_codec.read_image, content, settings.max_side_px)
+        if metadata.adapter_digest and not metadata.adapters and metadata.version.isdigit():  # made before there were blends
+            metadata.adapters = [AppliedAdapter(version=int(metadata.version), digest=metadata.adapter_digest, weight=1.0)]
+        if metadata.model != settings.model:
+            raise UnknownModelError(f"this service serves {settings.model!r}; the image was made with {metadata.model!r}")
+        if pixels.shape[:2] != (metadata.height, metadata.width):
+            height, width = pixels.shape[:2]
+            raise InvalidImageError(
+                f"the image must have the size in its metadata, {metadata.width} x {metadata.height} px; received {width} x "
+                f"{height}"
+            )
+        job = await service.submit(to_generate_request(metadata), SubmitOptions(request.state.token.id, recorded=metadata))
+        request.state.log.update(log_fields(job))
+        if not await service.wait(job, request):
             return Response(status_code=CLIENT_GONE)
-        again = np.asarray(Image.open(BytesIO(order.pngs[0])))
-        apart = np.abs(again.astype(int) - pixels)
-        return Verified(
-            same=bool(apart.max() <= TOLERANCE),
-            max_difference=int(apart.max()),
-            differing=round(float((apart > 0).mean()), 6),
-            drawn=drawn,
+        again = np.asarray(Image.open(BytesIO(job.pngs[0])))
+        difference = np.abs(again.astype(int) - pixels)
+        return VerifyResponse(
+            matches=bool(difference.max() <= TOLERANCE),
+            max_difference=int(difference.max()),
+            differing_fraction=round(float((difference > 0).mean()), 6),
+            metadata=metadata,
         )
-
-    def _chosen(wish: GenerateRequest, drawn: Drawn) -> ModelSelection:
-        if not wish.adapters:
-            return ModelSelection((loader.base(drawn.bundle_digest),), (1.0,))
-        chosen = chooser.find(wish)
-        digests = [version.adapter.digest if version.adapter else "" for version in chosen.versions]
-        for was, now in zip(drawn.adapters, digests, strict=True):
-            if was.digest != now:
-                raise ChangedError(
-                    f"the image was drawn with adapter {was.digest} as version {was.version}; that version is now {now}; "
-                    "the model was made anew since, so it cannot be drawn again"
-                )
-        return chosen
 
     return router
 
 
-def as_wish(drawn: Drawn) -> GenerateRequest:
-    """The request that draws it again.
+def to_generate_request(metadata: GenerationMetadata) -> GenerateRequest:
+    """The request that makes the image again.
 
     Raises:
-        ImageError: its text breaks a rule of requests.
+        InvalidImageError: the metadata breaks a rule of requests.
     """
-    # a weight has the request's scale in it, so it may exceed what one field may hold; a power of two divides without loss
-    scale = 4.0 if any(abs(one.weight) > 4 for one in drawn.adapters) else 1.0
+    # a weight includes the request's scale, so it may exceed the limit of one field; dividing by a power of two is exact
+    scale = 4.0 if any(abs(adapter.weight) > 4 for adapter in metadata.adapters) else 1.0
+    fields = {"prompt", "negative_prompt", "steps", "guidance_scale", "guidance_until", "seed", "width", "height"}
     try:
         return GenerateRequest(
-            **drawn.model_dump(
-                include={"prompt", "negative_prompt", "steps", "guidance_scale", "guidance_until", "seed", "width", "height"}
-            ),
-            scheduler=drawn.scheduler,  # type: ignore[arg-type]  # checked there
-            adapters=[AdapterChoice(version=one.version, weight=one.weight / scale) for one in drawn.adapters],
+            **metadata.model_dump(include=fields),
+            scheduler=metadata.scheduler,  # type: ignore[arg-type]  # validated there
+            adapters=[AdapterChoice(version=adapter.version, weight=adapter.weight / scale) for adapter in metadata.adapters],
             scale=scale,
         )
     except ValidationError as error:
-        raise ImageError(f"the image's text breaks a rule of requests: {error.errors()[0]['msg']}") from error
+        raise InvalidImageError(f"the metadata breaks a rule of requests: {error.errors()[0]['msg']}") from error

@@ -1,4 +1,4 @@
-"""Adapters and bundles on disk, by digest: fetched once, checked at every use, never half there."""
+"""Adapters and bundles on disk by digest: downloaded once, verified at every use, complete or absent."""
 
 from __future__ import annotations
 
@@ -6,27 +6,18 @@ import logging
 import shutil
 import tempfile
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from functools import partial
 from pathlib import Path
-from typing import Literal
+from typing import NamedTuple
 
 from atelier_contracts import names
-from atelier_contracts.identifiers import parse_digest, parse_file_name
-from atelier_contracts.manifests import AdapterManifest, BundleManifest, file_sha256
-from pydantic import ValidationError
+from atelier_contracts.identifiers import parse_digest
+from atelier_contracts.manifests import AdapterManifest
 
-from atelier_infer.errors import (
-    AdapterError,
-    BundleError,
-    BundleMismatchError,
-    CacheError,
-    ChangedFilesError,
-    CorruptError,
-    RefusedError,
-)
-from atelier_infer.registry.model_store import ModelStore
+from atelier_infer.artifacts.verification import check_bundle, check_file, parse_adapter_manifest
+from atelier_infer.errors import BundleError, CacheError, CorruptFileError, DigestMismatchError, RefusedError
+from atelier_infer.registry.model_store import BundleVersion, ModelStore
 
 log = logging.getLogger(__name__)
 
@@ -34,187 +25,168 @@ INCOMING = "incoming-"
 ABANDONED_AFTER_S = 24 * 3600
 """An unfinished download older than this was left by a process that was killed."""
 
-BUNDLE_FILES = {
-    names.TEXT_ENCODER_FILE,
-    names.UNET_FILE,
-    names.VAE_DECODER_FILE,
-    names.TOKENIZER_FILE,
-    names.SCHEDULER_FILE,
-}
 
+class CachedAdapter(NamedTuple):
+    """A folder with verified weights, and the manifest that describes them."""
 
-Kind = Literal["adapters", "bundles"]
-Check = Callable[[Path, str], Iterable[str]]
-"""Folder and digest to the names of the files that make it up; raises RefusedError."""
+    folder: Path
+    manifest: AdapterManifest
 
 
 class ArtifactCache:
     """`<folder>/adapters/<digest>/` and `<folder>/bundles/<digest>/`. Deleting any of it costs a download, nothing else.
 
-    A digest is parsed before it becomes a path, so nothing outside these two levels is ever written or removed.
+    A digest is parsed before it becomes part of a path, so nothing outside these two levels is ever written or removed.
     """
 
-    def __init__(self, store: ModelStore, folder: Path, used: Callable[[Path], None] = lambda home: None) -> None:
-        """`used` is told of each folder that is handed out."""
-        self._store, self._folder, self._used = store, folder, used
+    def __init__(self, store: ModelStore, folder: Path, record_use: Callable[[Path], None] = lambda folder: None) -> None:
+        """`record_use` is called with each folder that is returned."""
+        self._store, self._folder, self._record_use = store, folder, record_use
 
-    def tidy(self) -> None:
-        """Removes downloads that a killed process left behind."""
-        with _disk():
+    def remove_abandoned_downloads(self) -> None:
+        with _cache_errors():
             for path in self._folder.glob(INCOMING + "*"):
                 if time.time() - path.stat().st_mtime > ABANDONED_AFTER_S:
                     shutil.rmtree(path)
 
-    def adapter(self, version: int, promoted_digest: str | None = None) -> Path:
-        """A folder with the version's adapter.json and weights, digests checked.
+    def adapter(self, version: int, promoted_digest: str | None = None) -> CachedAdapter:
+        """A version's weights and manifest, digests verified. adapter.json is read once.
 
         Args:
             version: of the served model.
-            promoted_digest: of the files that it must have; where the cache holds them, the registry is not asked. None: what
-                the registry says, or whatever files a version has that was never promoted.
+            promoted_digest: the digest that its files must have; if they are cached, the registry is not asked. None: what the
+                registry recorded, or any files for a version that was never promoted.
 
         Raises:
-            ChangedFilesError: its files have another digest.
+            DigestMismatchError: its files have another digest.
             UnknownVersionError, RefusedError, TrackingError, CacheError: see `errors`.
         """
         expected = self._store.promoted_digest(version) if promoted_digest is None else parse_digest(promoted_digest)
-        if expected and (home := self._kept("adapters", expected, _check_adapter)):
-            return home
-        with _disk():
+        if expected and (cached := self._cached_adapter(expected)):
+            return cached
+        with _cache_errors():
             text = self._store.adapter_manifest(version)
-        digest = _adapter_manifest(text, f"version {version}").digest()
+        manifest = parse_adapter_manifest(text, f"version {version}")
+        digest = manifest.digest()
         if expected not in (None, digest):
-            raise ChangedFilesError(
-                f"version {version} was promoted with files of the digest {expected}, and has files of {digest} now: put the "
-                "first ones back, or register these as a new version and promote that"
+            raise DigestMismatchError(
+                f"version {version} was promoted with files of digest {expected}, and its files now have digest {digest}: "
+                "restore the original files, or register the new ones as another version and promote that"
             )
-        home = self._kept("adapters", digest, _check_adapter)
-        return home or self._fetched(
-            "adapters", digest, lambda into: self._store.fetch_adapter(version, into), names.ADAPTER_FILE, _check_adapter
-        )
+        if not expected and (cached := self._cached_adapter(digest)):
+            return cached
+        with self._installing(self._home("adapters", digest)) as incoming:
+            (incoming / names.ADAPTER_FILE).write_bytes(text)
+            self._download_weights(version, manifest, incoming)
+        return CachedAdapter(self._use(self._home("adapters", digest)), manifest)
 
-    def compare(self, version: int, digest: str) -> None:
-        """Downloads a version's files, and holds them against a digest; nothing is kept.
+    def compare_with_registry(self, version: int, digest: str) -> None:
+        """Downloads a version's files and compares their digest; nothing is stored.
 
         Raises:
-            RefusedError: they are not of that digest, or are not there.
+            RefusedError: they have another digest, or are missing.
             UnknownVersionError, TrackingError, CacheError: see `errors`.
         """
-        with _disk(), tempfile.TemporaryDirectory(prefix=INCOMING, dir=self._folder) as name:
-            found = _adapter_manifest(self._store.adapter_manifest(version), f"version {version}").digest()
-            if found != digest:
-                raise ChangedFilesError(f"version {version} has files of the digest {found} now; {digest} is served")
-            self._store.fetch_adapter(version, Path(name))
-            _check_adapter(_only(Path(name), names.ADAPTER_FILE), digest)
+        with _cache_errors(), tempfile.TemporaryDirectory(prefix=INCOMING, dir=self._folder) as name:
+            manifest = parse_adapter_manifest(self._store.adapter_manifest(version), f"version {version}")
+            if manifest.digest() != digest:
+                raise DigestMismatchError(f"version {version} has files of digest {manifest.digest()} now; {digest} is served")
+            self._download_weights(version, manifest, Path(name))
 
     def bundle(self, digest: str) -> Path:
-        """A folder with bundle.json and the files that it lists, digests checked.
+        """A folder with bundle.json and the files that it lists, digests verified.
 
         Raises:
             RefusedError, TrackingError, CacheError: see `errors`.
         """
-        if home := self._kept("bundles", digest, _check_bundle):
-            return home
+        home = self._home("bundles", digest)
+        with _cache_errors():
+            if home.exists():
+                try:
+                    check_bundle(home, digest)
+                    return self._use(home)
+                except RefusedError as error:
+                    _remove_damaged(home, error)
         candidates = self._store.bundles(digest)
-        for last, candidate in enumerate(candidates, 1 - len(candidates)):
+        for remaining, candidate in enumerate(candidates, 1 - len(candidates)):
             try:
-                return self._fetched(
-                    "bundles", digest, partial(self._store.fetch_bundle, candidate), names.BUNDLE_FILE, _check_bundle
-                )
+                self._download_bundle(candidate, digest)
+                return self._use(home)
             except RefusedError as error:
-                if not last:
+                if not remaining:
                     raise
                 fields = {"model": candidate.model, "version": candidate.number, "reason": str(error)}
-                log.warning("a version is tagged as a bundle that it does not hold; trying the next", extra={"fields": fields})
-        raise AssertionError("a store names at least one version")
+                log.warning("bundle version does not hold the tagged bundle; trying the next", extra={"fields": fields})
+        raise AssertionError("ModelStore.bundles returns at least one version")
 
-    def _home(self, kind: Kind, digest: str) -> Path:
+    def _home(self, kind: str, digest: str) -> Path:
         return self._folder / kind / parse_digest(digest)
 
-    def _kept(self, kind: Kind, digest: str, check: Check) -> Path | None:
-        """The folder when it is there and intact; a damaged one is removed."""
-        home = self._home(kind, digest)
-        with _disk():
+    def _use(self, home: Path) -> Path:
+        self._record_use(home)
+        return home
+
+    def _cached_adapter(self, digest: str) -> CachedAdapter | None:
+        """Removes a damaged copy."""
+        home = self._home("adapters", digest)
+        with _cache_errors():
             if not home.exists():
                 return None
+            where = f"adapter {digest}"
             try:
-                check(home, digest)
+                manifest = parse_adapter_manifest((home / names.ADAPTER_FILE).read_bytes(), where)
+                if manifest.digest() != digest:
+                    raise CorruptFileError(f"{where}: {names.ADAPTER_FILE} has digest {manifest.digest()}")
+                check_file(where, home / names.WEIGHTS_FILE, manifest.weights_sha256)
             except RefusedError as error:
-                log.warning("cached copy dropped", extra={"fields": {"folder": str(home), "reason": str(error)}})
-                shutil.rmtree(home)
+                _remove_damaged(home, error)
                 return None
-        self._used(home)
-        return home
+        return CachedAdapter(self._use(home), manifest)
 
-    def _fetched(self, kind: Kind, digest: str, fetch: Callable[[Path], None], landmark: str, check: Check) -> Path:
-        """Fetches, checks, and moves the checked files to their folder in one rename."""
-        home = self._home(kind, digest)
-        with _disk():
+    def _download_weights(self, version: int, manifest: AdapterManifest, into: Path) -> None:
+        with tempfile.TemporaryDirectory(prefix=INCOMING, dir=self._folder) as name:
+            file = self._store.fetch_weights(version, Path(name)) or Path(name) / names.WEIGHTS_FILE
+            check_file(f"adapter {manifest.digest()}", file, manifest.weights_sha256)
+            file.rename(into / names.WEIGHTS_FILE)
+
+    def _download_bundle(self, version: BundleVersion, digest: str) -> None:
+        with (
+            self._installing(self._home("bundles", digest)) as incoming,
+            tempfile.TemporaryDirectory(prefix=INCOMING, dir=self._folder) as name,
+        ):
+            self._store.fetch_bundle(version, Path(name))
+            manifests = sorted(Path(name).rglob(names.BUNDLE_FILE))
+            if len(manifests) != 1:
+                raise BundleError(
+                    f"a bundle must hold one {names.BUNDLE_FILE}; received {len(manifests)}; register the bundle again"
+                )
+            # only verified files are kept: an unlisted file next to a graph could be read as its weights
+            for file in check_bundle(manifests[0].parent, digest):
+                (manifests[0].parent / file).rename(incoming / file)
+
+    @contextmanager
+    def _installing(self, home: Path) -> Iterator[Path]:
+        """Yields a temporary folder that is renamed to `home` if the block succeeds."""
+        with _cache_errors():
             home.parent.mkdir(parents=True, exist_ok=True)
             with tempfile.TemporaryDirectory(prefix=INCOMING, dir=self._folder) as name:
-                raw, clean = Path(name) / "raw", Path(name) / "clean"
-                raw.mkdir()
-                clean.mkdir()
-                fetch(raw)
-                found = _only(raw, landmark)
-                # only what was checked moves on: an unlisted file beside a graph could be read as its weights
-                for file in check(found, digest):
-                    (found / file).rename(clean / file)
-                if not home.exists():  # another process may have been quicker
-                    clean.rename(home)
-        self._used(home)
-        return home
+                incoming = Path(name) / "files"
+                incoming.mkdir()
+                yield incoming
+                if not home.exists():  # another process may have been faster
+                    incoming.rename(home)
 
 
-def _only(folder: Path, landmark: str) -> Path:
-    """The folder of the one file of that name."""
-    found = sorted(folder.rglob(landmark))
-    if len(found) != 1:
-        raise BundleError(f"expected one {landmark} among the version's files; found {len(found)}; register it again")
-    return found[0].parent
+def _remove_damaged(home: Path, error: RefusedError) -> None:
+    log.warning("damaged files removed from the cache", extra={"fields": {"folder": str(home), "reason": str(error)}})
+    shutil.rmtree(home)
 
 
 @contextmanager
-def _disk() -> Iterator[None]:
+def _cache_errors() -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise CacheError(f"the cache folder cannot be used: {error}; see the space and the rights of cache_dir") from error
-
-
-def _adapter_manifest(text: bytes, where: str) -> AdapterManifest:
-    try:
-        return AdapterManifest.model_validate_json(text)
-    except ValidationError as error:
-        raise AdapterError(f"{where}: {names.ADAPTER_FILE} is not an adapter manifest: {error}") from error
-
-
-def _check_adapter(folder: Path, digest: str) -> list[str]:
-    where = f"adapter {digest}"
-    manifest = _adapter_manifest((folder / names.ADAPTER_FILE).read_bytes(), where)
-    if manifest.digest() != digest:
-        raise CorruptError(f"{where}: {names.ADAPTER_FILE} has digest {manifest.digest()}; register the version anew")
-    _check_file(where, folder / names.WEIGHTS_FILE, manifest.weights_sha256)
-    return [names.ADAPTER_FILE, names.WEIGHTS_FILE]
-
-
-def _check_bundle(folder: Path, digest: str) -> list[str]:
-    where = f"bundle {digest}"
-    try:
-        manifest = BundleManifest.model_validate_json((folder / names.BUNDLE_FILE).read_bytes())
-    except ValidationError as error:
-        raise BundleError(f"{where}: {names.BUNDLE_FILE} is not a bundle manifest: {error}") from error
-    if manifest.digest() != digest:
-        raise BundleMismatchError(asked=digest, found=manifest.digest(), where="the registry's bundle")
-    if missing := BUNDLE_FILES - set(manifest.files):
-        raise BundleError(f"{where}: {names.BUNDLE_FILE} lists no {', '.join(sorted(missing))}; export the bundle anew")
-    for file, sha256 in manifest.files.items():
-        _check_file(where, folder / parse_file_name(file), sha256)
-    return [names.BUNDLE_FILE, *manifest.files]
-
-
-def _check_file(where: str, path: Path, expected: str) -> None:
-    if not path.is_file():
-        raise CorruptError(f"{where}: {path.name} is missing; register it anew")
-    if (found := file_sha256(path)) != expected:
-        raise CorruptError(f"{where}: {path.name} must have sha256 {expected}; received {found}; register it anew")
+        raise CacheError(
+            f"the cache folder cannot be used: {error}; check the free space and permissions of cache_dir"
+        ) from error

@@ -1,4 +1,4 @@
-"""A lock for each key: what is loaded waits for nothing but itself."""
+"""One lock per key, so that loading one version does not wait for another."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from weakref import WeakValueDictionary
 
 
 class _Lock:
-    """A lock that can be referred to weakly."""
+    """threading.Lock cannot be referenced weakly."""
 
     def __init__(self) -> None:
         self.lock = threading.Lock()
 
 
 class KeyedLocks:
-    """Locks that exist as long as somebody holds them or waits for them. Safe to use from several threads."""
+    """A lock exists while a thread holds it or waits for it. May be used from any thread."""
 
     def __init__(self) -> None:
         self._guard = threading.Lock()
@@ -24,8 +24,7 @@ class KeyedLocks:
 
     @contextmanager
     def held(self, key: Hashable) -> Iterator[None]:
-        """Waits for the key's lock, and holds it meanwhile."""
         with self._guard:
-            mine = self._locks.setdefault(key, _Lock())
-        with mine.lock:
+            lock = self._locks.setdefault(key, _Lock())
+        with lock.lock:
             yield

@@ -1,4 +1,4 @@
-"""Versions in memory: loaded after their checks, kept while there is room and use."""
+"""Versions in memory: loaded after their checks, kept while they are in use or there is room."""
 
 from __future__ import annotations
 
@@ -12,23 +12,19 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from atelier_contracts import names
-from atelier_contracts.manifests import AdapterManifest
 
 from atelier_infer.artifacts.artifact_cache import ArtifactCache
 from atelier_infer.artifacts.keyed_locks import KeyedLocks
-from atelier_infer.errors import MemoryFullError, RefusedError
+from atelier_infer.errors import OutOfMemoryError, RefusedError
 from atelier_infer.pipeline.adapter import Adapter, load_adapter
 from atelier_infer.pipeline.bundle import Bundle
 
 log = logging.getLogger(__name__)
 
-REMEMBERED_S = 10.0
-"""For so long a refused version is refused again without another download."""
-
 
 @dataclass(frozen=True)
 class Version:
-    """What draws an image. Without an adapter it is the base."""
+    """Without number and adapter it is the base model."""
 
     number: int | None
     adapter: Adapter | None
@@ -36,30 +32,38 @@ class Version:
 
     @property
     def label(self) -> str:
-        """What the answer's header says."""
+        """As in the response header."""
         return names.BASE_VERSION if self.number is None else str(self.number)
 
 
 class VersionLoader:
-    """Adapters by version number, least recently used first out; bundles by digest, dropped when nothing needs them.
+    """Adapters by version number with LRU eviction; bundles by digest, dropped when no version needs them.
 
-    An adapter that a request under way uses is pinned: it goes last, and while such ones fill the memory no other is loaded by
-    number. What was handed out stays alive with its holder: a drawing or an alias never loses its arrays or sessions.
-    `_lock` guards the dictionaries and is held briefly; a version or a bundle that is fetched holds a lock of its own.
+    An adapter in use by a request is pinned and is not evicted; while pinned adapters fill the cache, no other version is
+    loaded by number. A returned version stays alive with its holder, so an image or an alias never loses its arrays or
+    sessions. `_lock` guards the dictionaries and is held briefly; loading a version or a bundle holds a lock of its own.
+
+    Args:
+        cache: files on disk.
+        open_bundle: opens a folder with a verified bundle.
+        probe: runs one step with a new version; raises GenerationError.
+        adapter_cache_mib: memory for adapters.
+        refusal_ttl_s: how long a refused version is refused again without another download.
     """
 
     def __init__(
         self,
         *,
-        shelf: ArtifactCache,
+        cache: ArtifactCache,
         open_bundle: Callable[[Path], Bundle],
         probe: Callable[[Bundle, Adapter], None],
         adapter_cache_mib: int,
+        refusal_ttl_s: float = 10.0,
     ) -> None:
-        self._shelf, self._open_bundle, self._probe = shelf, open_bundle, probe
-        self._cache_bytes = adapter_cache_mib * 2**20
+        self._cache, self._open_bundle, self._probe = cache, open_bundle, probe
+        self._cache_bytes, self._refusal_ttl_s = adapter_cache_mib * 2**20, refusal_ttl_s
         self._lock, self._loading = threading.Lock(), KeyedLocks()
-        self._held: dict[int, Adapter] = {}
+        self._served: dict[int, Adapter] = {}
         self._adapters: OrderedDict[int, Adapter] = OrderedDict()
         self._pins: Counter[int] = Counter()
         self._bundles: dict[str, Bundle] = {}
@@ -67,7 +71,7 @@ class VersionLoader:
         self._refused: dict[tuple[int, str | None], tuple[RefusedError, float]] = {}
 
     def cached(self, number: int) -> Version | None:
-        """The version when it is in memory; never waits."""
+        """The version if it is in memory; never waits."""
         with self._lock:
             adapter = self._adapters.get(number)
             bundle = self._bundles.get(adapter.manifest.bundle_digest) if adapter else None
@@ -78,65 +82,65 @@ class VersionLoader:
 
     @contextmanager
     def pinned(self, versions: Sequence[Version]) -> Iterator[None]:
-        """Keeps their adapters in memory meanwhile."""
-        held = {version.number: version.adapter for version in versions if version.number is not None and version.adapter}
+        """Keeps their adapters in memory during the block."""
+        pinned = {version.number: version.adapter for version in versions if version.number is not None and version.adapter}
         with self._lock:
-            for number, adapter in held.items():
+            for number, adapter in pinned.items():
                 if self._adapters.setdefault(number, adapter) is adapter:
                     self._pins[number] += 1
         try:
             yield
         finally:
             with self._lock:
-                for number, adapter in held.items():
+                for number, adapter in pinned.items():
                     if self._adapters.get(number) is adapter and self._pins[number]:
                         self._pins[number] -= 1
                 self._evict()
 
-    def hold(self, versions: Iterable[Version]) -> int:
-        """Counts the adapters that aliases draw with: they stay in memory, and leave so much less for others.
+    def set_served(self, versions: Iterable[Version]) -> int:
+        """The adapters that aliases serve stay in memory and count against the limit.
 
         Returns:
             Their bytes.
         """
         with self._lock:
-            self._held = {version.number: version.adapter for version in versions if version.number and version.adapter}
-            self._adapters |= self._held
+            self._served = {version.number: version.adapter for version in versions if version.number and version.adapter}
+            self._adapters |= self._served
             self._evict()
-            return sum(adapter.nbytes for adapter in self._held.values())
+            return sum(adapter.nbytes for adapter in self._served.values())
 
     @property
     def cache_bytes(self) -> int:
-        """What all adapters may take."""
+        """The limit."""
         return self._cache_bytes
 
     def base(self, digest: str) -> Version:
-        """A bundle without an adapter, opened if need be.
+        """A bundle without an adapter, opened if necessary.
 
         Raises:
             RefusedError: it failed a check.
-            TrackingError, CacheError: it could not be fetched.
+            TrackingError, CacheError: it could not be downloaded.
         """
         return Version(None, None, self._bundle(digest))
 
     def load(self, number: int, *, to_serve: bool = False, promoted_digest: str | None = None) -> Version:
-        """The version, fetched if need be: digests, names, shapes, finite weights and one finite step before it may serve.
+        """Downloads the version if necessary and checks digests, names, shapes, finite weights and one finite step.
 
         Args:
             number: of the served model.
             to_serve: for an alias or a promotion, which get memory whatever requests use.
-            promoted_digest: of the files that it must have; None: see `shelf.Shelf.adapter`.
+            promoted_digest: the digest that its files must have; None: see `ArtifactCache.adapter`.
 
         Raises:
-            MemoryFullError: requests under way use all memory.
+            OutOfMemoryError: pinned adapters use all memory.
             UnknownVersionError: there is no such version.
-            RefusedError, DrawingError: it failed a check.
-            TrackingError, CacheError: it could not be fetched.
+            RefusedError, GenerationError: it failed a check.
+            TrackingError, CacheError: it could not be downloaded.
         """
         with self._loading.held(number):
-            found = self.cached(number)
-            if found and found.adapter and promoted_digest in (None, found.adapter.digest):
-                return found
+            cached = self.cached(number)
+            if cached and cached.adapter and promoted_digest in (None, cached.adapter.digest):
+                return cached
             with self._lock:
                 refusal, until = self._refused.get((number, promoted_digest), (None, 0.0))
             if refusal and time.monotonic() < until:
@@ -145,36 +149,35 @@ class VersionLoader:
                 return self._load(number, to_serve, promoted_digest)
             except RefusedError as error:
                 with self._lock:
-                    self._refused[number, promoted_digest] = error, time.monotonic() + REMEMBERED_S
+                    self._refused[number, promoted_digest] = error, time.monotonic() + self._refusal_ttl_s
                 raise
 
-    def drop_unused(self, served: Iterable[Version]) -> None:
-        """Closes every bundle but those of the versions given and the one used last."""
+    def drop_unused_bundles(self, served: Iterable[Version]) -> None:
+        """Closes all bundles except those of the given versions and the most recently used one."""
         needed = {version.bundle.digest for version in served} | {self._latest_bundle}
         with self._lock:
             for digest in set(self._bundles) - needed:
                 log.info("bundle dropped", extra={"fields": {"bundle_digest": digest}})
                 del self._bundles[digest]
 
-    def forget(self) -> None:
-        """Drops every adapter: their numbers mean something else now."""
+    def clear(self) -> None:
+        """Drops all adapters, because the model was created again and its version numbers have started over."""
         with self._lock:
             self._adapters.clear()
-            self._held.clear()
+            self._served.clear()
             self._pins.clear()
             self._refused.clear()
 
     def loaded(self) -> tuple[dict[int, Adapter], dict[str, Bundle]]:
-        """Copies of what is in memory."""
+        """Adapters by version number and bundles by digest; copies."""
         with self._lock:
             return dict(self._adapters), dict(self._bundles)
 
     def _load(self, number: int, to_serve: bool, promoted_digest: str | None) -> Version:
         started = time.monotonic()
-        folder = self._shelf.adapter(number, promoted_digest)
-        manifest = AdapterManifest.model_validate_json((folder / names.ADAPTER_FILE).read_bytes())
-        bundle = self._bundle(manifest.bundle_digest)
-        adapter = load_adapter(folder, bundle.manifest)
+        cached = self._cache.adapter(number, promoted_digest)
+        bundle = self._bundle(cached.manifest.bundle_digest)
+        adapter = load_adapter(cached.folder, cached.manifest, bundle.manifest)
         if not to_serve:
             self._check_room(number, adapter)
         self._probe(bundle, adapter)
@@ -187,21 +190,18 @@ class VersionLoader:
 
     def _check_room(self, number: int, adapter: Adapter) -> None:
         with self._lock:
-            used = sum(item.nbytes for held, item in self._adapters.items() if self._pins[held])
+            used = sum(item.nbytes for other, item in self._adapters.items() if self._pins[other])
         if used and used + adapter.nbytes > self._cache_bytes:
-            raise MemoryFullError(
+            raise OutOfMemoryError(
                 f"version {number} needs {adapter.nbytes / 2**20:.1f} MiB; requests under way use {used / 2**20:.1f} of the "
                 f"{self._cache_bytes / 2**20:.0f} MiB for adapters; send the request again later, or raise adapter_cache_mib",
                 5,
             )
 
     def _evict(self) -> None:
-        """Drops adapters that neither requests nor aliases use, least recently used first, until the rest fits.
-
-        Called with the lock held.
-        """
+        """Called with the lock held."""
         size = sum(item.nbytes for item in self._adapters.values())
-        for number in [number for number in self._adapters if not self._pins[number] and number not in self._held]:
+        for number in [number for number in self._adapters if not self._pins[number] and number not in self._served]:
             if size <= self._cache_bytes:
                 return
             size -= self._adapters.pop(number).nbytes
@@ -211,9 +211,9 @@ class VersionLoader:
         with self._loading.held(digest):
             with self._lock:
                 self._latest_bundle = digest
-                if found := self._bundles.get(digest):
-                    return found
-            bundle = self._open_bundle(self._shelf.bundle(digest))
+                if loaded := self._bundles.get(digest):
+                    return loaded
+            bundle = self._open_bundle(self._cache.bundle(digest))
             with self._lock:
                 self._bundles[digest] = bundle
             return bundle

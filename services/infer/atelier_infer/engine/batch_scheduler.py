@@ -1,147 +1,126 @@
-"""Whose turn it is: which drawings share the next step."""
+"""Decides which images share the next step: fair between image sizes and between senders, within the limits of one step."""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Generic, Protocol, TypeVar
 
-
-class Schedulable(Protocol):
-    """What is known of a drawing here.
-
-    Attributes:
-        sender: drawings of one request have the same.
-    """
-
-    sender: Hashable
-
-    @property
-    def key(self) -> Hashable:
-        """Drawings of the same key can share a step."""
-        ...
-
-    @property
-    def rows(self) -> int:
-        """Rows of the next step."""
-        ...
-
-    @property
-    def parts(self) -> Mapping[str, int]:
-        """Rank by adapter."""
-        ...
-
-
-S = TypeVar("S", bound=Schedulable)
+from atelier_infer.engine.denoising_task import DenoisingTask
 
 
 @dataclass
-class Bucket(Generic[S]):
-    """Drawings of one key: those that take steps, and those that wait to join them, in the order of arrival.
+class Bucket:
+    """Tasks with one bucket key, each list in order of arrival.
 
     Attributes:
-        begun: of those that wait, which had joined before.
+        running: tasks that take steps.
+        waiting: tasks that have not joined, or were preempted.
+        preempted: those of `waiting` that have taken steps before.
+        used_s: time of the steps of this bucket.
     """
 
-    drawing: list[S] = field(default_factory=list)
-    waiting: list[S] = field(default_factory=list)
-    begun: list[S] = field(default_factory=list)
-    served_s: float = 0.0
+    running: list[DenoisingTask] = field(default_factory=list)
+    waiting: list[DenoisingTask] = field(default_factory=list)
+    preempted: list[DenoisingTask] = field(default_factory=list)
+    used_s: float = 0.0
 
 
-class BatchScheduler(Generic[S]):
-    """Lines take turns so that each gets the same time; within a line all drawings that fit take every step together.
+class BatchScheduler:
+    """Buckets share the time equally; within a bucket all running tasks take every step together.
 
-    A drawing joins when its rows fit beside those that draw, and stays until its end, so that none starves. Among the waiting,
-    the one whose sender has the fewest drawings under way joins first, then the one that came first.
+    A task joins when its rows fit with the running ones and stays until it is done, so none starves. Of the waiting tasks
+    the one whose sender has the fewest running tasks joins first, then the oldest.
     """
 
     def __init__(
-        self, *, rows_limit: int, rank_limit: int, enough_memory: Callable[[Sequence[S]], bool] = lambda seats: True
+        self,
+        *,
+        rows_limit: int,
+        rank_limit: int,
+        fits_memory: Callable[[Sequence[DenoisingTask]], bool] = lambda tasks: True,
     ) -> None:
-        """The limits hold for one step; a drawing that breaks one of the first two by itself draws alone.
+        """A task that breaks one of the first two limits by itself runs alone.
 
         Args:
-            rows_limit: rows of one step.
-            rank_limit: sum of the ranks of its adapters.
-            enough_memory: whether a step of these drawings of one key fits now.
+            rows_limit: batch rows of one step.
+            rank_limit: sum of the ranks of the adapters in one step.
+            fits_memory: whether a step of these tasks of one bucket fits now.
         """
-        self._rows_limit, self._rank_limit, self._enough_memory = rows_limit, rank_limit, enough_memory
-        self._lines: dict[Hashable, Bucket[S]] = {}
-        self._now: Bucket[S] | None = None
+        self._rows_limit, self._rank_limit, self._fits_memory = rows_limit, rank_limit, fits_memory
+        self._buckets: dict[Hashable, Bucket] = {}
+        self._current: Bucket | None = None
 
     def __len__(self) -> int:
-        return sum(len(line.drawing) + len(line.waiting) for line in self._lines.values())
+        return sum(len(bucket.running) + len(bucket.waiting) for bucket in self._buckets.values())
 
-    def __iter__(self) -> Iterator[S]:
-        for line in self._lines.values():
-            yield from line.drawing
-            yield from line.waiting
+    def __iter__(self) -> Iterator[DenoisingTask]:
+        for bucket in self._buckets.values():
+            yield from bucket.running
+            yield from bucket.waiting
 
     @property
-    def drawing(self) -> int:
-        """Drawings that take steps."""
-        return sum(len(line.drawing) for line in self._lines.values())
+    def running(self) -> int:
+        return sum(len(bucket.running) for bucket in self._buckets.values())
 
-    def add(self, seat: S) -> None:
-        """Puts a drawing at the end of its line. A line that was empty starts level with the one served least."""
-        if seat.key not in self._lines:
-            self._lines[seat.key] = Bucket(served_s=min((line.served_s for line in self._lines.values()), default=0.0))
-        self._lines[seat.key].waiting.append(seat)
+    def add(self, task: DenoisingTask) -> None:
+        """A bucket that was empty starts level with the one that used the least time."""
+        if task.bucket_key not in self._buckets:
+            used_s = min((bucket.used_s for bucket in self._buckets.values()), default=0.0)
+            self._buckets[task.bucket_key] = Bucket(used_s=used_s)
+        self._buckets[task.bucket_key].waiting.append(task)
 
-    def remove(self, seat: S) -> None:
-        """Takes it out, wherever it is."""
-        line = self._lines.get(seat.key, Bucket())
-        for seats in (line.drawing, line.waiting, line.begun):
-            if seat in seats:
-                seats.remove(seat)
-        if not line.drawing and not line.waiting:
-            self._lines.pop(seat.key, None)
+    def remove(self, task: DenoisingTask) -> None:
+        bucket = self._buckets.get(task.bucket_key, Bucket())
+        for tasks in (bucket.running, bucket.waiting, bucket.preempted):
+            if task in tasks:
+                tasks.remove(task)
+        if not bucket.running and not bucket.waiting:
+            self._buckets.pop(task.bucket_key, None)
 
-    def next(self) -> list[S]:
-        """The drawings of the next step, oldest first; empty when there are none, or memory for none."""
-        for line in sorted(self._lines.values(), key=lambda line: line.served_s):
-            while len(line.drawing) > 1 and not self._enough_memory(line.drawing):
-                self._put_back(line, 1)
-            self._join(line)
-            if line.drawing and self._enough_memory(line.drawing):
-                self._now = line
-                return list(line.drawing)
+    def next_batch(self) -> list[DenoisingTask]:
+        """Tasks of the next step, oldest first; empty when there are none, or no memory for any."""
+        for bucket in sorted(self._buckets.values(), key=lambda bucket: bucket.used_s):
+            while len(bucket.running) > 1 and not self._fits_memory(bucket.running):
+                self._preempt(bucket, 1)
+            self._admit(bucket)
+            if bucket.running and self._fits_memory(bucket.running):
+                self._current = bucket
+                return list(bucket.running)
         return []
 
     def split(self) -> None:
-        """The last step failed for want of memory: the later half of its drawings waits, with the steps that it has taken."""
-        if self._now:
-            self._put_back(self._now, len(self._now.drawing) // 2)
+        """Preempts the later half of the last batch, after it ran out of memory; completed steps are kept."""
+        if self._current:
+            self._preempt(self._current, len(self._current.running) // 2)
 
-    def spent(self, seconds: float) -> None:
-        """How long that step took."""
-        if self._now:
-            self._now.served_s += seconds
+    def record_time(self, seconds: float) -> None:
+        """Charges the last batch's bucket."""
+        if self._current:
+            self._current.used_s += seconds
 
-    def _join(self, line: Bucket[S]) -> None:
-        under_way = Counter(seat.sender for other in self._lines.values() for seat in other.drawing)
-        while line.waiting:
-            # of equals the first; one that was put back has waited longest
-            chosen = min(line.waiting, key=lambda seat: (seat not in line.begun, under_way[seat.sender]))
-            if line.drawing and not self._fits(line.drawing, chosen):
+    def _admit(self, bucket: Bucket) -> None:
+        running = Counter(task.sender for other in self._buckets.values() for task in other.running)
+        while bucket.waiting:
+            # min() takes the oldest of equals; a preempted task has waited longest
+            task = min(bucket.waiting, key=lambda task: (task not in bucket.preempted, running[task.sender]))
+            if bucket.running and not self._fits(bucket.running, task):
                 return
-            line.waiting.remove(chosen)
-            if chosen in line.begun:
-                line.begun.remove(chosen)
-            line.drawing.append(chosen)
-            under_way[chosen.sender] += 1
+            bucket.waiting.remove(task)
+            if task in bucket.preempted:
+                bucket.preempted.remove(task)
+            bucket.running.append(task)
+            running[task.sender] += 1
 
-    def _fits(self, drawing: list[S], seat: S) -> bool:
-        rows = sum(other.rows for other in drawing) + seat.rows
-        ranks = {part: rank for other in (*drawing, seat) for part, rank in other.parts.items()}
+    def _fits(self, running: list[DenoisingTask], task: DenoisingTask) -> bool:
+        rows = sum(other.rows for other in running) + task.rows
+        ranks = {digest: rank for other in (*running, task) for digest, rank in other.adapter_ranks.items()}
         if rows > self._rows_limit or sum(ranks.values()) > self._rank_limit:
             return False
-        return self._enough_memory([*drawing, seat])
+        return self._fits_memory([*running, task])
 
-    def _put_back(self, line: Bucket[S], count: int) -> None:
-        seats = line.drawing[len(line.drawing) - count :]
-        del line.drawing[len(line.drawing) - count :]
-        line.waiting[:0] = seats
-        line.begun += seats
+    def _preempt(self, bucket: Bucket, count: int) -> None:
+        tasks = bucket.running[len(bucket.running) - count :]
+        del bucket.running[len(bucket.running) - count :]
+        bucket.waiting[:0] = tasks
+        bucket.preempted += tasks

@@ -1,6 +1,6 @@
-"""One step of several drawings in one call of the UNet, whatever their adapters, time steps, schedulers and guidance.
+"""One step of several images in one call of the UNet, whatever their adapters, time steps, schedulers and guidance.
 
-Notation: b rows of all drawings, c latent channels, h and w latent height and width, r sum of the ranks of all adapters.
+Notation: b rows of all images, c latent channels, h and w latent height and width, r sum of the ranks of all adapters.
 """
 
 from __future__ import annotations
@@ -13,160 +13,157 @@ from atelier_contracts import names
 
 from atelier_infer.arrays import Array
 from atelier_infer.engine.denoising_state import DenoisingState, SamplingParams, WeightedAdapter
-from atelier_infer.errors import DrawingError, MemoryFullError
+from atelier_infer.errors import GenerationError, OutOfMemoryError
 from atelier_infer.onnx.session import Feeds, run_graph
 from atelier_infer.pipeline.adapter import Adapter
 from atelier_infer.pipeline.bundle import Bundle
 
-KEPT = 2
-"""Combinations of adapters whose arrays are kept laid side by side; the same one usually takes many steps."""
-
+MAX_CACHED = 2
+"""Combinations of adapters whose concatenated arrays are cached; a combination usually takes many steps in a row."""
 
 BY_ROW = {names.LORA_SCALE, "sample", "timestep", "encoder_hidden_states"}
 """Inputs whose first dimension is b."""
 
-Drawings = Sequence[DenoisingState]
+States = Sequence[DenoisingState]
 
 
-def _all_rows(drawings: Drawings) -> int:
-    return sum(drawing.rows for drawing in drawings)
+def _total_rows(states: States) -> int:
+    return sum(state.rows for state in states)
 
 
 class DenoisingStep:
-    """Takes steps. Used by one thread.
+    """Used by one thread.
 
     Args:
-        rows_at_once: rows that one run of the graph may have in a step of some drawings; it gets all of them or one.
-        failed: told of drawings and rows for which there was not enough memory.
-        shrink: told of drawings and rows before a run: whether the memory of the session is to be given back after it.
+        max_rows: batch rows that one run of the graph may have in a step of these images: all of their rows, or 1.
+        record_out_of_memory: called with the images and the rows of a run that ran out of memory.
+        shrink_after: called with the images and the rows before a run; whether the session returns its memory afterwards.
     """
 
     def __init__(
         self,
         *,
-        rows_at_once: Callable[[Drawings], int] = _all_rows,
-        failed: Callable[[Drawings, int], None] = lambda drawings, rows: None,
-        shrink: Callable[[Drawings, int], bool] = lambda drawings, rows: False,
+        max_rows: Callable[[States], int] = _total_rows,
+        record_out_of_memory: Callable[[States, int], None] = lambda states, rows: None,
+        shrink_after: Callable[[States, int], bool] = lambda states, rows: False,
     ) -> None:
-        self._rows_at_once, self._failed, self._shrink = rows_at_once, failed, shrink
-        self._laid: OrderedDict[tuple[str, ...], Feeds] = OrderedDict()
+        self._max_rows, self._record_out_of_memory, self._shrink_after = max_rows, record_out_of_memory, shrink_after
+        self._concatenated: OrderedDict[tuple[str, ...], Feeds] = OrderedDict()
 
     @property
     def nbytes(self) -> int:
-        """Memory of the arrays that are kept laid side by side."""
-        return sum(array.nbytes for feeds in list(self._laid.values()) for array in feeds.values())
+        """Memory of the cached concatenated arrays."""
+        return sum(array.nbytes for feeds in list(self._concatenated.values()) for array in feeds.values())
 
-    def step(self, drawings: Sequence[DenoisingState]) -> list[DrawingError | None]:
-        """One step of drawings of the same key.
+    def step(self, states: States) -> list[GenerationError | None]:
+        """One step of images of one bucket.
 
-        A drawing whose rows are not finite, or all of them when the graph failed, takes the step once more by itself: infinity
-        in one adapter's product turns the rows of others into NaN, since 0 times infinity is that.
+        An image whose rows are not finite repeats the step by itself, and all of them do when the graph failed: infinity in
+        the product of one adapter turns the rows of the others into NaN, because 0 times infinity is NaN.
 
         Returns:
-            Per drawing what went wrong with it alone.
+            Per image its own error, or None.
 
         Raises:
-            MemoryFullError: there was not enough memory; no drawing has taken the step.
+            OutOfMemoryError: no image has taken the step.
         """
         try:
-            out = self._out(drawings)
-        except DrawingError as error:
-            if len(drawings) == 1:
+            outputs = self._run_unet(states, self._feeds(states))
+        except GenerationError as error:
+            if len(states) == 1:
                 return [error]
-            return [fault for drawing in drawings for fault in self.step([drawing])]
-        faults: list[DrawingError | None] = []
+            return [result for state in states for result in self.step([state])]
+        errors: list[GenerationError | None] = []
         start = 0
-        for drawing in drawings:
-            rows = out[start : (start := start + drawing.rows)]
-            if len(drawings) > 1 and not np.isfinite(rows).all():
-                faults += self.step([drawing])
+        for state in states:
+            rows = outputs[start : (start := start + state.rows)]
+            if len(states) > 1 and not np.isfinite(rows).all():
+                errors += self.step([state])
                 continue
             try:
-                drawing.take(rows)
-            except DrawingError as error:
-                faults.append(error)
+                state.step(rows)
+            except GenerationError as error:
+                errors.append(error)
             else:
-                faults.append(None)
-        return faults
+                errors.append(None)
+        return errors
 
-    def _out(self, drawings: Sequence[DenoisingState]) -> Array:
-        """float32 [b, c, h, w]."""
-        rows = [drawing.rows for drawing in drawings]
-        there = {adapter.digest: adapter for drawing in drawings for adapter, _ in drawing.mix}
-        adapters = {digest: there[digest] for digest in sorted(there)}  # whoever joined first: sums have one order
-        feeds: Feeds = {
-            **self._side_by_side(drawings[0].bundle, adapters),
-            names.LORA_SCALE: lora_scale(drawings, adapters),
-            "sample": np.concatenate([drawing.fed() for drawing in drawings]),
-            "timestep": np.repeat(np.array([drawing.timestep() for drawing in drawings], np.float32), rows),
-            "encoder_hidden_states": np.concatenate([drawing.states() for drawing in drawings]),
+    def _feeds(self, states: States) -> Feeds:
+        rows = [state.rows for state in states]
+        used = {adapter.digest: adapter for state in states for adapter, _ in state.adapters}
+        adapters = {digest: used[digest] for digest in sorted(used)}  # so that sums do not depend on the order of arrival
+        return {
+            **self._adapter_feeds(states[0].bundle, adapters),
+            names.LORA_SCALE: lora_scale(states, adapters),
+            "sample": np.concatenate([state.model_input() for state in states]),
+            "timestep": np.repeat(np.array([state.timestep() for state in states], np.float32), rows),
+            "encoder_hidden_states": np.concatenate([state.text_embeddings() for state in states]),
         }
-        return self._run(drawings, feeds)
 
-    def _run(self, drawings: Drawings, feeds: Feeds) -> Array:
-        """Runs the graph on all rows at once, or on one after the other, which changes rounding alone."""
-        rows, unet = _all_rows(drawings), drawings[0].bundle.unet
+    def _run_unet(self, states: States, feeds: Feeds) -> Array:
+        """float32 [b, c, h, w]. Runs all rows at once or one after another, which changes nothing but rounding."""
+        rows, unet = _total_rows(states), states[0].bundle.unet
         try:
-            if self._rows_at_once(drawings) >= rows:
-                return run_graph(unet, feeds, shrink=self._shrink(drawings, rows))
-        except MemoryFullError:
-            self._failed(drawings, rows)
-            if rows == 1 or len(drawings) > 1:
+            if self._max_rows(states) >= rows:
+                return run_graph(unet, feeds, shrink=self._shrink_after(states, rows))
+        except OutOfMemoryError:
+            self._record_out_of_memory(states, rows)
+            if rows == 1 or len(states) > 1:
                 raise
-        shrink, parts = self._shrink(drawings, 1), list[Array]()
+        shrink, outputs = self._shrink_after(states, 1), list[Array]()
         for row in range(rows):
-            part = {name: array[row : row + 1] if name in BY_ROW else array for name, array in feeds.items()}
+            row_feeds = {name: array[row : row + 1] if name in BY_ROW else array for name, array in feeds.items()}
             try:
-                parts.append(run_graph(unet, part, shrink=shrink))
-            except MemoryFullError:
-                self._failed(drawings, 1)
+                outputs.append(run_graph(unet, row_feeds, shrink=shrink))
+            except OutOfMemoryError:
+                self._record_out_of_memory(states, 1)
                 raise
-        return np.concatenate(parts)
+        return np.concatenate(outputs)
 
-    def _side_by_side(self, bundle: Bundle, adapters: dict[str, Adapter]) -> Feeds:
-        """A [in, r] and B [r, out] of every target."""
+    def _adapter_feeds(self, bundle: Bundle, adapters: dict[str, Adapter]) -> Feeds:
+        """A [in, r] and B [r, out] of every target, the adapters concatenated along r."""
         if not adapters:
             return dict(bundle.no_adapter)
         if len(adapters) == 1:
             return dict(next(iter(adapters.values())).feeds)
         key = tuple(adapters)
-        if key not in self._laid:
+        if key not in self._concatenated:
             feeds: Feeds = {}
             for layer in bundle.manifest.lora_targets:
                 for name, axis in zip(names.lora_inputs(layer), (1, 0), strict=True):
                     feeds[name] = np.concatenate([adapter.feeds[name] for adapter in adapters.values()], axis=axis)
-            self._laid[key] = feeds
-            if len(self._laid) > KEPT:
-                self._laid.popitem(last=False)
-        self._laid.move_to_end(key)
-        return self._laid[key]
+            self._concatenated[key] = feeds
+            if len(self._concatenated) > MAX_CACHED:
+                self._concatenated.popitem(last=False)
+        self._concatenated.move_to_end(key)
+        return self._concatenated[key]
 
 
-def lora_scale(drawings: Sequence[DenoisingState], adapters: dict[str, Adapter]) -> Array:
-    """float32 [b, 1, r]: a row holds the drawing's own scales in its own adapters' blocks and 0 elsewhere."""
+def lora_scale(states: States, adapters: dict[str, Adapter]) -> Array:
+    """float32 [b, 1, r]: a row holds the image's scales in the blocks of its own adapters, and 0 elsewhere."""
     ends = dict(zip(adapters, np.cumsum([adapter.manifest.rank for adapter in adapters.values()]).tolist(), strict=True))
-    scales = np.zeros((sum(drawing.rows for drawing in drawings), 1, max(ends.values(), default=0)), np.float32)
+    scales = np.zeros((_total_rows(states), 1, max(ends.values(), default=0)), np.float32)
     start = 0
-    for drawing in drawings:
-        for adapter, weight in drawing.mix:
+    for state in states:
+        for adapter, weight in state.adapters:
             end = ends[adapter.digest]
-            # added, not set: a blend may name the same adapter twice
-            scales[start : start + drawing.rows, :, end - adapter.manifest.rank : end] += adapter.scale * weight
-        start += drawing.rows
+            # added, because a blend may name one adapter twice
+            scales[start : start + state.rows, :, end - adapter.manifest.rank : end] += adapter.scale * weight
+        start += state.rows
     return scales
 
 
 def probe(bundle: Bundle, adapter: Adapter) -> None:
-    """One step at native size with an empty prompt: whether a version's output is finite at all.
+    """One step at native size with an empty prompt, to check that a version's output is finite.
 
     Raises:
         NonFiniteError: it is not.
-        GraphError: ONNX Runtime raised.
+        GraphError: ONNX Runtime failed.
     """
-    ids, side = bundle.prompts.read("").ids, bundle.manifest.native_size_px
-    # of two steps the first lies amid the training steps, where a base does its work
-    plan = SamplingParams(ids, ids, steps=2, guidance_scale=1.0, seed=0, width=side, height=side, scheduler="ddim")
-    drawing = DenoisingState(bundle, [WeightedAdapter(adapter)], plan)
-    drawing.begin()
-    if fault := DenoisingStep().step([drawing])[0]:
-        raise fault
+    ids, side = bundle.tokenizer.encode("").ids, bundle.manifest.native_size_px
+    # of two steps, the first lies in the middle of the training steps, where the base model does most of its work
+    params = SamplingParams(ids, ids, steps=2, guidance_scale=1.0, seed=0, width=side, height=side, scheduler="ddim")
+    state = DenoisingState(bundle, [WeightedAdapter(adapter)], params)
+    state.prepare()
+    if error := DenoisingStep().step([state])[0]:
+        raise error

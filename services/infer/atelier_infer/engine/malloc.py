@@ -1,4 +1,4 @@
-"""glibc's allocator: freed memory goes back to the system."""
+"""Makes glibc's allocator return large freed blocks to the system."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ import ctypes
 
 M_MMAP_THRESHOLD = -3
 LARGE_BYTES = 2**20
-"""Blocks from this size on have pages of their own; glibc would raise that to 32 MiB by itself, and keep what is freed."""
+"""Blocks of this size or more are mapped separately; by default glibc raises the threshold to 32 MiB and keeps freed memory."""
 
 
-def give_back_large_blocks() -> bool:
-    """From now on, in the whole process; False where the C library is another one. Source: mallopt(3)."""
+def return_large_blocks() -> bool:
+    """For the whole process; False with another C library. Source: mallopt(3)."""
     try:
         return bool(ctypes.CDLL(None).mallopt(M_MMAP_THRESHOLD, LARGE_BYTES))
     except (OSError, AttributeError):

@@ -1,4 +1,4 @@
-"""What a request is drawn with: a version, several with weights, or the base alone."""
+"""What a request is generated with: one version, a weighted blend of several, or the base model alone."""
 
 from __future__ import annotations
 
@@ -7,21 +7,22 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 from atelier_contracts import names
-from atelier_contracts.generate import Drawn, DrawnAdapter, GenerateRequest
+from atelier_contracts.generate import AppliedAdapter, GenerateRequest, GenerationMetadata
+from starlette.concurrency import run_in_threadpool
 
 from atelier_infer.aliases.alias_tracker import AliasTracker, VersionSelector
 from atelier_infer.artifacts.version_loader import Version, VersionLoader
 from atelier_infer.engine.denoising_state import SamplingParams, WeightedAdapter
-from atelier_infer.errors import BlendError
+from atelier_infer.errors import BlendError, VersionChangedError
 from atelier_infer.pipeline.bundle import Bundle
 
 
 @dataclass(frozen=True)
 class ModelSelection:
-    """Versions of one bundle, each with its weight; the base alone is one version without an adapter.
+    """Versions of one bundle, each with its weight; the base model is one version without an adapter.
 
     Attributes:
-        alias: what led to the version; none where it was named itself, and for blends and the base.
+        alias: that led to the version; None if the version was named, and for blends and the base model.
     """
 
     versions: tuple[Version, ...]
@@ -30,17 +31,16 @@ class ModelSelection:
 
     @property
     def bundle(self) -> Bundle:
-        """What all of them were trained on."""
         return self.versions[0].bundle
 
     @property
     def label(self) -> str:
-        """What the answer's header says."""
+        """As in the response header."""
         return "+".join(version.label for version in self.versions)
 
     @property
-    def kind(self) -> str:
-        """What it is counted as: of blends there are too many to count each by itself."""
+    def metric_label(self) -> str:
+        """All blends share one label, to bound the number of time series."""
         return self.label if len(self.versions) == 1 else "blend"
 
     @property
@@ -49,84 +49,104 @@ class ModelSelection:
         return tuple(version.number for version in self.versions if version.number is not None)
 
     @property
-    def mix(self) -> tuple[WeightedAdapter, ...]:
-        """What a drawing is made with."""
+    def adapters(self) -> tuple[WeightedAdapter, ...]:
         pairs = zip(self.versions, self.weights, strict=True)
         return tuple(WeightedAdapter(version.adapter, weight) for version, weight in pairs if version.adapter)
 
-    def drawn(self, model: str, wish: GenerateRequest, plan: SamplingParams) -> Drawn:
-        """What the image's text says."""
+    def metadata(self, model: str, request: GenerateRequest, params: SamplingParams) -> GenerationMetadata:
+        """Of one image."""
         adapters = [
-            DrawnAdapter(version=version.number, digest=version.adapter.digest, weight=weight)
+            AppliedAdapter(version=version.number, digest=version.adapter.digest, weight=weight)
             for version, weight in zip(self.versions, self.weights, strict=True)
             if version.adapter and version.number is not None
         ]
-        return Drawn(
+        return GenerationMetadata(
             model=model,
             version=self.label,
             adapter_digest=adapters[0].digest if len(adapters) == 1 else None,
             bundle_digest=self.bundle.digest,
-            prompt=wish.prompt,
-            negative_prompt=wish.negative_prompt,
-            steps=plan.steps,
-            guidance_scale=plan.guidance_scale,
-            guidance_until=plan.guidance_until,
-            seed=plan.seed,
-            width=plan.width,
-            height=plan.height,
-            scheduler=plan.scheduler,
+            prompt=request.prompt,
+            negative_prompt=request.negative_prompt,
+            steps=params.steps,
+            guidance_scale=params.guidance_scale,
+            guidance_until=params.guidance_until,
+            seed=params.seed,
+            width=params.width,
+            height=params.height,
+            scheduler=params.scheduler,
             adapters=adapters,
         )
 
 
 class ModelSelector:
-    """Finds what a request names, and keeps it in memory while the request is under way."""
+    """Finds the versions that a request names, and keeps them in memory while the request is under way."""
 
-    def __init__(self, versions: AliasTracker, loader: VersionLoader) -> None:
-        self._versions, self._loader = versions, loader
+    def __init__(self, tracker: AliasTracker, loader: VersionLoader) -> None:
+        self._tracker, self._loader = tracker, loader
 
-    def cached(self, wish: GenerateRequest) -> ModelSelection | None:
-        """What is asked for when all of it is in memory; never waits.
-
-        Raises:
-            BlendError: the adapters do not share a base.
-        """
-        found = [self._versions.cached(one) for one in wishes(wish)]
-        loaded = [version for version in found if version]
-        return _together(wish, loaded) if len(loaded) == len(found) else None
-
-    def find(self, wish: GenerateRequest) -> ModelSelection:
-        """What is asked for, loaded now if need be. May wait for a download.
+    async def select(self, request: GenerateRequest) -> ModelSelection:
+        """Uses a thread if something must be loaded.
 
         Raises:
-            BlendError: the adapters do not share a base.
-            InferError: see `versions.Versions.find`.
+            BlendError: the adapters have different base models.
+            InferError: see `AliasTracker.find`.
         """
-        return _together(wish, [self._versions.find(one) for one in wishes(wish)])
+        cached = [self._tracker.cached(selector) for selector in selectors(request)]
+        versions = [version for version in cached if version]
+        if len(versions) == len(cached):
+            return _combine(request, versions)
+        return await run_in_threadpool(self.find, request)
+
+    def find(self, request: GenerateRequest) -> ModelSelection:
+        """Like `select`; may wait for a download."""
+        return _combine(request, [self._tracker.find(selector) for selector in selectors(request)])
+
+    def find_recorded(self, request: GenerateRequest, metadata: GenerationMetadata) -> ModelSelection:
+        """What an image was made with; may wait for a download.
+
+        Args:
+            request: that makes the image again.
+            metadata: of the image.
+
+        Raises:
+            VersionChangedError: a version has other files now.
+            InferError: see `AliasTracker.find`.
+        """
+        if not metadata.adapters:
+            return ModelSelection((self._loader.base(metadata.bundle_digest),), (1.0,))
+        selection = self.find(request)
+        digests = [version.adapter.digest if version.adapter else "" for version in selection.versions]
+        for recorded, current in zip(metadata.adapters, digests, strict=True):
+            if recorded.digest != current:
+                raise VersionChangedError(
+                    f"the image was made with adapter {recorded.digest} as version {recorded.version}; that version is now "
+                    f"{current}, because the model was created again, so the image cannot be reproduced"
+                )
+        return selection
 
     @contextmanager
-    def pinned(self, chosen: ModelSelection) -> Iterator[None]:
-        """Keeps it in memory meanwhile."""
-        with self._loader.pinned(chosen.versions):
+    def pinned(self, selection: ModelSelection) -> Iterator[None]:
+        """Keeps the adapters in memory during the block."""
+        with self._loader.pinned(selection.versions):
             yield
 
 
-def names_nothing(wish: GenerateRequest) -> bool:
-    """Whether what draws is left to the service."""
-    return wish.version is None and wish.alias is None and not wish.adapters and not wish.base
+def names_no_version(request: GenerateRequest) -> bool:
+    """Whether the service chooses: the champion or the canary."""
+    return request.version is None and request.alias is None and not request.adapters and not request.base
 
 
-def wishes(wish: GenerateRequest) -> list[VersionSelector]:
+def selectors(request: GenerateRequest) -> list[VersionSelector]:
     """One per adapter."""
-    if wish.adapters:
-        return [VersionSelector(one.version, one.alias) for one in wish.adapters]
-    return [VersionSelector(wish.version, wish.alias, wish.base)]
+    if request.adapters:
+        return [VersionSelector(choice.version, choice.alias) for choice in request.adapters]
+    return [VersionSelector(request.version, request.alias, request.base)]
 
 
-def _together(wish: GenerateRequest, versions: list[Version]) -> ModelSelection:
-    weights = [one.weight * wish.scale for one in wish.adapters] or [wish.scale]
-    digests = {version.bundle.digest for version in versions}
-    if len(digests) > 1:
+def _combine(request: GenerateRequest, versions: list[Version]) -> ModelSelection:
+    weights = [choice.weight * request.scale for choice in request.adapters] or [request.scale]
+    if len({version.bundle.digest for version in versions}) > 1:
         named = ", ".join(f"version {version.label}: {version.bundle.digest[:12]}" for version in versions)
-        raise BlendError(f"the adapters of a blend must share one base; received {named}; blend versions of one base")
-    return ModelSelection(tuple(versions), tuple(weights), names.CHAMPION if names_nothing(wish) else wish.alias)
+        raise BlendError(f"the adapters of a blend must have the same base model; received {named}")
+    alias = names.CHAMPION if names_no_version(request) else request.alias
+    return ModelSelection(tuple(versions), tuple(weights), alias)

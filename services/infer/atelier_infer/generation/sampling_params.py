@@ -1,14 +1,15 @@
-"""From a request to a plan: every default settled, every rule checked."""
+"""Checks a request and turns it into sampling parameters with every default filled in."""
 
 from __future__ import annotations
 
 import secrets
+from dataclasses import dataclass
 
 from atelier_contracts.generate import GenerateRequest
 from atelier_contracts.manifests import BundleManifest
 
 from atelier_infer.engine.denoising_state import SamplingParams
-from atelier_infer.engine.memory_account import MemoryAccount
+from atelier_infer.engine.memory_budget import MemoryBudget
 from atelier_infer.errors import ImageSizeError, StepsError
 from atelier_infer.pipeline.bundle import Bundle
 from atelier_infer.pipeline.schedulers import SchedulerName
@@ -16,67 +17,83 @@ from atelier_infer.pipeline.schedulers import SchedulerName
 SEEDS = 2**32
 
 
-def with_seed(wish: GenerateRequest) -> GenerateRequest:
-    """The same request; where it names no seed, with one drawn at random."""
-    return wish if wish.seed is not None else wish.model_copy(update={"seed": secrets.randbelow(SEEDS)})
+def with_seed(request: GenerateRequest) -> GenerateRequest:
+    """The request with a random seed if it has none."""
+    return request if request.seed is not None else request.model_copy(update={"seed": secrets.randbelow(SEEDS)})
 
 
-def make_sampling_params(
-    wish: GenerateRequest, bundle: Bundle, *, scheduler: SchedulerName, max_side_px: int, memory: MemoryAccount
-) -> tuple[list[SamplingParams], list[str]]:
-    """Checks a request, which has a seed, against the bundle that is to draw it.
+@dataclass(frozen=True)
+class SamplingRules:
+    """The service's own rules and defaults, besides those of a bundle.
 
-    Returns:
-        A plan per image, with rising seeds, and warnings about what could not be read of the prompts.
-
-    Raises:
-        ImageSizeError: width or height breaks a rule, or needs more memory than there is; a size is never rounded.
-        StepsError: more steps than the base was trained with.
+    Attributes:
+        scheduler: for requests that name none.
+        max_side_px: largest width and height.
+        memory: decides which sizes fit.
     """
-    native = bundle.manifest.native_size_px
-    width, height = (native if side is None else side for side in (wish.width, wish.height))
-    sides = {"width": width, "height": height}
-    faults = [fault for name, side in sides.items() if (fault := _side_fault(name, side, bundle.manifest, max_side_px))]
-    if faults:
-        raise ImageSizeError("; ".join(faults))
-    memory.check_size(bundle, width, height)
-    trained = bundle.schedule.num_train_timesteps
-    if wish.steps > trained - bundle.schedule.steps_offset:
-        raise StepsError(
-            f"steps must be at most {trained - bundle.schedule.steps_offset} with this base; received {wish.steps}"
-        )
-    texts = {"prompt": bundle.prompts.read(wish.prompt), "negative_prompt": bundle.prompts.read(wish.negative_prompt)}
-    warnings = [
-        f"{name} cut: {tokens.dropped} tokens dropped, {bundle.manifest.text_tokens} are read"
-        for name, tokens in texts.items()
-        if tokens.dropped
-    ]
-    assert wish.seed is not None  # see with_seed
-    plans = [
-        SamplingParams(
-            prompt=texts["prompt"].ids,
-            negative=texts["negative_prompt"].ids,
-            steps=wish.steps,
-            guidance_scale=wish.guidance_scale,
-            guidance_until=wish.guidance_until,
-            seed=(wish.seed + index) % SEEDS,
-            width=width,
-            height=height,
-            scheduler=wish.scheduler or scheduler,
-        )
-        for index in range(wish.n)
-    ]
-    return plans, warnings
+
+    scheduler: SchedulerName
+    max_side_px: int
+    memory: MemoryBudget
+
+    def apply(self, request: GenerateRequest, bundle: Bundle) -> tuple[list[SamplingParams], list[str]]:
+        """Checks a request, which has a seed, against the rules and the bundle.
+
+        Returns:
+            Parameters per image, with ascending seeds, and warnings about prompts that were truncated.
+
+        Raises:
+            ImageSizeError: width or height breaks a rule, or can never fit the memory; a size is never rounded.
+            StepsError: more steps than the base model was trained with.
+        """
+        native = bundle.manifest.native_size_px
+        width, height = (native if side is None else side for side in (request.width, request.height))
+        errors = [
+            error
+            for name, side in (("width", width), ("height", height))
+            if (error := _side_error(name, side, bundle.manifest, self.max_side_px))
+        ]
+        if errors:
+            raise ImageSizeError("; ".join(errors))
+        self.memory.check_size(bundle, width, height)
+        max_steps = bundle.schedule.num_train_timesteps - bundle.schedule.steps_offset
+        if request.steps > max_steps:
+            raise StepsError(f"steps must be at most {max_steps} with this base model; received {request.steps}")
+        tokens = {
+            "prompt": bundle.tokenizer.encode(request.prompt),
+            "negative_prompt": bundle.tokenizer.encode(request.negative_prompt),
+        }
+        warnings = [
+            f"{name} truncated to {bundle.manifest.text_tokens} tokens: {encoded.dropped} dropped"
+            for name, encoded in tokens.items()
+            if encoded.dropped
+        ]
+        assert request.seed is not None  # see with_seed
+        params = [
+            SamplingParams(
+                prompt=tokens["prompt"].ids,
+                negative=tokens["negative_prompt"].ids,
+                steps=request.steps,
+                guidance_scale=request.guidance_scale,
+                guidance_until=request.guidance_until,
+                seed=(request.seed + index) % SEEDS,
+                width=width,
+                height=height,
+                scheduler=request.scheduler or self.scheduler,
+            )
+            for index in range(request.n)
+        ]
+        return params, warnings
 
 
-def _side_fault(name: str, side: int, manifest: BundleManifest, max_side_px: int) -> str | None:
+def _side_error(name: str, side: int, manifest: BundleManifest, max_side_px: int) -> str | None:
     multiple = manifest.size_multiple_px
-    most = max_side_px // multiple * multiple
-    if side % multiple == 0 and 0 < side <= most:
+    largest = max_side_px // multiple * multiple
+    if side % multiple == 0 and 0 < side <= largest:
         return None
     below = side // multiple * multiple
-    nearest = sorted({min(max(legal, multiple), most) for legal in (below, below + multiple)})
+    nearest = sorted({min(max(valid, multiple), largest) for valid in (below, below + multiple)})
     return (
-        f"{name} must be a multiple of {multiple} px from {multiple} to {most}; received {side}; nearest legal: "
-        f"{' or '.join(str(legal) for legal in nearest)}"
+        f"{name} must be a multiple of {multiple} px from {multiple} to {largest}; received {side}; nearest valid: "
+        f"{' or '.join(str(valid) for valid in nearest)}"
     )

@@ -1,258 +1,220 @@
-"""Where requests become orders: admitted, planned, drawn, and kept while somebody may ask for them."""
+"""Turns requests into jobs: admission, model selection, canary assignment, and submission to the engine."""
 
 from __future__ import annotations
 
 import asyncio
 import hashlib
 import logging
-import time
-from collections.abc import Callable, Sequence
 from contextlib import ExitStack
+from dataclasses import dataclass
 from typing import Any
 
-from atelier_contracts.generate import GenerateRequest
+from atelier_contracts.generate import GenerateRequest, GenerationMetadata
 from fastapi import Request
 from starlette.concurrency import run_in_threadpool
 
 from atelier_infer.aliases.alias_tracker import AliasTracker
 from atelier_infer.engine.denoising_state import DenoisingState
 from atelier_infer.engine.engine import Engine
-from atelier_infer.engine.memory_account import MemoryAccount
-from atelier_infer.errors import CallerError, InferError, ReusedKeyError, UnknownJobError
+from atelier_infer.errors import GenerationError, InferError, RequestError
 from atelier_infer.generation.canary import Canary, traffic_bucket
-from atelier_infer.generation.job import Attempt, GenerationJob, Outcome
-from atelier_infer.generation.model_selection import ModelSelection, ModelSelector, names_nothing
-from atelier_infer.generation.sampling_params import make_sampling_params, with_seed
+from atelier_infer.generation.job import GenerationJob, ImageOutcome
+from atelier_infer.generation.job_store import JobStore
+from atelier_infer.generation.model_selection import ModelSelection, ModelSelector, names_no_version
+from atelier_infer.generation.sampling_params import SamplingRules, with_seed
 from atelier_infer.generation.webhook_hosts import WebhookTarget
 from atelier_infer.generation.webhooks import Webhook, WebhookSender
 from atelier_infer.metrics import Metrics
-from atelier_infer.settings import Settings
 
 log = logging.getLogger(__name__)
 
-HANG_UP_POLL_S = 0.1
-"""How often a waiting request looks whether its sender is still there."""
+DISCONNECT_POLL_S = 0.1
+"""How often a waiting request checks whether its client has disconnected."""
 
-PLAIN_GUIDANCE = 15.0
-"""A request with more, with another size than the base's or scale than the adapter's, or a blend says nothing of a version."""
+MAX_TYPICAL_GUIDANCE = 15.0
+"""Invalid images count against a version only up to this guidance, at native size, with its own scale and not in a blend."""
+
+
+@dataclass(frozen=True)
+class SubmitOptions:
+    """How a request is submitted.
+
+    Attributes:
+        token_id: of the sender.
+        key: an idempotency key; the same key with the same request gives the same job.
+        keep: whether the job can be found after its end.
+        selection: generates with this; by default the request names it.
+        recorded: generates with what this metadata names, if it still has the recorded digests.
+        webhook: receives the job's status when it has ended.
+    """
+
+    token_id: str
+    key: str | None = None
+    keep: bool = False
+    selection: ModelSelection | None = None
+    recorded: GenerationMetadata | None = None
+    webhook: WebhookTarget | None = None
 
 
 class GenerationService:
-    """Takes requests. Lives on the event loop's thread."""
+    """Lives on the event loop's thread."""
 
     def __init__(
         self,
         *,
+        model: str,
         engine: Engine,
-        versions: AliasTracker,
-        chooser: ModelSelector,
+        tracker: AliasTracker,
+        selector: ModelSelector,
+        rules: SamplingRules,
+        jobs: JobStore,
+        webhooks: WebhookSender,
         metrics: Metrics,
-        settings: Settings,
-        callbacks: WebhookSender,
-        memory: MemoryAccount,
         canary: Canary | None = None,
     ) -> None:
-        self._engine, self._versions, self._chooser, self._canary = engine, versions, chooser, canary
-        self._metrics, self._settings, self._callbacks, self._memory = metrics, settings, callbacks, memory
-        self._kept: dict[str, GenerationJob] = {}
-        self._keys: dict[tuple[str, str], tuple[str, asyncio.Task[GenerationJob]]] = {}
-        self._waiting: dict[str, int] = {}
+        self._model, self._engine, self._tracker, self._selector, self._rules = model, engine, tracker, selector, rules
+        self._canary, self._webhooks, self._metrics, self.jobs = canary, webhooks, metrics, jobs
+        self._waiters: dict[str, int] = {}
         self._tasks: dict[str, asyncio.Task[None]] = {}
 
-    @property
-    def nbytes(self) -> int:
-        """Memory of the finished images that are kept."""
-        return sum(order.nbytes for order in list(self._kept.values()))
-
-    async def place(
-        self,
-        wish: GenerateRequest,
-        token_id: str,
-        *,
-        key: str | None = None,
-        keep: bool = False,
-        chosen: ModelSelection | None = None,
-        choose: Callable[[], ModelSelection] | None = None,
-        target: WebhookTarget | None = None,
-    ) -> GenerationJob:
-        """An order that is being drawn from now on.
-
-        Args:
-            wish: the request.
-            token_id: who sent it.
-            key: an idempotency key; the same one with the same request gives the same order.
-            keep: `find` it until job_keep_s after its end.
-            chosen: what draws, when that is known already.
-            choose: finds what draws, in a thread and after admission, so that requests which wait for a download are counted.
-            target: where its end is told.
+    async def submit(self, request: GenerateRequest, options: SubmitOptions) -> GenerationJob:
+        """Starts a job, or returns the one of an equal request with the same idempotency key.
 
         Raises:
-            ReusedKeyError: the key came with another request.
-            InferError: it cannot be drawn.
+            IdempotencyConflictError: the key was used with another request.
+            InferError: the request cannot be served.
         """
-        self._forget()
-        if key is None:
-            return await self._place(wish, token_id, key, keep, chosen, choose, target)
-        where = target.url if target else None
-        fingerprint = hashlib.sha256(f"{keep} {where} {wish.model_dump_json()}".encode()).hexdigest()
-        known = self._keys.get((token_id, key))
-        if known and known[0] != fingerprint:
-            raise ReusedKeyError(f"the key {key!r} came with another request; take a new one for a new request")
-        if known is None:
-            known = fingerprint, asyncio.create_task(self._place(wish, token_id, key, True, chosen, choose, target))
-            self._keys[token_id, key] = known
-        # a waiter that goes away leaves the order to whoever asks again; `_forget` frees the key of one that failed
-        return await asyncio.shield(known[1])
+        self.jobs.evict()
+        if options.key is None:
+            return await self._start(request, options)
+        url = options.webhook.url if options.webhook else None
+        fingerprint = hashlib.sha256(f"{options.keep} {url} {request.model_dump_json()}".encode()).hexdigest()
+        submission = self.jobs.submission(options.token_id, options.key, fingerprint)
+        if submission is None:
+            submission = asyncio.create_task(self._start(request, options))
+            self.jobs.add_submission(options.token_id, options.key, fingerprint, submission)
+        return await asyncio.shield(submission)  # a client that disconnects leaves the job to the next equal request
 
-    def find(self, job: str, token_id: str) -> GenerationJob:
-        """A kept order of this sender.
+    async def wait(self, job: GenerationJob, request: Request) -> bool:
+        """Waits for the end. False if the client disconnected; the job is then cancelled unless another client waits for it.
 
         Raises:
-            UnknownJobError: there is none.
+            Exception: the job's error.
         """
-        self._forget()
-        order = self._kept.get(job)
-        if order is None or order.token_id != token_id:
-            raise UnknownJobError(
-                f"no job {job[:40]!r} of yours; one is kept for {self._settings.job_keep_s:.0f} s after its end; send it anew"
-            )
-        return order
-
-    async def wait(self, order: GenerationJob, request: Request) -> bool:
-        """Waits for the end; False when the sender hung up, whereupon the order ends unless somebody else waits for it."""
-        self._waiting[order.id] = self._waiting.get(order.id, 0) + 1
-        task = self._tasks.get(order.id)
+        self._waiters[job.id] = self._waiters.get(job.id, 0) + 1
+        task = self._tasks.get(job.id)
         try:
-            while order.ended_at is None and task:
-                await asyncio.wait({task}, timeout=HANG_UP_POLL_S)
-                if order.ended_at is None and await request.is_disconnected():
+            while job.ended_at is None and task:
+                await asyncio.wait({task}, timeout=DISCONNECT_POLL_S)
+                if job.ended_at is None and await request.is_disconnected():
                     return False
-            if order.error:
-                raise order.error.with_traceback(None)
+            if job.error:
+                raise job.error.with_traceback(None)
             return True
         finally:
-            self._waiting[order.id] -= 1
-            if not self._waiting[order.id]:
-                del self._waiting[order.id]
-                order.cancel()
+            self._waiters[job.id] -= 1
+            if not self._waiters[job.id]:
+                del self._waiters[job.id]
+                job.cancel()
 
-    def cancel(self, order: GenerationJob) -> None:
-        """Ends it, and forgets it."""
-        order.cancel()
-        self._kept.pop(order.id, None)
+    def cancel(self, job: GenerationJob) -> None:
+        """Ends the job and removes it."""
+        job.cancel()
+        self.jobs.remove(job)
 
-    async def ended(self) -> None:
-        """Waits until every order has ended and was told of; once the engine has ended, that is at once."""
+    async def wait_for_all(self) -> None:
+        """Waits until every job has ended; once the engine has stopped, that is at once."""
         await asyncio.gather(*self._tasks.values(), return_exceptions=True)
 
-    async def _place(
-        self,
-        wish: GenerateRequest,
-        token_id: str,
-        key: str | None,
-        keep: bool,
-        chosen: ModelSelection | None,
-        choose: Callable[[], ModelSelection] | None,
-        target: WebhookTarget | None,
-    ) -> GenerationJob:
+    async def _start(self, request: GenerateRequest, options: SubmitOptions) -> GenerationJob:
         with ExitStack() as stack:
-            stack.enter_context(self._engine.admit(wish.n))
-            sent, wish = wish, with_seed(wish)
-            if choose is not None:
-                chosen = await run_in_threadpool(choose)
-            by_lot = self._canary if chosen is None and names_nothing(wish) else None
-            chosen = chosen or self._chooser.cached(wish)
-            if chosen is None:
-                chosen = await run_in_threadpool(self._chooser.find, wish)
-            cast, fallback = self._cast(chosen, wish), None  # what the champion would refuse is refused whatever the lot
-            stack.enter_context(self._chooser.pinned(chosen))
-            if by_lot:
-                drawn = traffic_bucket(wish if key is None else sent, token_id=token_id, key=key)
-                if rival := self._rival(by_lot, drawn, wish):
-                    stack.enter_context(self._chooser.pinned(rival[0]))
-                    fallback = cast if rival[0].numbers != chosen.numbers else None
-                    cast = rival[1]
-            order = GenerationJob(engine=self._engine, token_id=token_id, cast=cast, fallback=fallback)
-            if target:
-                order.callback = Webhook(target, f"msg_{order.id}")
-            held = stack.pop_all()
-        if keep:
-            self._kept[order.id] = order
-        self._tasks[order.id] = asyncio.create_task(self._draw(order, held))
-        return order
+            stack.enter_context(self._engine.admit(request.n))
+            seeded = with_seed(request)
+            selection = await self._select(seeded, options)
+            stack.enter_context(self._selector.pinned(selection))
+            job = GenerationJob(self._engine, options.token_id)
+            job.webhook = Webhook(options.webhook, f"msg_{job.id}") if options.webhook else None
+            # prepared for the champion first: what it refuses is refused, whoever would serve the request
+            self._prepare(job, seeded, selection)
+            fallback = None
+            if self._canary and not (options.selection or options.recorded) and names_no_version(request):
+                bucket = traffic_bucket(seeded if options.key is None else request, token_id=options.token_id, key=options.key)
+                if canary := self._assign(self._canary, bucket, job, seeded):
+                    stack.enter_context(self._selector.pinned(canary))
+                    fallback = selection if canary.numbers != selection.numbers else None
+                    selection = canary
+            resources = stack.pop_all()
+        if options.keep or options.key is not None:
+            self.jobs.add(job)
+        self._tasks[job.id] = asyncio.create_task(self._run(job, seeded, (selection, fallback), resources))
+        return job
 
-    def _rival(self, canary: Canary, drawn: float, wish: GenerateRequest) -> tuple[ModelSelection, Attempt] | None:
-        """What the canary draws the request with; none where the champion does."""
-        if not canary.has(drawn):
-            self._metrics.traffic_bucket("champion")
-            return None
-        if not (version := canary.version()):
-            self._metrics.traffic_bucket("aside")
-            return None
-        chosen = ModelSelection((version,), (wish.scale,), canary.alias)
-        try:
-            cast = self._cast(chosen, wish)
-        except CallerError:
-            self._metrics.traffic_bucket("unfit")
-            return None
-        self._metrics.traffic_bucket("canary")
-        return chosen, cast
+    async def _select(self, request: GenerateRequest, options: SubmitOptions) -> ModelSelection:
+        if options.selection:
+            return options.selection
+        if options.recorded:
+            return await run_in_threadpool(self._selector.find_recorded, request, options.recorded)
+        return await self._selector.select(request)
 
-    def _cast(self, chosen: ModelSelection, wish: GenerateRequest) -> Attempt:
-        settings = self._settings
-        plans, warnings = make_sampling_params(
-            wish, chosen.bundle, scheduler=settings.scheduler, max_side_px=settings.max_side_px, memory=self._memory
-        )
-        alone = len(chosen.versions) == 1 and chosen.weights == (1.0,)
-        native = {chosen.bundle.manifest.native_size_px} == {plans[0].width, plans[0].height}
-        numbers: Sequence[int] = chosen.numbers if alone and native and wish.guidance_scale <= PLAIN_GUIDANCE else ()
-        kind, alias = chosen.kind, chosen.alias
-
-        def seen(outcome: Outcome, seconds: float | None) -> None:
-            self._metrics.image(kind, alias, outcome, seconds)
-            if outcome in ("drawn", "unsound"):
-                self._versions.report_outcome(numbers, sound=outcome == "drawn")
-
-        return Attempt(
-            alias=alias,
-            drawings=[DenoisingState(chosen.bundle, chosen.mix, plan) for plan in plans],
-            drawn=[chosen.drawn(settings.model, wish, plan) for plan in plans],
-            warnings=warnings,
-            seen=seen,
-        )
-
-    async def _draw(self, order: GenerationJob, held: ExitStack) -> None:
-        with held:
+    def _assign(self, canary: Canary, bucket: float, job: GenerationJob, request: GenerateRequest) -> ModelSelection | None:
+        """Prepares the job for the canary and returns its selection; None if the champion serves the request."""
+        assignment, version = canary.assign(bucket)
+        selection = ModelSelection((version,), (request.scale,), canary.alias) if version else None
+        if selection:
             try:
-                await order.draw()
-            finally:
-                self._tasks.pop(order.id, None)
-        if order.redrawn:
-            self._metrics.redrawn()
-        if order.error and not isinstance(order.error, InferError):
-            log.error("an error that nobody foresaw", exc_info=order.error)
-        if order.error:  # its frames would keep the drawings in memory
-            order.error = _without_frames(order.error)
-        if order.callback:
-            self._callbacks.send(order.callback, order.status().model_dump_json().encode())
+                self._prepare(job, request, selection)
+            except RequestError:
+                assignment, selection = "canary_incompatible", None
+        self._metrics.canary_assignment(assignment)
+        return selection
 
-    def _forget(self) -> None:
-        """Drops orders that ended long ago, and the oldest where they need too much memory."""
-        ended = sorted((order for order in self._kept.values() if order.ended_at is not None), key=_ended)
-        size = sum(order.nbytes for order in ended)
-        for order in ended:
-            late = time.monotonic() - _ended(order) > self._settings.job_keep_s
-            if not late and size <= self._settings.job_keep_mib * 2**20:
-                break
-            size -= order.nbytes
-            del self._kept[order.id]
-        for key, (_, task) in list(self._keys.items()):
-            if not task.done():
-                continue
-            placed = None if task.cancelled() or task.exception() else task.result()
-            # a failed order frees its key, so that the request can be tried again
-            if placed is None or placed.id not in self._kept or placed.error:
-                del self._keys[key]
+    def _prepare(self, job: GenerationJob, request: GenerateRequest, selection: ModelSelection) -> None:
+        """Sets what the job generates next.
+
+        Raises:
+            RequestError: the request breaks a rule of the service or of the selected bundle.
+        """
+        params, warnings = self._rules.apply(request, selection.bundle)
+        states = [DenoisingState(selection.bundle, selection.adapters, each) for each in params]
+        metadata = [selection.metadata(self._model, request, each) for each in params]
+        job.prepare(selection.alias, states, metadata, warnings)
+
+    async def _run(
+        self,
+        job: GenerationJob,
+        request: GenerateRequest,
+        selections: tuple[ModelSelection, ModelSelection | None],
+        resources: ExitStack,
+    ) -> None:
+        """Generates with the first selection, and with the second if the first failed; then sends the webhook."""
+        selection, fallback = selections
+        with resources:
+            try:
+                self._report(selection, job.metadata[0], await job.attempt())
+                if fallback and isinstance(job.error, GenerationError) and not job.cancelled:
+                    self._metrics.canary_fallback()
+                    self._prepare(job, request, fallback)
+                    self._report(fallback, job.metadata[0], await job.attempt())
+            except Exception as error:  # noqa: BLE001  the waiting request raises it
+                job.error = error
+            finally:
+                job.finish()
+                self._tasks.pop(job.id, None)
+        if job.error and not isinstance(job.error, InferError):
+            log.error("unexpected error", exc_info=job.error)
+        if job.error:  # its frames would keep the latents in memory
+            job.error = _without_frames(job.error)
+        if job.webhook:
+            self._webhooks.send(job.webhook, job.status().model_dump_json().encode())
+
+    def _report(self, selection: ModelSelection, metadata: GenerationMetadata, outcomes: list[ImageOutcome]) -> None:
+        """Counts the outcomes, and reports those that say something about the version to the tracker."""
+        native = {selection.bundle.manifest.native_size_px} == {metadata.width, metadata.height}
+        typical = selection.weights == (1.0,) and native and metadata.guidance_scale <= MAX_TYPICAL_GUIDANCE
+        for outcome in outcomes:
+            self._metrics.image(selection.metric_label, selection.alias, outcome.kind, outcome.seconds)
+            if typical and outcome.kind in ("succeeded", "invalid"):
+                self._tracker.record_outcome(selection.numbers, valid=outcome.kind == "succeeded")
 
 
 def _without_frames(error: Exception) -> Exception:
@@ -260,16 +222,12 @@ def _without_frames(error: Exception) -> Exception:
     return error.with_traceback(None)
 
 
-def _ended(order: GenerationJob) -> float:
-    return order.ended_at or 0.0
-
-
-def log_fields(order: GenerationJob) -> dict[str, Any]:
-    """What the request's log line says; never a prompt."""
-    first = order.drawn[0].model_dump(exclude={"prompt", "negative_prompt", "adapters"})
-    return first | {
-        "alias": order.alias,
-        "images": len(order.drawn),
-        "job": order.id,
-        "queued_s": round(order.queued_s(), 3),
+def log_fields(job: GenerationJob) -> dict[str, Any]:
+    """For the access log; never a prompt."""
+    metadata = job.metadata[0].model_dump(exclude={"prompt", "negative_prompt", "adapters"})
+    return metadata | {
+        "alias": job.alias,
+        "images": len(job.metadata),
+        "job_id": job.id,
+        "queued_s": round(job.queued_s(), 3),
     }

@@ -1,75 +1,71 @@
-"""Where callbacks may go: the hosts that the settings list, and nowhere else."""
+"""The hosts that webhooks may be sent to: those that the settings list, and no others."""
 
 from __future__ import annotations
 
 import re
 from typing import NamedTuple
 
-from atelier_infer.errors import CallbackError
+from atelier_infer.errors import WebhookUrlError
 
-PORTS = {"https": 443, "http": 80}
+DEFAULT_PORTS = {"https": 443, "http": 80}
 
 _LABEL = r"[a-z0-9_](?:[a-z0-9_-]{0,61}[a-z0-9_])?"
 _HOST = rf"(?P<host>{_LABEL}(?:\.{_LABEL})*)(?::(?P<port>[0-9]{{1,5}}))?"
 _ENTRY = re.compile(rf"(?:(?P<scheme>http)://)?{_HOST}")
 _URL = re.compile(rf'(?P<scheme>https?)://{_HOST}(?P<path>/[!"$-~]*)?', re.IGNORECASE)
-"""No user, no fragment, and ASCII without spaces: two readers of such an address cannot find two hosts in it."""
+"""No user, no fragment, ASCII without spaces: two parsers of such a URL cannot see two different hosts."""
 
 
-class Place(NamedTuple):
-    """What is listed, and what a connection is made to."""
-
+class Origin(NamedTuple):
     scheme: str
     host: str
     port: int
 
 
 class WebhookTarget(NamedTuple):
-    """A legal callback_url."""
-
-    place: Place
+    origin: Origin
     path: str
     url: str
 
 
-def parse_hosts(text: str) -> frozenset[Place]:
-    """Entries with commas between them: HOST for https, `http://HOST` for http, each with `:PORT` where it is an unusual one.
+def parse_hosts(text: str) -> frozenset[Origin]:
+    """Comma-separated entries: HOST for https, `http://HOST` for http, with `:PORT` if it is not the default.
 
     Raises:
         ValueError: an entry is neither.
     """
-    found = set()
+    origins = set()
     for entry in (entry.strip() for entry in text.split(",")):
         match = _ENTRY.fullmatch(entry)
-        if not match or not (place := _place(match)):
-            told = "each entry must be HOST or HOST:PORT for https, http://HOST or http://HOST:PORT for http, in lower case"
-            raise ValueError(f"{told}; {entry!r} is neither")
-        found.add(place)
-    return frozenset(found)
+        if not match or not (origin := _origin(match)):
+            rule = "each entry must be HOST or HOST:PORT for https, http://HOST or http://HOST:PORT for http, in lower case"
+            raise ValueError(f"{rule}; {entry!r} is neither")
+        origins.add(origin)
+    return frozenset(origins)
 
 
-def find_target(url: str, hosts: frozenset[Place]) -> WebhookTarget:
-    """What a callback_url leads to.
+def find_target(url: str, hosts: frozenset[Origin]) -> WebhookTarget:
+    """Parses a webhook_url.
 
     Raises:
-        CallbackError: it is no address, or none of a listed host.
+        WebhookUrlError: it is not a URL on an allowed host.
     """
     match = _URL.fullmatch(url)
-    if not match or not (place := _place(match)):
-        shown = "an address with an @ in it" if "@" in url else repr(url[:80])  # it may hold a password
-        raise CallbackError(
-            f"callback_url must be https://HOST[:PORT][/PATH], in ASCII, without user, spaces and #; received {shown}; "
-            "correct it or leave it out"
+    if not match or not (origin := _origin(match)):
+        shown = "a URL with an @ in it" if "@" in url else repr(url[:80])  # it may contain a password
+        raise WebhookUrlError(
+            f"webhook_url must be https://HOST[:PORT][/PATH], in ASCII, without user, spaces and #; received {shown}; "
+            "correct it or omit it"
         )
-    if place not in hosts:
-        raise CallbackError(
-            f"callback_url must lead to a host that ATELIER_INFER_CALLBACK_HOSTS lists, with its scheme and port; received "
-            f"{place.scheme}://{place.host}:{place.port}; ask who runs the service to list it, or leave callback_url out"
+    if origin not in hosts:
+        raise WebhookUrlError(
+            f"webhook_url must be on a host that ATELIER_INFER_WEBHOOK_HOSTS lists, with its scheme and port; received "
+            f"{origin.scheme}://{origin.host}:{origin.port}; ask the operator of the service to list it, or omit webhook_url"
         )
-    return WebhookTarget(place, match["path"] or "/", url)
+    return WebhookTarget(origin, match["path"] or "/", url)
 
 
-def _place(match: re.Match[str]) -> Place | None:
+def _origin(match: re.Match[str]) -> Origin | None:
     scheme = (match["scheme"] or "https").lower()
-    port = int(match["port"] or PORTS[scheme])
-    return Place(scheme, match["host"].lower(), port) if 0 < port < 2**16 else None
+    port = int(match["port"] or DEFAULT_PORTS[scheme])
+    return Origin(scheme, match["host"].lower(), port) if 0 < port < 2**16 else None

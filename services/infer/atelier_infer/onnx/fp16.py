@@ -1,4 +1,4 @@
-"""A UNet's graph in float16, for GPUs: half the memory to read, and their matrix units. Inputs and outputs stay float32.
+"""Converts a UNet's graph to float16 for GPUs: half the memory traffic, and tensor cores. Inputs and outputs stay float32.
 
 The time embedding stays float32: its angles reach a thousand radians, where float16 is as coarse as half a radian.
 """
@@ -16,17 +16,17 @@ if TYPE_CHECKING:
     import onnx
 
 ANGLES = ("Sin", "Cos")
-"""What these are computed from stays float32."""
+"""Everything that the inputs of these operators are computed from stays float32."""
 
-HALF = "/half"
-"""Ends the names of what was float32."""
+FP16 = "/half"
+"""Suffix of converted values."""
 
 FIXED_INPUTS = {"Resize": (1, 2)}
-"""Inputs that the operator wants in float32 whatever its data is: by operator, their positions."""
+"""Positions of inputs that must be float32 whatever the type of the data, by operator."""
 
 
-def write_half(source: Path, target: Path, weights: str) -> None:
-    """Writes the graph anew, with its weights in one file beside it.
+def write_fp16(source: Path, target: Path, weights: str) -> None:
+    """Writes the converted graph, with its weights in one external file.
 
     Args:
         source: an ONNX graph with float32 weights.
@@ -34,49 +34,49 @@ def write_half(source: Path, target: Path, weights: str) -> None:
         weights: name of the file for the weights.
 
     Raises:
-        BundleError: the graph has graphs inside it, whose types are not followed here.
+        BundleError: the graph contains subgraphs, which are not supported.
     """
-    import onnx  # of the extra infer-cuda: other providers do without it
+    import onnx  # only the extra infer-cuda installs it
 
     model = onnx.load(source)
-    narrow(model.graph)
+    convert_to_fp16(model.graph)
     onnx.save(model, target, save_as_external_data=True, location=weights)
 
 
-def narrow(graph: onnx.GraphProto) -> None:
-    """Turns a graph into float16 in place; its types must be written down in value_info, as exports have them.
+def convert_to_fp16(graph: onnx.GraphProto) -> None:
+    """Converts in place; value_info must hold the types, as it does in exports.
 
     Raises:
-        BundleError: it has graphs inside it.
+        BundleError: the graph contains subgraphs.
     """
     from onnx import TensorProto, helper
 
     if inner := next((node for node in graph.node if any(item.HasField("g") or item.graphs for item in node.attribute)), None):
-        raise BundleError(f"float16 needs a graph without graphs inside it; received one in {inner.op_type} {inner.name!r}")
-    angles, wide = _ancestors(graph), _wide(graph)
+        raise BundleError(f"float16 needs a graph without subgraphs; received one in {inner.op_type} {inner.name!r}")
+    angles, float32 = _ancestors(graph), _float32_values(graph)
     for item in graph.initializer:
-        if item.data_type == TensorProto.FLOAT and item.name not in wide:
-            item.CopyFrom(_half(item))
-    outputs = {item.name for item in graph.output if item.type.tensor_type.elem_type == TensorProto.FLOAT} - wide
+        if item.data_type == TensorProto.FLOAT and item.name not in float32:
+            item.CopyFrom(_to_fp16(item))
+    outputs = {item.name for item in graph.output if item.type.tensor_type.elem_type == TensorProto.FLOAT} - float32
     nodes, cast = list[Any](), set[str]()
     for index, original in enumerate(graph.node):
         node = helper.make_node("", [], [])
         node.CopyFrom(original)
         if index not in angles:
             for at, name in enumerate(node.input):
-                if at in FIXED_INPUTS.get(node.op_type, ()) or name not in wide | outputs:
+                if at in FIXED_INPUTS.get(node.op_type, ()) or name not in float32 | outputs:
                     continue
-                if name in wide and name not in cast:
-                    nodes.append(helper.make_node("Cast", [name], [name + HALF], name + HALF, to=TensorProto.FLOAT16))
+                if name in float32 and name not in cast:
+                    nodes.append(helper.make_node("Cast", [name], [name + FP16], name + FP16, to=TensorProto.FLOAT16))
                     cast.add(name)
-                node.input[at] = name + HALF
-            _narrow_attributes(node)
+                node.input[at] = name + FP16
+            _convert_attributes(node)
         for at, name in enumerate(node.output):
             if name in outputs:
-                node.output[at] = name + HALF
+                node.output[at] = name + FP16
         nodes.append(node)
     nodes += [
-        helper.make_node("Cast", [name + HALF], [name], name + "/float", to=TensorProto.FLOAT) for name in sorted(outputs)
+        helper.make_node("Cast", [name + FP16], [name], name + "/float", to=TensorProto.FLOAT) for name in sorted(outputs)
     ]
     del graph.node[:]
     graph.node.extend(nodes)
@@ -86,41 +86,41 @@ def narrow(graph: onnx.GraphProto) -> None:
 def _ancestors(graph: onnx.GraphProto) -> set[int]:
     """Positions of the nodes that compute angles, sine and cosine included."""
     maker = {name: index for index, node in enumerate(graph.node) for name in node.output}
-    found: set[int] = set()
+    ancestors: set[int] = set()
     left = [index for index, node in enumerate(graph.node) if node.op_type in ANGLES]
     while left:
-        if (index := left.pop()) not in found:
-            found.add(index)
+        if (index := left.pop()) not in ancestors:
+            ancestors.add(index)
             left += [maker[name] for name in graph.node[index].input if name in maker]
-    return found
+    return ancestors
 
 
-def _wide(graph: onnx.GraphProto) -> set[str]:
-    """Names of what stays float32: the graph's inputs, what angles are computed from, and what operators insist on."""
+def _float32_values(graph: onnx.GraphProto) -> set[str]:
+    """Names of values that stay float32: graph inputs, ancestors of angles, and inputs that operators require."""
     from onnx import TensorProto
 
     kinds = {item.name: item.type.tensor_type.elem_type for item in (*graph.input, *graph.value_info)}
     kinds |= {item.name: item.data_type for item in graph.initializer}
-    wide = {item.name for item in graph.input}
+    float32 = {item.name for item in graph.input}
     for index in _ancestors(graph):
-        wide |= {*graph.node[index].input, *graph.node[index].output}
+        float32 |= {*graph.node[index].input, *graph.node[index].output}
     for node in graph.node:
-        wide |= {name for at, name in enumerate(node.input) if at in FIXED_INPUTS.get(node.op_type, ())}
-    return {name for name in wide if kinds.get(name) == TensorProto.FLOAT}
+        float32 |= {name for at, name in enumerate(node.input) if at in FIXED_INPUTS.get(node.op_type, ())}
+    return {name for name in float32 if kinds.get(name) == TensorProto.FLOAT}
 
 
-def _half(tensor: onnx.TensorProto) -> onnx.TensorProto:
+def _to_fp16(tensor: onnx.TensorProto) -> onnx.TensorProto:
     from onnx import numpy_helper
 
     return numpy_helper.from_array(numpy_helper.to_array(tensor).astype(np.float16), tensor.name)
 
 
-def _narrow_attributes(node: onnx.NodeProto) -> None:
-    """Constants become float16, and so does what a cast makes."""
+def _convert_attributes(node: onnx.NodeProto) -> None:
+    """Converts constants and the targets of casts."""
     from onnx import TensorProto
 
     for attribute in node.attribute:
         if attribute.HasField("t") and attribute.t.data_type == TensorProto.FLOAT:
-            attribute.t.CopyFrom(_half(attribute.t))
+            attribute.t.CopyFrom(_to_fp16(attribute.t))
         elif node.op_type == "Cast" and attribute.name == "to" and attribute.i == TensorProto.FLOAT:
             attribute.i = TensorProto.FLOAT16

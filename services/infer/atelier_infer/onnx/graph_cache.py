@@ -1,4 +1,4 @@
-"""Graphs that were made of a bundle's, once: kept with their sums, checked at every use."""
+"""Graphs derived from a bundle's, cached with their checksums, which are verified at every use."""
 
 from __future__ import annotations
 
@@ -15,37 +15,37 @@ from atelier_contracts.manifests import file_sha256
 
 log = logging.getLogger(__name__)
 
-OPTIMIZED, WEIGHTS, SUMS = "graph.onnx", "graph.onnx.data", "sha256.json"
+GRAPH, WEIGHTS, CHECKSUMS = "graph.onnx", "graph.onnx.data", "sha256.json"
 
 
-def usable(home: Path) -> bool:
-    """Whether an intact graph is kept there; a damaged one is removed."""
-    if _intact(home):
-        os.utime(home)  # the cache folder drops what was used longest ago
+def is_usable(folder: Path) -> bool:
+    """Whether the folder holds an intact graph; a damaged one is removed."""
+    if _intact(folder):
+        os.utime(folder)  # eviction is by least recent use
         return True
-    if home.exists():
-        log.warning("kept graph dropped: it is damaged", extra={"fields": {"folder": str(home)}})
-        shutil.rmtree(home)
+    if folder.exists():
+        log.warning("damaged graph removed from the cache", extra={"fields": {"folder": str(folder)}})
+        shutil.rmtree(folder)
     return False
 
 
 @contextmanager
-def making(home: Path) -> Iterator[Path]:
-    """A folder that takes the place of `home`, with the sums of its files, once the block ended well."""
-    home.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix="incoming-", dir=home.parent) as name:
-        made = Path(name) / "made"
-        made.mkdir()
-        yield made
-        files = {file.name: file_sha256(file) for file in made.iterdir()}
-        (made / SUMS).write_text(json.dumps(files))
-        if not home.exists():  # another process may have been quicker
-            made.rename(home)
+def building(folder: Path) -> Iterator[Path]:
+    """Yields a temporary folder that is renamed to `folder`, with checksums of its files, if the block succeeds."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix="incoming-", dir=folder.parent) as name:
+        built = Path(name) / "built"
+        built.mkdir()
+        yield built
+        files = {file.name: file_sha256(file) for file in built.iterdir()}
+        (built / CHECKSUMS).write_text(json.dumps(files))
+        if not folder.exists():  # another process may have been faster
+            built.rename(folder)
 
 
-def _intact(home: Path) -> bool:
+def _intact(folder: Path) -> bool:
     try:
-        sums: dict[str, str] = json.loads((home / SUMS).read_text())
-        return OPTIMIZED in sums and all(file_sha256(home / Path(name).name) == sha256 for name, sha256 in sums.items())
+        checksums: dict[str, str] = json.loads((folder / CHECKSUMS).read_text())
+        return GRAPH in checksums and all(file_sha256(folder / Path(name).name) == sha256 for name, sha256 in checksums.items())
     except (OSError, ValueError, AttributeError):
         return False

@@ -1,4 +1,4 @@
-"""Running a graph."""
+"""Running an ONNX graph."""
 
 from __future__ import annotations
 
@@ -9,48 +9,46 @@ import onnxruntime as ort
 from numpy.typing import NDArray
 
 from atelier_infer.arrays import Array
-from atelier_infer.errors import GraphError, MemoryFullError
+from atelier_infer.errors import GraphError, OutOfMemoryError
 
 Feeds = dict[str, NDArray[Any]]
 
 
-class Graph(Protocol):
-    """What is used of an `onnxruntime.InferenceSession`."""
+class Session(Protocol):
+    """The part of `onnxruntime.InferenceSession` that is used here."""
 
-    def run(self, output_names: None, feeds: Feeds, run_options: ort.RunOptions | None = None) -> list[Any]:
-        """Every output of the graph."""
-        ...
+    def run(self, output_names: None, feeds: Feeds, run_options: ort.RunOptions | None = None) -> list[Any]: ...
 
 
-NO_MEMORY = re.compile(
+OUT_OF_MEMORY = re.compile(
     "failed to allocate|bad_alloc|bad allocation|out of memory|not enough memory|cudaErrorMemoryAllocation", re.I
 )
-"""What ONNX Runtime and its providers say when memory is short; they have no code of their own for that."""
+"""Messages of ONNX Runtime and its providers, which have no error code for this."""
 
 
-def run_graph(graph: Graph, feeds: Feeds, *, shrink: bool = False) -> Array:
-    """The graph's one output, float32.
+def run_graph(session: Session, feeds: Feeds, *, shrink: bool = False) -> Array:
+    """The single output of a graph, float32.
 
     Args:
-        graph: with one output.
-        feeds: array by input.
-        shrink: afterwards the session's arena gives its free memory back; it costs the next run some page faults.
+        session: of a graph with one output.
+        feeds: array by input name.
+        shrink: return the free memory of the session's arena afterwards; costs the next run some page faults.
 
     Raises:
-        MemoryFullError: there was not enough memory.
-        GraphError: ONNX Runtime raised for another reason.
+        OutOfMemoryError: there was not enough memory.
+        GraphError: ONNX Runtime failed for another reason.
     """
     options = None
     if shrink:
         options = ort.RunOptions()
         options.add_run_config_entry("memory.enable_memory_arena_shrinkage", "cpu:0")
     try:
-        (output,) = graph.run(None, feeds, options) if options else graph.run(None, feeds)
-    except Exception as error:  # the library's classes share no other base
-        if isinstance(error, MemoryError) or NO_MEMORY.search(str(error)):
-            raise MemoryFullError(
-                "there was not enough memory for this size; nothing was drawn; send the request again with a smaller width or "
-                "height, or give the service more memory",
+        (output,) = session.run(None, feeds, options) if options else session.run(None, feeds)
+    except Exception as error:  # ONNX Runtime's exceptions have no narrower common base
+        if isinstance(error, MemoryError) or OUT_OF_MEMORY.search(str(error)):
+            raise OutOfMemoryError(
+                "there was not enough memory for this size; send the request again with a smaller width or height, or give the "
+                "service more memory",
                 30,
             ) from error
         raise GraphError(f"ONNX Runtime failed: {error}") from error

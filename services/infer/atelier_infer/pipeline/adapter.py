@@ -1,4 +1,4 @@
-"""An adapter in memory: the arrays that the UNet is fed with beside the latents."""
+"""An adapter in memory: LoRA matrices as inputs of the UNet."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ class Adapter:
     """A checked adapter.
 
     Attributes:
-        digest: of its manifest, which holds the sha256 of its weights.
+        digest: of its manifest, which contains the sha256 of its weights.
         feeds: per LoRA target of the bundle A float32 [in, r] and B float32 [r, out]; zeros where the adapter has none.
-        scale: alpha / rank, what `(x A) B` is multiplied with.
+        scale: alpha / rank, the factor of `(x A) B`.
     """
 
     digest: str
@@ -37,24 +37,27 @@ class Adapter:
 
     @property
     def nbytes(self) -> int:
-        """Memory of the arrays."""
         return sum(array.nbytes for array in self.feeds.values())
 
 
-def load_adapter(folder: Path, bundle: BundleManifest) -> Adapter:
-    """Reads a folder whose digests were checked. Only safetensors is read, never a pickle.
+def load_adapter(folder: Path, manifest: AdapterManifest, bundle: BundleManifest) -> Adapter:
+    """Reads the weights; their sha256 was checked. Only safetensors is read, never a pickle.
 
     In the file, layer `l` is `unet.l.lora_A.weight` [r, in] and `unet.l.lora_B.weight` [out, r]; the graph takes both
     transposed.
+
+    Args:
+        folder: of the weights.
+        manifest: of the adapter.
+        bundle: manifest of the base model that it must fit.
 
     Raises:
         BundleMismatchError: the adapter was trained on another bundle.
         AdapterError: unknown or incomplete layers, a wrong shape, NaN or infinity.
     """
-    manifest = AdapterManifest.model_validate_json((folder / names.ADAPTER_FILE).read_bytes())
     where = f"adapter {manifest.digest()}"
     if manifest.bundle_digest != bundle.digest():
-        raise BundleMismatchError(asked=manifest.bundle_digest, found=bundle.digest(), where=where)
+        raise BundleMismatchError(where, expected=manifest.bundle_digest, received=bundle.digest())
     try:
         tensors = load_file(folder / names.WEIGHTS_FILE)
     except (SafetensorError, KeyError, TypeError, ValueError) as error:
@@ -70,7 +73,7 @@ def load_adapter(folder: Path, bundle: BundleManifest) -> Adapter:
                 raise AdapterError(f"{where}: {key} must have shape {list(shape)}; received {list(tensor.shape)}")
             if tensor.dtype.type not in FLOATS:
                 raise AdapterError(f"{where}: {key} must be float32 or float16; received {tensor.dtype}")
-            with np.errstate(over="ignore"):  # what float32 cannot hold becomes infinity
+            with np.errstate(over="ignore"):  # values beyond float32 become infinity
                 feeds[feed] = np.ascontiguousarray(tensor.T, np.float32)
             if not np.isfinite(feeds[feed]).all():
                 raise AdapterError(f"{where}: {key} must be finite in float32; received NaN or infinity; train again")
@@ -87,5 +90,5 @@ def _check_names(where: str, keys: set[str], manifest: AdapterManifest, bundle: 
         "layers unknown to the bundle": (layers | set(manifest.targets)) - set(bundle.lora_targets),
         "layers in only one of weights and manifest": layers ^ set(manifest.targets),
     }
-    if found := [f"{rule}: {', '.join(sorted(names)[:5])}" for rule, names in faults.items() if names]:
-        raise AdapterError(f"{where}: {'; '.join(found)}")
+    if broken := [f"{rule}: {', '.join(sorted(names)[:5])}" for rule, names in faults.items() if names]:
+        raise AdapterError(f"{where}: {'; '.join(broken)}")

@@ -1,4 +1,4 @@
-"""What the text encoder says of prompts, kept for the prompts used last: the empty one is in nearly every request."""
+"""The text encoder and a cache of its outputs: the empty negative prompt is in nearly every request."""
 
 from __future__ import annotations
 
@@ -8,32 +8,32 @@ import numpy as np
 from numpy.typing import NDArray
 
 from atelier_infer.arrays import Array
-from atelier_infer.onnx.session import Graph, run_graph
+from atelier_infer.onnx.session import Session, run_graph
 
-KEPT = 64
+CAPACITY = 64
 """Prompts, of 309 KiB each with the text encoder of Stable Diffusion 2."""
 
 
 class TextEmbeddingCache:
-    """Each prompt is encoded by itself, so that its states do not depend on what else is encoded. Used by one thread.
+    """Each prompt is encoded alone, so that its embeddings do not depend on other prompts. Used by one thread.
 
     Notation: s text tokens, d text width.
     """
 
-    def __init__(self, encoder: Graph) -> None:
+    def __init__(self, encoder: Session) -> None:
         self._encoder = encoder
-        self._kept: OrderedDict[bytes, Array] = OrderedDict()
+        self._cache: OrderedDict[bytes, Array] = OrderedDict()
 
-    def of(self, ids: NDArray[np.int64]) -> Array:
-        """Token ids int64 [s] → states float32 [s, d].
+    def get(self, ids: NDArray[np.int64]) -> Array:
+        """Token ids int64 [s] → embeddings float32 [s, d].
 
         Raises:
-            GraphError: ONNX Runtime raised.
+            GraphError: ONNX Runtime failed.
         """
         key = ids.tobytes()
-        if key not in self._kept:
-            self._kept[key] = run_graph(self._encoder, {"input_ids": ids[np.newaxis]})[0]
-            if len(self._kept) > KEPT:
-                self._kept.popitem(last=False)
-        self._kept.move_to_end(key)
-        return self._kept[key]
+        if key not in self._cache:
+            self._cache[key] = run_graph(self._encoder, {"input_ids": ids[np.newaxis]})[0]
+            if len(self._cache) > CAPACITY:
+                self._cache.popitem(last=False)
+        self._cache.move_to_end(key)
+        return self._cache[key]

@@ -11,11 +11,11 @@ from tokenizers import Tokenizer
 
 @dataclass(frozen=True)
 class Tokens:
-    """One prompt.
+    """Of one prompt.
 
     Attributes:
         ids: int64 [s], s = the bundle's text_tokens.
-        dropped: how many tokens did not fit.
+        dropped: number of tokens that did not fit.
     """
 
     ids: NDArray[np.int64]
@@ -23,16 +23,16 @@ class Tokens:
 
 
 class PromptTokenizer:
-    """The bundle's tokenizer: the file holds normaliser, byte pairs and the template with start and end token."""
+    """Wraps the bundle's tokenizer, whose file defines normaliser, byte pairs, and start and end tokens."""
 
     def __init__(self, tokenizer: Tokenizer, *, text_tokens: int, pad_token_id: int) -> None:
         self._tokenizer, self._length, self._pad = tokenizer, text_tokens, pad_token_id
-        # a tokenizer file may bring its own lengths, of its last use
+        # a tokenizer file may store the padding and truncation of its last use
         tokenizer.no_padding()
         tokenizer.no_truncation()
 
-    def read(self, prompt: str) -> Tokens:
-        """Cuts before the end token or pads after it."""
+    def encode(self, prompt: str) -> Tokens:
+        """Truncates before the end token or pads after it."""
         ids = self._tokenizer.encode(prompt).ids
         dropped = max(0, len(ids) - self._length)
         if dropped:

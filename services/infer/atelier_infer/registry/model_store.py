@@ -1,4 +1,4 @@
-"""What this service needs of a model registry; `mlflow_store.py` is the real one."""
+"""The interface that infer needs of a model registry; `mlflow_store.py` implements it."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from typing import Protocol
 
 
 @dataclass(frozen=True)
-class View:
-    """The served model as the registry shows it now.
+class RegisteredModel:
+    """The served model at one moment.
 
     Attributes:
-        generation: changes when the model was deleted and made anew, because its version numbers then start again; empty when
-            the model does not exist.
+        generation: changes when the model was deleted and created again, because its version numbers then start over; empty
+            if the model does not exist.
         aliases: alias to version number.
     """
 
@@ -23,73 +23,64 @@ class View:
 
 
 @dataclass(frozen=True)
-class Entry:
-    """One version tagged as an adapter."""
-
+class AdapterVersion:
     number: int
     created_at: datetime
 
 
 @dataclass(frozen=True)
 class BundleVersion:
-    """A registered version that is tagged as a bundle."""
-
     model: str
     number: int
 
 
 class ModelStore(Protocol):
-    """The versions of the served model, and bundles by digest. Every method raises TrackingError when it cannot answer."""
+    """Versions of the served model, and bundles by digest. Every method raises TrackingError if the server does not answer.
 
-    def look(self) -> View:
-        """The aliases. Cheap: called every alias_poll_s."""
+    Methods that take a version number raise UnknownVersionError if it does not exist, and NotAnAdapterError if it is tagged
+    as something else.
+    """
+
+    def registered_model(self) -> RegisteredModel:
+        """Called every alias_poll_s, so it must be cheap."""
         ...
 
-    def versions(self) -> list[Entry]:
-        """The versions tagged as adapters, by rising number."""
+    def versions(self) -> list[AdapterVersion]:
+        """Versions tagged as adapters, in ascending order."""
         ...
 
     def validation_image(self, version: int) -> bytes | None:
-        """The newest image that the version's training logged of its first validation prompt, PNG; none if it logged none.
-
-        Raises:
-            UnknownVersionError: no such version.
-            NotAnAdapterError: it is tagged as something else.
-        """
+        """The latest PNG that the version's training logged for its first validation prompt; None if it logged none."""
         ...
 
     def promoted_digest(self, version: int) -> str | None:
-        """The digest that registry-api decided on when it let an alias point at the version; none where it never did.
+        """The digest that registry-api recorded when it promoted the version; None if it never did.
 
         Raises:
-            UnknownVersionError: no such version.
-            NotAnAdapterError: it is tagged as something else.
-            AdapterError: the tag holds no digest.
+            AdapterError: the tag is not a digest.
         """
         ...
 
     def adapter_manifest(self, version: int) -> bytes:
-        """The text of adapter.json.
+        """The content of adapter.json.
 
         Raises:
-            UnknownVersionError: no such version.
-            NotAnAdapterError: it is tagged as something else.
-            AdapterError: it has no such file.
+            AdapterError: there is no such file.
         """
         ...
 
-    def fetch_adapter(self, version: int, into: Path) -> None:
-        """Copies the version's adapter files into an existing, empty folder, whatever folders they lie in."""
+    def fetch_weights(self, version: int, into: Path) -> Path | None:
+        """Downloads the adapter's weights into an existing, empty folder and returns the file; None if there is none."""
         ...
 
     def bundles(self, digest: str) -> list[BundleVersion]:
-        """The versions, of any model, that say that they hold a bundle, the oldest first. What they hold is to be checked.
+        """Versions of any model that are tagged with the digest, oldest first. Their files must still be verified.
 
         Raises:
-            BundleMissingError: no version is tagged with that digest.
+            BundleMissingError: there is none.
         """
         ...
 
     def fetch_bundle(self, version: BundleVersion, into: Path) -> None:
-        """Copies the whole artifact tree of a bundle into an existing, empty folder."""
+        """Downloads all artifacts of a bundle into an existing, empty folder, with whatever folders they lie in."""
         ...

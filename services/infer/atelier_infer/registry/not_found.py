@@ -1,4 +1,4 @@
-"""What is said of an alias or a version that does not exist: which do, and how the first one is made."""
+"""Errors for aliases and versions that do not exist: they list those that do, and show how to make a first champion."""
 
 from __future__ import annotations
 
@@ -8,38 +8,32 @@ from urllib.parse import quote
 from atelier_contracts import names
 
 from atelier_infer.errors import InferError, NoChampionError, TrackingError, UnknownAliasError, UnknownVersionError
-from atelier_infer.registry.model_store import ModelStore, View
+from atelier_infer.registry.model_store import ModelStore, RegisteredModel
 
-SHOWN = 50
-"""Versions listed in an error."""
+MAX_LISTED = 50
 
 
-class NotFoundMessages:
-    """Writes the errors."""
-
+class NotFoundErrors:
     def __init__(self, *, store: ModelStore, model: str, registry_url: str | None) -> None:
         self._store, self._model, self._registry_url = store, model, registry_url
 
-    def alias(self, alias: str, view: View) -> InferError:
-        """The registry has no such alias."""
+    def alias(self, alias: str, registered: RegisteredModel) -> InferError:
         if alias == names.CHAMPION:
-            return NoChampionError(f"{self._model} has no {alias} yet; make one with: {self._promotion()}")
-        listed = ", ".join(sorted(view.aliases)) or "none"
-        return UnknownAliasError(
-            f"{self._model} has no alias {alias!r}; aliases that exist: {listed}; name one of these or a version"
-        )
+            return NoChampionError(f"{self._model} has no {alias} yet; create one with: {self._promote_command()}")
+        listed = ", ".join(sorted(registered.aliases)) or "none"
+        return UnknownAliasError(f"{self._model} has no alias {alias!r}; existing aliases: {listed}; name one or a version")
 
     def version(self, error: UnknownVersionError) -> UnknownVersionError:
-        """The registry has no such version, as the error says."""
-        exist = [entry.number for entry in self._store.versions()]
-        listed = ", ".join(str(item) for item in exist[-SHOWN:]) or "none"
-        older = f" and {len(exist) - SHOWN} older ones" if len(exist) > SHOWN else ""
-        return UnknownVersionError(f"{error}; versions that exist: {listed}{older}; name one of these")
+        """Adds the existing versions to the error's message."""
+        numbers = [version.number for version in self._store.versions()]
+        listed = ", ".join(str(number) for number in numbers[-MAX_LISTED:]) or "none"
+        older = f" and {len(numbers) - MAX_LISTED} older ones" if len(numbers) > MAX_LISTED else ""
+        return UnknownVersionError(f"{error}; existing versions: {listed}{older}; name one of these")
 
-    def _promotion(self) -> str:
-        """The command that makes the newest version champion, with a placeholder for what is not known here."""
+    def _promote_command(self) -> str:
+        """Promotes the newest version; unknown values are placeholders."""
         try:
-            newest = str(max((entry.number for entry in self._store.versions()), default="N"))
+            newest = str(max((version.number for version in self._store.versions()), default="N"))
         except TrackingError:
             newest = "N"
         url = f"{self._registry_url or 'http://REGISTRY-API'}/models/{quote(self._model, safe='')}/versions/{newest}/promote"

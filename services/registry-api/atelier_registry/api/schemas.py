@@ -7,7 +7,7 @@ from typing import Literal
 
 from atelier_contracts.identifiers import VersionNumber
 from atelier_contracts.promotion import Decision
-from atelier_contracts.stage import MAX_IMAGES, Staged, StageImage
+from atelier_contracts.stage import MAX_IMAGES, StageImage, StageResponse
 from pydantic import BaseModel, ConfigDict, Field
 
 from atelier_registry.models.views import JsonFloat, ModelSummary, VersionSummary
@@ -81,7 +81,7 @@ class VersionImages(BaseModel):
     """Images by one version, or why there are none."""
 
     version: int
-    staged: Staged | None
+    staged: StageResponse | None
     problem: str | None
 
 

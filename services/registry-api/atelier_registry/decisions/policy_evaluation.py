@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 
 from atelier_contracts.names import CHAMPION, KIND_ADAPTER
 from atelier_contracts.promotion import Verdict
-from atelier_contracts.stage import Staged, StageImage
+from atelier_contracts.stage import StageImage, StageResponse
 
 from atelier_registry.config.policy import AliasPolicy, Policy, same_except_prompt
 from atelier_registry.decisions.image_distance import ImageComparison, NotAnImageError, compare
@@ -149,7 +149,7 @@ class PolicyEvaluator:
     def _generate(self, candidate: Candidate, images: list[StageImage]) -> list[bytes]:
         return [image.png for image in self._stage(candidate, images).images]
 
-    def _stage(self, candidate: Candidate, images: list[StageImage]) -> Staged:
+    def _stage(self, candidate: Candidate, images: list[StageImage]) -> StageResponse:
         digest = candidate.identity.digest if candidate.identity else None
         version = candidate.version
         return self._infer_client.stage(version.model, version.number, images, adapter_digest=digest)

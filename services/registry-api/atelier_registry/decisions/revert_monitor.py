@@ -76,8 +76,8 @@ class RevertMonitor:
             return
         model = self._reader.served_model()
         for alias, served in sorted(model.aliases.items()):
-            reverted = served.reverted_from
-            if reverted is None or reverted != served.target or self._is_recorded(model.model, alias, reverted):
+            reverted = served.reverted_version
+            if reverted is None or reverted != served.target_version or self._is_recorded(model.model, alias, reverted):
                 continue
             facts = DecisionFacts(
                 actor=ACTOR,
@@ -85,11 +85,11 @@ class RevertMonitor:
                 model=model.model,
                 alias=alias,
                 from_version=reverted,
-                to_version=served.serving,
+                to_version=served.serving_version,
                 reason=(served.problem or "infer gave no reason")[:_MAX_REASON_CHARACTERS],
             )
             decision = self._ledger.open("reverted", facts)
-            fields = {"model": model.model, "alias": alias, "version": reverted, "serving": served.serving}
+            fields = {"model": model.model, "alias": alias, "version": reverted, "serving": served.serving_version}
             log.error("infer reverted a version", extra={"fields": fields | {"decision": decision.id}})
 
     def _is_recorded(self, model: str, alias: str, version: int) -> bool:

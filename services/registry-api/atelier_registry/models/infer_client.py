@@ -8,7 +8,7 @@ from typing import Protocol
 
 import requests
 from atelier_contracts.problem import Problem
-from atelier_contracts.stage import Staged, StageImage, StageRequest
+from atelier_contracts.stage import StageImage, StageRequest, StageResponse
 from pydantic import ValidationError
 
 from atelier_registry.errors import StageBusyError, StageRefusedError, StageUnavailableError
@@ -21,7 +21,7 @@ class InferClient(Protocol):
 
     def stage(
         self, model: str, version: int, images: Sequence[StageImage] = (), *, adapter_digest: str | None = None
-    ) -> Staged:
+    ) -> StageResponse:
         """Loads a version as serving would, and generates images.
 
         Args:
@@ -41,7 +41,7 @@ class NoInferClient:
 
     def stage(
         self, model: str, version: int, images: Sequence[StageImage] = (), *, adapter_digest: str | None = None
-    ) -> Staged:
+    ) -> StageResponse:
         raise StageUnavailableError(
             "no infer is configured to load the version; set ATELIER_REGISTRY_INFER_URL and ATELIER_REGISTRY_INFER_TOKEN, "
             "or use a policy with `loads: false`"
@@ -57,7 +57,7 @@ class HttpInferClient:
 
     def stage(
         self, model: str, version: int, images: Sequence[StageImage] = (), *, adapter_digest: str | None = None
-    ) -> Staged:
+    ) -> StageResponse:
         request = StageRequest(model=model, version=version, images=list(images), adapter_digest=adapter_digest)
         try:
             response = requests.post(
@@ -96,7 +96,7 @@ class BoundedInferClient:
 
     def stage(
         self, model: str, version: int, images: Sequence[StageImage] = (), *, adapter_digest: str | None = None
-    ) -> Staged:
+    ) -> StageResponse:
         """Raises also `StageBusyError`: the limit is reached."""
         if not self._slots.acquire(blocking=False):
             raise StageBusyError(
@@ -109,9 +109,9 @@ class BoundedInferClient:
             self._slots.release()
 
 
-def _staged(response: requests.Response, adapter_digest: str | None) -> Staged:
+def _staged(response: requests.Response, adapter_digest: str | None) -> StageResponse:
     try:
-        staged = Staged.model_validate_json(response.content)
+        staged = StageResponse.model_validate_json(response.content)
     except ValidationError as error:
         raise StageUnavailableError("infer's answer is not a staged version") from error
     if adapter_digest not in (None, staged.adapter_digest):

@@ -1,17 +1,17 @@
-// Images drawn before, in this browser alone: PNG and wish in IndexedDB, the newest 60.
+// Generated images, stored only in this browser: PNG and request in IndexedDB, the newest 60.
 
-const KEPT = 60;
+const CAPACITY = 60;
 
 function open() {
   return new Promise((resolve, reject) => {
-    const request = indexedDB.open("atelier", 1);
+    const request = indexedDB.open("atelier-history", 1);
     request.onupgradeneeded = () => request.result.createObjectStore("images", { keyPath: "id", autoIncrement: true });
     request.onsuccess = () => resolve(request.result);
     request.onerror = () => reject(request.error);
   });
 }
 
-async function inStore(mode, use) {
+async function withStore(mode, use) {
   const database = await open();
   try {
     return await new Promise((resolve, reject) => {
@@ -25,13 +25,13 @@ async function inStore(mode, use) {
   }
 }
 
-export const all = async () => (await inStore("readonly", (store) => store.getAll())).reverse();
+export const all = async () => (await withStore("readonly", (store) => store.getAll())).reverse();
 
-export const clear = () => inStore("readwrite", (store) => store.clear());
+export const clear = () => withStore("readwrite", (store) => store.clear());
 
 export async function add(entry) {
-  await inStore("readwrite", (store) => store.add(entry));
-  const keys = await inStore("readonly", (store) => store.getAllKeys());
-  if (keys.length > KEPT)
-    await inStore("readwrite", (store) => store.delete(IDBKeyRange.upperBound(keys[keys.length - KEPT - 1])));
+  await withStore("readwrite", (store) => store.add(entry));
+  const keys = await withStore("readonly", (store) => store.getAllKeys());
+  if (keys.length > CAPACITY)
+    await withStore("readwrite", (store) => store.delete(IDBKeyRange.upperBound(keys[keys.length - CAPACITY - 1])));
 }

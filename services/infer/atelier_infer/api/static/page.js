@@ -1,54 +1,54 @@
-// The drawing page: the form, the styles, the address that can be shared.
+// The page: the form, the styles, the link to share.
 
-import { Refused, forgetToken, json, keepToken, image, token } from "./api.js";
+import { RequestError, forgetToken, image, json, storeToken, token } from "./api.js";
 import { Card } from "./card.js";
 import * as history from "./history.js";
 
-const at = (id) => document.getElementById(id);
+const byId = (id) => document.getElementById(id);
 const FIELDS = ["prompt", "seed", "steps", "width", "height", "negative", "guidance", "scale", "scheduler"];
 let cards = [];
 
 function notice(text) {
-  at("notice").textContent = text ?? "";
-  at("notice").hidden = !text;
+  byId("notice").textContent = text ?? "";
+  byId("notice").hidden = !text;
 }
 
-// --- who asks
+// --- the token
 
-function ask() {
-  at("token").value = "";
-  if (!at("login").open) at("login").showModal();
+function askForToken() {
+  byId("token").value = "";
+  if (!byId("login").open) byId("login").showModal();
 }
 
-at("login").addEventListener("close", () => {
-  if (!at("token").value) return ask();
-  keepToken(at("token").value.trim());
+byId("login").addEventListener("close", () => {
+  if (!byId("token").value) return askForToken();
+  storeToken(byId("token").value.trim());
   start();
 });
-at("forget").onclick = () => (forgetToken(), location.reload());
-addEventListener("atelier-login", () => (forgetToken(), ask()));
+byId("forget").onclick = () => (forgetToken(), location.reload());
+addEventListener("atelier-token-rejected", () => (forgetToken(), askForToken()));
 
 async function start() {
   notice(null);
-  at("forget").hidden = false;
+  byId("forget").hidden = false;
   try {
-    show(await json("versions"));
+    showVersions(await json("versions"));
   } catch (error) {
-    if (error.status === 401) return forgetToken(), notice("The token is not known."), ask();
-    notice(error instanceof Refused ? error.message : String(error));
+    if (error.status === 401) return forgetToken(), notice("This token is not valid."), askForToken();
+    notice(error instanceof RequestError ? error.message : String(error));
   }
 }
 
-// --- what there is
+// --- models and styles
 
-function show(listed) {
-  at("model").textContent = listed.model;
+function showVersions(listed) {
+  byId("model").textContent = listed.model;
   const styles = [{ value: "champion", name: "champion", note: versionOf(listed, "champion") }, { value: "base", name: "base, no style" }];
-  for (const one of listed.versions)
-    styles.push({ value: String(one.version), name: `version ${one.version}`, note: one.aliases.join(", "), image: one.image });
-  const champion = listed.versions.find((one) => one.aliases.includes("champion"));
+  for (const version of listed.versions)
+    styles.push({ value: String(version.version), name: `version ${version.version}`, note: version.aliases.join(", "), image: version.image });
+  const champion = listed.versions.find((version) => version.aliases.includes("champion"));
   if (champion) styles[0].image = champion.image;
-  at("styles").replaceChildren(...styles.map(style));
+  byId("styles").replaceChildren(...styles.map(style));
   const step = listed.size_multiple_px ?? 64;
   const native = listed.native_size_px ?? 512;
   const sizes = [];
@@ -56,12 +56,12 @@ function show(listed) {
     sizes.push(side);
   while (sizes.length > 16) sizes.splice(0, sizes.length, ...sizes.filter((side, index) => index % 2 === 0 || side === native));
   for (const id of ["width", "height"])
-    at(id).replaceChildren(...sizes.map((side) => new Option(`${side} px`, side, side === native, side === native)));
-  fromAddress();
+    byId(id).replaceChildren(...sizes.map((side) => new Option(`${side} px`, side, side === native, side === native)));
+  restoreFromLink();
 }
 
 const versionOf = (listed, alias) => {
-  const found = listed.versions.find((one) => one.aliases.includes(alias));
+  const found = listed.versions.find((version) => version.aliases.includes(alias));
   return found ? `now version ${found.version}` : "none yet";
 };
 
@@ -69,77 +69,77 @@ function style({ value, name, note, image: path }) {
   const label = document.createElement("label");
   label.className = "style";
   const box = Object.assign(document.createElement("input"), { type: "checkbox", name: "style", value, checked: value === "champion" });
-  const none = Object.assign(document.createElement("div"), { className: "none", ariaHidden: "true", textContent: /^\d/.test(value) ? value : name[0] });
+  const placeholder = Object.assign(document.createElement("div"), { className: "placeholder", ariaHidden: "true", textContent: /^\d/.test(value) ? value : name[0] });
   const text = Object.assign(document.createElement("span"), { textContent: note ? `${name} (${note})` : name });
-  label.append(box, none, text);
+  label.append(box, placeholder, text);
   if (path) {
-    // asked for when it comes into view: there may be hundreds
-    new IntersectionObserver(async ([seen], observer) => {
-      if (!seen.isIntersecting) return;
+    // loaded when it comes into view, because there may be hundreds
+    new IntersectionObserver(async ([entry], observer) => {
+      if (!entry.isIntersecting) return;
       observer.disconnect();
       const blob = await image(path.slice(1)).catch(() => null);
-      if (blob) none.replaceWith(Object.assign(new Image(), { src: URL.createObjectURL(blob), alt: "" }));
+      if (blob) placeholder.replaceWith(Object.assign(new Image(), { src: URL.createObjectURL(blob), alt: "" }));
     }).observe(label);
   }
   return label;
 }
 
-// --- what is wished for
+// --- requests
 
-const chosen = () => [...document.querySelectorAll("[name=style]:checked")].map((box) => box.value);
+const selectedStyles = () => [...document.querySelectorAll("[name=style]:checked")].map((box) => box.value);
 
-function wishes() {
-  const seed = at("seed").value === "" ? crypto.getRandomValues(new Uint32Array(1))[0] : Number(at("seed").value);
-  const wish = {
-    prompt: at("prompt").value.trim(),
-    negative_prompt: at("negative").value,
+function makeRequests() {
+  const seed = byId("seed").value === "" ? crypto.getRandomValues(new Uint32Array(1))[0] : Number(byId("seed").value);
+  const request = {
+    prompt: byId("prompt").value.trim(),
+    negative_prompt: byId("negative").value,
     seed,
-    steps: Number(at("steps").value),
-    width: Number(at("width").value),
-    height: Number(at("height").value),
-    guidance_scale: Number(at("guidance").value),
-    scale: Number(at("scale").value),
+    steps: Number(byId("steps").value),
+    width: Number(byId("width").value),
+    height: Number(byId("height").value),
+    guidance_scale: Number(byId("guidance").value),
+    scale: Number(byId("scale").value),
   };
-  if (at("scheduler").value) wish.scheduler = at("scheduler").value;
+  if (byId("scheduler").value) request.scheduler = byId("scheduler").value;
   const source = (value) => (value === "base" ? { base: true } : value === "champion" ? { alias: value } : { version: Number(value) });
-  return chosen().map((value) => [{ ...wish, ...source(value) }, /^\d/.test(value) ? `version ${value}` : value]);
+  return selectedStyles().map((value) => [{ ...request, ...source(value) }, /^\d/.test(value) ? `version ${value}` : value]);
 }
 
-function draw() {
+function generate() {
   notice(null);
-  if (!chosen().length) return notice("Choose at least one style.");
-  if (!at("prompt").value.trim()) return notice("Write what to draw."), at("prompt").focus();
+  if (!selectedStyles().length) return notice("Choose at least one style.");
+  if (!byId("prompt").value.trim()) return notice("Enter a prompt."), byId("prompt").focus();
   cards.forEach((card) => card.cancel());
-  cards = wishes().map(([wish, label]) => new Card(wish, label, kept));
-  at("results").replaceChildren(...cards.map((card) => card.figure));
-  cards.forEach((card) => card.draw());
-  toAddress();
+  cards = makeRequests().map(([request, label]) => new Card(request, label, addToHistory));
+  byId("results").replaceChildren(...cards.map((card) => card.figure));
+  cards.forEach((card) => card.generate());
+  updateLink();
 }
 
-at("wish").addEventListener("submit", (event) => (event.preventDefault(), draw()));
-at("dice").onclick = () => (at("seed").value = crypto.getRandomValues(new Uint32Array(1))[0]);
+byId("request").addEventListener("submit", (event) => (event.preventDefault(), generate()));
+byId("randomize").onclick = () => (byId("seed").value = crypto.getRandomValues(new Uint32Array(1))[0]);
 addEventListener("keydown", (event) => {
-  if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) at("wish").requestSubmit();
-  if (event.key === "Escape" && !at("login").open) cards.forEach((card) => card.cancel());
+  if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) byId("request").requestSubmit();
+  if (event.key === "Escape" && !byId("login").open) cards.forEach((card) => card.cancel());
 });
-addEventListener("offline", () => notice("This device is offline. What was drawn is below; drawing needs the service."));
+addEventListener("offline", () => notice("This device is offline. Earlier images are below; generating new ones requires the service."));
 addEventListener("online", () => notice(null));
 
-// --- the address: all fields behind the #, which never leaves the browser
+// --- the link: all fields after the #, which never leaves the browser
 
-function toAddress(overrides = {}) {
-  const values = Object.fromEntries(FIELDS.map((id) => [id, at(id).value]).filter(([, value]) => value !== ""));
-  const text = new URLSearchParams({ ...values, styles: chosen().join(","), ...overrides }).toString();
+function updateLink(overrides = {}) {
+  const values = Object.fromEntries(FIELDS.map((id) => [id, byId(id).value]).filter(([, value]) => value !== ""));
+  const text = new URLSearchParams({ ...values, styles: selectedStyles().join(","), ...overrides }).toString();
   window.history.replaceState(null, "", `#${text}`);
 }
 
-function fromAddress() {
+function restoreFromLink() {
   const values = new URLSearchParams(location.hash.slice(1));
   for (const id of FIELDS) {
     if (!values.has(id)) continue;
-    const field = at(id);
-    const legal = field.tagName !== "SELECT" || [...field.options].some((option) => option.value === values.get(id));
-    if (legal) field.value = values.get(id);
+    const field = byId(id);
+    const valid = field.tagName !== "SELECT" || [...field.options].some((option) => option.value === values.get(id));
+    if (valid) field.value = values.get(id);
   }
   if (values.has("styles")) {
     const named = values.get("styles").split(",");
@@ -147,48 +147,48 @@ function fromAddress() {
   }
 }
 
-at("share").onclick = async () => {
-  const seed = cards[0]?.wish.seed;
-  toAddress(at("seed").value === "" && seed !== undefined ? { seed } : {});
+byId("share").onclick = async () => {
+  const seed = cards[0]?.request.seed;
+  updateLink(byId("seed").value === "" && seed !== undefined ? { seed } : {});
   try {
     await navigator.clipboard.writeText(location.href);
-    at("share").textContent = "Copied";
+    byId("share").textContent = "Copied";
   } catch {
-    at("share").textContent = "See the address"; // not allowed to write there: the address line holds it
+    byId("share").textContent = "See the address bar"; // no permission to write to the clipboard
   }
-  setTimeout(() => (at("share").textContent = "Copy link"), 2000);
+  setTimeout(() => (byId("share").textContent = "Copy link"), 2000);
 };
 
-// --- what was drawn before
+// --- history
 
-async function kept(entry) {
+async function addToHistory(entry) {
   await history.add({ ...entry, at: Date.now() }).catch(() => {}); // a private window may have no storage
-  before();
+  showHistory();
 }
 
-async function before() {
+async function showHistory() {
   const entries = await history.all().catch(() => []);
-  at("clear").hidden = !entries.length;
-  at("history").replaceChildren(
+  byId("clear").hidden = !entries.length;
+  byId("history").replaceChildren(
     ...entries.map((entry) => {
-      const image = Object.assign(new Image(), { src: URL.createObjectURL(entry.blob), alt: `${entry.wish.prompt}, ${entry.label}` });
-      const button = Object.assign(document.createElement("button"), { type: "button", onclick: () => again(entry) });
-      button.title = "Fill the form with this";
+      const image = Object.assign(new Image(), { src: URL.createObjectURL(entry.blob), alt: `${entry.request.prompt}, ${entry.label}` });
+      const button = Object.assign(document.createElement("button"), { type: "button", onclick: () => reuse(entry) });
+      button.title = "Use these settings again";
       button.append(image);
       return button;
     }),
   );
 }
 
-function again({ wish, label }) {
-  const values = { prompt: wish.prompt, negative: wish.negative_prompt, guidance: wish.guidance_scale, scheduler: wish.scheduler ?? "" };
-  for (const [id, value] of Object.entries({ ...wish, ...values })) if (FIELDS.includes(id)) at(id).value = value;
+function reuse({ request, label }) {
+  const values = { prompt: request.prompt, negative: request.negative_prompt, guidance: request.guidance_scale, scheduler: request.scheduler ?? "" };
+  for (const [id, value] of Object.entries({ ...request, ...values })) if (FIELDS.includes(id)) byId(id).value = value;
   for (const box of document.querySelectorAll("[name=style]")) box.checked = box.value === label.replace("version ", "");
-  at("prompt").focus();
+  byId("prompt").focus();
 }
 
-at("clear").onclick = async () => (await history.clear(), before());
+byId("clear").onclick = async () => (await history.clear(), showHistory());
 
-before();
+showHistory();
 if (token()) start();
-else ask();
+else askForToken();

@@ -1,4 +1,4 @@
-"""Samplers in numpy: one file each, one object per drawing."""
+"""Schedulers in NumPy: one file each, one object per image."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _CLASSES: dict[SchedulerName, type[Scheduler]] = {"ddim": Ddim, "euler": Euler, 
 
 
 def make_scheduler(name: SchedulerName, schedule: NoiseSchedule, steps: int, seed: int = 0) -> Scheduler:
-    """A scheduler at its first step; `seed` matters to one that adds noise."""
+    """`seed` matters only to a scheduler that adds noise."""
     if name == "euler_ancestral":
         return EulerAncestral(schedule, steps, seed)
     return _CLASSES[name](schedule, steps)

@@ -11,7 +11,7 @@ from atelier_infer.pipeline.schedulers.schedule import Float64s, NoiseSchedule, 
 
 
 class Ddim:
-    """Deterministic sampling in VP form. See `base.Scheduler`.
+    """Deterministic sampling in VP form.
 
     Source: arXiv:2010.02502 equation 12 with sigma_t = 0.
     """
@@ -20,7 +20,7 @@ class Ddim:
         products = schedule.alphas_cumprod()
         self.timesteps: Float64s = np.round(schedule.spaced_timesteps(steps))
         self.init_noise_sigma = 1.0
-        self.predicted: Array | None = None
+        self.predicted_x0: Array | None = None
         self._kind = schedule.prediction_type
         stride = schedule.num_train_timesteps // steps
         last = 1.0 if schedule.set_alpha_to_one else float(products[0])
@@ -36,5 +36,5 @@ class Ddim:
         """Moves to the noise level `stride` training steps down."""
         now, after = self._now[index], self._next[index]
         x0, noise = split_output(output, sample, math.sqrt(now), math.sqrt(1 - now), self._kind)
-        self.predicted = x0
+        self.predicted_x0 = x0
         return math.sqrt(after) * x0 + math.sqrt(1 - after) * noise

@@ -14,7 +14,7 @@ RHO = 7.0
 
 
 class DpmSolver2MKarras:
-    """Second order multistep solver of the data prediction, in VP form. See `base.Scheduler`.
+    """Second order multistep solver of the data prediction, in VP form.
 
     With level = sigma / alpha the paper's lambda is -log(level), so exp(-h) is the ratio of two levels and nothing is
     infinite at the last level, which is 0.
@@ -27,12 +27,12 @@ class DpmSolver2MKarras:
         ramp = np.linspace(0, 1, steps)
         low, high = float(trained[0]) ** (1 / RHO), float(trained[-1]) ** (1 / RHO)
         levels = (high + ramp * (low - high)) ** RHO
-        # the training step whose level lies nearest, on a logarithmic scale between neighbours
+        # the training step with the nearest level, interpolated on a logarithmic scale
         self.timesteps: Float64s = np.round(np.interp(np.log(levels), np.log(trained), np.arange(len(trained))))
         self.init_noise_sigma = 1.0
         self._levels: list[float] = [*levels.tolist(), 0.0]
         self._kind = schedule.prediction_type
-        self.predicted: Array | None = None
+        self.predicted_x0: Array | None = None
 
     def scale_model_input(self, sample: Array, index: int) -> Array:
         """The sample itself: the UNet was trained on VP form."""
@@ -44,9 +44,9 @@ class DpmSolver2MKarras:
         alpha, alpha_next = 1 / math.sqrt(level**2 + 1), 1 / math.sqrt(following**2 + 1)
         x0, _ = split_output(output, sample, alpha, level * alpha, self._kind)
         direction = x0
-        if self.predicted is not None and following > 0:
+        if self.predicted_x0 is not None and following > 0:
             h, h_before = math.log(level / following), math.log(self._levels[index - 1] / level)
-            direction = x0 + h / (2 * h_before) * (x0 - self.predicted)
-        self.predicted = x0
-        kept = (following * alpha_next) / (level * alpha)
-        return kept * sample + alpha_next * (1 - following / level) * direction
+            direction = x0 + h / (2 * h_before) * (x0 - self.predicted_x0)
+        self.predicted_x0 = x0
+        sample_factor = (following * alpha_next) / (level * alpha)
+        return sample_factor * sample + alpha_next * (1 - following / level) * direction

@@ -11,7 +11,7 @@ from atelier_infer.pipeline.schedulers.schedule import Float64s, NoiseSchedule, 
 
 
 class Euler:
-    """First order steps along the noise levels of the spaced training steps, down to 0. See `base.Scheduler`.
+    """First order steps along the noise levels of the spaced training steps, down to 0.
 
     The sample is x0 + level * e; divided by sqrt(level^2 + 1) it is the VP form that the UNet was trained on.
 
@@ -27,7 +27,7 @@ class Euler:
         top = max(self._levels)
         self.init_noise_sigma = math.sqrt(top**2 + 1) if schedule.timestep_spacing == "leading" else top
         self._kind = schedule.prediction_type
-        self.predicted: Array | None = None
+        self.predicted_x0: Array | None = None
 
     def scale_model_input(self, sample: Array, index: int) -> Array:
         """From variance exploding to VP form."""
@@ -37,5 +37,5 @@ class Euler:
         """Follows the direction d = (x - x0) / level, which is the predicted noise, to the next level."""
         level, following = self._levels[index], self._levels[index + 1]
         alpha = 1 / math.sqrt(level**2 + 1)
-        self.predicted, noise = split_output(output, sample * alpha, alpha, level * alpha, self._kind)
+        self.predicted_x0, noise = split_output(output, sample * alpha, alpha, level * alpha, self._kind)
         return sample + (following - level) * noise

@@ -1,4 +1,4 @@
-"""The noise schedule a base was trained with, and what every scheduler derives from it.
+"""The noise schedule that a base model was trained with, and what every scheduler derives from it.
 
 Notation: T training steps, n sampling steps, b batch, c channels, h and w latent height and width. At training step t an image
 x0 and noise e are mixed to x_t = alpha_t * x0 + sigma_t * e with alpha_t^2 + sigma_t^2 = 1 (variance preserving, VP).
@@ -18,9 +18,9 @@ Float64s = NDArray[np.float64]
 
 
 class NoiseSchedule(BaseModel):
-    """scheduler_config.json, in the spelling of diffusers' DDIMScheduler; its other fields do not change what is drawn.
+    """scheduler_config.json, in the spelling of diffusers' DDIMScheduler; its other fields do not change the image.
 
-    What would change it and is not done here (clipping, thresholding, zero terminal SNR, own betas) is refused, not ignored.
+    Options that would change it and are not implemented (clipping, thresholding, zero terminal SNR, own betas) are refused.
     """
 
     model_config = ConfigDict(frozen=True, extra="ignore")
@@ -39,7 +39,7 @@ class NoiseSchedule(BaseModel):
     trained_betas: None = None
 
     def alphas_cumprod(self) -> Float64s:
-        """alpha_t^2 for t = 0 … T-1: float64 [T], falling, in (0, 1).
+        """alpha_t^2 for t = 0 … T-1: float64 [T], decreasing, in (0, 1).
 
         Betas and 1 - beta are rounded to float32, because that is what a base is trained with.
 
@@ -53,7 +53,7 @@ class NoiseSchedule(BaseModel):
         return products
 
     def noise_levels(self) -> Float64s:
-        """sigma_t / alpha_t for t = 0 … T-1, the noise level of the variance exploding form: float64 [T], rising, > 0.
+        """sigma_t / alpha_t for t = 0 … T-1, the noise level of the variance exploding form: float64 [T], increasing, > 0.
 
         Source: arXiv:2206.00364 table 1 (VP column).
         """
@@ -62,7 +62,7 @@ class NoiseSchedule(BaseModel):
         return levels
 
     def spaced_timesteps(self, steps: int) -> Float64s:
-        """Training steps to sample at: float64 [n], falling. Whole numbers but for `linspace`.
+        """Training steps to sample at: float64 [n], decreasing; integers except for `linspace`.
 
         Source: arXiv:2305.08891 table 2.
         """
@@ -72,13 +72,13 @@ class NoiseSchedule(BaseModel):
         if self.timestep_spacing == "leading":
             counted: Float64s = np.arange(steps).astype(np.float64)
             return counted[::-1] * (self.num_train_timesteps // steps) + self.steps_offset
-        # halves are rounded as they come out of arange, which other implementations use; rounding may make one too many
+        # halves round as they come out of arange, as in other implementations; rounding may give one too many
         spaced: Float64s = np.arange(self.num_train_timesteps, 0, -self.num_train_timesteps / steps)[:steps]
         return np.round(spaced) - 1
 
 
 def split_output(output: Array, sample: Array, alpha: float, sigma: float, kind: str) -> tuple[Array, Array]:
-    """What the UNet's output says about image and noise.
+    """Splits the output of the UNet into image and noise.
 
     Args:
         output: float32 [b, c, h, w], the noise e or the velocity v = alpha * e - sigma * x0.

@@ -1,0 +1,175 @@
+"""Fairness and limits of the batch scheduler, without threads."""
+
+from collections import Counter
+
+import pytest
+from atelier_infer.engine.batch_scheduler import BatchScheduler
+from atelier_infer.engine.denoising_task import DenoisingTask
+from hypothesis import given
+from hypothesis import strategies as st
+
+
+class Task(DenoisingTask):
+    bucket_key = rows = adapter_ranks = None
+    steps, completed_steps = 1, 0
+
+    def __init__(self, sender=None, *, key="size", rows=2, ranks=None) -> None:
+        super().__init__()
+        self.sender, self.bucket_key, self.rows, self.adapter_ranks = sender, key, rows, ranks or {}
+
+    def prepare(self) -> None: ...
+
+    def finish(self, keep_going): ...
+
+
+def make_scheduler(rows_limit: int = 8, rank_limit: int = 64, **options) -> BatchScheduler:
+    return BatchScheduler(rows_limit=rows_limit, rank_limit=rank_limit, **options)
+
+
+def add(scheduler: BatchScheduler, tasks: list[Task]) -> list[Task]:
+    for task in tasks:
+        scheduler.add(task)
+    return tasks
+
+
+def test_without_tasks_there_is_no_batch():
+    assert make_scheduler().next_batch() == []
+
+
+def test_tasks_of_one_size_share_a_step_up_to_the_row_limit():
+    scheduler = make_scheduler(rows_limit=5)
+    tasks = add(scheduler, [Task() for _ in range(3)])
+    assert scheduler.next_batch() == tasks[:2]
+    scheduler.remove(tasks[0])
+    assert scheduler.next_batch() == tasks[1:]
+
+
+def test_rows_freed_by_the_end_of_guidance_are_used():
+    scheduler = make_scheduler(rows_limit=4)
+    tasks = add(scheduler, [Task() for _ in range(3)])
+    assert scheduler.next_batch() == tasks[:2]
+    for task in tasks[:2]:
+        task.rows = 1
+    assert scheduler.next_batch() == tasks
+
+
+def test_the_rank_of_an_adapter_counts_once():
+    scheduler = make_scheduler(rank_limit=20)
+    same = [Task(ranks={"a": 16}), Task(ranks={"a": 16})]
+    small, large = Task(ranks={"b": 4}), Task(ranks={"c": 16})
+    add(scheduler, [*same, small, large])
+    assert scheduler.next_batch() == [*same, small]
+
+
+def test_a_task_that_exceeds_a_limit_by_itself_runs_alone():
+    scheduler = make_scheduler(rows_limit=1, rank_limit=1)
+    tasks = add(scheduler, [Task(ranks={"a": 9}), Task()])
+    assert scheduler.next_batch() == tasks[:1]
+
+
+def test_sizes_get_equal_time_whatever_their_number_of_tasks():
+    scheduler = make_scheduler()
+    for key, number in (("large", 4), ("small", 1)):
+        add(scheduler, [Task(key=key) for _ in range(number)])
+    cost, used = {"large": 4.0, "small": 1.0}, Counter()
+    for _ in range(100):
+        key = scheduler.next_batch()[0].bucket_key
+        used[key] += cost[key]
+        scheduler.record_time(cost[key])
+    assert abs(used["large"] - used["small"]) <= max(cost.values())
+
+
+def test_a_size_that_arrives_late_neither_waits_nor_catches_up():
+    scheduler = make_scheduler()
+    scheduler.add(Task(key="old"))
+    for _ in range(50):
+        scheduler.next_batch()
+        scheduler.record_time(1.0)
+    scheduler.add(Task(key="new"))
+    order = []
+    for _ in range(10):
+        order.append(scheduler.next_batch()[0].bucket_key)
+        scheduler.record_time(1.0)
+    assert Counter(order) == {"old": 5, "new": 5}
+
+
+def test_a_sender_of_many_images_does_not_block_others():
+    scheduler = make_scheduler(rows_limit=4)
+    many, other = [Task("many") for _ in range(6)], Task("other")
+    add(scheduler, [*many, other])
+    assert scheduler.next_batch() == [many[0], other]
+
+
+def test_removing_an_absent_task_changes_nothing():
+    scheduler, task = make_scheduler(), Task()
+    scheduler.remove(task)
+    scheduler.add(task)
+    scheduler.remove(task)
+    scheduler.remove(task)
+    assert len(scheduler) == 0
+
+
+@given(
+    st.lists(st.tuples(st.sampled_from("ab"), st.integers(1, 2), st.integers(0, 9), st.integers(1, 6)), max_size=25),
+    st.integers(1, 8),
+    st.integers(1, 20),
+)
+def test_every_task_ends_and_no_batch_exceeds_a_limit(requests, rows_limit, rank_limit):
+    scheduler, left = make_scheduler(rows_limit, rank_limit), {}
+    for number, (key, rows, rank, steps) in enumerate(requests):
+        task = Task(number % 3, key=key, rows=rows, ranks={f"adapter {number % 4} of rank {rank}": rank})
+        left[task] = steps
+        scheduler.add(task)
+    for _ in range(sum(left.values())):
+        batch = scheduler.next_batch()
+        if not batch:
+            break
+        if len(batch) > 1:
+            assert sum(task.rows for task in batch) <= rows_limit
+            ranks = {digest: rank for task in batch for digest, rank in task.adapter_ranks.items()}
+            assert sum(ranks.values()) <= rank_limit
+        assert len({task.bucket_key for task in batch}) == 1
+        scheduler.record_time(1.0)
+        for task in batch:
+            left[task] -= 1
+            if not left[task]:
+                scheduler.remove(task)
+    assert len(scheduler) == 0
+    assert not any(left.values())
+
+
+@pytest.mark.parametrize("rows_limit", [2, 8])
+def test_iterating_gives_every_task_once(rows_limit):
+    scheduler = make_scheduler(rows_limit)
+    tasks = add(scheduler, [Task(key=number % 2) for number in range(7)])
+    scheduler.next_batch()
+    assert sorted(map(id, scheduler)) == sorted(map(id, tasks))
+
+
+def test_tasks_join_while_there_is_memory_and_are_preempted_when_there_is_less():
+    room = [3]
+    scheduler = make_scheduler(fits_memory=lambda tasks: len(tasks) <= room[0])
+    tasks = add(scheduler, [Task() for _ in range(5)])
+    assert scheduler.next_batch() == tasks[:3]
+    room[0] = 1
+    assert scheduler.next_batch() == tasks[:1]
+    room[0] = 4
+    assert scheduler.next_batch() == tasks[:4], "a preempted task joins before one that has not begun"
+    scheduler.split()
+    assert scheduler.next_batch() == tasks[:4], "without a memory limit the halves join again"
+    room[0] = 2
+    scheduler.split()
+    assert scheduler.next_batch() == tasks[:2]
+    for task in tasks:
+        scheduler.remove(task)
+    assert (len(scheduler), scheduler.next_batch()) == (0, [])
+
+
+def test_a_size_without_memory_does_not_block_the_others():
+    scheduler = make_scheduler(fits_memory=lambda tasks: tasks[0].bucket_key != "large")
+    large, small = add(scheduler, [Task(key="large"), Task()])
+    assert scheduler.next_batch() == [small]
+    scheduler.remove(small)
+    assert scheduler.next_batch() == []
+    assert len(scheduler) == 1
+    assert list(scheduler) == [large]

@@ -1,0 +1,91 @@
+"""Where callbacks may go."""
+
+import pytest
+from atelier_infer.errors import WebhookUrlError
+from atelier_infer.generation.webhook_hosts import find_target, parse_hosts
+from hypothesis import given
+from hypothesis import strategies as st
+
+HOSTS = parse_hosts("a.example, b.example:8443,http://worker,http://127.0.0.1:9000")
+
+
+@pytest.mark.parametrize(
+    ("url", "place", "path"),
+    [
+        ("https://a.example", ("https", "a.example", 443), "/"),
+        ("https://A.Example:443/x?y=1", ("https", "a.example", 443), "/x?y=1"),
+        ("HTTPS://b.example:8443/", ("https", "b.example", 8443), "/"),
+        ("http://worker:80/a", ("http", "worker", 80), "/a"),
+        ("http://127.0.0.1:9000/@a", ("http", "127.0.0.1", 9000), "/@a"),
+    ],
+)
+def test_listed_hosts_are_allowed(url, place, path):
+    assert find_target(url, HOSTS) == (place, path, url)
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "http://a.example",
+        "https://a.example:8443",
+        "https://b.example",
+        "https://worker",
+        "https://x.a.example",
+        "https://a.example.evil.example",
+        "https://127.0.0.1",
+        "http://localhost:9000",
+    ],
+)
+def test_others_are_not(url):
+    with pytest.raises(WebhookUrlError, match=r"must be on a host that ATELIER_INFER_WEBHOOK_HOSTS lists.*received http"):
+        find_target(url, HOSTS)
+    with pytest.raises(WebhookUrlError):
+        find_target(url, frozenset())
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "",
+        "a.example",
+        "//a.example/",
+        "ftp://a.example",
+        "https://",
+        "https://user@a.example",
+        "https://a.example@evil.example",
+        "https://evil.example\\@a.example",
+        "https://a.example\\.evil.example",
+        "https://a.example#@evil.example",
+        "https://a.example?x",
+        "https://a.example:0",
+        "https://a.example:99999",
+        "https://a.example:",
+        "https://a..example",
+        "https://a.example.",
+        "https://[::1]/",
+        "https://a.example/ x",
+        "https://a.example/\r\nHost: evil",
+        "https://a.example/ä",
+        "https://ａ.example/",
+        "https://" + "a" * 64 + ".example",
+        " https://a.example",
+        "https://a.example\n",
+    ],
+)
+def test_ambiguous_urls_are_refused(url):
+    with pytest.raises(WebhookUrlError, match=r"must be https://HOST\[:PORT\]\[/PATH\]"):
+        find_target(url, HOSTS)
+
+
+@given(st.text())
+def test_nothing_else_gets_out(url):
+    with pytest.raises(WebhookUrlError):
+        find_target(url, HOSTS)
+
+
+@pytest.mark.parametrize(
+    "text", ["a.example,", "https://a.example", "a.example/x", "a b", "*.example", "A.example", "a:0", "u@a"]
+)
+def test_what_may_not_be_listed(text):
+    with pytest.raises(ValueError, match="each entry must be HOST or HOST:PORT"):
+        parse_hosts(text)

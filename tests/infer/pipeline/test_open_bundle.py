@@ -1,0 +1,87 @@
+"""A bundle is opened only when it keeps the contract."""
+
+import json
+
+import onnx
+import pytest
+from atelier_contracts import names
+from atelier_infer.errors import BundleError
+from atelier_infer.onnx.providers import Runtime
+from atelier_infer.pipeline.bundle import open_bundle
+
+from ..tiny_bundle import SCHEDULE, build_bundle, write_manifest
+
+
+def test_an_opened_bundle(bundle):
+    opened = open_bundle(bundle[0], runtime=Runtime(intra_op_threads=1))
+    assert opened.digest == bundle[1].digest()
+    assert opened.no_adapter["mid.to_q.lora_A"].shape == (4, 0)
+    assert opened.no_adapter["mid.to_q.lora_B"].shape == (0, 6)
+    assert opened.unet.get_providers() == ["CPUExecutionProvider"]
+
+
+@pytest.mark.parametrize(
+    ("manifest", "schedule", "message"),
+    [
+        ({}, {"clip_sample": True}, "scheduler_config.json is not supported: clip_sample.*received True"),
+        ({}, {"rescale_betas_zero_snr": True}, "rescale_betas_zero_snr"),
+        ({}, {"beta_schedule": "squaredcos_cap_v2"}, "beta_schedule.*squaredcos"),
+        ({}, {"prediction_type": "v_prediction"}, "prediction_type is epsilon.*and v_prediction"),
+        ({"native_size_px": 40}, {}, "native_size_px must be a multiple"),
+        ({"vae_factor": 5}, {}, "of vae_factor"),
+        (
+            {"lora_targets": {"mid.to_q": (4, 6)}},
+            {},
+            r"unet.onnx: its inputs.*missing nothing; unknown mid.to_out.0.lora_A tensor\(float\)",
+        ),
+        (
+            {"lora_targets": {"mid.to_q": (4, 6), "mid.to_out.0": (6, 4), "up.to_q": (4, 4)}},
+            {},
+            r"missing up.to_q.lora_A tensor\(float\), up.to_q.lora_B tensor\(float\); unknown nothing",
+        ),
+    ],
+)
+def test_refusals(tmp_path, manifest, schedule, message):
+    build_bundle(tmp_path, manifest_changes=manifest, schedule=schedule)
+    with pytest.raises(BundleError, match=message):
+        open_bundle(tmp_path, runtime=Runtime(intra_op_threads=1))
+
+
+@pytest.mark.parametrize("file", [names.TOKENIZER_FILE, names.UNET_FILE, names.VAE_DECODER_FILE])
+def test_files_that_cannot_be_read(tmp_path, file):
+    build_bundle(tmp_path)
+    (tmp_path / file).write_bytes(b"nonsense")
+    with pytest.raises(BundleError, match=file):
+        open_bundle(tmp_path, runtime=Runtime(intra_op_threads=1))
+
+
+def test_an_output_of_another_name_is_refused(tmp_path):
+    build_bundle(tmp_path)
+    model = onnx.load(tmp_path / names.VAE_DECODER_FILE)
+    model.graph.output[0].name = model.graph.node[-1].output[0] = "pixels"
+    onnx.save(model, tmp_path / names.VAE_DECODER_FILE)
+    write_manifest(tmp_path)
+    with pytest.raises(BundleError, match=r"vae_decoder.onnx: its outputs.*missing image tensor\(float\); unknown pixels"):
+        open_bundle(tmp_path, runtime=Runtime(intra_op_threads=1))
+
+
+def test_fields_that_diffusers_fills_in_may_be_absent(tmp_path):
+    build_bundle(tmp_path)
+    short = {key: value for key, value in SCHEDULE.items() if key not in ("set_alpha_to_one", "steps_offset", "clip_sample")}
+    (tmp_path / names.SCHEDULER_FILE).write_text(json.dumps(short))
+    write_manifest(tmp_path)
+    schedule = open_bundle(tmp_path, runtime=Runtime(intra_op_threads=1)).schedule
+    assert (schedule.set_alpha_to_one, schedule.steps_offset) == (True, 0)
+
+
+def test_an_input_of_another_type_is_refused(tmp_path):
+    build_bundle(tmp_path)
+    model = onnx.load(tmp_path / names.VAE_DECODER_FILE)
+    for value in (*model.graph.input, *model.graph.output):
+        value.type.tensor_type.elem_type = onnx.TensorProto.DOUBLE
+    kernel = onnx.numpy_helper.to_array(model.graph.initializer[0]).astype("float64")
+    model.graph.initializer[0].CopyFrom(onnx.numpy_helper.from_array(kernel, "kernel"))
+    onnx.save(model, tmp_path / names.VAE_DECODER_FILE)
+    write_manifest(tmp_path)
+    with pytest.raises(BundleError, match=r"vae_decoder.onnx"):
+        open_bundle(tmp_path, runtime=Runtime(intra_op_threads=1))
