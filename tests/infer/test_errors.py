@@ -3,7 +3,7 @@
 import re
 
 from atelier_infer import errors
-from atelier_infer.problems import STATUS
+from atelier_infer.problems import TYPES
 
 
 def subclasses(kind: type) -> set[type]:
@@ -17,7 +17,7 @@ def ours() -> set[type]:
 
 def test_every_leaf_has_a_status():
     leaves = {kind for kind in ours() if not subclasses(kind) & ours()}
-    assert set(STATUS) == leaves
+    assert set(TYPES) == leaves
 
 
 def test_the_docstring_shows_the_tree():

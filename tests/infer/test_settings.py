@@ -6,7 +6,8 @@ import sys
 from pathlib import Path
 
 import pytest
-from atelier_infer.settings import PREFIX, Settings, SettingsError, events, read_settings, webhooks
+from atelier_infer.settings import PREFIX, Settings, events, read_settings, webhooks
+from atelier_service.settings import SettingsError
 from pydantic_core import PydanticUndefined
 
 ROOT = Path(__file__).parents[2]
@@ -45,7 +46,7 @@ def test_an_empty_variable_is_as_good_as_none(environment):
     environment.setenv(PREFIX + "REGISTRY_URL", "")
     assert read().registry_url is None
     environment.setenv(PREFIX + "MODEL", "")
-    with pytest.raises(SettingsError, match="ATELIER_INFER_MODEL: Field required"):
+    with pytest.raises(SettingsError, match="ATELIER_INFER_MODEL: is required"):
         read()
 
 

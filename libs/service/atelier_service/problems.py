@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -232,7 +233,7 @@ def _rule(error: Mapping[str, Any]) -> str:
             return f"{place} is not a field of this request"
         case "value_error" if not place:  # a rule about several fields names them and their values itself
             return rule
-    received = repr(error.get("input"))
+    received = json.dumps(error.get("input"), ensure_ascii=False, default=str)
     if len(received) > _SHOWN_CHARACTERS:
         received = f"{received[:_SHOWN_CHARACTERS]}… ({len(received)} characters)"
     return f"{place or 'the body'}: {rule}; received {received}"

@@ -106,7 +106,13 @@ def deliver(url: str, key: bytes, message_id: str, body: bytes, *, user_agent: s
             retry_after_s = float(requested) if requested.isdecimal() else 0.0
             return Delivery(response.status_code, f"answered {response.status_code}{redirect}", retry_after_s)
     except (requests.RequestException, UnicodeError) as error:
-        return Delivery(None, f"does not answer ({type(error).__name__})"[:_REASON_CHARACTERS])
+        return Delivery(None, f"does not answer: {_cause(error)}"[:_REASON_CHARACTERS])
+
+
+def _cause(error: Exception) -> str:
+    """What went wrong below requests, whose own message repeats the URL, which may hold a secret."""
+    cause = getattr(error.args[0], "reason", None) if error.args else None
+    return str(cause).rpartition(">: ")[2] if cause else type(error).__name__
 
 
 def retry_delay_s(failures: int, *, first_s: float, factor: float, longest_s: float, requested_s: float = 0.0) -> float:

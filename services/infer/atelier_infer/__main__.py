@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import signal
 import sys
@@ -11,14 +10,15 @@ from typing import TYPE_CHECKING
 
 import uvicorn
 from atelier_contracts.tokens import TokenFile
+from atelier_service.access_log import configure_logging
+from atelier_service.settings import SettingsError
 from fastapi import FastAPI
 
-from atelier_infer.api.access_log import JsonLines
 from atelier_infer.engine.malloc import return_large_blocks
 from atelier_infer.errors import ProviderError
 from atelier_infer.http_timeouts import protocol_with_header_timeout
 from atelier_infer.metrics import Metrics
-from atelier_infer.settings import Settings, SettingsError, export_tracking_password, read_settings
+from atelier_infer.settings import Settings, export_tracking_password, read_settings
 
 if TYPE_CHECKING:
     from atelier_infer.engine.engine import Engine
@@ -71,9 +71,7 @@ def main() -> int:
     export_tracking_password(settings)
     for name, value in ENVIRONMENT.items():
         os.environ.setdefault(name, value)
-    handler = logging.StreamHandler()
-    handler.setFormatter(JsonLines())
-    logging.basicConfig(level=logging.INFO, handlers=[handler], force=True)
+    configure_logging(sys.stderr)
     return serve(settings)
 
 
@@ -95,7 +93,7 @@ def serve(settings: Settings) -> int:
         port=settings.port,
         http=protocol_with_header_timeout(settings.header_timeout_s),
         log_config=None,
-        access_log=False,  # api/access_log.py logs more
+        access_log=False,  # atelier_service.access_log logs more
         timeout_graceful_shutdown=int(settings.drain_timeout_s) + MARGIN_S,
     )
     # uvicorn raises the signal again after a graceful shutdown, which is a success

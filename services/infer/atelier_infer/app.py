@@ -9,8 +9,12 @@ from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
-from atelier_contracts.request_body import RequestBodies
 from atelier_contracts.tokens import TokenFile
+from atelier_service import static_files
+from atelier_service.access_log import AccessLog
+from atelier_service.auth import MISSING_TOKEN, UNKNOWN_TOKEN, Authentication
+from atelier_service.problems import PATH, add_schemas
+from atelier_service.request_body import BodyLimit
 from fastapi import FastAPI
 from starlette.concurrency import run_in_threadpool
 
@@ -19,15 +23,12 @@ from atelier_infer.aliases.alias_tracker import AliasTracker
 from atelier_infer.aliases.event_listener import EventListener
 from atelier_infer.aliases.integrity_monitor import IntegrityMonitor
 from atelier_infer.aliases.registry_reader import RegistryReader
-from atelier_infer.api.access_log import AccessLog
-from atelier_infer.api.auth import IMAGES, MAX_BODY_BYTES, Authentication
 from atelier_infer.api.generate import make_generate_router
 from atelier_infer.api.health import make_health_router
 from atelier_infer.api.jobs import make_jobs_router
 from atelier_infer.api.models import make_models_router, make_versions_router
 from atelier_infer.api.openai_images import make_openai_router
 from atelier_infer.api.stage import make_stage_router
-from atelier_infer.api.ui import make_page_router, page_files
 from atelier_infer.api.verify import make_verify_router
 from atelier_infer.artifacts.artifact_cache import ArtifactCache
 from atelier_infer.artifacts.bundle_opener import BundleOpener
@@ -49,12 +50,16 @@ from atelier_infer.onnx.providers import Runtime
 from atelier_infer.pipeline.adapter import Adapter
 from atelier_infer.pipeline.bundle import Bundle
 from atelier_infer.pipeline.memory_model import MemoryModel
-from atelier_infer.problems import add_handlers
+from atelier_infer.problems import TABLE
 from atelier_infer.registry.model_store import ModelStore
 from atelier_infer.registry.not_found import NotFoundErrors
 from atelier_infer.registry.validation_images import ValidationImages
 from atelier_infer.settings import Settings
-from atelier_infer.upload_limiter import UploadLimiter
+from atelier_infer.upload_limiter import IMAGE_PATHS, MAX_BODY_BYTES, LimitedUploads, UploadLimiter
+
+PAGE_FOLDER = Path(__file__).parent / "api/static"
+HEALTH_PATHS = ("/healthz", "/readyz")
+"""Served without a token and without details, and not logged."""
 
 
 @dataclass(frozen=True)
@@ -210,7 +215,6 @@ def create_app(
         redoc_url=None,
     )
     app.state.service, app.state.loader = service, loader
-    page = page_files()
     for router in (
         make_health_router(engine=engine, tracker=tracker, metrics=metrics),
         make_models_router(
@@ -223,7 +227,6 @@ def create_app(
             canary=canary,
         ),
         make_versions_router(store=store, tracker=tracker, validation_images=ValidationImages(store), settings=settings),
-        make_page_router(page),
         make_generate_router(service),
         make_jobs_router(service, webhooks),
         make_openai_router(service, settings.model),
@@ -231,11 +234,19 @@ def create_app(
         make_stage_router(service=service, engine=engine, loader=loader, settings=settings),
     ):
         app.include_router(router)
-    add_handlers(app)
-    app.add_middleware(RequestBodies, limit_bytes=lambda path: None if path in IMAGES else MAX_BODY_BYTES)
-    app.add_middleware(Authentication, tokens=tokens, uploads=uploads, files=frozenset(page))
-    app.add_middleware(AccessLog)  # added last, so it is the outermost
+    static_files.mount_page(app, PAGE_FOLDER)
+    TABLE.install(app, [MISSING_TOKEN, UNKNOWN_TOKEN])
+    add_schemas(app)
+    app.add_middleware(BodyLimit, limit_bytes=lambda path: None if path in IMAGE_PATHS else MAX_BODY_BYTES)
+    app.add_middleware(LimitedUploads, uploads=uploads)
+    app.add_middleware(Authentication, tokens=tokens, is_public=is_public)
+    app.add_middleware(AccessLog, quiet=HEALTH_PATHS)  # added last, so it is the outermost
     return app
+
+
+def is_public(path: str) -> bool:
+    """Whether a path is served without a token."""
+    return path in HEALTH_PATHS or static_files.is_public(path) or path.startswith(PATH)
 
 
 def _probe(engine: Engine, memory: MemoryBudget, bundle: Bundle, adapter: Adapter) -> None:

@@ -2,7 +2,6 @@
 
 InferError
 ├── RequestError                 the request must be changed
-│   ├── LoginError               no token, or an unknown one
 │   ├── RoleError                the token's role does not allow this
 │   ├── BodySizeError            the body is larger than any valid request
 │   ├── BodyTimeoutError         the body did not arrive in time
@@ -54,9 +53,6 @@ class InferError(Exception):
 
 
 class RequestError(InferError): ...
-
-
-class LoginError(RequestError): ...
 
 
 class RoleError(RequestError): ...

@@ -6,17 +6,16 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal
-from urllib.parse import urlsplit
 
 from atelier_contracts import names
 from atelier_contracts.generate import SchedulerName
 from atelier_contracts.identifiers import ModelName
-from atelier_contracts.tokens import TokenFileError, parse_tokens
-from pydantic import Field, SecretStr, ValidationError, field_validator
+from atelier_service import settings as service_settings
+from atelier_service.settings import http_url, secret_file, token_file
+from atelier_service.webhook_hosts import Origin, parse_hosts
+from atelier_service.webhooks import parse_secret, read_secret
+from pydantic import Field, SecretStr, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
-
-from atelier_infer.client import webhook_key
-from atelier_infer.generation.webhook_hosts import Origin, parse_hosts
 
 ProviderName = Literal["cpu", "openvino", "cuda"]
 
@@ -27,10 +26,6 @@ PASSWORD_FILE = PREFIX + "TRACKING_PASSWORD_FILE"
 
 ALIAS = r"^[a-z][a-z0-9_-]{0,62}$"
 """The pattern of registry-api for aliases."""
-
-
-class SettingsError(ValueError):
-    """The message lists every problem, one per line, and no credentials."""
 
 
 class Settings(BaseSettings):
@@ -78,14 +73,7 @@ class Settings(BaseSettings):
     @field_validator("tracking_uri", "registry_url", "events_url")
     @classmethod
     def _web_address(cls, value: str | None) -> str | None:
-        if value is None:
-            return None
-        parts = urlsplit(value)
-        if parts.scheme not in ("http", "https") or not parts.hostname:
-            raise ValueError("must begin with http:// or https:// and name a host")
-        if parts.username or parts.password:
-            raise ValueError(f"must not contain credentials; set {' and '.join(CREDENTIALS)} instead")
-        return value.rstrip("/")
+        return http_url(value)
 
     @field_validator("canary_alias")
     @classmethod
@@ -97,12 +85,7 @@ class Settings(BaseSettings):
     @field_validator("registry_token_file", "tracking_password_file")
     @classmethod
     def _readable_secret(cls, path: Path | None) -> Path | None:
-        try:
-            if path is not None and not path.read_text().strip():
-                raise ValueError("must contain the secret; the file is empty")
-        except (OSError, UnicodeDecodeError) as error:
-            raise ValueError(f"must be a readable text file: {error}") from error
-        return path
+        return secret_file(path)
 
     @field_validator("webhook_hosts")
     @classmethod
@@ -114,25 +97,14 @@ class Settings(BaseSettings):
     @field_validator("webhook_secret_file")
     @classmethod
     def _signing_secret(cls, path: Path | None) -> Path | None:
-        try:
-            if path is not None:
-                webhook_key(path.read_text())
-        except (OSError, UnicodeDecodeError) as error:
-            raise ValueError(f"must be a readable text file: {error}") from error
-        except ValueError as error:
-            raise ValueError(f"the file {error}") from error
+        if path is not None:
+            read_secret(path)
         return path
 
     @field_validator("token_file")
     @classmethod
     def _readable_tokens(cls, path: Path) -> Path:
-        try:
-            parse_tokens(path.read_text())
-        except (OSError, UnicodeDecodeError) as error:
-            raise ValueError(f"must be a readable text file: {error}") from error
-        except TokenFileError as error:
-            raise ValueError(str(error)) from error
-        return path
+        return token_file(path)
 
     @field_validator("cache_dir")
     @classmethod
@@ -159,7 +131,7 @@ def webhooks(settings: Settings) -> tuple[frozenset[Origin], bytes]:
     """Allowed hosts and the signing key."""
     if settings.webhook_hosts is None or settings.webhook_secret_file is None:
         return frozenset(), b""
-    return parse_hosts(settings.webhook_hosts), webhook_key(settings.webhook_secret_file.read_text())
+    return parse_hosts(settings.webhook_hosts), parse_secret(settings.webhook_secret_file.read_text())
 
 
 def export_tracking_password(settings: Settings) -> None:
@@ -171,44 +143,28 @@ def export_tracking_password(settings: Settings) -> None:
 def read_settings(environment: Mapping[str, str]) -> Settings:
     """Reads and checks the environment.
 
-    Args:
-        environment: `os.environ`; pydantic-settings reads the values from there, and the names are checked here, because it
-            ignores a misspelt one.
-
     Raises:
         SettingsError: with all problems.
     """
-    problems = [
-        f"{name}: unknown setting; known are {', '.join(PREFIX + field.upper() for field in Settings.model_fields)}"
-        for name in sorted(environment)
-        if name.upper().startswith(PREFIX) and name.upper().removeprefix(PREFIX).lower() not in Settings.model_fields
-    ]
+    problems = []
     given = [name for name in (*CREDENTIALS, PASSWORD_FILE) if environment.get(name)]
     if given and (CREDENTIALS[0] not in given or len(given) != 2):
         rule = f"set both, the second one directly or with {PASSWORD_FILE}, or neither; received {', '.join(given)}"
         problems.append(f"{CREDENTIALS[0]} and {CREDENTIALS[1]}: {rule}")
-    settings = None
-    try:
-        settings = Settings()  # type: ignore[call-arg]  # the required fields come from the environment
-    except ValidationError as error:
-        for item in error.errors():
-            name = PREFIX + "_".join(str(part) for part in item["loc"]).upper()
-            # a URL with credentials is not repeated
-            hidden = item["type"] == "missing" or "@" in str(item["input"])
-            received = "" if hidden else f"; received {item['input']!r}"
-            problems.append(f"{name}: {item['msg'].removeprefix('Value error, ')}{received}")
-    if settings:
-        given = [name for name in ("registry_token", "registry_token_file") if getattr(settings, name)]
-        if len(given) > 1 or (given and not (settings.events_url or settings.registry_url)):
-            rule = f"set one of {PREFIX}REGISTRY_TOKEN and {PREFIX}REGISTRY_TOKEN_FILE, together with {PREFIX}REGISTRY_URL"
-            problems.append(f"{PREFIX}REGISTRY_TOKEN: {rule}")
-        if settings.events_url and not given:
-            problems.append(f"{PREFIX}EVENTS_URL: requires {PREFIX}REGISTRY_TOKEN or {PREFIX}REGISTRY_TOKEN_FILE")
-        for pair in (("canary_alias", "canary_percent"), ("webhook_hosts", "webhook_secret_file")):
-            given = [PREFIX + name.upper() for name in pair if getattr(settings, name) is not None]
-            if len(given) == 1:
-                both = " and ".join(PREFIX + name.upper() for name in pair)
-                problems.append(f"{both}: set both or neither; received only {given[0]}")
-    if problems or settings is None:
-        raise SettingsError("\n".join(problems))
-    return settings
+    return service_settings.read_settings(Settings, environment, _conflicts, problems)
+
+
+def _conflicts(settings: Settings) -> list[str]:
+    problems = []
+    given = [name for name in ("registry_token", "registry_token_file") if getattr(settings, name)]
+    if len(given) > 1 or (given and not (settings.events_url or settings.registry_url)):
+        rule = f"set one of {PREFIX}REGISTRY_TOKEN and {PREFIX}REGISTRY_TOKEN_FILE, together with {PREFIX}REGISTRY_URL"
+        problems.append(f"{PREFIX}REGISTRY_TOKEN: {rule}")
+    if settings.events_url and not given:
+        problems.append(f"{PREFIX}EVENTS_URL: requires {PREFIX}REGISTRY_TOKEN or {PREFIX}REGISTRY_TOKEN_FILE")
+    for pair in (("canary_alias", "canary_percent"), ("webhook_hosts", "webhook_secret_file")):
+        given = [PREFIX + name.upper() for name in pair if getattr(settings, name) is not None]
+        if len(given) == 1:
+            both = " and ".join(PREFIX + name.upper() for name in pair)
+            problems.append(f"{both}: set both or neither; received only {given[0]}")
+    return problems

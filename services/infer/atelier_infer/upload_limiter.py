@@ -5,10 +5,48 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Iterator
 from contextlib import contextmanager
+from http import HTTPMethod
 
-from starlette.types import Message, Receive
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from atelier_infer.errors import BodySizeError, BodyTimeoutError, UploadLimitError
+from atelier_infer.errors import BodySizeError, BodyTimeoutError, InferError, UploadLimitError
+from atelier_infer.problems import TABLE
+
+MAX_BODY_BYTES = 64 * 1024
+"""Two prompts of 2000 characters, each escaped as a surrogate pair in JSON, and some room."""
+
+MAX_IMAGE_BYTES = 32 * 2**20
+
+BODILESS = (HTTPMethod.GET, HTTPMethod.HEAD, HTTPMethod.DELETE, HTTPMethod.OPTIONS)
+"""Methods whose body is never read."""
+
+IMAGE_PATHS = ("/verify",)
+"""Paths whose body is an image."""
+
+
+class LimitedUploads:
+    """ASGI middleware that reads each body within the limits, and responds with 408, 413 or 503 itself.
+
+    Args:
+        app: the application behind it.
+        uploads: the limits.
+    """
+
+    def __init__(self, app: ASGIApp, uploads: UploadLimiter) -> None:
+        self._app, self._uploads = app, uploads
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http" or scope["method"] in BODILESS:
+            await self._app(scope, receive, send)
+            return
+        with self._uploads.body(MAX_IMAGE_BYTES if scope["path"] in IMAGE_PATHS else MAX_BODY_BYTES) as body:
+            try:
+                receive = await body.read(receive)
+            except InferError as error:
+                # the rest of the body is not read, so the connection cannot be reused
+                await TABLE.response(error, {"Connection": "close"})(scope, receive, send)
+                return
+            await self._app(scope, receive, send)
 
 
 class UploadLimiter:

@@ -10,12 +10,13 @@ import uvicorn
 from atelier_contracts.promotion import Decision
 from atelier_contracts.tokens import TokenFile
 from atelier_service.access_log import configure_logging
+from atelier_service.settings import SettingsError
 from fastapi import FastAPI
 
 from atelier_registry.api.health import Readiness
 from atelier_registry.app import Parts, create_app
 from atelier_registry.config.policy import BUILT_IN, Policy, read_policy
-from atelier_registry.config.settings import Settings, SettingsError, export_tracking_password, read_settings
+from atelier_registry.config.settings import Settings, export_tracking_password, read_settings
 from atelier_registry.config.subscribers import read_subscribers
 from atelier_registry.decisions.alias_reconciler import AliasReconciler
 from atelier_registry.decisions.alias_writer import AliasWriter
@@ -149,7 +150,7 @@ def serve() -> int:
     try:
         settings = read_settings()
     except SettingsError as error:
-        sys.stderr.write(f"{error}\n")
+        sys.stderr.write(f"registry-api cannot start:\n{error}\n")
         return 2
     export_tracking_password(settings)
     configure_logging(sys.stdout)

@@ -131,7 +131,7 @@ def test_no_token_no_answer(service):
         for method, path in paths:
             response = service.client.request(method, path, headers={"Authorization": authorization} if authorization else {})
             assert "token" in problem(response, 401)
-            assert response.headers["www-authenticate"] == "Bearer"
+            assert response.headers["www-authenticate"].startswith("Bearer ")
             assert "wrong" not in response.text
 
 
@@ -205,7 +205,7 @@ def test_a_non_finite_image_is_an_error(service, monkeypatch):
 
 def test_an_unexpected_error_shows_no_details(service, monkeypatch):
     monkeypatch.setattr(service_module.SamplingRules, "apply", lambda *_: 1 / 0)
-    assert problem(service.generate(), 500) == "Internal server error; see the log"
+    assert problem(service.generate(), 500).startswith("Internal server error; ")
 
 
 def test_open_paths_need_no_login_and_show_no_details(service):

@@ -11,14 +11,14 @@ STATIC = Path(atelier_infer.__file__).parent / "api/static"
 
 def test_every_file_is_open_and_may_load_nothing_from_elsewhere(service):
     service.client.headers.pop("Authorization")
-    for path in ["/", *(f"/{file.name}" for file in STATIC.iterdir() if file.name != "index.html")]:
+    for path in ["/", *(f"/static/{file.name}" for file in STATIC.iterdir() if file.name != "index.html")]:
         answer = service.client.get(path)
         assert answer.status_code == 200, path
         assert "default-src 'none'" in answer.headers["content-security-policy"]
         assert answer.headers["x-content-type-options"] == "nosniff"
         assert service.client.head(path).status_code == 200
     assert service.client.get("/").headers["content-type"].startswith("text/html")
-    assert service.client.get("/page.js").headers["content-type"].startswith("text/javascript")
+    assert service.client.get("/static/page.js").headers["content-type"].startswith("text/javascript")
     assert service.client.get("/index.html").status_code == 401
     assert service.client.get("/../settings.py").status_code == 401
 

@@ -8,10 +8,8 @@ from atelier_contracts.generate import JobStatus
 from atelier_infer.app import Timings
 from atelier_infer.client import read_webhook, webhook_key
 from atelier_infer.generation import webhooks
-from atelier_infer.generation.webhook_hosts import Origin, WebhookTarget, parse_hosts
-from atelier_infer.generation.webhooks import Webhook, WebhookLimits, WebhookSender, backoff_s
-from hypothesis import given
-from hypothesis import strategies as st
+from atelier_infer.generation.webhooks import Webhook, WebhookLimits, WebhookSender
+from atelier_service.webhook_hosts import Origin, WebhookTarget, parse_hosts
 
 from ...servers import free_port
 from ..conftest import wait
@@ -143,7 +141,7 @@ def test_it_fails_after_the_last_attempt(make_sending_service, receiver):
     receiver.answers = [(502, {})]
     service = make_sending_service(f"http://{receiver.place}", timings=QUICK)
     job = order(service, f"http://{receiver.place}")
-    assert settled(service, job) == {"state": "failed", "attempts": webhooks.MAX_ATTEMPTS, "last_error": "status 502"}
+    assert settled(service, job) == {"state": "failed", "attempts": webhooks.MAX_ATTEMPTS, "last_error": "answered 502"}
     assert len(receiver.came) == webhooks.MAX_ATTEMPTS
     assert ended(service, job).state == "succeeded"  # the images are there all the same
     assert service.count("webhooks_total", outcome="failed") == 1
@@ -154,7 +152,7 @@ def test_a_receiver_that_is_down_is_reported(make_sending_service):
     service = make_sending_service(f"http://{place}", timings=QUICK)
     found = settled(service, order(service, f"http://{place}"))
     assert (found["state"], found["attempts"]) == ("failed", webhooks.MAX_ATTEMPTS)
-    assert "no response: ConnectionRefusedError" in found["last_error"]
+    assert "Connection refused" in found["last_error"]
 
 
 def test_a_silent_receiver_does_not_delay_images(make_sending_service, receiver):
@@ -174,7 +172,7 @@ def test_redirects_are_not_followed(make_sending_service, receiver, status):
         receiver.answers = [(status, {"Location": f"http://{elsewhere.place}/"})]
         service = make_sending_service(f"http://{receiver.place}", f"http://{elsewhere.place}")
         found = settled(service, order(service, f"http://{receiver.place}"))
-        assert found == {"state": "failed", "attempts": 1, "last_error": f"status {status}; redirects are not followed"}
+        assert found == {"state": "failed", "attempts": 1, "last_error": f"answered {status}; redirects are not followed"}
         assert elsewhere.came == []
 
 
@@ -183,16 +181,7 @@ def test_other_statuses_are_not_retried(make_sending_service, receiver, status):
     receiver.answers = [(status, {})]
     service = make_sending_service(f"http://{receiver.place}")
     found = settled(service, order(service, f"http://{receiver.place}"))
-    assert found == {"state": "failed", "attempts": 1, "last_error": f"status {status}"}
-
-
-@given(attempts=st.integers(1, 30))
-def test_pauses_grow_exponentially_to_a_limit_with_jitter(attempts):
-    limits = WebhookLimits()
-    longest = min(limits.max_retry_s, limits.first_retry_s * 4.0 ** (attempts - 1))
-    found = [backoff_s(attempts, limits) for _ in range(20)]
-    assert all(longest / 2 <= pause <= longest for pause in found)
-    assert len(set(found)) > 1
+    assert found == {"state": "failed", "attempts": 1, "last_error": f"answered {status}"}
 
 
 def test_a_host_that_is_not_allowed_is_refused_at_once(make_sending_service, receiver, service):
@@ -222,7 +211,7 @@ def test_over_https_the_certificate_is_checked(make_sending_service, receiver, t
         found = settled(service, order(service, f"https://{secure.place}/"))
         assert (found["state"], secure.came) == ("failed", [])
         assert "certificate verify failed" in found["last_error"]
-        monkeypatch.setenv("SSL_CERT_FILE", str(certificate))
+        monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(certificate))
         job = order(service, f"https://{secure.place}/")
         assert settled(service, job)["state"] == "delivered"
         assert read_webhook(SIGNING, *secure.came[0])["id"] == job
@@ -272,7 +261,7 @@ def test_a_last_attempt_that_fails_is_final(receiver):
     sender.send(sent, b"{}")
     wait(lambda: sender.pending == 1 and sent.attempts == 1)
     sender.stop(time.monotonic() + 20)
-    assert (sent.state, sent.attempts, sent.last_error) == ("failed", 2, "status 503")
+    assert (sent.state, sent.attempts, sent.last_error) == ("failed", 2, "answered 503")
 
 
 def test_a_silent_receiver_does_not_delay_the_shutdown(receiver):

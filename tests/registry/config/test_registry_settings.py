@@ -5,7 +5,8 @@ import re
 from pathlib import Path
 
 import pytest
-from atelier_registry.config.settings import PREFIX, Settings, SettingsError, export_tracking_password, read_settings
+from atelier_registry.config.settings import PREFIX, Settings, export_tracking_password, read_settings
+from atelier_service.settings import SettingsError
 
 REFERENCE = Path(__file__).parents[3] / "docs/reference/registry-api"
 

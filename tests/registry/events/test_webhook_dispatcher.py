@@ -154,7 +154,7 @@ def test_nobody_answers(make_dispatcher, move, subscriber, offsets):
     dispatcher = make_dispatcher(ci)
     move(1)
     dispatcher.deliver(ci)
-    assert offsets.find("ci").problem == "does not answer (ConnectionError)"
+    assert offsets.find("ci").problem.startswith("does not answer: ")
 
 
 def test_a_secret_that_is_gone_or_wrong(make_dispatcher, move, subscriber, receiver, offsets):

@@ -6,11 +6,11 @@ import base64
 from typing import Annotated, Any
 
 from atelier_contracts.generate import GeneratedImage, GenerateRequest, GenerateResponse
+from atelier_service.access_log import CLIENT_CLOSED_REQUEST
 from fastapi import APIRouter, Depends, Header, Request, Response
 from fastapi.security import HTTPBearer
 from starlette.concurrency import run_in_threadpool
 
-from atelier_infer.api.access_log import CLIENT_GONE
 from atelier_infer.api.content_negotiation import negotiate
 from atelier_infer.generation import image_codec
 from atelier_infer.generation.job import GenerationJob
@@ -40,7 +40,7 @@ def make_generate_router(service: GenerationService) -> APIRouter:
         job = await service.submit(body, SubmitOptions(request.state.token.id, idempotency_key))
         request.state.log.update(log_fields(job))
         if not await service.wait(job, request):
-            return Response(status_code=CLIENT_GONE)
+            return Response(status_code=CLIENT_CLOSED_REQUEST)
         request.state.log.update(log_fields(job))
         headers = image_codec.headers(job.metadata[0], job.warnings, job.alias)
         headers |= {"Server-Timing": job.server_timing(), "Vary": "Accept"}

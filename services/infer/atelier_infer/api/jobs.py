@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-import json
-import time
 from collections.abc import AsyncIterator, Callable
 from typing import Annotated, Any
 
 from atelier_contracts.generate import GenerateRequest, JobRequest, JobStatus
 from fastapi import APIRouter, Depends, Query, Request, Response
-from fastapi.responses import StreamingResponse
 from fastapi.security import HTTPBearer
+from fastapi.sse import EventSourceResponse, ServerSentEvent
 from starlette.concurrency import run_in_threadpool
 
 from atelier_infer.api.content_negotiation import negotiate
@@ -22,9 +20,6 @@ from atelier_infer.generation.job import GenerationJob
 from atelier_infer.generation.service import GenerationService, SubmitOptions, log_fields
 from atelier_infer.generation.webhooks import WebhookSender
 from atelier_infer.problems import DOCUMENTED
-
-HEARTBEAT_S = 10.0
-"""Interval of comments in a stream without events; proxies close idle connections."""
 
 TOKEN_CHECK_S = 1.0
 """A stream ends this long after its token was revoked."""
@@ -64,13 +59,18 @@ def make_jobs_router(service: GenerationService, webhooks: WebhookSender) -> API
         """State, queue position, steps, seconds left, and the paths of the images."""
         return service.jobs.find(id, request.state.token.id).status()
 
-    @router.get("/{id}/events", response_class=StreamingResponse, responses=EVENTS | DOCUMENTED)
-    async def events(id: str, request: Request, previews: Annotated[bool, Query()] = True) -> StreamingResponse:
+    def find(id: str, request: Request) -> GenerationJob:
+        return service.jobs.find(id, request.state.token.id)
+
+    @router.get("/{id}/events", response_class=EventSourceResponse, responses=EVENTS | DOCUMENTED)
+    async def events(
+        request: Request,
+        previews: Annotated[bool, Query()] = True,
+        job: GenerationJob = Depends(find),  # noqa: B008  annotations cannot name a local function
+    ) -> AsyncIterator[ServerSentEvent]:
         """Progress until the job ends. A new connection starts with the current status."""
-        job = service.jobs.find(id, request.state.token.id)
-        headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
-        stream = _stream(job, previews, request.state.still_allowed)
-        return StreamingResponse(stream, media_type="text/event-stream", headers=headers)
+        async for event in _stream(job, previews, request.state.token_is_valid):
+            yield event
 
     @router.get("/{id}/images/{index}", response_class=Response, responses=IMAGE | DOCUMENTED)
     async def image(id: str, index: int, request: Request) -> Response:
@@ -94,26 +94,19 @@ def make_jobs_router(service: GenerationService, webhooks: WebhookSender) -> API
     return router
 
 
-async def _stream(job: GenerationJob, previews: bool, still_allowed: Callable[[], bool]) -> AsyncIterator[str]:
-    subscription, last_sent = job.events.subscribe(), time.monotonic()
+async def _stream(job: GenerationJob, previews: bool, token_is_valid: Callable[[], bool]) -> AsyncIterator[ServerSentEvent]:
+    subscription = job.events.subscribe()
     try:
-        yield _event("status", job.status().model_dump())
+        yield ServerSentEvent(event="status", data=job.status())
         while job.ended_at is None or not subscription.empty():
-            if not still_allowed():
+            if not token_is_valid():
                 return
             try:
                 name, data = await asyncio.wait_for(subscription.get(), TOKEN_CHECK_S)
             except TimeoutError:
-                if time.monotonic() - last_sent >= HEARTBEAT_S:
-                    yield ": heartbeat\n\n"
-                    last_sent = time.monotonic()
                 continue
             if name not in ("end", "preview") or (name == "preview" and previews):
-                yield _event(name, data)
-        yield _event("end", job.status().model_dump())
+                yield ServerSentEvent(event=name, data=data)
+        yield ServerSentEvent(event="end", data=job.status())
     finally:
         job.events.unsubscribe(subscription)
-
-
-def _event(name: str, data: Any) -> str:
-    return f"event: {name}\ndata: {json.dumps(data, ensure_ascii=False)}\n\n"

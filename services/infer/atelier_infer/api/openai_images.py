@@ -9,13 +9,13 @@ from typing import Literal
 
 from atelier_contracts.generate import MAX_IMAGES, GenerateRequest, SchedulerName
 from atelier_contracts.identifiers import ALIAS_NAME
+from atelier_service.access_log import CLIENT_CLOSED_REQUEST
 from fastapi import APIRouter, Depends, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.security import HTTPBearer
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from starlette.concurrency import run_in_threadpool
 
-from atelier_infer.api.access_log import CLIENT_GONE
 from atelier_infer.errors import UnknownModelError
 from atelier_infer.generation import image_codec
 from atelier_infer.generation.service import GenerationService, SubmitOptions, log_fields
@@ -70,7 +70,7 @@ def make_openai_router(service: GenerationService, model: str) -> APIRouter:
         job = await service.submit(to_generate_request(body, model), SubmitOptions(request.state.token.id))
         request.state.log.update(log_fields(job))
         if not await service.wait(job, request):
-            return Response(status_code=CLIENT_GONE)
+            return Response(status_code=CLIENT_CLOSED_REQUEST)
         response.headers.update(image_codec.headers(job.metadata[0], job.warnings, job.alias))
         response.headers["Server-Timing"] = job.server_timing()
         images = [job.pngs[index] for index in range(len(job.metadata))]

@@ -8,11 +8,11 @@ from functools import partial
 from atelier_contracts.generate import GenerateRequest
 from atelier_contracts.stage import StagedImage, StageImage, StageRequest, StageResponse
 from atelier_contracts.tokens import Role
+from atelier_service.access_log import CLIENT_CLOSED_REQUEST
 from fastapi import APIRouter, Depends, Request, Response
 from fastapi.security import HTTPBearer
 from starlette.concurrency import run_in_threadpool
 
-from atelier_infer.api.access_log import CLIENT_GONE
 from atelier_infer.artifacts.version_loader import Version, VersionLoader
 from atelier_infer.engine.denoising_step import probe
 from atelier_infer.engine.engine import Engine
@@ -51,7 +51,7 @@ def make_stage_router(*, service: GenerationService, engine: Engine, loader: Ver
         images = []
         for image in body.images:
             if (staged := await _generate(image, version, request)) is None:
-                return Response(status_code=CLIENT_GONE)
+                return Response(status_code=CLIENT_CLOSED_REQUEST)
             images.append(staged)
         return StageResponse(
             model=settings.model,

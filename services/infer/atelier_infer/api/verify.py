@@ -6,13 +6,13 @@ from io import BytesIO
 
 import numpy as np
 from atelier_contracts.generate import AdapterChoice, AppliedAdapter, GenerateRequest, GenerationMetadata, VerifyResponse
+from atelier_service.access_log import CLIENT_CLOSED_REQUEST
 from fastapi import APIRouter, Depends, Request, Response
 from fastapi.security import HTTPBearer
 from PIL import Image
 from pydantic import ValidationError
 from starlette.concurrency import run_in_threadpool
 
-from atelier_infer.api.access_log import CLIENT_GONE
 from atelier_infer.errors import InvalidImageError, UnknownModelError
 from atelier_infer.generation import image_codec
 from atelier_infer.generation.service import GenerationService, SubmitOptions, log_fields
@@ -45,7 +45,7 @@ def make_verify_router(*, service: GenerationService, settings: Settings) -> API
         job = await service.submit(to_generate_request(metadata), SubmitOptions(request.state.token.id, recorded=metadata))
         request.state.log.update(log_fields(job))
         if not await service.wait(job, request):
-            return Response(status_code=CLIENT_GONE)
+            return Response(status_code=CLIENT_CLOSED_REQUEST)
         again = np.asarray(Image.open(BytesIO(job.pngs[0])))
         difference = np.abs(again.astype(int) - pixels)
         return VerifyResponse(

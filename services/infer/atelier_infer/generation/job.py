@@ -17,7 +17,7 @@ from atelier_infer.errors import InferError, NonFiniteError
 from atelier_infer.generation import image_codec
 from atelier_infer.generation.job_events import JobEvents
 from atelier_infer.generation.webhooks import Webhook
-from atelier_infer.problems import as_problem
+from atelier_infer.problems import TABLE
 
 State = Literal["queued", "running", "succeeded", "failed", "cancelled"]
 
@@ -157,7 +157,7 @@ class GenerationJob:
             metadata=self.metadata,
             alias=self.alias,
             warnings=self.warnings,
-            problem=as_problem(self.error) if self.error else None,
+            problem=TABLE.document(self.error) if self.error else None,
             webhook=self.webhook.status() if self.webhook else None,
         )
 

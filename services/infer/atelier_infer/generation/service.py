@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from atelier_contracts.generate import GenerateRequest, GenerationMetadata
+from atelier_service.webhook_hosts import WebhookTarget
 from fastapi import Request
 from starlette.concurrency import run_in_threadpool
 
@@ -22,7 +23,6 @@ from atelier_infer.generation.job import GenerationJob, ImageOutcome
 from atelier_infer.generation.job_store import JobStore
 from atelier_infer.generation.model_selection import ModelSelection, ModelSelector, names_no_version
 from atelier_infer.generation.sampling_params import SamplingRules, with_seed
-from atelier_infer.generation.webhook_hosts import WebhookTarget
 from atelier_infer.generation.webhooks import Webhook, WebhookSender
 from atelier_infer.metrics import Metrics
 

@@ -6,11 +6,9 @@ Source: Standard Webhooks 1.0.0, for headers, signature, and an id that stays th
 from __future__ import annotations
 
 import heapq
-import http.client
 import itertools
 import logging
 import math
-import random
 import threading
 import time
 from collections.abc import Callable
@@ -18,13 +16,15 @@ from dataclasses import dataclass
 from typing import Literal
 
 from atelier_contracts.generate import WebhookStatus
+from atelier_service.webhook_hosts import Origin, WebhookTarget, find_target
+from atelier_service.webhooks import Delivery, deliver, retry_delay_s
 
-from atelier_infer.client import webhook_signature
-from atelier_infer.generation.webhook_hosts import Origin, WebhookTarget, find_target
+from atelier_infer.errors import WebhookUrlError
 
 log = logging.getLogger(__name__)
 
 MAX_ATTEMPTS = 6
+USER_AGENT = "atelier-infer"
 
 THREADS = 4
 """A receiver that does not answer occupies one of them for timeout_s."""
@@ -64,28 +64,6 @@ class Webhook:
         return WebhookStatus(state=self.state, attempts=self.attempts, last_error=self.last_error)
 
 
-@dataclass(frozen=True)
-class Delivery:
-    """Result of one attempt.
-
-    Attributes:
-        status: of HTTP; None without a response.
-        retry_after_s: as the receiver asked.
-    """
-
-    status: int | None
-    error: str
-    retry_after_s: float = 0.0
-
-    @property
-    def accepted(self) -> bool:
-        return self.status is not None and 200 <= self.status < 300
-
-    @property
-    def retryable(self) -> bool:
-        return self.status is None or self.status == 429 or self.status >= 500
-
-
 class WebhookSender:
     """Threads that send webhooks from a queue, which is not persisted.
 
@@ -123,7 +101,10 @@ class WebhookSender:
         Raises:
             WebhookUrlError: it is not a URL on an allowed host.
         """
-        return find_target(url, self._hosts)
+        try:
+            return find_target(url, self._hosts, field="webhook_url", setting="ATELIER_INFER_WEBHOOK_HOSTS")
+        except ValueError as error:
+            raise WebhookUrlError(str(error)) from None
 
     def start(self) -> None:
         for thread in self._threads:
@@ -181,40 +162,26 @@ class WebhookSender:
     def _attempt(self, webhook: Webhook) -> None:
         webhook.attempts += 1
         delivery = self._post(webhook)
-        if delivery.accepted:
+        if delivery.succeeded:
             webhook.last_error = None
             webhook.state = "delivered"  # last, because other threads read both
             self._record_outcome("delivered")
             return
-        webhook.last_error = delivery.error
-        delay_s = max(backoff_s(webhook.attempts, self._limits), min(delivery.retry_after_s, self._limits.max_retry_s))
-        retry = delivery.retryable and webhook.attempts < MAX_ATTEMPTS and self._deadline == math.inf
+        webhook.last_error = delivery.reason
+        delay_s = retry_delay_s(
+            webhook.attempts,
+            first_s=self._limits.first_retry_s,
+            factor=4.0,
+            longest_s=self._limits.max_retry_s,
+            requested_s=delivery.retry_after_s,
+        )
+        retry = delivery.is_retryable and webhook.attempts < MAX_ATTEMPTS and self._deadline == math.inf
         if not (retry and self._enqueue(webhook, delay_s)):
-            self._fail(webhook, delivery.error)
+            self._fail(webhook, delivery.reason)
 
     def _post(self, webhook: Webhook) -> Delivery:
-        (scheme, host, port), path, _ = webhook.target
-        timestamp = str(int(time.time()))
-        headers = {
-            "Content-Type": "application/json",
-            "User-Agent": "atelier-infer",
-            "webhook-id": webhook.id,
-            "webhook-timestamp": timestamp,
-            "webhook-signature": webhook_signature(self._key, webhook.id, timestamp, webhook.body),
-        }
-        connection_class = http.client.HTTPSConnection if scheme == "https" else http.client.HTTPConnection
         timeout_s = max(0.1, min(self._limits.timeout_s, self._deadline - time.monotonic()))
-        connection = connection_class(host, port, timeout=timeout_s)
-        try:
-            connection.request("POST", path, webhook.body, headers)
-            response = connection.getresponse()
-        except (OSError, http.client.HTTPException, UnicodeError) as error:
-            return Delivery(None, f"no response: {type(error).__name__}: {error}"[:300])
-        finally:
-            connection.close()
-        redirect = "; redirects are not followed" if 300 <= response.status < 400 else ""
-        after = response.getheader("Retry-After", "")
-        return Delivery(response.status, f"status {response.status}{redirect}", float(after) if after.isdecimal() else 0.0)
+        return deliver(webhook.target.url, self._key, webhook.id, webhook.body, user_agent=USER_AGENT, timeout_s=timeout_s)
 
     def _fail(self, webhook: Webhook, error: str) -> None:
         webhook.last_error = error
@@ -227,9 +194,3 @@ class WebhookSender:
         }
         log.warning("webhook delivery failed", extra={"fields": fields})
         self._record_outcome("failed")
-
-
-def backoff_s(attempts: int, limits: WebhookLimits) -> float:
-    """Exponential, with up to half taken off at random, so that retries do not reach a receiver all at once."""
-    jitter = random.uniform(0.5, 1.0)  # noqa: S311  not a secret
-    return min(limits.max_retry_s, limits.first_retry_s * 4.0 ** (attempts - 1)) * jitter

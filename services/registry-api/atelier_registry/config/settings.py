@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import Annotated
 from urllib.parse import urlsplit
 
-from atelier_contracts.tokens import parse_tokens
-from pydantic import AfterValidator, Field, SecretStr, ValidationError
+from atelier_service import settings as service_settings
+from atelier_service.settings import secret_file, token_file
+from pydantic import AfterValidator, Field, SecretStr
 from pydantic_settings import BaseSettings, SettingsConfigDict
 from sqlalchemy import make_url
 from sqlalchemy.exc import ArgumentError
@@ -20,10 +21,6 @@ from atelier_registry.errors import PolicyError, SubscribersError
 PREFIX = "ATELIER_REGISTRY_"
 TRACKING_USERNAME, TRACKING_PASSWORD = "MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD"
 """Variables that MLflow's client reads."""
-
-
-class SettingsError(Exception):
-    """Settings are missing or invalid; the message lists every problem."""
 
 
 def _server(uri: str) -> str:
@@ -78,31 +75,12 @@ def _infer(uri: str | None) -> str | None:
     return uri.rstrip("/")
 
 
-def _tokens(file: Path) -> Path:
-    try:
-        parse_tokens(file.read_text())
-    except OSError as error:
-        raise ValueError(f"cannot be read: {error.strerror}") from None
-    return file
-
-
 def _password(file: Path | None) -> Path | None:
     if file is None:
         return None
     if os.environ.get(TRACKING_PASSWORD) or not os.environ.get(TRACKING_USERNAME):
         raise ValueError(f"replaces {TRACKING_PASSWORD}: set {TRACKING_USERNAME} with it, and not {TRACKING_PASSWORD}")
-    return _secret(file)
-
-
-def _secret(file: Path | None) -> Path | None:
-    if file is None:
-        return None
-    try:
-        if not file.read_text().strip():
-            raise ValueError("must contain the secret; the file is empty")
-    except OSError as error:
-        raise ValueError(f"cannot be read: {error.strerror}") from None
-    return file
+    return secret_file(file)
 
 
 def with_password(address: str, file: Path | None) -> str:
@@ -132,10 +110,10 @@ class Settings(BaseSettings):
         2, ge=1, le=60, description="timeout of one request to MLflow, which is tried twice at most"
     )
     database_url: Annotated[SecretStr, AfterValidator(_database)] = Field(description="address of the database of decisions")
-    database_password_file: Annotated[Path | None, AfterValidator(_secret)] = Field(
+    database_password_file: Annotated[Path | None, AfterValidator(secret_file)] = Field(
         None, description="file with the database password"
     )
-    token_file: Annotated[Path, AfterValidator(_tokens)] = Field(description="tokens, as lines `id role sha256`")
+    token_file: Annotated[Path, AfterValidator(token_file)] = Field(description="tokens, as lines `id role sha256`")
     policy_file: Annotated[Path | None, AfterValidator(_policy)] = Field(
         None, description="file with the policy; the built-in policy without it"
     )
@@ -144,7 +122,7 @@ class Settings(BaseSettings):
     )
     infer_url: Annotated[str | None, AfterValidator(_infer)] = Field(None, description="address of infer")
     infer_token: SecretStr | None = Field(None, description="token for infer, of the role promoter")
-    infer_token_file: Annotated[Path | None, AfterValidator(_secret)] = Field(None, description="file with that token")
+    infer_token_file: Annotated[Path | None, AfterValidator(secret_file)] = Field(None, description="file with that token")
     stage_timeout_s: int = Field(
         120, ge=1, le=3600, description="timeout of a request to infer, which loads a version and generates images"
     )
@@ -182,29 +160,9 @@ def read_settings() -> Settings:
     Raises:
         SettingsError: a setting is missing, invalid or unknown.
     """
-    names = {PREFIX + name.upper(): name for name in Settings.model_fields}
-    problems = [f"{key}: unknown setting" for key in sorted(os.environ) if key.startswith(PREFIX) and key not in names]
+    problems = []
     tokens = [name for name in (f"{PREFIX}INFER_TOKEN", f"{PREFIX}INFER_TOKEN_FILE") if os.environ.get(name)]
     if len(tokens) != bool(os.environ.get(f"{PREFIX}INFER_URL")):
         rule = f"set both or neither; {PREFIX}INFER_TOKEN_FILE may replace the second"
         problems.append(f"{PREFIX}INFER_URL and {PREFIX}INFER_TOKEN: {rule}")
-    try:
-        settings = Settings()  # type: ignore[call-arg]
-    except ValidationError as error:
-        problems += [_problem(fault["loc"], fault["type"], fault["msg"]) for fault in error.errors(include_input=False)]
-    if problems:
-        raise SettingsError("registry-api cannot start:\n" + "\n".join(f"  {problem}" for problem in problems))
-    return settings
-
-
-def _problem(location: tuple[int | str, ...], kind: str, message: str) -> str:
-    """One line, with the value received unless it may contain a secret."""
-    name = PREFIX + str(location[0]).upper()
-    if kind == "missing":
-        return f"{name}: is required ({Settings.model_fields[str(location[0])].description})"
-    received = (
-        ""
-        if location[0] in ("database_url", "tracking_uri", "infer_url", "infer_token")
-        else f"; received {os.environ.get(name)!r}"
-    )
-    return f"{name}: {message.removeprefix('Value error, ')}{received}"
+    return service_settings.read_settings(Settings, os.environ, lambda _: (), problems)
