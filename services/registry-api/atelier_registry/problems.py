@@ -51,6 +51,7 @@ STATUS: dict[type[errors.RegistryApiError], tuple[int, dict[str, str]]] = {
     errors.TrackingUnavailableError: (503, _LATER),
     errors.DatabaseUnavailableError: (503, _LATER),
     errors.AliasBusyError: (503, _LATER),
+    errors.AnchorUnavailableError: (503, _LATER),
 }
 """The one place where an error becomes a status and headers; a test holds it complete."""
 
