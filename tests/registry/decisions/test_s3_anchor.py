@@ -76,11 +76,12 @@ class AwsListing:
     def __init__(self, client):
         self._client, self.get_object, self.put_object = client, client.get_object, client.put_object
 
-    def list_object_versions(self, KeyMarker="", VersionIdMarker="", **arguments):
-        assert not VersionIdMarker
+    def list_object_versions(self, **arguments):
+        assert "VersionIdMarker" not in arguments
+        marker = arguments.pop("KeyMarker", "")
         page = self._client.list_object_versions(**arguments)
         for kind in {"Versions", "DeleteMarkers"} & page.keys():
-            page[kind] = [item for item in page[kind] if item["Key"] > KeyMarker]
+            page[kind] = [item for item in page[kind] if item["Key"] > marker]
         return page
 
 

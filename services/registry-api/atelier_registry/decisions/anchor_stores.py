@@ -7,10 +7,6 @@ import re
 from contextlib import closing
 from typing import Any, Protocol
 
-import boto3
-from botocore.config import Config
-from botocore.exceptions import BotoCoreError, ClientError
-
 from atelier_registry.errors import AnchorUnavailableError
 from atelier_registry.models.model_registry import ModelRegistry
 from atelier_registry.storage.hash_chain import BrokenChainError
@@ -73,6 +69,11 @@ class S3AnchorStore:
     """
 
     def __init__(self, bucket: str, client: Any = None) -> None:
+        import boto3  # takes memory, which a service without this store does not need
+        from botocore.config import Config
+        from botocore.exceptions import BotoCoreError, ClientError
+
+        self._errors = (ClientError, BotoCoreError)
         timeouts = Config(connect_timeout=3, read_timeout=10, retries={"total_max_attempts": 2})
         self._client = client or boto3.client("s3", config=timeouts)
         self._bucket, self.name = bucket, f"s3://{bucket}"
@@ -80,7 +81,7 @@ class S3AnchorStore:
         self._tampering = ""
 
     def read(self) -> Anchor | None:
-        """Lists every object in the first call, a thousand at a time, and later only newer ones. Repeats what it found wrong."""
+        """Lists every object in the first call, and later only newer ones. Tampering is reported by every call after that."""
         if self._tampering:
             raise BrokenChainError(self._tampering)
         try:
@@ -89,7 +90,7 @@ class S3AnchorStore:
         except BrokenChainError as error:
             self._tampering = str(error)
             raise
-        except (ClientError, BotoCoreError) as error:
+        except self._errors as error:
             raise AnchorUnavailableError(self.name) from error
 
     def write(self, anchor: Anchor) -> None:
@@ -98,17 +99,15 @@ class S3AnchorStore:
         body = json.dumps({"entry": anchor[0], "hash": anchor[1]}).encode()
         try:
             self._client.put_object(Bucket=self._bucket, Key=key, Body=body, ContentType="application/json", IfNoneMatch="*")
-        except ClientError as error:
-            if error.response["Error"]["Code"] != "PreconditionFailed":
+        except self._errors as error:
+            if getattr(error, "response", {}).get("Error", {}).get("Code") != "PreconditionFailed":
                 raise AnchorUnavailableError(self.name) from error
             self._check_equal(key, anchor)
-        except BotoCoreError as error:
-            raise AnchorUnavailableError(self.name) from error
 
     def _check_equal(self, key: str, anchor: Anchor) -> None:
         try:
             stored = self._get(key)
-        except (ClientError, BotoCoreError) as error:
+        except self._errors as error:
             raise AnchorUnavailableError(self.name) from error
         if stored != anchor:
             raise BrokenChainError(f"{self.name}/{key} holds the hash {stored[1]}, but the entry has {anchor[1]}")
