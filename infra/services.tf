@@ -44,11 +44,12 @@ locals {
           MLFLOW_DISABLE_TELEMETRY      = "true"
         },
         local.given_database_ca,
+        local.anchor ? { ATELIER_REGISTRY_ANCHOR_BUCKET = aws_s3_bucket.anchor[0].id, AWS_DEFAULT_REGION = var.region } : {},
         contains(var.services, "infer") ? { ATELIER_REGISTRY_INFER_URL = "http://infer.${var.name}.internal:${local.ports.infer}" } : {},
       )
       from_database = local.env_file ? {} : { PGPASSWORD = local.database.password } # read by PostgreSQL's client library
       start         = "${local.start_with_ca}${local.start_with_tokens} atelier_registry"
-      task_policy   = null
+      task_policy   = local.anchor ? { json = data.aws_iam_policy_document.anchor[0].json } : null
       stop_s        = 40
     }
     infer = {

@@ -204,6 +204,16 @@ variable "old_version_days" {
   default     = 30
 }
 
+variable "anchor_retention_days" {
+  description = "Days that nobody can delete or change the hashes of registry-api's decisions in a bucket of their own; null: no such bucket."
+  type        = number
+  default     = null
+  validation {
+    condition     = var.anchor_retention_days == null ? true : var.anchor_retention_days >= 1 && var.anchor_retention_days <= 36500 && floor(var.anchor_retention_days) == var.anchor_retention_days && contains(var.services, "registry-api")
+    error_message = "anchor_retention_days must be a whole number from 1 to 36500, and needs registry-api among services; received ${jsonencode(var.anchor_retention_days)}."
+  }
+}
+
 variable "data_only" {
   description = "True takes away what costs money by the hour and keeps the artifacts, a snapshot of the database, the secrets and the images. The command's destroy sets it."
   type        = bool

@@ -14,7 +14,7 @@ import pytest
 
 from .cloud import Folder
 from .conftest import INFRA
-from .plan_rules import RULES, resources
+from .plan_rules import RULES, as_list, resources, statements
 
 pytestmark = [pytest.mark.infra, pytest.mark.timeout(900)]
 
@@ -73,6 +73,7 @@ def plans(initialised: Path, moto: str, tmp_path_factory: pytest.TempPathFactory
     for name, variables in {
         "default": {},
         "infer alone": {"services": ["tracking", "infer"]},
+        "anchor": {"services": ["tracking", "registry-api"], "anchor_retention_days": 365},
         "everything": EVERYTHING,
         "everything, env file": EVERYTHING | {"secrets": "env-file", "db_password": PASSWORD},
         "mutated": EVERYTHING | {"secrets": "env-file", "db_password": PASSWORD},
@@ -237,6 +238,24 @@ def test_an_api_without_the_other_is_told_nothing_of_it(plans):
     assert {address.split('"')[1] for address, _ in resources(plans["infer alone"][0], "aws_service_discovery_service")} == {
         "tracking"
     }
+
+
+def test_the_anchor_of_decisions_cannot_be_deleted(plans):
+    plan = plans["anchor"][0]
+    [(_, bucket)] = [each for each in resources(plan, "aws_s3_bucket") if "anchor" in each[0]]
+    [(_, lock)] = resources(plan, "aws_s3_bucket_object_lock_configuration")
+    assert (bucket["object_lock_enabled"], bucket["force_destroy"]) == (True, False)
+    assert [(each["mode"], each["days"]) for each in lock["rule"][0]["default_retention"]] == [("COMPLIANCE", 365)]
+    allowed = {}
+    for address, statement in statements(plan):
+        if "anchor" in json.dumps(statement) and statement["Effect"] == "Allow":
+            allowed[address.split('"')[1]] = allowed.get(address.split('"')[1], set()) | set(as_list(statement["Action"]))
+    assert allowed == {
+        "registry-api": {"s3:PutObject", "s3:GetObject", "s3:GetObjectVersion", "s3:ListBucket", "s3:ListBucketVersions"}
+    }
+    environment = plan["output_changes"]["services"]["after"]["registry-api"]["environment"]
+    assert "ATELIER_REGISTRY_ANCHOR_BUCKET" in environment
+    assert resources(plans["everything"][0], "aws_s3_bucket_object_lock_configuration") == []
 
 
 def test_services_reach_those_that_they_ask_and_no_others(plans):

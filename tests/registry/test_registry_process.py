@@ -56,7 +56,7 @@ def silent_server():
         yield f"http://127.0.0.1:{listening.getsockname()[1]}"
 
 
-def test_a_promotion_from_end_to_end(serve, real_world, mlflow_server, name):
+def test_a_promotion_and_a_roll_back_from_end_to_end(serve, real_world, mlflow_server, name):
     real_world.add_model(name)
     for _ in range(2):
         real_world.add_version(name, tags={"atelier.kind": "adapter"}, files=FILES)
@@ -98,7 +98,7 @@ def test_an_mlflow_that_does_not_answer_costs_five_seconds_at_most(serve, silent
     assert ready[0].json() == {"status": "unavailable"}
 
 
-def test_it_refuses_to_start_with_all_problems_at_once(tmp_path):
+def test_the_process_lists_all_problems_and_exits(tmp_path):
     environment = {key: value for key, value in os.environ.items() if not key.startswith("ATELIER_")}
     ended = subprocess.run(
         [sys.executable, "-m", "atelier_registry"], env=environment, capture_output=True, text=True, timeout=60
@@ -126,7 +126,7 @@ print(*sorted(sys.modules), sep="\\n")
 """
 
 
-def test_it_runs_without_the_heavy_packages():
+def test_every_module_imports_without_heavy_packages():
     """All modules import where torch and ONNX Runtime are missing, and pandas too; nor are other services needed."""
     absent = {"torch", "onnxruntime", "onnx", "diffusers", "transformers", "peft", "pandas", "scipy", "pyarrow"}
     absent |= {"atelier_trainer", "atelier_infer", "atelier_embedded"}

@@ -20,7 +20,7 @@ from atelier_registry.config.settings import Settings, export_tracking_password,
 from atelier_registry.config.subscribers import read_subscribers
 from atelier_registry.decisions.alias_reconciler import AliasReconciler
 from atelier_registry.decisions.alias_writer import AliasWriter
-from atelier_registry.decisions.anchor_stores import AnchorStore, MlflowAnchorStore
+from atelier_registry.decisions.anchor_stores import AnchorStore, MlflowAnchorStore, S3AnchorStore
 from atelier_registry.decisions.approvals import Approvals
 from atelier_registry.decisions.chain_anchor import ChainAnchor
 from atelier_registry.decisions.policy_evaluation import PolicyEvaluator
@@ -176,6 +176,7 @@ def serve() -> int:
         tokens=TokenFile(settings.token_file),
         policy=policy,
         infer_client=_infer_client(settings, infer_token),
+        anchor_stores=(S3AnchorStore(settings.anchor_bucket),) if settings.anchor_bucket else (),
         served_model_reader=HttpServedModelReader(settings.infer_url, infer_token)
         if settings.infer_url and infer_token
         else None,

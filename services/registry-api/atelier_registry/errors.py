@@ -26,6 +26,7 @@ RegistryApiError
 ├── UnavailableError
 │   ├── TrackingUnavailableError  MLflow did not answer, or not with a valid answer
 │   ├── DatabaseUnavailableError  decisions cannot be read or written
+│   ├── AnchorUnavailableError    the bucket with the chain's anchors does not answer
 │   ├── StageBusyError            the limit of concurrent requests to infer is reached
 │   └── AliasBusyError            other decisions on the same alias took too long
 └── StartError
@@ -201,6 +202,13 @@ class DatabaseUnavailableError(UnavailableError):
 
     def __init__(self) -> None:
         super().__init__("the database of decisions is unavailable; the same request can safely be sent again")
+
+
+class AnchorUnavailableError(UnavailableError):
+    """The bucket with the chain's anchors does not answer. The cause is chained and logged, never sent."""
+
+    def __init__(self, store: str) -> None:
+        super().__init__(f"{store} is unavailable; check the bucket's name, the region and the role's permissions")
 
 
 class StageBusyError(UnavailableError):

@@ -42,6 +42,7 @@ TYPES: dict[type[errors.RegistryApiError], ProblemType] = {
     errors.TrackingUnavailableError: ProblemType("tracking-unavailable", 503, "MLflow does not answer."),
     errors.DatabaseUnavailableError: ProblemType("database-unavailable", 503, "The database does not answer."),
     errors.AliasBusyError: ProblemType("alias-busy", 503, "Other decisions on the same alias took too long."),
+    errors.AnchorUnavailableError: ProblemType("anchor-unavailable", 503, "A store of the chain's anchors does not answer."),
 }
 """A test keeps it complete."""
 

@@ -164,7 +164,7 @@ def test_comments_and_unknown_fields_are_passed_over():
         b"",
         b"data: cut",
     ]
-    assert list(parse_events(lines)) == [("alias", "{\n}"), ("message", "bare")]
+    assert list(parse_events(lines)) == [("alias.moved", "{\n}"), ("message", "bare")]
 
 
 @given(st.lists(st.binary(max_size=40)))

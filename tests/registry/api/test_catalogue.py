@@ -10,7 +10,7 @@ from ..conftest import ADAPTER, EVIDENCE, FILES
 KIND = {"atelier.kind": "adapter", "atelier.bundle_digest": "b" * 64}
 
 
-def test_models(start, world, name):
+def test_models_are_listed_and_shown(start, world, name):
     world.add_model(name, "pencil drawings")
     world.add_version(name, tags=KIND)
     world.add_version(name, tags=KIND)
@@ -28,7 +28,7 @@ def test_models(start, world, name):
     assert mine == api.get(f"/models/{name}").json()
 
 
-def test_versions(start, world, name):
+def test_versions_are_listed_newest_first(start, world, name):
     world.add_model(name)
     for _ in range(3):
         world.add_version(name, tags=KIND)
@@ -46,14 +46,14 @@ def test_versions(start, world, name):
     assert last["next_page_token"] is None
 
 
-def test_listing_versions_asks_twice_whatever_their_number(start, fake, adapters):
+def test_listing_versions_makes_two_requests_whatever_their_number(start, fake, adapters):
     api = start(fake)
     fake.calls.clear()
     assert len(api.get(f"/models/{adapters}/versions").json()["versions"]) == 5
     assert [call for call in fake.calls if call != "chain_head"] == ["model", "versions"]
 
 
-def test_inspect(start, world, name):
+def test_a_version_is_shown_with_its_lineage_and_evidence(start, world, name):
     world.add_model(name)
     world.add_version(
         name,
@@ -80,7 +80,7 @@ def test_inspect(start, world, name):
     assert detail["problems"] == []
 
 
-def test_inspect_without_the_trainers_files(start, world, name):
+def test_a_version_without_the_trainers_files_is_shown(start, world, name):
     world.add_model(name)
     world.add_version(name, tags=KIND, files={}, run_tags={"mlflow.source.git.commit": "of the run"})
     world.add_version(name)
@@ -95,7 +95,7 @@ def test_inspect_without_the_trainers_files(start, world, name):
     assert plain["problems"] == []
 
 
-def test_files_kept_elsewhere_are_a_problem_of_the_version(start, world, name):
+def test_files_stored_elsewhere_are_a_problem_of_the_version(start, world, name):
     world.add_model(name)
     world.add_version(name, tags=KIND, files=FILES)
     world.keep_files_elsewhere(name, 1)
@@ -115,7 +115,7 @@ def test_files_kept_elsewhere_are_a_problem_of_the_version(start, world, name):
         ("adapter.json", ADAPTER.model_copy(update={"bundle_digest": "f" * 64}).model_dump_json(), "name different bundles"),
     ],
 )
-def test_wrong_files_are_told(api, fake, name, file, text, told):
+def test_invalid_files_are_listed_as_problems(api, fake, name, file, text, told):
     fake.add_model(name)
     fake.add_version(name, tags=KIND, files=FILES | {file: text})
     detail = api.get(f"/models/{name}/versions/1")
@@ -124,7 +124,7 @@ def test_wrong_files_are_told(api, fake, name, file, text, told):
     assert told in problem
 
 
-def test_a_run_that_is_gone_is_told(api, fake, name):
+def test_a_deleted_run_is_listed_as_a_problem(api, fake, name):
     fake.add_model(name)
     fake.add_version(name, tags=KIND, files=FILES)
     fake.delete_run(fake.version(name, 1).run_id)

@@ -1,7 +1,7 @@
 """The history of decisions."""
 
 
-def test_pages(api, adapters):
+def test_history_comes_in_pages(api, adapters):
     for number in (1, 2, 3, 4, 5):
         api.promote(adapters, number)
     first = api.as_("rita").get(f"/models/{adapters}/history", limit=2).json()
@@ -14,34 +14,34 @@ def test_pages(api, adapters):
     assert full["next_before_id"] is None
 
 
-def test_of_one_alias(api, adapters):
+def test_history_of_one_alias(api, adapters):
     api.promote(adapters, 1)
     api.promote(adapters, 2, alias="candidate")
     assert [decision["to_version"] for decision in api.history(adapters, alias="candidate")] == [2]
     assert api.history(adapters, alias="other") == []
 
 
-def test_of_a_model_without_decisions(api, adapters):
+def test_history_of_a_model_without_decisions_is_empty(api, adapters):
     assert api.get(f"/models/{adapters}/history").json() == {"decisions": [], "next_before_id": None}
 
 
-def test_of_a_model_that_does_not_exist(api):
+def test_history_of_an_unknown_model_is_not_found(api):
     assert api.get("/models/nobody/history").status_code == 404
 
 
-def test_of_a_model_that_was_deleted(api, fake, adapters):
+def test_history_of_a_deleted_model_remains(api, fake, adapters):
     api.promote(adapters, 1)
     fake.delete_model(adapters)
     assert len(api.history(adapters)) == 1
     assert api.get(f"/models/{adapters}/history", alias="other").status_code == 200
 
 
-def test_without_mlflow(api, fake, adapters):
+def test_history_is_readable_without_mlflow(api, fake, adapters):
     api.promote(adapters, 1)
     fake.down = True
     assert len(api.history(adapters)) == 1
 
 
-def test_an_id_too_large_for_a_database(api, adapters):
+def test_an_id_too_large_for_the_database_is_refused(api, adapters):
     assert api.get(f"/models/{adapters}/history", before_id=2**63).status_code == 422
     assert api.get(f"/models/{adapters}/history", before_id=2**63 - 1).status_code == 200

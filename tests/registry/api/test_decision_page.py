@@ -23,7 +23,7 @@ POLICY = Policy.model_validate(
 browser = pytest.mark.browser
 
 
-def test_the_files_are_open_and_nothing_else_is(start, fake):
+def test_only_the_pages_files_need_no_token(start, fake):
     client = start(fake).client
     index = client.get("/")
     assert index.headers["content-type"].startswith("text/html")
@@ -36,7 +36,7 @@ def test_the_files_are_open_and_nothing_else_is(start, fake):
     assert client.get("/models").status_code == 401
 
 
-def test_nothing_is_loaded_from_elsewhere_or_written_as_markup():
+def test_the_page_loads_nothing_from_other_hosts_and_writes_no_markup():
     for file in PAGE_FOLDER.iterdir():
         text = file.read_text().replace("http://www.w3.org/2000/svg", "")
         assert "http" not in text, file
@@ -100,7 +100,7 @@ def wait(condition):
 
 
 @browser
-def test_decide_with_the_keyboard(open_page, fake, adapters, infer_client):
+def test_decisions_can_be_made_with_the_keyboard(open_page, fake, adapters, infer_client):
     infer_client.levels = {1: 40, 2: 200}
     fake.point(adapters, "champion", 1)
     for step, value in ((1, 0.5), (2, 0.4), (3, 0.3)):
@@ -130,7 +130,7 @@ def test_decide_with_the_keyboard(open_page, fake, adapters, infer_client):
 
 
 @browser
-def test_a_refusal_is_told_rule_by_rule(open_page, fake, adapters):
+def test_a_refusal_shows_every_rule(open_page, fake, adapters):
     fake.add_version(adapters, tags={"atelier.kind": "adapter"}, files={"adapter.json": FILES["adapter.json"]})
     page = open_page()
     page.get_by_role("button", name="Version 6").click()
@@ -157,7 +157,7 @@ def test_changed_files_are_shown(open_page, url, fake, adapters):
 
 
 @browser
-def test_two_people_approve(open_page, fake):
+def test_a_second_person_can_approve(open_page, fake):
     fake.add_model("watched")
     fake.add_version("watched", tags={"atelier.kind": "adapter"}, files=FILES)
     one, other = open_page("pia"), open_page("ada")
@@ -173,7 +173,7 @@ def test_two_people_approve(open_page, fake):
 
 
 @browser
-def test_what_others_decide_shows_up(open_page, fake, adapters):
+def test_decisions_of_others_appear(open_page, fake, adapters):
     page = open_page("rita")
     page.get_by_role("button", name="Version 3").wait_for()
     fake.point(adapters, "champion", 3)
@@ -182,7 +182,7 @@ def test_what_others_decide_shows_up(open_page, fake, adapters):
 
 
 @browser
-def test_a_wrong_token_is_told_and_forgotten(open_page, adapters):
+def test_an_unknown_token_is_reported_and_not_stored(open_page, adapters):
     page = open_page("nobody")
     page.get_by_role("alert").get_by_text("the token is unknown").wait_for()
     assert page.evaluate("sessionStorage.length") == 0
@@ -203,7 +203,7 @@ def test_markup_in_a_reason_is_text(open_page, start, fake, adapters):
 
 
 @browser
-def test_on_a_phone(open_page, fake, adapters):
+def test_the_page_fits_a_phone(open_page, fake, adapters):
     page = open_page(viewport={"width": 360, "height": 740}, has_touch=True, is_mobile=True)
     page.get_by_role("button", name="Version 5").tap()
     page.get_by_label("Reason").wait_for()

@@ -21,7 +21,7 @@ READING = ["/models", "/models/{name}", "/models/{name}/versions", "/models/{nam
         ({"Authorization": b"Bearer \xff\xfe"}, 'Bearer realm="atelier", error="invalid_token"'),
     ],
 )
-def test_no_answer_without_a_token(api, adapters, path, headers, challenge):
+def test_a_request_without_a_valid_token_is_refused(api, adapters, path, headers, challenge):
     answer = api.client.get(path.format(name=adapters), headers=headers)
     assert answer.status_code == 401
     assert answer.headers["www-authenticate"] == challenge
@@ -29,18 +29,18 @@ def test_no_answer_without_a_token(api, adapters, path, headers, challenge):
     assert answer.json()["status"] == 401
 
 
-def test_a_wrong_body_is_not_looked_at_before_the_token(api, adapters):
+def test_the_token_is_checked_before_the_body(api, adapters):
     assert api.client.post(f"/models/{adapters}/versions/1/promote", content="{").status_code == 401
 
 
 @pytest.mark.parametrize("path", READING)
 @pytest.mark.parametrize("id", TOKENS)
-def test_every_role_reads(api, adapters, path, id):
+def test_every_role_may_read(api, adapters, path, id):
     assert api.as_(id).get(path.format(name=adapters)).status_code == 200
 
 
 @pytest.mark.parametrize("id", ["rita", "tom"])
-def test_only_promoters_and_admins_decide(api, fake, adapters, id):
+def test_readers_and_trainers_may_not_decide(api, fake, adapters, id):
     for answer in (api.as_(id).promote(adapters, 1), api.as_(id).roll_back(adapters), api.as_(id).promote("nobody", 1)):
         assert answer.status_code == 403
         assert f"{id} has the role {TOKENS[id]}; this requires promoter or admin" in answer.json()["detail"]
@@ -48,7 +48,7 @@ def test_only_promoters_and_admins_decide(api, fake, adapters, id):
 
 
 @pytest.mark.parametrize("id", ["pia", "ada"])
-def test_promoters_and_admins_decide(api, adapters, id):
+def test_promoters_and_admins_may_decide(api, adapters, id):
     assert api.as_(id).promote(adapters, 1).json()["actor"] == id
     assert api.as_(id).promote(adapters, 2).status_code == 200
     assert api.as_(id).roll_back(adapters).status_code == 200
@@ -63,7 +63,7 @@ def test_a_changed_token_file_is_noticed(api, token_file):
     assert api.as_("newcomer").get("/models").status_code == 401
 
 
-def test_one_line_for_every_request(api, adapters, caplog):
+def test_every_request_is_logged_once(api, adapters, caplog):
     caplog.set_level(logging.INFO)
     api.get("/models", limit=1, page_token="0")
     api.promote(adapters, 1)

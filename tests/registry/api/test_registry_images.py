@@ -22,7 +22,7 @@ def two(start, world, name):
     return start(world.registry).as_("rita")
 
 
-def test_compare(two, name):
+def test_comparison_shows_differences(two, name):
     found = two.get(f"/models/{name}/compare", left=1, right=2).json()
     assert (found["left"]["version"], found["right"]["version"]) == (1, 2)
     assert found["params"] == {"rank": {"left": "8", "right": "16", "difference": None}}
@@ -34,14 +34,14 @@ def test_compare(two, name):
     assert two.get(f"/models/{name}/compare", left=1, right=9).status_code == 404
 
 
-def test_a_list_with_runs(two, name):
+def test_versions_can_be_listed_with_their_runs(two, name):
     versions = two.get(f"/models/{name}/versions", runs="true").json()["versions"]
     assert [version["run"]["params"]["rank"] for version in versions] == ["16", "8"]
     assert versions[1]["run"]["metrics"] == {"loss": 0.5, "old": 1.0}
     assert [version["run"] for version in two.get(f"/models/{name}/versions").json()["versions"]] == [None, None]
 
 
-def test_images_and_curves(two, world, name):
+def test_logged_images_and_curves_are_shown(two, world, name):
     for step in (10, 20):
         world.add_image(name, 1, "validation", step, png(step))
         world.add_point(name, 1, "ema_loss", step, 1 / step)
@@ -59,7 +59,7 @@ def test_images_and_curves(two, world, name):
         assert two.get(f"/models/{name}/versions/1/{path}").status_code == 404
 
 
-def test_draw(start, fake, adapters, infer_client):
+def test_several_versions_generate_the_same_images(start, fake, adapters, infer_client):
     api = start(fake).as_("rita")
     infer_client.levels, infer_client.broken = {1: 10, 2: 20}, {3}
     asked = {"prompt": "a cat", "seed": 7, "steps": 2, "size": 16}
@@ -81,7 +81,7 @@ def retire(api, name, number, **more):
     return api.post(f"/models/{name}/versions/{number}/retire", {"reason": "hands"}, **more)
 
 
-def test_retire(start, world, name):
+def test_a_retired_version_cannot_be_promoted(start, world, name):
     world.add_model(name)
     for _ in range(2):
         world.add_version(name, tags=KIND)
@@ -116,7 +116,7 @@ def test_a_roll_back_proves_that_its_target_loads(start, fake, adapters, infer_c
     assert infer_client.calls == [2, 1]
 
 
-def test_a_roll_back_by_force_while_infer_is_down(start, fake, adapters, infer_client):
+def test_an_admin_may_force_a_roll_back_while_infer_is_down(start, fake, adapters, infer_client):
     api = start(fake)
     for number in (1, 2):
         api.promote(adapters, number)

@@ -42,7 +42,7 @@ def url(real_world, ledger, locks, webhooks, token_file, infer_client):
 
 
 @pytest.mark.timeout(900)
-def test_every_answer_is_as_the_document_says(url, tmp_path):
+def test_every_response_matches_the_openapi_document(url, tmp_path):
     """Streams that do not end are left out: `GET /events` has tests of its own."""
     ended = subprocess.run(
         [

@@ -24,13 +24,13 @@ def test_the_table_has_every_leaf_of_the_tree_and_nothing_else():
     assert set(problems.TYPES) == leaves(errors.RegistryApiError) - leaves(errors.StartError)
 
 
-def test_the_tree_is_drawn():
+def test_the_docstring_lists_every_error():
     names = {name for name, kind in inspect.getmembers(errors, inspect.isclass) if issubclass(kind, errors.RegistryApiError)}
     drawn = {line.split("─ ")[1].split()[0] for line in errors.__doc__.splitlines() if "─ " in line}
     assert drawn | {"RegistryApiError"} == names
 
 
-def test_an_unknown_model_names_the_others(api, fake):
+def test_an_unknown_model_lists_existing_ones(api, fake):
     assert problem(api.get("/models/penicl"), 404) == "no model named 'penicl'; there is no model yet"
     for letter in "ba":
         fake.add_model(f"pencil-{letter}")
@@ -45,7 +45,7 @@ def test_an_unknown_model_names_the_others(api, fake):
     assert "m20" not in detail
 
 
-def test_an_unknown_version_names_the_others(start, world, name):
+def test_an_unknown_version_lists_existing_ones(start, world, name):
     world.add_model(name)
     api = start(world.registry)
     assert problem(api.get(f"/models/{name}/versions/4"), 404) == f"{name} has no version 4; it has none yet"
@@ -55,7 +55,7 @@ def test_an_unknown_version_names_the_others(start, world, name):
         assert problem(answer, 404) == f"{name} has no version 4; existing versions: 3, 2, 1"
 
 
-def test_of_many_versions_twenty_are_named(api, fake, name):
+def test_at_most_twenty_versions_are_listed(api, fake, name):
     fake.add_model(name)
     for _ in range(25):
         fake.add_version(name)
@@ -64,7 +64,7 @@ def test_of_many_versions_twenty_are_named(api, fake, name):
     assert detail.endswith("7, 6, and 5 more")
 
 
-def test_of_very_many_versions_the_rest_is_not_counted(api, fake, name):
+def test_more_than_a_thousand_versions_are_not_counted(api, fake, name):
     fake.add_model(name)
     for number in range(1, 1003):
         fake._versions[name, number] = fake._versions.get((name, 1)) or fake.version(name, fake.add_version(name))
@@ -89,14 +89,14 @@ def test_a_version_beyond_what_mlflow_counts_is_refused(api, adapters, number):
         (None, "the body must be a JSON object"),
     ],
 )
-def test_a_wrong_body(api, adapters, body, told):
+def test_an_invalid_body_is_refused_with_the_rule(api, adapters, body, told):
     detail = problem(api.post(f"/models/{adapters}/versions/1/promote", body), 422)
     assert told in detail
     assert detail.endswith("Correct this and send the request again; /openapi.json describes every field.")
     assert len(detail) < 500
 
 
-def test_a_body_that_is_no_json(api, adapters):
+def test_a_body_that_is_not_json_is_refused(api, adapters):
     address, login = f"/models/{adapters}/rollback", {"Authorization": "Bearer pia-secret"}
     broken = api.client.post(address, content="{reason", headers=login | {"Content-Type": "application/json"})
     assert "the body must be JSON" in problem(broken, 422)
@@ -116,18 +116,18 @@ def test_a_body_that_is_no_json(api, adapters):
         ("/models/a:b", "path.name: String should match pattern"),
     ],
 )
-def test_a_wrong_address(api, adapters, path, told):
+def test_invalid_parameters_are_refused_with_the_rule(api, adapters, path, told):
     assert told in problem(api.get(path.format(name=adapters)), 422)
 
 
-def test_an_unknown_address_and_method(api):
+def test_an_unknown_path_or_method_is_a_problem_document(api):
     assert problem(api.get("/nowhere"), 404) == "GET /nowhere: Not Found"
     answer = api.post("/models", {})
     assert problem(answer, 405) == "POST /models: Method Not Allowed"
     assert "GET" in answer.headers["allow"]
 
 
-def test_an_error_of_ours_tells_nothing(start, fake, name):
+def test_an_internal_error_reveals_nothing(start, fake, name):
     def model(_):
         raise RuntimeError("with a secret")
 
@@ -154,7 +154,7 @@ def test_openapi_has_examples_and_problems(api):
                 assert operation["requestBody"]["content"]["application/json"]["examples"]
 
 
-def test_the_examples_are_true(api):
+def test_the_examples_are_valid(api):
     from atelier_contracts.promotion import Decision
     from atelier_registry.api import openapi_examples
     from atelier_registry.models import views

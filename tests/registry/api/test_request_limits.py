@@ -27,7 +27,7 @@ def slow(infer_client):
     go.set()
 
 
-def test_readers_that_wait_for_infer_hold_up_nobody(start, fake, adapters, infer_client, slow):
+def test_readers_that_wait_for_infer_do_not_block_others(start, fake, adapters, infer_client, slow):
     api = start(fake, policy=Policy.model_validate({"default": {"champion": {"loads": True}, "candidate": {}}}))
     drawing = {"versions": [1], "images": [{"prompt": "a cat"}]}
     go, entered = slow
@@ -54,7 +54,7 @@ def test_readers_that_wait_for_infer_hold_up_nobody(start, fake, adapters, infer
     assert api.as_("rita").get(f"/models/{adapters}/versions/1/verdict").status_code == 200
 
 
-def test_a_body_is_bounded(api, adapters):
+def test_a_body_that_is_too_large_is_refused(api, adapters):
     answer = api.post(f"/models/{adapters}/versions/1/promote", {"reason": "x" * MAX_BODY_BYTES})
     assert answer.status_code == 413
     assert f"{MAX_BODY_BYTES} bytes" in answer.json()["detail"]
@@ -81,7 +81,7 @@ def test_a_stream_ends_when_its_token_is_revoked(fake, engine, locks, token_file
         assert client.get("/models", headers=headers).status_code == 401
 
 
-def test_metrics(start, fake, adapters):
+def test_metrics_count_requests_and_decisions(start, fake, adapters):
     api = start(fake)
     api.promote(adapters, 1)
     api.get("/models/x%20y")
@@ -94,7 +94,7 @@ def test_metrics(start, fake, adapters):
     assert api.client.get("/metrics").status_code == 401
 
 
-def test_health_answers_head(api):
+def test_health_endpoints_answer_head(api):
     for path in ("/healthz", "/readyz"):
         assert api.client.head(path).status_code == 200
         assert json.loads(api.client.get(path).text)["status"] in ("ok", "ready")

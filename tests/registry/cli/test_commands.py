@@ -50,7 +50,7 @@ def cli(fake, ledger, locks, webhooks, token_file, infer_client, monkeypatch, ca
         event_stream.close()
 
 
-def test_a_day_of_work(cli, fake, adapters):
+def test_commands_print_what_they_did(cli, fake, adapters):
     assert cli("promote", adapters, 1, "--reason", "first")[0] == 0
     status, out, _ = cli("promote", adapters, 2, "--reason", "softer lines", "--json")
     assert (status, json.loads(out)["to_version"]) == (0, 2)
@@ -72,7 +72,7 @@ def test_a_day_of_work(cli, fake, adapters):
     assert "RETIRED" in cli("versions", adapters)[1]
 
 
-def test_statuses(cli, fake, adapters, infer_client):
+def test_exit_statuses_tell_why_a_command_failed(cli, fake, adapters, infer_client):
     fake.add_version(adapters, tags={"atelier.kind": "adapter"}, files={ADAPTER_FILE: FILES[ADAPTER_FILE]})
     status, out, err = cli("promote", adapters, 6, "--reason", "r")
     assert (status, out) == (3, "")
@@ -98,7 +98,7 @@ def test_statuses(cli, fake, adapters, infer_client):
     assert usage.value.code == 2
 
 
-def test_a_proposal(cli, fake, adapters):
+def test_a_proposal_exits_with_its_own_status(cli, fake, adapters):
     status, out, _ = cli("promote", adapters, 1, "--alias", "shown", "--reason", "r")
     assert status == 7
     assert "approve 1 --reason" in out
@@ -110,18 +110,18 @@ def test_a_proposal(cli, fake, adapters):
     assert cli("history", adapters, "--outcome", "proposed", "--json")[0] == 0
 
 
-def test_a_key(cli, adapters):
+def test_a_repeated_key_returns_the_same_decision(cli, adapters):
     first = cli("promote", adapters, 1, "--reason", "r", "--key", "k", "--json")
     assert cli("promote", adapters, 1, "--reason", "r", "--key", "k", "--json") == first
     assert cli("promote", adapters, 2, "--reason", "r", "--key", "k")[0] == 2
 
 
-def test_a_reason_cannot_play_with_the_terminal(cli, adapters):
+def test_control_characters_do_not_reach_the_terminal(cli, adapters):
     cli("promote", adapters, 1, "--reason", "red\x1b[31m and\nline")
     assert "\x1b" not in cli("history", adapters)[1]
 
 
-def test_verify(cli, engine, adapters, database_url, request, capsys):
+def test_verify_finds_changes(cli, engine, adapters, database_url, request, capsys):
     for number in (1, 2):
         cli("promote", adapters, number, "--reason", "r")
     status, out, _ = cli("verify", "--database", database_url, "--json")
@@ -140,7 +140,7 @@ def test_verify(cli, engine, adapters, database_url, request, capsys):
     assert cli("verify", "--database", "sqlite:////nowhere/x.db")[0] == 6
 
 
-def test_tokens(cli, token_file):
+def test_tokens_are_issued_listed_and_revoked(cli, token_file):
     status, out, err = cli("token", "issue", "nora", "promoter", "--file", token_file)
     assert status == 0
     assert "only time" in err
@@ -151,7 +151,7 @@ def test_tokens(cli, token_file):
     assert cli("token", "revoke", "nora", "--file", token_file)[0] == 2
 
 
-def test_a_running_service_notices(start, fake, token_file):
+def test_a_running_service_notices_token_changes(start, fake, token_file):
     api = start(fake)
     secret = issue(token_file, "nora", Role.reader)
 
@@ -163,7 +163,7 @@ def test_a_running_service_notices(start, fake, token_file):
     assert asked() == 401
 
 
-def test_edits_of_the_token_file(tmp_path, token_file):
+def test_edits_keep_comments_and_permissions(tmp_path, token_file):
     token_file.write_text("# who may come in\n" + token_file.read_text())
     token_file.chmod(0o640)
     issue(token_file, "nora", Role.trainer)
@@ -181,7 +181,7 @@ def test_edits_of_the_token_file(tmp_path, token_file):
     assert fresh.read_text() == "broken\n"
 
 
-def test_many_edits_at_once_lose_none(token_file):
+def test_concurrent_edits_lose_nothing(token_file):
     from concurrent.futures import ThreadPoolExecutor
 
     with ThreadPoolExecutor(8) as pool:
@@ -197,7 +197,7 @@ def webhooks(ledger, engine, locks, tmp_path):
     return WebhookDispatcher([subscriber], ledger.outbox, WebhookOffsets(engine), locks)
 
 
-def test_subscribers(cli, adapters):
+def test_subscribers_are_listed_and_pinged(cli, adapters):
     status, out, _ = cli("subscribers", who="ada")
     assert (status, [line.split()[:3] for line in out.splitlines()]) == (
         0,

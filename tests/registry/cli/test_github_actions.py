@@ -61,14 +61,14 @@ def test_a_refusal_fails_the_job_and_says_why(run, fake, adapters):
     assert fake.model(adapters).aliases == {}
 
 
-def test_a_version_that_waits_does_not_fail_the_job(run, fake, adapters):
+def test_a_proposal_does_not_fail_the_job(run, fake, adapters):
     status, summary = run({"default": {"champion": {"approval": True}}}, adapters, 2)
     assert status == 0
     assert "awaits approval" in summary
     assert fake.model(adapters).aliases == {}
 
 
-def test_what_is_unforeseen_fails_the_job(run, fake, adapters):
+def test_an_unexpected_error_fails_the_job(run, fake, adapters):
     status, summary = run({}, adapters, 99)
     assert status == 1
     assert "was not promoted" in summary

@@ -24,7 +24,7 @@ def environment(monkeypatch, token_file, database_url):
     return monkeypatch
 
 
-def test_complete(environment, database_url):
+def test_complete_settings_are_read(environment, database_url):
     settings = read_settings()
     assert (settings.host, settings.port, settings.drain_timeout_s) == ("127.0.0.1", 8001, 30)
     assert settings.tracking_uri == "http://tracking:5000"
@@ -73,21 +73,21 @@ def test_all_problems_at_once(environment):
         ("TRACKING_TIMEOUT_S", "0", "greater than or equal to 1"),
     ],
 )
-def test_wrong_values(environment, name, value, told):
+def test_invalid_values_are_refused_without_secrets(environment, name, value, told):
     environment.setenv(PREFIX + name, value)
     with pytest.raises(SettingsError, match=re.escape(told)) as found:
         read_settings()
     assert "hunter2" not in str(found.value)
 
 
-def test_an_empty_variable_is_as_good_as_none(environment):
+def test_an_empty_variable_counts_as_absent(environment):
     for name in ("INFER_URL", "INFER_TOKEN", "POLICY_FILE", "HOST"):
         environment.setenv(PREFIX + name, "")
     settings = read_settings()
     assert (settings.infer_url, settings.policy_file, settings.host) == (None, None, "127.0.0.1")
 
 
-def test_secrets_from_files(environment, tmp_path):
+def test_secrets_are_read_from_files(environment, tmp_path):
     for name in ("database", "infer", "tracking"):
         (tmp_path / name).write_text(f"p@ss/{name}\n")
     environment.setenv(PREFIX + "DATABASE_URL", "postgresql://atelier_registry@db:5432/mlflow")
@@ -108,7 +108,7 @@ def test_secrets_from_files(environment, tmp_path):
         read_settings()
 
 
-def test_a_wrong_token_file(environment, token_file):
+def test_an_invalid_token_file_is_refused(environment, token_file):
     token_file.write_text("pia promoter nohash\n\nada king 00\n")
     with pytest.raises(SettingsError, match=r"line 1.*line 3"):
         read_settings()

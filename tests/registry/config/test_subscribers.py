@@ -23,7 +23,7 @@ def written(tmp_path):
 GOOD = "{name: ci, url: 'https://ci.example.com/hooks', secret_file: SECRET}"
 
 
-def test_what_is_read(written):
+def test_a_valid_file_is_read(written):
     [one, other] = read_subscribers(
         written(f"subscribers:\n- {GOOD}\n- {GOOD[:-1].replace('ci,', 'page,')}, models: [pencil], give_up_h: 1}}\n")
     )
@@ -61,14 +61,14 @@ def test_what_is_refused(written, text, told):
     assert told in refused(written(text))
 
 
-def test_all_problems_are_told_at_once(written):
+def test_all_problems_are_reported_at_once(written):
     told = refused(written("subscribers: [{name: 3, url: x, secret_file: /no/such, models: []}]"))
     for field in ("name", "url", "secret_file", "models"):
         assert f"subscribers.0.{field}: " in told
 
 
 @pytest.mark.parametrize("text", ["", "plain", "whsec_", "whsec_AAAA", "whsec_not base64!", "whsec_" + "A" * 400, "\xff"])
-def test_a_wrong_secret_is_not_told(written, tmp_path, text):
+def test_an_invalid_secret_is_not_revealed(written, tmp_path, text):
     file = written(f"subscribers: [{GOOD}]")
     (tmp_path / "secret").write_text(text, encoding="latin-1")
     told = refused(file)

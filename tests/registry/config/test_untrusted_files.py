@@ -77,7 +77,7 @@ def read_either(path) -> None:
 @example(b"a: 2026-13-45")
 @example(b"&a [*a]")
 @example(b"default: &a {champion: *a}")
-def test_any_file(tmp_path, content):
+def test_any_file_is_read_or_refused(tmp_path, content):
     (tmp_path / "file.yaml").write_bytes(content)
     read_either(tmp_path / "file.yaml")
 
@@ -87,7 +87,7 @@ RULES = st.dictionaries(st.sampled_from([*AliasPolicy.model_fields, "moon"]), VA
 
 @SHARED
 @given(st.dictionaries(st.sampled_from(["default", "models", "moon"]), st.dictionaries(st.just("champion"), RULES) | VALUES))
-def test_any_rules(tmp_path, content):
+def test_any_rules_are_read_or_refused(tmp_path, content):
     (tmp_path / "policy.yaml").write_text(yaml.safe_dump(content))
     read_either(tmp_path / "policy.yaml")
 
@@ -106,12 +106,12 @@ SUBSCRIBER = st.fixed_dictionaries(
 
 @SHARED
 @given(st.lists(SUBSCRIBER, max_size=3))
-def test_any_subscribers(tmp_path, entries):
+def test_any_subscribers_are_read_or_refused(tmp_path, entries):
     (tmp_path / "subscribers.yaml").write_text(yaml.safe_dump({"subscribers": entries}))
     read_either(tmp_path / "subscribers.yaml")
 
 
-def test_good_files_are_read(tmp_path):
+def test_valid_files_are_read(tmp_path):
     """So that the tests above do not pass by refusing everything."""
     assert read_policy(BUILT_IN).of("any", "champion").loads
     (tmp_path / "subscribers.yaml").write_text("subscribers: []")
@@ -119,7 +119,7 @@ def test_good_files_are_read(tmp_path):
 
 
 @given(st.none() | st.text() | st.from_regex(r"\A[0-9]{1,22}:[0-9a-f]{63,65}\n?\Z"))
-def test_any_anchor(text):
+def test_any_anchor_is_parsed_or_refused(text):
     try:
         found = parse_anchor(text)
     except BrokenChainError as error:
@@ -134,7 +134,7 @@ MANIFEST = st.dictionaries(st.sampled_from([*AdapterManifest.model_fields, *Evid
 @SHARED
 @given(st.text(max_size=60) | MANIFEST.map(lambda changes: json.dumps(changes, default=str)), st.booleans())
 @example("[" * 900, False)
-def test_any_manifest(text, adapter):
+def test_any_manifest_is_parsed_or_refused(text, adapter):
     problems: list[str] = []
     kind, whole = (AdapterManifest, ADAPTER) if adapter else (Evidence, EVIDENCE)
     with contextlib.suppress(ValueError, TypeError):

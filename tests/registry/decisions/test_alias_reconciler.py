@@ -13,7 +13,7 @@ def outside(api, name, count=1):
     return found
 
 
-def test_a_move_by_other_hands_becomes_a_decision(start, world, name):
+def test_an_outside_move_becomes_a_decision(start, world, name):
     world.add_model(name)
     for _ in range(2):
         world.add_version(name, tags={"atelier.kind": "adapter"})
@@ -41,7 +41,7 @@ def test_an_outside_move_is_recorded_once_by_several_processes(start, fake, adap
     assert [(decision["action"], decision["to_version"]) for decision in apis[1].history(adapters)] == [("outside", 3)]
 
 
-def test_a_deleted_model(start, fake, adapters):
+def test_deleting_a_model_deletes_its_aliases(start, fake, adapters):
     api = start(fake, alias_poll_s=0.02)
     api.promote(adapters, 1)
     fake.delete_model(adapters)
@@ -55,7 +55,7 @@ def test_an_outage_is_logged_once(start, fake, adapters, caplog):
     assert caplog.text.count("alias reconciliation failed") == 1
 
 
-def test_champion_at_a_time(start, fake, adapters):
+def test_an_alias_can_be_read_at_a_past_time(start, fake, adapters):
     api = start(fake)
     before = datetime.now(UTC)
     first = api.promote(adapters, 1).json()

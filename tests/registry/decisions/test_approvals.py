@@ -23,7 +23,7 @@ def reject(api, id, reason="no"):
     return api.post(f"/decisions/{id}/reject", {"reason": reason})
 
 
-def test_a_proposal_and_its_approval(api, fake, adapters):
+def test_a_proposal_is_carried_out_after_approval(api, fake, adapters):
     asked = api.promote(adapters, 2, reason="softer")
     assert asked.status_code == 202
     proposal = asked.json()
@@ -49,7 +49,7 @@ def test_nobody_approves_what_they_proposed(api, fake, adapters):
     assert fake.model(adapters).aliases == {}
 
 
-def test_a_rejected_proposal_has_ended(api, fake, adapters):
+def test_a_rejected_proposal_cannot_be_approved(api, fake, adapters):
     proposal = api.promote(adapters, 2).json()
     assert reject(api, proposal["id"]).json()["outcome"] == "rejected"
     assert approve(api.as_("max"), proposal["id"]).status_code == 409
@@ -66,7 +66,7 @@ def test_a_proposal_against_another_champion_is_stale(api, fake, adapters):
     assert "now points at 4" in answer.json()["detail"]
 
 
-def test_the_rules_are_asked_again(api, fake, adapters):
+def test_approval_evaluates_the_policy_again(api, fake, adapters):
     proposal = api.promote(adapters, 2).json()
     fake.set_tag(adapters, 2, "atelier.retired", "1")
     answer = approve(api.as_("max"), proposal["id"])
@@ -75,18 +75,18 @@ def test_the_rules_are_asked_again(api, fake, adapters):
     assert api.history(adapters)[0]["outcome"] == "refused"
 
 
-def test_force_needs_no_second_person(api, fake, adapters):
+def test_force_needs_no_approval(api, fake, adapters):
     forced = api.as_("ada").promote(adapters, 2, force=True)
     assert (forced.status_code, forced.json()["forced"]) == (200, True)
 
 
-def test_going_back_needs_no_second_person(api, fake, adapters):
+def test_a_roll_back_needs_no_approval(api, fake, adapters):
     for number in (1, 2):
         approve(api.as_("max"), api.promote(adapters, number).json()["id"])
     assert api.roll_back(adapters).json()["to_version"] == 1
 
 
-def test_unknown_decisions(api):
+def test_unknown_decisions_are_not_found(api):
     for answer in (approve(api, 99), reject(api, 99), api.get("/decisions/99")):
         assert answer.status_code == 404
         assert "no decision has the id 99" in answer.json()["detail"]

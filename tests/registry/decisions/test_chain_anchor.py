@@ -51,15 +51,15 @@ def rewrite_all(connection):
 
 
 @pytest.mark.parametrize("forgery", [rewrite_newest, cut_tail, rewrite_all])
-def test_a_chain_that_is_right_in_itself_is_found_out(ledger, engine, fake, forgery, caplog):
+def test_a_forged_chain_that_is_valid_in_itself_is_found(ledger, engine, fake, forgery, caplog):
     decide(ledger, 5)
     anchor = ChainAnchor([MlflowAnchorStore(fake)], ledger)
     anchor.advance()
-    assert hash_chain.verify(ledger.chain.rows(), anchor=parse_anchor(fake.chain_head())).entries == 5
+    assert hash_chain.verify(ledger.chain.rows(), anchors={"MLflow": parse_anchor(fake.chain_head())}).entries == 5
     unlocked(engine, forgery)
     hash_chain.verify(ledger.chain.rows())  # the road that was open: nothing is wrong with it
     with pytest.raises(hash_chain.BrokenChainError, match=r"anchored"):
-        hash_chain.verify(ledger.chain.rows(), anchor=parse_anchor(fake.chain_head()))
+        hash_chain.verify(ledger.chain.rows(), anchors={"MLflow": parse_anchor(fake.chain_head())})
     before = fake.chain_head()
     decide(ledger, 2)
     with pytest.raises(hash_chain.BrokenChainError):
@@ -78,7 +78,7 @@ def test_the_anchor_follows_every_decision(start, fake, adapters, ledger):
         assert fake.chain_head() == f"{decision['chain_entry']}:{decision['chain_hash']}"
 
 
-def test_it_comes_after_an_outage(ledger, fake):
+def test_the_anchor_catches_up_after_an_outage(ledger, fake):
     anchor = ChainAnchor([MlflowAnchorStore(fake)], ledger)
     decide(ledger, 3)
     anchor.advance()
@@ -88,7 +88,7 @@ def test_it_comes_after_an_outage(ledger, fake):
     assert fake.chain_head() == f"{number}:{digest}"
 
 
-def test_a_tag_of_somebody_else(ledger, fake):
+def test_a_malformed_tag_is_refused_and_kept(ledger, fake):
     decide(ledger)
     for tag in ("", "1", "1:xyz", f"0:{'a' * 64}"):
         fake.set_chain_head(tag)
@@ -97,7 +97,7 @@ def test_a_tag_of_somebody_else(ledger, fake):
         assert fake.chain_head() == tag
 
 
-def test_on_a_real_server(real_world, ledger):
+def test_the_anchor_is_stored_on_a_real_server(real_world, ledger):
     """The model that holds the tag is made where it is missing, and is no model to anybody who lists them."""
     decide(ledger)
     real_world.registry.set_chain_head("7:" + "a" * 64)
@@ -106,7 +106,7 @@ def test_on_a_real_server(real_world, ledger):
     assert real_world.registry.chain_head() == "8:" + "b" * 64
 
 
-def test_every_answer_and_line_of_the_log_has_the_hash(start, fake, adapters, ledger, caplog):
+def test_every_response_and_log_line_of_a_decision_has_the_hash(start, fake, adapters, ledger, caplog):
     """Somebody who kept one of them can prove later that nothing before it was changed."""
     api = start(fake)
     decision = api.promote(adapters, 1).json()

@@ -82,7 +82,7 @@ def test_the_same_key_at_once_decides_once(start, fake, adapters, ledger):
     assert len(ledger.alias_moves.history(adapters, "champion")) == 2
 
 
-def test_locks(engine):
+def test_locks_exclude_the_same_alias_and_whole_models(engine):
     """An alias waits for itself; a model waits for all of its aliases; other aliases and other models do not wait."""
     one, other = open_locks(engine, 0.2), open_locks(engine, 0.2)  # as two processes
     with one.hold("pencil", "champion"):

@@ -99,7 +99,7 @@ DECISIONS = {
 
 
 @pytest.mark.parametrize("action", DECISIONS)
-def test_killed_at_every_step(action, real_world, mlflow_server, database_url, engine, name):
+def test_a_process_killed_at_any_step_leaves_nothing_half_done(action, real_world, mlflow_server, database_url, engine, name):
     killed, outcomes = 0, set()
     for left in itertools.count():
         model = real_world.add_model(f"{name}-{left}")

@@ -36,7 +36,7 @@ def between(one, other):
 
 
 @pytest.mark.parametrize("style", STYLES)
-def test_what_a_person_would_say(style):
+def test_distances_match_human_judgement(style):
     """Each line of the README's figures, on six scenes."""
     for index in range(6):
         one = image(style, index)
@@ -52,7 +52,7 @@ def test_what_a_person_would_say(style):
 
 
 @pytest.mark.parametrize("style", STYLES)
-def test_a_mean_of_pixels_does_not(style):
+def test_a_mean_pixel_difference_does_not(style):
     """Why the measure exists: by pixels, blank paper is as near as the same image moved by four pixels."""
 
     def by_pixels(one, other):
@@ -65,7 +65,7 @@ def test_a_mean_of_pixels_does_not(style):
     assert between(paper, one) > 20 * between(moved(one, 0, 4), one)
 
 
-def test_blank():
+def test_blank_images_are_recognised():
     assert all(is_blank(read(png(level, 64))) for level in (0, 100, 255))
     assert not is_blank(read(drawing(0)))
     faint = np.full((64, 64, 3), 250, np.uint8)
@@ -75,7 +75,7 @@ def test_blank():
     assert distance(read(png(9, 64)), read(png(9, 64))) == 0
 
 
-def test_findings():
+def test_images_are_compared_with_the_champion_and_each_other():
     found = compare([drawing(0), png(9, 64), drawing(0)], [drawing(0), drawing(0), drawing(90)], [(0, 2)])
     assert found.blank == (2,)
     assert found.distances[0] < 1e-9
@@ -94,14 +94,14 @@ NOISE = encoded(np.random.default_rng(0).integers(0, 256, (64, 64, 3)).astype(np
 
 
 @given(st.binary(max_size=300) | st.integers(0, len(NOISE) // 2).map(lambda cut: NOISE[:cut]))
-def test_bytes_that_are_no_image(content):
+def test_bytes_that_are_not_an_image_are_refused(content):
     with pytest.raises(NotAnImageError):
         read(content)
 
 
 @settings(deadline=None)
 @given(st.integers(0, 2**32 - 1), st.integers(0, 2**32 - 1))
-def test_a_distance_is_one_whatever_is_drawn(seed, other):
+def test_a_distance_is_between_zero_and_one(seed, other):
     one, two = (np.random.default_rng(each).integers(0, 256, (32, 32, 3)).astype(np.uint8) for each in (seed, other))
     assert 0 <= between_small(one, two) <= 1
 

@@ -23,7 +23,7 @@ def written(tmp_path, text):
     return file
 
 
-def test_the_built_in_policy_takes_what_the_trainer_registers(start, fake, adapters, name):
+def test_the_built_in_policy_accepts_what_the_trainer_registers(start, fake, adapters, name):
     api = start(fake, policy=read_policy())
     assert api.promote(adapters, 1).status_code == 200
     fake.add_version(adapters, tags={"atelier.kind": "adapter"}, files={ADAPTER_FILE: FILES[ADAPTER_FILE]})
@@ -32,7 +32,7 @@ def test_the_built_in_policy_takes_what_the_trainer_registers(start, fake, adapt
     assert "it has no evidence.json" in refused.json()["detail"]
 
 
-def test_the_most_particular_rules_hold(tmp_path):
+def test_the_most_specific_rules_hold(tmp_path):
     found = read_policy(
         written(
             tmp_path,
@@ -55,7 +55,7 @@ def test_the_most_particular_rules_hold(tmp_path):
     assert found.of("oil", "champion") == AliasPolicy()
 
 
-def test_every_problem_at_once(tmp_path):
+def test_every_problem_of_a_policy_is_reported_at_once(tmp_path):
     with pytest.raises(PolicyError) as error:
         read_policy(
             written(
@@ -93,12 +93,12 @@ def test_every_problem_at_once(tmp_path):
         ("default: {champion: {max_onnx_error: .nan}}", "max_onnx_error"),
     ],
 )
-def test_other_files(tmp_path, text, told):
+def test_files_that_are_no_policy_are_refused(tmp_path, text, told):
     with pytest.raises(PolicyError, match=told):
         read_policy(written(tmp_path, text))
 
 
-def test_a_refusal_is_kept_with_what_every_rule_saw(start, fake, adapters):
+def test_a_refusal_is_recorded_with_every_verdict(start, fake, adapters):
     api = start(fake, policy=policy(max_onnx_error=1e-9, tags={"reviewed": None}))
     answer = api.promote(adapters, 2, reason="try")
     assert answer.status_code == 409
@@ -138,7 +138,7 @@ def test_dry_run_and_verdict_change_nothing(start, fake, adapters, ledger):
     assert api.roll_back(adapters, version=2, dry_run=True).json()["outcome"] == "dry_run"
 
 
-def test_force_needs_an_admin_and_is_marked_for_ever(start, fake, adapters):
+def test_force_needs_an_admin_and_is_recorded(start, fake, adapters):
     api = start(fake, policy=policy(max_onnx_error=1e-9))
     assert api.promote(adapters, 2, force=True).status_code == 403
     forced = api.as_("ada").promote(adapters, 2, force=True, reason="the exhibition opens").json()
@@ -148,7 +148,7 @@ def test_force_needs_an_admin_and_is_marked_for_ever(start, fake, adapters):
     assert [decision["forced"] for decision in api.history(adapters)] == [True, True]
 
 
-def test_force_does_not_help_against_what_cannot_be_drawn(start, fake, adapters):
+def test_force_does_not_override_binding_rules(start, fake, adapters):
     fake.add_version(adapters, tags={"atelier.kind": "bundle"})
     fake.make_pending(adapters, 2)
     api = start(fake).as_("ada")
@@ -194,7 +194,7 @@ def test_drift_between_candidate_and_champion(start, fake, adapters, infer_clien
     assert api.as_("ada").promote(adapters, 3, force=True).status_code == 200
 
 
-def test_an_image_may_have_a_limit_of_its_own(start, fake, adapters, infer_client):
+def test_an_image_may_override_the_drift_limit(start, fake, adapters, infer_client):
     infer_client.angles = {1: 0, 2: 90}
     strict, lenient = DRIFT["images"][0], DRIFT["images"][0] | {"prompt": "a dog", "at_most": 1.0}
     api = start(fake, policy=policy(drift={"at_most": 0.3, "images": [strict, lenient]}))
@@ -204,7 +204,7 @@ def test_an_image_may_have_a_limit_of_its_own(start, fake, adapters, infer_clien
     assert "image 2" not in detail
 
 
-def test_a_version_that_draws_nothing_does_not_pass(start, fake, adapters, infer_client):
+def test_a_version_with_blank_images_does_not_pass(start, fake, adapters, infer_client):
     """Not even as the first champion, nor beside one that draws nothing either."""
     api = start(fake, policy=policy(drift=DRIFT))
     assert "image 1 of the policy is blank" in api.promote(adapters, 1).json()["detail"]
@@ -212,7 +212,7 @@ def test_a_version_that_draws_nothing_does_not_pass(start, fake, adapters, infer
     assert "not_blank" in api.promote(adapters, 2).json()["detail"]
 
 
-def test_a_version_that_does_not_listen_does_not_pass(start, fake, adapters, infer_client):
+def test_a_version_that_ignores_its_prompt_does_not_pass(start, fake, adapters, infer_client):
     images = [{"prompt": prompt, "seed": 7, "steps": 4, "size": 64} for prompt in ("a cat", "two dogs at the sea")]
     api = start(fake, policy=policy(drift={"at_most": 1, "prompts_apart_by": 0.2, "images": images}))
     infer_client.angles = {1: 0}
@@ -222,13 +222,13 @@ def test_a_version_that_does_not_listen_does_not_pass(start, fake, adapters, inf
     assert "images of different prompts have the distance 0.000; required: at least 0.2" in refused.json()["detail"]
 
 
-def test_prompts_can_be_compared_only_where_nothing_else_differs(tmp_path):
+def test_prompt_sensitivity_needs_images_that_differ_only_in_the_prompt(tmp_path):
     text = "default: {champion: {drift: {at_most: 0.5, prompts_apart_by: 0.1, images: [{prompt: a, seed: 1}, {prompt: b}]}}}"
     with pytest.raises(PolicyError, match="differ only in the prompt"):
         read_policy(written(tmp_path, text))
 
 
-def test_what_was_judged_against_another_champion_is_judged_again(start, fake, adapters, infer_client):
+def test_a_champion_that_changed_is_compared_again(start, fake, adapters, infer_client):
     infer_client.angles = {1: 0, 2: 4, 3: 90}
     api = start(fake, policy=policy(drift=DRIFT))
     api.promote(adapters, 1)
@@ -240,7 +240,7 @@ def test_what_was_judged_against_another_champion_is_judged_again(start, fake, a
     assert fake.model(adapters).aliases["champion"] == 3
 
 
-def test_loading_as_a_rule(start, fake, adapters, infer_client):
+def test_a_version_that_infer_cannot_load_does_not_pass(start, fake, adapters, infer_client):
     api = start(fake, policy=policy(loads=True))
     infer_client.broken = {2}
     assert "its weights hold NaN" in api.promote(adapters, 2).json()["detail"]

@@ -7,7 +7,7 @@ def etag(api, name, alias="champion"):
     return api.get(f"/models/{name}/aliases/{alias}").headers["etag"]
 
 
-def test_the_same_key_is_answered_with_what_it_did(api, fake, adapters):
+def test_a_repeated_request_returns_its_decision(api, fake, adapters):
     key = {"Idempotency-Key": "a-1"}
     for number in (1, 2, 3):
         api.promote(adapters, number)
@@ -18,7 +18,7 @@ def test_the_same_key_is_answered_with_what_it_did(api, fake, adapters):
     assert api.roll_back(adapters, headers={"Idempotency-Key": "a-2"}).json()["to_version"] == 1
 
 
-def test_a_key_stands_for_one_request(api, adapters):
+def test_a_key_cannot_be_used_for_another_request(api, adapters):
     key = {"Idempotency-Key": "a-1"}
     done = api.promote(adapters, 1, headers=key).json()
     for answer in (api.promote(adapters, 2, headers=key), api.promote(adapters, 1, reason="other", headers=key)):
@@ -27,7 +27,7 @@ def test_a_key_stands_for_one_request(api, adapters):
     assert api.as_("ada").promote(adapters, 2, headers=key).status_code == 200  # another sender's keys are others
 
 
-def test_a_refusal_is_answered_again(api, fake, adapters, infer_client):
+def test_a_repeated_refusal_is_not_recorded_again(api, fake, adapters, infer_client):
     api.promote(adapters, 1)
     api.promote(adapters, 2)
     infer_client.broken = {1}
@@ -38,7 +38,7 @@ def test_a_refusal_is_answered_again(api, fake, adapters, infer_client):
     assert len(api.history(adapters, outcome="refused")) == 1
 
 
-def test_if_match(api, fake, adapters):
+def test_if_match_refuses_a_changed_alias(api, fake, adapters):
     first = api.promote(adapters, 1)
     seen = etag(api, adapters)
     assert first.headers["etag"] == seen
@@ -52,7 +52,7 @@ def test_if_match(api, fake, adapters):
     assert api.promote(adapters, 3, headers={"If-Match": "*"}).status_code == 200
 
 
-def test_away_and_back_is_another_state(api, fake, adapters):
+def test_moving_away_and_back_changes_the_etag(api, fake, adapters):
     api.promote(adapters, 1)
     seen = etag(api, adapters)
     api.promote(adapters, 2)
@@ -60,14 +60,14 @@ def test_away_and_back_is_another_state(api, fake, adapters):
     assert api.promote(adapters, 3, headers={"If-Match": seen}).status_code == 412
 
 
-def test_a_move_by_other_hands_is_another_state(api, fake, adapters):
+def test_an_outside_move_changes_the_etag(api, fake, adapters):
     api.promote(adapters, 1)
     seen = etag(api, adapters)
     fake.point(adapters, "champion", 4)
     assert api.promote(adapters, 3, headers={"If-Match": seen}).status_code == 412
 
 
-def test_an_alias_that_must_not_be_there(api, adapters):
+def test_if_none_match_refuses_an_existing_alias(api, adapters):
     assert api.promote(adapters, 1, headers={"If-Match": "*"}).status_code == 412
     assert api.promote(adapters, 1, headers={"If-None-Match": "*"}).status_code == 200
     assert api.promote(adapters, 2, headers={"If-None-Match": "*"}).status_code == 412

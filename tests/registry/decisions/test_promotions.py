@@ -8,7 +8,7 @@ from atelier_contracts.promotion import Decision
 KIND = {"atelier.kind": "adapter"}
 
 
-def test_promote(start, world, name):
+def test_a_promotion_moves_the_alias_and_is_recorded(start, world, name):
     world.add_model(name)
     for _ in range(2):
         world.add_version(name, tags=KIND)
@@ -36,7 +36,7 @@ def test_promote_again_changes_nothing(start, world, name):
     assert len(api.history(name)) == 1
 
 
-def test_promote_what_somebody_else_put_there(api, fake, adapters):
+def test_promoting_a_version_set_outside_records_a_decision(api, fake, adapters):
     fake.point(adapters, "champion", 3)
     recorded = api.promote(adapters, 3).json()
     assert (recorded["from_version"], recorded["to_version"]) == (3, 3)
@@ -44,7 +44,7 @@ def test_promote_what_somebody_else_put_there(api, fake, adapters):
     assert api.promote(adapters, 3).json() == recorded
 
 
-def test_promote_what_came_back_by_other_hands(api, fake, adapters):
+def test_promoting_a_version_that_returned_outside_records_a_decision(api, fake, adapters):
     """The decision that once put version 1 there is not the one that it is there for now."""
     first = api.promote(adapters, 1).json()
     api.promote(adapters, 2)
@@ -95,7 +95,7 @@ def test_reserved_aliases_are_refused(api, adapters, alias):
     assert alias in answer.json()["detail"]
 
 
-def test_a_version_deleted_at_the_last_moment(api, fake, adapters, ledger):
+def test_a_version_deleted_during_the_promotion_is_not_found(api, fake, adapters, ledger):
     fake.before_alias = lambda: fake.delete_version(adapters, 2)
     answer = api.promote(adapters, 2)
     assert answer.status_code == 404
@@ -105,7 +105,7 @@ def test_a_version_deleted_at_the_last_moment(api, fake, adapters, ledger):
     assert dict(fake.model(adapters).aliases) == {}
 
 
-def test_an_alias_that_mlflow_refuses_at_the_last_moment(api, fake, adapters, ledger):
+def test_an_alias_that_mlflow_refuses_fails_the_decision(api, fake, adapters, ledger):
     from atelier_registry.errors import InvalidArgumentError
 
     def refuse():

@@ -60,14 +60,14 @@ def fail(error):
 @pytest.mark.parametrize(
     "path", ["/models", "/models/{name}", "/models/{name}/versions", "/models/{name}/versions/1", "/models/{name}/history"]
 )
-def test_reading_without_mlflow(api, fake, adapters, path, caplog):
+def test_reading_without_mlflow_is_unavailable(api, fake, adapters, path, caplog):
     fake.down = True
     detail = unavailable(api.get(path.format(name=adapters)))
     assert "the fake is down" not in detail
     assert "the fake is down" in caplog.text
 
 
-def test_deciding_without_mlflow(api, fake, adapters, ledger):
+def test_deciding_without_mlflow_is_unavailable(api, fake, adapters, ledger):
     api.promote(adapters, 1)
     fake.down = True
     unavailable(api.promote(adapters, 2))
@@ -128,7 +128,7 @@ def test_the_process_dies_between_decision_and_answer(start, world, name, ledger
     assert api.moves(name) == [2, 1]
 
 
-def test_left_pending_while_mlflow_is_down_at_the_start(start, fake, adapters, ledger, caplog):
+def test_recovery_waits_for_mlflow(start, fake, adapters, ledger, caplog):
     left_pending(ledger, adapters, 2)
     fake.down = True
     api = start(fake)
@@ -139,7 +139,7 @@ def test_left_pending_while_mlflow_is_down_at_the_start(start, fake, adapters, l
     assert api.moves(adapters) == [3]
 
 
-def test_left_pending_on_a_model_that_was_deleted(start, fake, adapters, ledger):
+def test_a_pending_decision_on_a_deleted_model_fails(start, fake, adapters, ledger):
     left_pending(ledger, "gone", 2)
     start(fake)
     assert ledger.pending() == []
@@ -160,7 +160,7 @@ def test_the_database_fails_after_the_alias_moved(api, fake, adapters, ledger, m
     assert [decision["id"] for decision in api.history(adapters, outcome="done")] == [answer.json()["id"]]
 
 
-def test_a_database_without_its_table(api, adapters, engine):
+def test_a_database_without_its_table_is_unavailable(api, adapters, engine):
     with engine.begin() as connection:
         connection.exec_driver_sql("DROP TABLE entries")
     detail = unavailable(api.get(f"/models/{adapters}/history"))
@@ -168,14 +168,14 @@ def test_a_database_without_its_table(api, adapters, engine):
     assert "SELECT" not in detail
 
 
-def test_many_ask_for_the_same_at_once(api, adapters):
+def test_concurrent_equal_promotions_decide_once(api, adapters):
     with ThreadPoolExecutor(8) as pool:
         ids = {answer.json()["id"] for answer in pool.map(lambda _: api.promote(adapters, 2), range(8))}
     assert len(ids) == 1
     assert len(api.history(adapters)) == 1
 
 
-def test_a_decision_does_not_wait_for_ever(fake, adapters, engine, ledger):
+def test_a_decision_waits_for_the_lock_until_its_timeout(fake, adapters, engine, ledger):
     promotions, free = promotions_of(fake, engine, wait_s=0.3), threading.Event()
     fake.before_alias = lambda: free.wait(20)
     with ThreadPoolExecutor(1) as pool:

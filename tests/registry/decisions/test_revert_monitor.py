@@ -18,7 +18,7 @@ class FakeInfer:
         return ServedModel(model=self.model, aliases=self.aliases)
 
 
-def test_a_revert_is_kept_once_until_the_alias_moves(api, adapters, ledger):
+def test_a_revert_is_recorded_once_until_the_alias_moves(api, adapters, ledger):
     for number in (1, 2):
         api.promote(adapters, number)
     infer = FakeInfer(adapters)
@@ -40,14 +40,14 @@ def test_a_revert_is_kept_once_until_the_alias_moves(api, adapters, ledger):
     assert hash_chain.verify(ledger.chain.rows()).head == ledger.chain.head()[1]
 
 
-def test_an_infer_that_does_not_answer(ledger):
+def test_an_infer_that_does_not_answer_is_reported(ledger):
     for url in (f"http://127.0.0.1:{free_port()}",):
         with pytest.raises(StageUnavailableError, match="does not report what it serves"):
             RevertMonitor(HttpServedModelReader(url, "secret"), ledger, 3600).check()
     RevertMonitor(None, ledger, 3600).check()
 
 
-def test_what_something_else_answers_is_not_believed(ledger):
+def test_an_invalid_served_model_is_refused(ledger):
     from fastapi import FastAPI
 
     app = FastAPI()

@@ -15,7 +15,7 @@ def champion(registry, name):
     return registry.model(name).aliases.get("champion")
 
 
-def test_twice_goes_further_back(start, world, name):
+def test_rolling_back_twice_goes_further_back(start, world, name):
     world.add_model(name)
     for _ in range(3):
         world.add_version(name, tags=KIND)
@@ -49,20 +49,20 @@ def test_a_promotion_after_a_roll_back_starts_a_new_branch(api, fake, adapters):
     assert api.roll_back(adapters).json()["to_version"] == 1
 
 
-def test_a_version_promoted_twice_is_gone_back_to_twice(api, adapters):
+def test_a_version_promoted_twice_is_rolled_back_to_twice(api, adapters):
     for number in (1, 2, 1):
         api.promote(adapters, number)
     assert [api.roll_back(adapters).json()["to_version"] for _ in range(2)] == [2, 1]
     assert api.roll_back(adapters).status_code == 409
 
 
-def test_to_what_other_hands_had_set(api, fake, adapters):
+def test_a_roll_back_goes_to_a_version_set_outside(api, fake, adapters):
     fake.point(adapters, "champion", 4)
     api.promote(adapters, 5)
     assert api.roll_back(adapters).json()["to_version"] == 4
 
 
-def test_from_what_other_hands_have_set(api, fake, adapters):
+def test_a_roll_back_starts_from_a_version_set_outside(api, fake, adapters):
     api.promote(adapters, 1)
     api.promote(adapters, 2)
     fake.point(adapters, "champion", 4)
@@ -70,7 +70,7 @@ def test_from_what_other_hands_have_set(api, fake, adapters):
     assert api.roll_back(adapters).json()["to_version"] == 1
 
 
-def test_to_a_named_version(api, fake, adapters):
+def test_a_roll_back_to_a_named_version(api, fake, adapters):
     for number in (1, 2, 3):
         api.promote(adapters, number)
     assert api.roll_back(adapters, version=1).json()["to_version"] == 1
@@ -84,14 +84,14 @@ def test_to_a_named_version(api, fake, adapters):
     assert champion(fake, adapters) == 1
 
 
-def test_another_aliass_versions_are_not_gone_back_to(api, fake, adapters):
+def test_a_roll_back_does_not_go_to_versions_of_another_alias(api, fake, adapters):
     api.promote(adapters, 1)
     api.promote(adapters, 2, alias="candidate")
     assert api.roll_back(adapters, version=2).status_code == 409
     assert champion(fake, adapters) == 1
 
 
-def test_to_a_named_version_that_is_there_already(api, adapters):
+def test_a_roll_back_to_the_current_version_changes_nothing(api, adapters):
     there = api.promote(adapters, 2).json()
     answer = api.roll_back(adapters, version=2)
     assert answer.status_code == 200
@@ -106,14 +106,14 @@ def test_a_named_version_must_exist(api, fake, adapters):
     assert champion(fake, adapters) == 2
 
 
-def test_a_named_version_must_be_allowed(api, fake, adapters):
+def test_a_named_version_must_pass_the_standing_rules(api, fake, adapters):
     fake.add_version(adapters, tags={"atelier.kind": "bundle"})
     api.promote(adapters, 2)
     assert api.roll_back(adapters, version=6).status_code == 409
     assert champion(fake, adapters) == 2
 
 
-def test_the_version_before_was_deleted(api, fake, adapters):
+def test_a_deleted_previous_version_is_not_skipped(api, fake, adapters):
     api.promote(adapters, 1)
     api.promote(adapters, 2)
     api.promote(adapters, 3)
@@ -125,13 +125,13 @@ def test_the_version_before_was_deleted(api, fake, adapters):
     assert api.roll_back(adapters, version=1).status_code == 200
 
 
-def test_an_alias_that_does_not_exist(api, fake, adapters):
+def test_an_alias_that_does_not_exist_cannot_be_rolled_back(api, fake, adapters):
     answer = api.roll_back(adapters)
     assert answer.status_code == 409
     assert "has no alias 'champion'" in answer.json()["detail"]
 
 
-def test_aliases_have_stacks_of_their_own(api, adapters):
+def test_each_alias_has_its_own_stack(api, adapters):
     api.promote(adapters, 1)
     api.promote(adapters, 2, alias="candidate")
     api.promote(adapters, 3)
@@ -140,7 +140,7 @@ def test_aliases_have_stacks_of_their_own(api, adapters):
     assert api.roll_back(adapters, alias="candidate").json()["to_version"] == 2
 
 
-def test_an_unknown_model(api):
+def test_an_unknown_model_cannot_be_rolled_back(api):
     assert api.roll_back("nobody").status_code == 404
 
 
@@ -161,12 +161,12 @@ def move(action, from_version, to_version):
         ([("promote", None, 1), ("promote", 1, 2), ("promote", None, 3)], [1, 2, 3]),
     ],
 )
-def test_stack(moves, stack):
+def test_the_stack_follows_the_moves(moves, stack):
     assert build_stack(move(*each) for each in moves) == stack
 
 
 @given(st.lists(st.one_of(st.integers(1, 4), st.none()), max_size=30))
-def test_any_walk_comes_to_its_end(steps):
+def test_rolling_back_always_ends(steps):
     """A number promotes it, None rolls back: the stack's top is always the present version, and going back ends."""
     moves, present = [], None
     for step in steps:

@@ -45,7 +45,7 @@ def evaluate(rule, candidate=None, champion=None, **seen):
     return verdict
 
 
-def test_standing_rules():
+def test_standing_rules_hold_without_a_policy():
     assert evaluate(version_rules.ready).passed
     assert not evaluate(version_rules.ready, candidate_version(status="PENDING_REGISTRATION")).passed
     assert evaluate(version_rules.ready).binding
@@ -57,7 +57,7 @@ def test_standing_rules():
     assert "decision 7" in retired.reason
 
 
-def test_evidence():
+def test_evidence_rules():
     assert evaluate(evidence_rules.output_finite).passed
     assert not evaluate(evidence_rules.output_finite, candidate_version(output_finite=False)).passed
     assert evaluate(evidence_rules.output_finite, candidate_version(evidence=None)).reason == "it has no evidence.json"
@@ -81,7 +81,7 @@ def test_evidence():
         (Bound(name="validation_loss", at_most=0.14), {"validation_loss": 9.0}, True),  # the evidence has the last word
     ],
 )
-def test_bounds(bound, metrics, passed):
+def test_metric_bounds(bound, metrics, passed):
     assert evaluate(evidence_rules.metric_bound(bound), candidate_version(metrics=metrics)).passed == passed
 
 
@@ -111,7 +111,7 @@ def test_age_and_tags():
     assert not evaluate(version_rules.tag("reviewed", None), candidate_version(tags={})).passed
 
 
-def test_loads_and_drift():
+def test_infer_rules():
     assert evaluate(infer_rules.loads, load_problem="").passed
     assert evaluate(infer_rules.loads, load_problem="NaN").reason == "NaN"
     assert not evaluate(infer_rules.loads).passed
@@ -168,7 +168,7 @@ policies = st.builds(
 
 
 @given(policies, st.sampled_from(["champion", "candidate"]), st.booleans())
-def test_every_rule_answers_for_anything(policy, alias, evidence):
+def test_every_rule_gives_one_reproducible_verdict(policy, alias, evidence):
     candidate = candidate_version(evidence=EVIDENCE if evidence else None)
     verdicts = [evaluate(rule, candidate, candidate_version(1)) for rule in promotion_rules(policy, alias)]
     assert all(verdict.reason for verdict in verdicts)

@@ -75,19 +75,19 @@ def test_an_event_follows_its_decision(api, adapters):
         assert (next(events).to_version, event.id) == (2, 1)
 
 
-def test_a_move_by_other_hands_is_told_too(api, fake, adapters):
+def test_an_outside_move_is_sent_too(api, fake, adapters):
     with listening(api) as events:
         fake.point(adapters, "champion", 3)
         assert next(events).to_version == 3
 
 
-def test_every_process_tells_what_another_did(fake, engine, locks, token_file, infer_client, api, adapters):
+def test_every_process_sends_events_of_the_others(fake, engine, locks, token_file, infer_client, api, adapters):
     with served(fake, engine, locks, token_file, infer_client) as other, listening(other) as events:
         api.promote(adapters, 1)
         assert next(events).to_version == 1
 
 
-def test_from_any_cursor(api, adapters):
+def test_a_stream_starts_at_any_cursor(api, adapters):
     for number in (1, 2, 3):
         api.promote(adapters, number)
     api.roll_back(adapters)
@@ -100,7 +100,7 @@ def test_from_any_cursor(api, adapters):
     assert {"id: 4", "event: alias.moved"} <= set(again.text.splitlines())
 
 
-def test_more_than_a_page(start, fake, ledger, adapters):
+def test_more_events_than_a_page_are_sent(start, fake, ledger, adapters):
     api = start(fake)
     from atelier_registry.storage.entries import DecisionFacts
 
@@ -109,7 +109,7 @@ def test_more_than_a_page(start, fake, ledger, adapters):
     assert told(api, after=0) == list(range(250))
 
 
-def test_refusals_are_not_told(api, fake, adapters):
+def test_refusals_are_not_sent(api, fake, adapters):
     fake.make_pending(adapters, 1)
     assert api.promote(adapters, 1).status_code == 409
     assert told(api, after=0) == []
@@ -124,13 +124,13 @@ def test_the_streams_end_with_the_service(fake, engine, locks, token_file, infer
 
 
 @pytest.mark.parametrize(("name", "value"), [("after", "-1"), ("after", str(2**63)), ("after", "x")])
-def test_cursors_that_cannot_be(api, name, value):
+def test_invalid_cursors_are_refused(api, name, value):
     assert api.get("/events", **{name: value}).status_code == 422
     assert api.get("/events", headers={"Last-Event-ID": value}).status_code == 422
     assert api.client.get("/events").status_code == 401
 
 
-def test_listeners_that_hang_up_leave_nothing_behind(api, adapters):
+def test_clients_that_disconnect_leave_nothing_behind(api, adapters):
     port = api.client.base_url.port
     for _ in range(20):
         with socket.create_connection(("127.0.0.1", port)) as connection:

@@ -74,7 +74,7 @@ def until(true):
         time.sleep(0.02)
 
 
-def test_a_promotion_is_posted_signed(start, fake, adapters, ledger, offsets, locks, subscriber, receiver):
+def test_a_promotion_is_delivered_signed(start, fake, adapters, ledger, offsets, locks, subscriber, receiver):
     dispatcher = WebhookDispatcher([subscriber()], ledger.outbox, offsets, locks)
     api = start(fake, webhooks=dispatcher)
     until(lambda: offsets.find("ci"))
@@ -95,7 +95,7 @@ def test_a_promotion_is_posted_signed(start, fake, adapters, ledger, offsets, lo
     assert "hidden" not in json.dumps(state)
 
 
-def test_a_new_subscriber_begins_with_what_comes(make_dispatcher, move, subscriber, receiver, offsets):
+def test_a_new_subscriber_starts_after_the_newest_event(make_dispatcher, move, subscriber, receiver, offsets):
     move(1)
     ci = subscriber()
     dispatcher = make_dispatcher(ci)
@@ -105,7 +105,7 @@ def test_a_new_subscriber_begins_with_what_comes(make_dispatcher, move, subscrib
     assert offsets.find("ci").event_id == 2
 
 
-def test_only_what_is_wanted_is_posted(make_dispatcher, move, subscriber, receiver, offsets):
+def test_events_are_filtered_by_model_and_alias(make_dispatcher, move, subscriber, receiver, offsets):
     ci = subscriber(models=["pencil"], aliases=["champion"])
     dispatcher = make_dispatcher(ci)
     move(1, "ink")
@@ -121,7 +121,7 @@ def test_only_what_is_wanted_is_posted(make_dispatcher, move, subscriber, receiv
     ("answer", "reason"),
     [((500, {}), "answered 500"), ((301, {"Location": "http://127.0.0.1:1/"}), "answered 301; redirects are not followed")],
 )
-def test_what_is_refused_is_posted_again_in_order(make_dispatcher, move, subscriber, receiver, offsets, caplog, answer, reason):
+def test_a_failed_delivery_is_retried_in_order(make_dispatcher, move, subscriber, receiver, offsets, caplog, answer, reason):
     ci = subscriber()
     dispatcher = make_dispatcher(ci, first_retry_s=0.2)
     receiver.answers = [answer, answer, (204, {})]
@@ -140,7 +140,7 @@ def test_what_is_refused_is_posted_again_in_order(make_dispatcher, move, subscri
     assert caplog.text.count("webhook delivery failed") == 1
 
 
-def test_retry_after_is_kept_to(make_dispatcher, move, subscriber, receiver, offsets):
+def test_retry_after_is_honoured(make_dispatcher, move, subscriber, receiver, offsets):
     ci = subscriber()
     dispatcher = make_dispatcher(ci)
     receiver.answers = [(429, {"Retry-After": "1800"})]
@@ -149,7 +149,7 @@ def test_retry_after_is_kept_to(make_dispatcher, move, subscriber, receiver, off
     assert offsets.find("ci").next_attempt_at > datetime.now(UTC) + timedelta(seconds=1700)
 
 
-def test_nobody_answers(make_dispatcher, move, subscriber, offsets):
+def test_an_unreachable_subscriber_is_recorded(make_dispatcher, move, subscriber, offsets):
     ci = subscriber(url="http://127.0.0.1:1/hooks")
     dispatcher = make_dispatcher(ci)
     move(1)
@@ -157,7 +157,7 @@ def test_nobody_answers(make_dispatcher, move, subscriber, offsets):
     assert offsets.find("ci").problem.startswith("does not answer: ")
 
 
-def test_a_secret_that_is_gone_or_wrong(make_dispatcher, move, subscriber, receiver, offsets):
+def test_an_invalid_secret_stops_delivery(make_dispatcher, move, subscriber, receiver, offsets):
     ci = subscriber()
     dispatcher = make_dispatcher(ci)
     ci.secret_file.write_text("whsec_AAAA")
@@ -167,7 +167,7 @@ def test_a_secret_that_is_gone_or_wrong(make_dispatcher, move, subscriber, recei
     assert offsets.find("ci").problem.startswith("its secret_file must contain whsec_ and the base64 of 24 to 64")
 
 
-def test_an_event_is_left_out_in_the_end(make_dispatcher, move, subscriber, receiver, offsets, caplog):
+def test_an_event_is_given_up_after_the_limit(make_dispatcher, move, subscriber, receiver, offsets, caplog):
     ci = subscriber(give_up_h=1e-6)
     dispatcher = make_dispatcher(ci, first_retry_s=0.01)
     receiver.answers = [(410, {}), (410, {}), (204, {})]
@@ -191,7 +191,7 @@ def test_nothing_is_lost_over_a_restart(make_dispatcher, move, subscriber, recei
     assert [event["to_version"] for event in receiver.events()] == [1, 1, 2]
 
 
-def test_processes_take_turns(make_dispatcher, move, subscriber, receiver, offsets):
+def test_one_process_at_a_time_delivers(make_dispatcher, move, subscriber, receiver, offsets):
     ci = subscriber()
     dispatchers = [make_dispatcher(ci) for _ in range(4)]
     for number in range(1, 21):
@@ -206,7 +206,7 @@ def test_processes_take_turns(make_dispatcher, move, subscriber, receiver, offse
     assert offsets.find("ci").event_id == 20
 
 
-def test_one_that_hangs_holds_up_nobody_else(start, fake, adapters, ledger, offsets, locks, subscriber, receiver):
+def test_a_subscriber_that_hangs_does_not_delay_others(start, fake, adapters, ledger, offsets, locks, subscriber, receiver):
     receiver.hold.clear()
     with receiving() as other:
         dispatcher = WebhookDispatcher([subscriber(), subscriber(name="page", url=other.url)], ledger.outbox, offsets, locks)
@@ -223,7 +223,7 @@ def test_one_that_hangs_holds_up_nobody_else(start, fake, adapters, ledger, offs
         receiver.hold.set()
 
 
-def test_a_ping(start, fake, ledger, offsets, locks, subscriber, receiver):
+def test_a_ping_reports_whether_it_was_delivered(start, fake, ledger, offsets, locks, subscriber, receiver):
     api = start(fake, webhooks=WebhookDispatcher([subscriber()], ledger.outbox, offsets, locks))
     admin = api.as_("ada")
     assert admin.post("/subscribers/ci/ping", {}).json() == {"delivered": True, "problem": None}

@@ -26,7 +26,7 @@ def other_weights(text):
     return {WEIGHTS_FILE: text, ADAPTER_FILE: manifest.model_dump_json()}, sha256, manifest.digest()
 
 
-def test_a_promotion_keeps_the_digest_everywhere(start, world, name):
+def test_a_promotion_records_the_digest_everywhere(start, world, name):
     world.add_model(name)
     world.add_version(name, tags=KIND, files=FILES)
     api = start(world.registry)
@@ -40,7 +40,7 @@ def test_a_promotion_keeps_the_digest_everywhere(start, world, name):
     assert decision["chain_hash"] in told
 
 
-def test_files_that_do_not_agree_are_refused_even_with_force(start, world, name):
+def test_inconsistent_files_are_refused_even_with_force(start, world, name):
     world.add_model(name)
     world.add_version(name, tags=KIND, files=FILES | {WEIGHTS_FILE: "other weights"})
     world.add_version(name, tags=KIND, files={EVIDENCE_FILE: FILES[EVIDENCE_FILE]})
@@ -62,7 +62,7 @@ def test_a_copy_of_good_evidence_does_not_pass(start, world, name):
     assert "was measured on weights with the sha256" in answer.json()["detail"]
 
 
-def test_evidence_that_names_no_weights_proves_nothing(start, fake, name):
+def test_evidence_without_weights_does_not_count(start, fake, name):
     fake.add_model(name)
     old = EVIDENCE.model_copy(update={"weights_sha256": None})
     fake.add_version(name, tags=KIND, files=FILES | {EVIDENCE_FILE: old.model_dump_json()})
@@ -70,13 +70,13 @@ def test_evidence_that_names_no_weights_proves_nothing(start, fake, name):
     assert "does not name the weights it is about" in answer.json()["detail"]
 
 
-def test_infer_is_asked_for_the_files_that_are_decided_on(start, fake, adapters, infer_client):
+def test_infer_must_load_the_files_that_are_decided_on(start, fake, adapters, infer_client):
     api = start(fake, policy=Policy.model_validate({"default": {"champion": {"loads": True}}}))
     assert api.promote(adapters, 1).status_code == 200
     assert infer_client.digests == [DIGEST]
 
 
-def test_a_version_whose_files_were_changed_cannot_come_back(api, fake, adapters):
+def test_a_version_with_changed_files_cannot_be_promoted_again(api, fake, adapters):
     api.promote(adapters, 1)
     api.promote(adapters, 2)
     files, _, digest = other_weights("planted")
@@ -89,7 +89,7 @@ def test_a_version_whose_files_were_changed_cannot_come_back(api, fake, adapters
     assert fake.model(adapters).aliases == {"champion": 2}
 
 
-def test_files_changed_while_infer_draws_are_judged_again(start, fake, adapters, infer_client):
+def test_files_changed_while_infer_generates_are_evaluated_again(start, fake, adapters, infer_client):
     """What infer showed counts for the files that it showed, and no others."""
     api = start(fake, policy=Policy.model_validate({"default": {"champion": {"loads": True}}}))
     files, _, digest = other_weights("planted")
@@ -166,7 +166,7 @@ def earlier_release(ledger, model, alias, *numbers):
         before = number
 
 
-def test_versions_promoted_before_are_recorded_at_the_next_start(start, world, name, ledger):
+def test_digests_of_earlier_promotions_are_recorded_at_the_start(start, world, name, ledger):
     world.add_model(name)
     for _ in range(3):
         world.add_version(name, tags=KIND, files=FILES)
@@ -202,7 +202,7 @@ def test_digests_are_recorded_once_mlflow_answers(start, fake, adapters, ledger)
     assert api.history(adapters)[0]["action"] == "record"
 
 
-def test_a_move_outside_registry_api_is_held_to_what_was_decided(api, fake, adapters):
+def test_an_outside_move_keeps_the_decided_digest(api, fake, adapters):
     api.promote(adapters, 1)
     api.promote(adapters, 2)
     for file, text in other_weights("planted")[0].items():
@@ -214,7 +214,7 @@ def test_a_move_outside_registry_api_is_held_to_what_was_decided(api, fake, adap
     assert fake.version(adapters, 1).tags[TAG_PROMOTED_DIGEST] == DIGEST
 
 
-def test_a_model_made_again_starts_again(api, fake, adapters):
+def test_a_recreated_model_has_new_versions(api, fake, adapters):
     """Version numbers of a deleted model are given out again; they are other versions."""
     api.promote(adapters, 1)
     fake.delete_model(adapters)
@@ -251,7 +251,7 @@ def test_changed_files_are_shown_and_logged(start, fake, adapters, file, caplog)
     assert told() == []
 
 
-def test_a_tag_that_says_something_else_is_set_right(fake, api, adapters, ledger):
+def test_a_wrong_digest_tag_is_corrected(fake, api, adapters, ledger):
     api.promote(adapters, 1)
     fake.set_tag(adapters, 1, TAG_PROMOTED_DIGEST, "f" * 64)
     IntegrityMonitor(fake, ledger, AdapterDigests(fake, ledger), 3600).check()

@@ -23,7 +23,7 @@ def asked(fake, recent, method, *about):
     return len(fake.calls) - before, answer
 
 
-def test_a_question_is_asked_once_until_something_changes(fake, recent, adapters):
+def test_a_read_is_cached_until_something_changes(fake, recent, adapters):
     run = fake.version(adapters, 5).run_id
     fake.add_point(adapters, 5, "loss", 1, 0.5)
     fake.add_image(adapters, 5, "validation", 1, b"\x89PNG")
@@ -39,13 +39,13 @@ def test_a_question_is_asked_once_until_something_changes(fake, recent, adapters
     assert [asked(fake, recent, *question)[0] for question in questions] == [1] * len(questions)
 
 
-def test_other_values_are_other_questions(fake, recent, adapters):
+def test_other_arguments_are_cached_separately(fake, recent, adapters):
     assert [version.number for version in recent.versions(adapters, 2, None).items] == [5, 4]
     assert [version.number for version in recent.versions(adapters, 1, None).items] == [5]
     assert (recent.version(adapters, 1).number, recent.version(adapters, 2).number) == (1, 2)
 
 
-def test_it_is_as_old_as_it_may_be(fake, adapters):
+def test_a_cached_answer_expires(fake, adapters):
     recent, never = CachedRegistry(fake, 0.05), CachedRegistry(fake, 0)
     for _ in range(2):
         assert asked(fake, recent, "model", adapters)[0] == 1
@@ -53,7 +53,7 @@ def test_it_is_as_old_as_it_may_be(fake, adapters):
         time.sleep(0.1)
 
 
-def test_what_does_not_exist_and_what_failed_is_asked_again(fake, recent, adapters):
+def test_missing_objects_and_failures_are_not_cached(fake, recent, adapters):
     assert recent.model("coming") is None
     assert not recent.versions("coming", 20, None).items
     fake.add_model("coming")
@@ -82,7 +82,7 @@ class Gate:
         return answer
 
 
-def test_readers_at_one_time_share_a_question(fake, recent, adapters):
+def test_concurrent_readers_share_a_request(fake, recent, adapters):
     fake.model = gate = Gate(fake.model)
     with ThreadPoolExecutor(8) as pool:
         found = [pool.submit(recent.model, adapters) for _ in range(8)]
@@ -92,7 +92,7 @@ def test_readers_at_one_time_share_a_question(fake, recent, adapters):
     assert gate.count == 1
 
 
-def test_readers_at_one_time_share_a_failure(fake, recent, adapters):
+def test_concurrent_readers_share_a_failure(fake, recent, adapters):
     def failing(name):
         failing.count += 1
         assert go.wait(20)
@@ -111,7 +111,7 @@ def test_readers_at_one_time_share_a_failure(fake, recent, adapters):
                 each.result(20)
 
 
-def test_an_answer_from_before_a_change_is_not_kept(fake, recent, adapters):
+def test_an_answer_from_before_a_change_is_not_cached(fake, recent, adapters):
     plain = fake.model
     fake.model = gate = Gate(plain)
     with ThreadPoolExecutor(1) as pool:
@@ -126,14 +126,14 @@ def test_an_answer_from_before_a_change_is_not_kept(fake, recent, adapters):
     assert recent.model(adapters).aliases == {"champion": 3}
 
 
-def test_files_of_a_complete_version_are_kept(fake, recent, adapters):
+def test_files_of_a_complete_version_stay_cached(fake, recent, adapters):
     assert recent.files(adapters, 5) == FILES
     recent.invalidate()
     assert asked(fake, recent, "files", adapters, 5) == (1, FILES)  # whether it is the same version
     assert recent.files(adapters, 5, [next(iter(FILES))]).keys() == {next(iter(FILES))}
 
 
-def test_a_number_that_was_given_out_again_is_another_version(fake, recent, adapters):
+def test_a_reused_version_number_is_another_version(fake, recent, adapters):
     assert recent.files(adapters, 5) == FILES
     fake.delete_version(adapters, 5)
     time.sleep(0.002)  # MLflow's times are whole milliseconds
@@ -143,7 +143,7 @@ def test_a_number_that_was_given_out_again_is_another_version(fake, recent, adap
     assert recent.files(adapters, 5) == other
 
 
-def test_files_that_may_still_come_are_asked_for_again(fake, recent, name):
+def test_missing_files_are_not_cached(fake, recent, name):
     fake.add_model(name)
     number = fake.add_version(name, files={})
     assert recent.files(name, number) == {}
@@ -156,7 +156,7 @@ def test_files_that_may_still_come_are_asked_for_again(fake, recent, name):
         assert fake.calls.count("files") == before + 2
 
 
-def test_over_http(start, world, name):
+def test_own_changes_are_visible_at_once_and_others_after_the_ttl(start, world, name):
     world.add_model(name)
     for _ in range(3):
         world.add_version(name, tags={"atelier.kind": "adapter"}, files=FILES)

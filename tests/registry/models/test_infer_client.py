@@ -50,7 +50,7 @@ def infer(tmp_path_factory):
         yield url, engine
 
 
-def test_it_draws(infer):
+def test_infer_generates_images_by_a_staged_version(infer):
     infer_client = HttpInferClient(infer[0], "promoter", 120)
     one, other = (infer_client.stage("sketches", number, IMAGES) for number in (1, 2))
     assert [image.request for image in one.images] == IMAGES
@@ -68,7 +68,7 @@ def test_what_cannot_be_served_is_refused_with_the_reason(infer):
         infer_client.stage("sketches", 1, [StageImage(prompt="a cat", size=33)])
 
 
-def test_an_infer_that_cannot_be_asked(infer):
+def test_an_unreachable_infer_is_reported(infer):
     for token in ("reader", "nobody"):
         with pytest.raises(StageUnavailableError, match="own token"):
             HttpInferClient(infer[0], token, 120).stage("sketches", 1)

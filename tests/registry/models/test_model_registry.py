@@ -32,7 +32,7 @@ def test_what_does_not_exist_is_none(world, name):
     assert not registry.versions("nobody", 5, None).items
 
 
-def test_a_model_with_aliases_and_latest(world, name):
+def test_a_model_has_aliases_and_a_latest_version(world, name):
     world.add_model(name, "pencil drawings")
     assert world.registry.model(name).latest is None
     for _ in range(2):
@@ -136,7 +136,7 @@ def test_files(world, name):
     assert world.registry.files(name, 3) == {}
 
 
-def test_files_kept_elsewhere_are_not_read(world, name):
+def test_files_stored_elsewhere_are_not_read(world, name):
     world.add_model(name)
     world.add_version(name, files=FILES)
     world.keep_files_elsewhere(name, 1)
@@ -258,12 +258,12 @@ def test_names_with_both_kinds_of_quotes_cannot_be_searched_for(real_world, name
         lambda registry: registry.set_alias("pencil", "champion", 1),
     ],
 )
-def test_no_server(question):
+def test_an_unreachable_server_is_an_outage(question):
     with pytest.raises(TrackingUnavailableError):
         question(MlflowRegistry(f"http://127.0.0.1:{free_port()}"))
 
 
-def test_a_server_that_is_not_mlflow(mlflow_server):
+def test_a_server_that_is_not_mlflow_is_an_outage(mlflow_server):
     with pytest.raises(TrackingUnavailableError):
         MlflowRegistry(f"{mlflow_server.uri}/elsewhere").model("pencil")
 

@@ -24,14 +24,14 @@ def rows(count=6):
     return made
 
 
-def test_a_good_chain():
+def test_an_intact_chain_is_verified():
     assert hash_chain.verify(rows()) == hash_chain.VerifiedChain(6, rows()[-1]["hash"])
     assert hash_chain.verify([]) == hash_chain.VerifiedChain(0, hash_chain.GENESIS)
     assert hash_chain.verify(rows(), head=rows()[2]["hash"]).entries == 6
 
 
 @given(st.integers(0, 5), st.sampled_from(sorted(rows()[0].keys() - {"id", "hash"})), st.text(max_size=5))
-def test_a_changed_field_is_found_where_it_is(place, column, value):
+def test_a_changed_field_is_found_in_its_entry(place, column, value):
     made = rows()
     if made[place][column] == value:
         return
@@ -55,7 +55,7 @@ def test_another_order_is_found(order):
             hash_chain.verify([rows()[place] for place in order])
 
 
-def test_an_entry_written_anew_is_found_by_the_next():
+def test_a_rewritten_entry_is_found_by_the_next_one():
     made = rows()
     made[2] = made[2] | {"actor": "eve"}
     made[2]["hash"] = hash_chain.digest(made[2])
@@ -63,7 +63,7 @@ def test_an_entry_written_anew_is_found_by_the_next():
         hash_chain.verify(made)
 
 
-def test_a_cut_end_is_found_by_a_noted_head():
+def test_a_removed_end_is_found_with_a_known_head():
     hash_chain.verify(rows()[:4])
     with pytest.raises(hash_chain.BrokenChainError, match="the end was removed"):
         hash_chain.verify(rows()[:4], head=rows()[-1]["hash"])
@@ -80,7 +80,7 @@ def test_the_database_refuses_changes(engine, ledger):
     assert hash_chain.verify(ledger.chain.rows()).entries == 1
 
 
-def test_what_somebody_changes_all_the_same_is_found(engine, ledger, request):
+def test_a_change_without_the_triggers_is_found(engine, ledger, request):
     for number in (1, 2, 3):
         ledger.open("refused", DecisionFacts("pia", "promote", "m", "champion", None, number, "r", details={"ü": 1.5}))
     if engine.dialect.name == "sqlite":
@@ -95,7 +95,7 @@ def test_what_somebody_changes_all_the_same_is_found(engine, ledger, request):
         hash_chain.verify(ledger.chain.rows())
 
 
-def test_migrations_make_what_the_tables_say(engine):
+def test_migrations_create_the_declared_tables(engine):
     from atelier_registry.storage.migrate import migrate
     from atelier_registry.storage.tables import metadata
     from sqlalchemy import inspect

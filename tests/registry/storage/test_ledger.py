@@ -14,7 +14,7 @@ def move(ledger, version, alias="champion", model="pencil"):
     return ledger.open("outside", DecisionFacts("outside", "outside", model, alias, None, version, "moved"))
 
 
-def test_an_entry_is_read_once_for_the_aliases(engine):
+def test_each_entry_is_read_once_for_the_latest_moves(engine):
     """Whoever watches asks every few seconds: the work grows with what is new, not with the history."""
     writer, watcher = Ledger(engine), Ledger(engine)
     for version in range(1, 41):

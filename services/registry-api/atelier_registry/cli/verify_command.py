@@ -1,4 +1,4 @@
-"""The command `verify`: checks the chain of decisions in the database, and compares it with the anchor in MLflow."""
+"""The command `verify`: checks the chain of decisions in the database, and compares it with its anchors."""
 
 from __future__ import annotations
 
@@ -23,7 +23,8 @@ def add_verify_command(command: argparse.ArgumentParser) -> None:
     command.add_argument("--head", help="a hash that verify printed earlier; it must still occur")
     add_setting("--tracking", "TRACKING_URI", "MLflow, which stores the hash of the newest entry ({})")
     add_setting("--tracking-password-file", "TRACKING_PASSWORD_FILE")
-    command.add_argument("--no-anchor", action="store_true", help="check the chain alone, without its anchor in MLflow")
+    add_setting("--anchor-bucket", "ANCHOR_BUCKET", "S3 bucket with anchors ({})")
+    command.add_argument("--no-anchor", action="store_true", help="check the chain alone, without its anchors")
     command.set_defaults(run=_run)
 
 
@@ -44,8 +45,10 @@ def _run(options: argparse.Namespace) -> int:
         return fail(options, f"the database's address or password cannot be read: {error}", USAGE)
     engine = open_database(address)
     try:
-        anchor = _read_anchor(options)  # before the rows, since entries may be added meanwhile
-        chain = hash_chain.verify(ChainReader(engine).rows(), options.head, anchor)
+        anchors = _read_anchors(options)  # before the rows, since entries may be added meanwhile
+        chain = hash_chain.verify(ChainReader(engine).rows(), options.head, anchors)
+        if missing := [store for store, anchor in anchors.items() if not anchor[0] and chain.entries]:
+            raise hash_chain.BrokenChainError(f"no entry is anchored in {', '.join(missing)}")
     except hash_chain.BrokenChainError as error:
         return fail(options, f"the chain is broken: {error}", BROKEN, {"intact": False, "problem": str(error)})
     except RegistryApiError as error:
@@ -54,32 +57,40 @@ def _run(options: argparse.Namespace) -> int:
         return fail(options, f"the tracking server's password cannot be read: {error}", USAGE)
     finally:
         engine.dispose()
-    anchored = anchor[0] if anchor else None
-    content = {"intact": True, "entries": chain.entries, "head": chain.head, "anchored_entry": anchored}
-    return show(options, content, _format)
+    anchored = {store: anchor[0] for store, anchor in anchors.items()}
+    return show(options, {"intact": True, "entries": chain.entries, "head": chain.head, "anchored": anchored}, _format)
 
 
 def _format(content: dict[str, Any]) -> str:
-    anchored = content["anchored_entry"]
-    anchor = f"entry {anchored} matches its anchor in MLflow" if anchored else "not compared with an anchor"
-    return f"{content['entries']} entries, none changed or missing; {anchor}; head {content['head']}"
+    anchors = [f"entry {entry} matches its anchor in {store}" for store, entry in content["anchored"].items()]
+    compared = "; ".join(anchors) or "not compared with an anchor"
+    return f"{content['entries']} entries, none changed or missing; {compared}; head {content['head']}"
 
 
-def _read_anchor(options: argparse.Namespace) -> tuple[int, str] | None:
-    """The entry anchored in MLflow; None without one, or without a tracking server.
+def _read_anchors(options: argparse.Namespace) -> dict[str, tuple[int, str]]:
+    """Anchored entry by store. A bucket without anchors counts as (0, GENESIS), MLflow without one is left out.
 
     Raises:
-        BrokenChainError: the anchor is malformed.
-        TrackingUnavailableError: MLflow does not answer.
+        BrokenChainError: an anchor is malformed, or was overwritten or deleted.
+        UnavailableError: a store does not answer.
     """
-    if options.no_anchor or not options.tracking:
-        return None
+    if options.no_anchor:
+        return {}
     from atelier_registry.config.settings import TRACKING_PASSWORD
-    from atelier_registry.decisions.anchor_stores import MlflowAnchorStore
+    from atelier_registry.decisions.anchor_stores import MlflowAnchorStore, S3AnchorStore
     from atelier_registry.models.mlflow_client import configure_client
     from atelier_registry.models.mlflow_registry import MlflowRegistry
+    from atelier_registry.storage.hash_chain import GENESIS
 
-    configure_client(timeout_s=5)
-    if options.tracking_password_file and not os.environ.get(TRACKING_PASSWORD):
-        os.environ[TRACKING_PASSWORD] = Path(options.tracking_password_file).read_text().strip()
-    return MlflowAnchorStore(MlflowRegistry(options.tracking)).read()
+    anchors = {}
+    if options.tracking:
+        configure_client(timeout_s=5)
+        if options.tracking_password_file and not os.environ.get(TRACKING_PASSWORD):
+            os.environ[TRACKING_PASSWORD] = Path(options.tracking_password_file).read_text().strip()
+        store = MlflowAnchorStore(MlflowRegistry(options.tracking))
+        if (anchor := store.read()) is not None:
+            anchors[store.name] = anchor
+    if options.anchor_bucket:
+        bucket = S3AnchorStore(options.anchor_bucket)
+        anchors[bucket.name] = bucket.read() or (0, GENESIS)
+    return anchors

@@ -113,6 +113,9 @@ class Settings(BaseSettings):
     database_password_file: Annotated[Path | None, AfterValidator(secret_file)] = Field(
         None, description="file with the database password"
     )
+    anchor_bucket: str | None = Field(
+        None, pattern=r"^[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]$", description="S3 bucket with object lock for the chain's anchors"
+    )
     token_file: Annotated[Path, AfterValidator(token_file)] = Field(description="tokens, as lines `id role sha256`")
     policy_file: Annotated[Path | None, AfterValidator(_policy)] = Field(
         None, description="file with the policy; the built-in policy without it"

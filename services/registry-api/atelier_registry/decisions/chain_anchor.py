@@ -62,9 +62,9 @@ class ChainAnchor:
             BrokenChainError: it is not, or the entries after it do not form a chain.
             UnavailableError: a store or the database does not answer.
         """
-        head = self._chain.head()
         for store in self._stores:
             anchor = store.read()
+            head = self._chain.head()  # after the anchor, which another process may have moved forward
             if anchor == head:
                 continue
             if anchor is not None:

@@ -7,6 +7,7 @@ import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from types import MappingProxyType
 from typing import Any
 
 GENESIS = "0" * 64
@@ -40,13 +41,15 @@ def digest(row: Mapping[str, Any]) -> str:
     return hashlib.sha256(canonical({name: value for name, value in row.items() if name != "hash"}).encode()).hexdigest()
 
 
-def verify(rows: Iterable[Mapping[str, Any]], head: str | None = None, anchor: tuple[int, str] | None = None) -> VerifiedChain:
+def verify(
+    rows: Iterable[Mapping[str, Any]], head: str | None = None, anchors: Mapping[str, tuple[int, str]] = MappingProxyType({})
+) -> VerifiedChain:
     """Walks the chain.
 
     Args:
         rows: every entry, by number.
         head: a hash noted earlier; it must occur, which shows that no entry up to it was removed or rewritten.
-        anchor: number and hash of an entry, as stored outside the database; the entry must still be there.
+        anchors: name of a store outside the database to the number and hash of an entry that must still be there.
 
     Raises:
         BrokenChainError: at the first difference.
@@ -65,11 +68,17 @@ def verify(rows: Iterable[Mapping[str, Any]], head: str | None = None, anchor: t
                 f"entry {count} was changed: its stored hash is {row['hash']}, the hash of its content is {expected}"
             )
         previous = row["hash"]
-        if anchor is not None and count == anchor[0] and previous != anchor[1]:
-            raise BrokenChainError(f"entry {count} was anchored with the hash {anchor[1]}, and now has the hash {previous}")
+        for store, (number, anchored) in anchors.items():
+            if count == number and previous != anchored:
+                raise BrokenChainError(
+                    f"entry {count} was anchored in {store} with the hash {anchored}, and now has the hash {previous}"
+                )
         seen = seen or previous == head
-    if anchor is not None and count < anchor[0]:
-        raise BrokenChainError(f"entry {anchor[0]} was anchored, but the chain ends at entry {count}: the rest was removed")
+    for store, (number, _) in anchors.items():
+        if count < number:
+            raise BrokenChainError(
+                f"entry {number} was anchored in {store}, but the chain ends at entry {count}: the rest was removed"
+            )
     if not seen:
         raise BrokenChainError(
             f"the hash {head} does not occur among the {count} entries: the end was removed, or the chain was rewritten"
