@@ -80,8 +80,8 @@ def test_a_version_beyond_what_mlflow_counts_is_refused(api, adapters, number):
     ("body", "told"),
     [
         ({}, "reason is required"),
-        ({"reason": ""}, "reason: String should have at least 1 character; received ''"),
-        ({"reason": "x" * 2001}, "at most 2000 characters; received 'xxx"),
+        ({"reason": ""}, 'reason: String should have at least 1 character; received ""'),
+        ({"reason": "x" * 2001}, 'at most 2000 characters; received "xxx'),
         ({"reason": "r", "alias": "Champion!"}, "alias: String should match pattern"),
         ({"reason": "r", "alais": "champion"}, "alais is not a field of this request"),
         ({"reason": 7, "alias": 8}, "alias: Input should be a valid string; received 8"),
@@ -107,10 +107,10 @@ def test_a_body_that_is_not_json_is_refused(api, adapters):
 @pytest.mark.parametrize(
     ("path", "told"),
     [
-        ("/models?limit=0", "query.limit: Input should be greater than or equal to 1; received '0'"),
-        ("/models?limit=101", "less than or equal to 100; received '101'"),
+        ("/models?limit=0", 'query.limit: Input should be greater than or equal to 1; received "0"'),
+        ("/models?limit=101", 'less than or equal to 100; received "101"'),
         ("/models/{name}/versions/abc", "path.version: Input should be a valid integer"),
-        ("/models/{name}/versions/0", "received '0'"),
+        ("/models/{name}/versions/0", 'received "0"'),
         ("/models/{name}/history?before_id=x", "query.before_id"),
         ("/models?page_token=zzz!", "page token"),
         ("/models/a:b", "path.name: String should match pattern"),

@@ -8,7 +8,7 @@ from typing import Annotated
 from urllib.parse import urlsplit
 
 from atelier_service import settings as service_settings
-from atelier_service.settings import secret_file, token_file
+from atelier_service.settings import secret_file
 from pydantic import AfterValidator, Field, SecretStr
 from pydantic_settings import BaseSettings, SettingsConfigDict
 from sqlalchemy import make_url
@@ -116,7 +116,9 @@ class Settings(BaseSettings):
     anchor_bucket: str | None = Field(
         None, pattern=r"^[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]$", description="S3 bucket with object lock for the chain's anchors"
     )
-    token_file: Annotated[Path, AfterValidator(token_file)] = Field(description="tokens, as lines `id role sha256`")
+    token_file: Annotated[Path, AfterValidator(service_settings.token_file)] = Field(
+        description="tokens, as lines `id role sha256`"
+    )
     policy_file: Annotated[Path | None, AfterValidator(_policy)] = Field(
         None, description="file with the policy; the built-in policy without it"
     )
