@@ -62,7 +62,7 @@ def test_the_first_version_is_trained_and_promoted(twin):
         assert drawn_by(infer) == "1"
     log = twin.logs()
     assert "Traceback" not in log
-    assert "is champion: infer draws with it" in log
+    assert "is champion; infer serves it now" in log
 
 
 def test_train_register_promote_generate_roll_back(twin):

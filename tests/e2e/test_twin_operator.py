@@ -137,22 +137,23 @@ def test_a_backup_brings_back_every_run_version_alias_decision_and_image(twin, c
     assert not [secret for secret in secret_texts(twin) if secret in told]
     assert "backup" not in twin.compose("exec", "-T", "postgres", "ls", "/var/lib/postgresql/data")
     refused = twin.compose(*RUN, "restore", folder.name, check=False, both=True)
-    assert "nothing may use the database meanwhile" in refused
+    assert "the database must not be in use" in refused
 
     twin.remove()
     damaged = backups / "20000101T000000Z"
     shutil.copytree(folder, damaged)
-    piece = next(each for each in json.loads((damaged / "manifest.json").read_text())["pieces"] if each["file"] == "objects/0")
-    (damaged / "objects/0").write_bytes(b"x" * piece["size_bytes"])
-    assert "is damaged, nothing was restored: objects/0: has other bytes" in twin.compose(
+    file = next(
+        entry for entry in json.loads((damaged / "manifest.json").read_text())["pieces"] if entry["file"] == "objects/0"
+    )
+    (damaged / "objects/0").write_bytes(b"x" * file["size_bytes"])
+    assert "is damaged and was not restored: objects/0: has changed since the backup" in twin.compose(
         *RUN, "restore", damaged.name, check=False, both=True
     )
-    assert f"restore takes one of the backups that are there: {damaged.name}, {folder.name}" in twin.compose(
-        *RUN, "restore", check=False, both=True
-    )
-    assert f"{folder.name} is back" in twin.compose(*RUN, "restore", folder.name)
+    refused = twin.compose(*RUN, "restore", check=False, both=True)
+    assert f"restore needs the name of a backup; received None; there are: {damaged.name}, {folder.name}" in refused
+    assert f"{folder.name} is restored" in twin.compose(*RUN, "restore", folder.name)
     assert "needs an empty twin" in twin.compose(*RUN, "restore", folder.name, check=False, both=True)
-    assert f"{folder.name} is back" in twin.compose(*RUN, "restore", folder.name, "--replace")
+    assert f"{folder.name} is restored" in twin.compose(*RUN, "restore", folder.name, "--replace")
     twin.up()
     assert twin.known["logins"] == login
     after = everything(twin)
