@@ -145,7 +145,7 @@ def test_tests_that_need_terraform_fail_without_it(tmp_path):
             sys.executable,
             "-m",
             "pytest",
-            str(here / "test_plan.py"),
+            str(here / "test_terraform_files.py"),
             "-m",
             "infra",
             "-k",
