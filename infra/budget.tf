@@ -1,4 +1,4 @@
-# Optional: a mail when the month's bill of the whole account is about to pass a sum, and when it has.
+# Optional: an email when the account's monthly cost is forecast to exceed the budget, and when 80 % are spent.
 
 resource "aws_budgets_budget" "this" {
   count        = var.budget == null ? 0 : 1

@@ -15,27 +15,27 @@ resource "aws_db_parameter_group" "this" {
   lifecycle { create_before_destroy = true }
 }
 
-# Made before RDS would make them, without an end.
+# Created before RDS creates them without retention.
 resource "aws_cloudwatch_log_group" "database" {
-  # checkov:skip=CKV_AWS_158: CloudWatch encrypts logs with a key of its own; one of ours costs 1 USD a month
-  # checkov:skip=CKV_AWS_338: as for the services
+  # checkov:skip=CKV_AWS_158: CloudWatch encrypts logs with a key of its own; a customer key costs 1 USD a month
+  # checkov:skip=CKV_AWS_338: log_days sets the retention
   for_each          = toset(["postgresql", "upgrade"])
   name              = "/aws/rds/instance/${var.name}/${each.key}"
   retention_in_days = var.log_days
 }
 
 resource "aws_db_instance" "this" {
-  # checkov:skip=CKV_AWS_157: a standby in another zone doubles the price; database.multi_az turns it on
+  # checkov:skip=CKV_AWS_157: a standby in another zone doubles the price; database.multi_az enables it
   # checkov:skip=CKV_AWS_161: MLflow logs in with a password; IAM logins expire after 15 minutes and its pool cannot renew them
   # checkov:skip=CKV_AWS_118: enhanced monitoring needs another role and is billed with the logs; RDS's own metrics are free
-  # checkov:skip=CKV_AWS_353: performance insights are not offered on every small instance class
-  # checkov:skip=CKV2_AWS_30: logging every statement would write parameters and tags of runs into the logs
-  # checkov:skip=CKV_AWS_133: backups are kept database.backup_days, 1 to 35; the check does not follow the variable
-  # checkov:skip=CKV_AWS_293: protected by default; only the command's destroy turns protect_data off
+  # checkov:skip=CKV_AWS_353: not available for every small instance class
+  # checkov:skip=CKV2_AWS_30: logging every statement would log parameters and tags of runs
+  # checkov:skip=CKV_AWS_133: database.backup_days is 1 to 35; the check does not resolve the variable
+  # checkov:skip=CKV_AWS_293: enabled by default; only `atelier_infra destroy` disables it
   count                           = local.live ? 1 : 0
   identifier                      = var.name
   engine                          = "postgres"
-  engine_version                  = "17" # the newest 17.x; a full number would turn each minor upgrade into a downgrade on the next plan
+  engine_version                  = "17" # latest 17.x; with a full version, plans would downgrade automatic minor upgrades
   instance_class                  = var.database.instance_class
   allocated_storage               = var.database.storage_gib
   max_allocated_storage           = var.database.max_storage_gib
@@ -65,11 +65,11 @@ resource "aws_db_instance" "this" {
   depends_on                      = [aws_cloudwatch_log_group.database]
 
   lifecycle {
-    # the snapshot that an instance was made from is history; its name and user came with it
+    # used at creation only; name and user come from the snapshot
     ignore_changes = [snapshot_identifier, db_name, username]
     precondition {
       condition     = !local.env_file || nonsensitive(var.db_password != null)
-      error_message = "secrets = \"env-file\" needs db_password, which the command reads from secrets/tracking.env: run python -m atelier_infra up instead of terraform apply."
+      error_message = "secrets = \"env-file\" needs db_password, which atelier_infra reads from secrets/tracking.env; run `python -m atelier_infra up` instead of `terraform apply`."
     }
   }
 }

@@ -1,8 +1,8 @@
 resource "aws_ecr_repository" "service" {
-  # checkov:skip=CKV_AWS_136: ECR encrypts with AES-256; a key of our own costs 1 USD a month
+  # checkov:skip=CKV_AWS_136: ECR encrypts with AES-256; a customer key costs 1 USD a month
   for_each             = var.services
   name                 = "${var.name}/${each.key}"
-  image_tag_mutability = "IMMUTABLE" # a tag is a git revision: it means one image for ever
+  image_tag_mutability = "IMMUTABLE" # a tag is a git revision and must always mean the same image
   force_delete         = !var.protect_data
   image_scanning_configuration { scan_on_push = true }
 }
@@ -14,13 +14,13 @@ resource "aws_ecr_lifecycle_policy" "service" {
     rules = [
       {
         rulePriority = 1
-        description  = "layers that no tag names any more"
+        description  = "untagged images"
         selection    = { tagStatus = "untagged", countType = "sinceImagePushed", countUnit = "days", countNumber = 7 }
         action       = { type = "expire" }
       },
       {
         rulePriority = 2
-        description  = "keep what the last rollouts may go back to"
+        description  = "keep the last 20 images to revert to"
         selection    = { tagStatus = "any", countType = "imageCountMoreThan", countNumber = 20 }
         action       = { type = "expire" }
       },

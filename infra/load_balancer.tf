@@ -1,4 +1,4 @@
-# Optional: one balancer, one certificate, a name per service: the domain itself is tracking, registry-api.<domain> and
+# Optional: a load balancer with one certificate and one name per service: <domain> is tracking, registry-api.<domain> and
 # infer.<domain> are the others.
 
 locals {
@@ -9,9 +9,9 @@ locals {
 }
 
 resource "aws_lb" "this" {
-  # checkov:skip=CKV2_AWS_28: a web application firewall costs more than everything else here; the security group lets only named addresses in
-  # checkov:skip=CKV_AWS_91: access logs need a bucket more; the services' own logs name user and path
-  # checkov:skip=CKV_AWS_150: nothing is lost with it, and the name moves along
+  # checkov:skip=CKV2_AWS_28: a web application firewall costs more than everything else here; the security group admits allowed_cidrs only
+  # checkov:skip=CKV_AWS_91: access logs need another bucket; the services log user and path
+  # checkov:skip=CKV_AWS_150: it has no data, and the DNS name is kept
   count                      = length(local.balanced) > 0 ? 1 : 0
   name                       = var.name
   load_balancer_type         = "application"
@@ -19,11 +19,11 @@ resource "aws_lb" "this" {
   subnets                    = local.network.public
   security_groups            = [aws_security_group.balancer[0].id]
   drop_invalid_header_fields = true
-  idle_timeout               = 600 # a large artifact pauses while S3 puts its parts together
+  idle_timeout               = 600 # a large upload is idle while S3 assembles its parts
 }
 
 resource "aws_lb_target_group" "service" {
-  # checkov:skip=CKV_AWS_378: TLS ends at the balancer; behind it only its security group reaches the tasks
+  # checkov:skip=CKV_AWS_378: TLS ends at the load balancer; tasks accept its security group only
   for_each             = local.balanced
   name                 = "${var.name}-${each.key}"
   port                 = local.ports[each.key]
@@ -32,12 +32,12 @@ resource "aws_lb_target_group" "service" {
   vpc_id               = local.network.vpc_id
   deregistration_delay = 60
   health_check {
-    path                = "/readyz" # a task that cannot answer requests now gets none; the container's own check ends a dead one
+    path                = "/readyz" # readiness; the container's health check replaces dead tasks
     matcher             = "200"
     interval            = 15
     timeout             = 5
     healthy_threshold   = 2
-    unhealthy_threshold = 8 # ECS also replaces what is unhealthy here: two minutes without MLflow or its database are no reason
+    unhealthy_threshold = 8 # ECS also replaces tasks that are unhealthy here; two minutes without MLflow or its database must not
   }
 }
 
@@ -52,7 +52,7 @@ resource "aws_lb_listener" "https" {
     type = "fixed-response"
     fixed_response {
       content_type = "text/plain"
-      message_body = "No service has this name."
+      message_body = "no service has this host name"
       status_code  = "404"
     }
   }
@@ -71,7 +71,7 @@ resource "aws_lb_listener_rule" "service" {
 }
 
 resource "aws_lb_listener" "http" {
-  # checkov:skip=CKV_AWS_103: it only redirects to TLS
+  # checkov:skip=CKV_AWS_103: it only redirects to HTTPS
   count             = length(aws_lb.this)
   load_balancer_arn = aws_lb.this[0].arn
   port              = 80
@@ -95,14 +95,14 @@ resource "aws_acm_certificate" "this" {
 }
 
 locals {
-  # keyed by service: the names that AWS wants to see are unknown before the certificate is
-  proofs = length(aws_acm_certificate.this) == 0 ? {} : {
+  # keyed by service, because the validation names are unknown until the certificate exists
+  validation_records = length(aws_acm_certificate.this) == 0 ? {} : {
     for each in local.balanced : each => one([for option in aws_acm_certificate.this[0].domain_validation_options : option if option.domain_name == local.names[each]])
   }
 }
 
 resource "aws_route53_record" "certificate" {
-  for_each        = local.proofs
+  for_each        = local.validation_records
   zone_id         = var.load_balancer.zone_id
   name            = each.value.resource_record_name
   type            = each.value.resource_record_type

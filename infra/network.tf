@@ -1,5 +1,5 @@
-# A VPC without NAT gateways (about 33 USD a month each): tasks stand in public subnets with an address of their own and
-# closed security groups, the database in private subnets without any route to the internet.
+# A VPC without NAT gateways (about 33 USD a month each): tasks are in public subnets with public addresses and closed security
+# groups, the database in private subnets without a route to the internet.
 
 data "aws_availability_zones" "available" {
   count = var.network == null ? 1 : 0
@@ -11,7 +11,7 @@ data "aws_availability_zones" "available" {
 }
 
 resource "aws_vpc" "this" {
-  # checkov:skip=CKV2_AWS_11: flow logs are billed by the GB and answer questions that a small team does not ask
+  # checkov:skip=CKV2_AWS_11: flow logs are billed by the GB and rarely needed by a small team
   count                = var.network == null ? 1 : 0
   cidr_block           = var.vpc_cidr
   enable_dns_support   = true
@@ -19,7 +19,7 @@ resource "aws_vpc" "this" {
   tags                 = { Name = var.name }
 }
 
-# A VPC's default group lets its members talk to each other; nothing here is a member, and it stays empty.
+# The default group admits traffic between its members; taking it over without rules closes it.
 resource "aws_default_security_group" "closed" {
   count  = length(aws_vpc.this)
   vpc_id = aws_vpc.this[0].id
@@ -67,7 +67,7 @@ resource "aws_route_table_association" "public" {
   route_table_id = aws_route_table.public[0].id
 }
 
-# Free of charge, and keeps artifacts off the internet gateway.
+# Free, and keeps traffic to S3 off the internet gateway.
 resource "aws_vpc_endpoint" "s3" {
   count           = length(aws_vpc.this)
   vpc_id          = aws_vpc.this[0].id
@@ -76,14 +76,14 @@ resource "aws_vpc_endpoint" "s3" {
   tags            = { Name = "${var.name}-s3" }
 }
 
-data "aws_vpc" "given" {
+data "aws_vpc" "existing" {
   count = var.network == null ? 0 : 1
   id    = var.network.vpc_id
 }
 
 locals {
   network = {
-    cidr    = var.network == null ? var.vpc_cidr : one(data.aws_vpc.given[*].cidr_block)
+    cidr    = var.network == null ? var.vpc_cidr : one(data.aws_vpc.existing[*].cidr_block)
     vpc_id  = var.network == null ? aws_vpc.this[0].id : var.network.vpc_id
     public  = var.network == null ? aws_subnet.public[*].id : var.network.public_subnet_ids
     private = var.network == null ? aws_subnet.private[*].id : var.network.private_subnet_ids

@@ -1,7 +1,7 @@
-# What the command reads; people may as well.
+# Read by `python -m atelier_infra` (atelier_infra/environment/stack.py).
 
 output "name" {
-  description = "The environment's name."
+  description = "Name of the environment."
   value       = var.name
 }
 
@@ -16,7 +16,7 @@ output "cluster" {
 }
 
 output "services" {
-  description = "What runs, or would run: addresses of images, logs, and the template that rollouts copy."
+  description = "Services: image repository, log group, and the task definition that `deploy` copies."
   value = {
     for each in var.services : each => {
       running      = contains(local.running, each)
@@ -35,7 +35,7 @@ output "services" {
 }
 
 output "database" {
-  description = "Identifier of the database instance; null while only data is kept."
+  description = "Identifier of the database instance; null if data_only."
   value       = one(aws_db_instance.this[*].identifier)
 }
 
@@ -50,11 +50,11 @@ output "config_bucket" {
 }
 
 output "balancer" {
-  description = "Address of the load balancer, for a DNS record of your own; null without one."
+  description = "DNS name of the load balancer, for a CNAME record; null without one."
   value       = one(aws_lb.this[*].dns_name)
 }
 
 output "schedule" {
-  description = "Start and stop by the clock; null without."
+  description = "Start and stop times; null without a schedule."
   value       = var.schedule
 }

@@ -1,5 +1,5 @@
-# EventBridge Scheduler calls RDS and ECS by itself: no Lambda function. Stopping happens every day, whatever the days of
-# starting are, because AWS starts a stopped database again after seven days.
+# EventBridge Scheduler calls RDS and ECS directly, without a Lambda function. It stops every day, whatever `days` is, because
+# AWS starts a stopped database again after seven days.
 
 locals {
   clock = var.schedule == null ? {} : {
@@ -8,7 +8,7 @@ locals {
   }
   scheduled = var.schedule == null ? toset([]) : local.running
   cron      = { for name, minute in { database_start = try(local.clock.start - 15, 0), start = try(local.clock.start, 0), stop = try(local.clock.stop, 0), database_stop = try(local.clock.stop + 5, 0) } : name => "${minute % 60} ${floor(minute / 60)}" }
-  # encoded at once: as one map of several shapes the numbers would turn into text
+  # each input is encoded separately: in one map of mixed types, numbers would become strings
   calls = length(local.scheduled) == 0 ? {} : merge(
     {
       database-start = { at = "cron(${local.cron.database_start} ? * ${var.schedule.days} *)", api = "rds:startDBInstance", input = jsonencode({ DbInstanceIdentifier = one(aws_db_instance.this[*].identifier) }) }
@@ -20,7 +20,7 @@ locals {
 }
 
 resource "aws_scheduler_schedule" "this" {
-  # checkov:skip=CKV_AWS_297: it holds names only; a key of our own costs 1 USD a month
+  # checkov:skip=CKV_AWS_297: it has names only; a customer key costs 1 USD a month
   for_each                     = local.calls
   name                         = "${var.name}-${each.key}"
   description                  = each.value.api
@@ -31,7 +31,7 @@ resource "aws_scheduler_schedule" "this" {
     arn      = "arn:${data.aws_partition.current.partition}:scheduler:::aws-sdk:${each.value.api}"
     role_arn = aws_iam_role.scheduler[0].arn
     input    = each.value.input
-    # a stop that comes late would hit somebody who started by hand
+    # a late stop could hit services that somebody has started by hand
     retry_policy {
       maximum_retry_attempts       = 3
       maximum_event_age_in_seconds = 600
@@ -57,7 +57,7 @@ data "aws_iam_policy_document" "scheduler_trust" {
 resource "aws_iam_role" "scheduler" {
   count                = length(local.scheduled) > 0 ? 1 : 0
   name                 = "${var.name}-scheduler"
-  description          = "Starts and stops by the clock"
+  description          = "Starts and stops on schedule"
   assume_role_policy   = data.aws_iam_policy_document.scheduler_trust.json
   max_session_duration = 3600
 }
@@ -67,12 +67,12 @@ data "aws_iam_policy_document" "scheduler" {
   statement {
     sid       = "Database"
     actions   = ["rds:StartDBInstance", "rds:StopDBInstance"]
-    resources = ["arn:${format(local.here, "rds")}:db:${var.name}"]
+    resources = ["arn:${format(local.arn_suffix, "rds")}:db:${var.name}"]
   }
   statement {
     sid       = "Services"
     actions   = ["ecs:UpdateService"]
-    resources = [for each in local.scheduled : "arn:${format(local.here, "ecs")}:service/${var.name}/${each}"]
+    resources = [for each in local.scheduled : "arn:${format(local.arn_suffix, "ecs")}:service/${var.name}/${each}"]
   }
 }
 

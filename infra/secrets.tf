@@ -1,11 +1,11 @@
-# One secret per service, filled by the command from the files that `init` wrote, so that no state file holds a login.
-# The database's password is made here, but only passes through: ephemeral value → write-only arguments.
+# One secret per service, written by atelier_infra from the files that `init` creates, so that no credentials are in the state.
+# The database password is generated here as an ephemeral value and passed to write-only arguments only.
 
 locals {
   in_manager = local.env_file ? toset([]) : var.services
-  # the mode counts too: after a change of it the database takes the password of the other place
+  # includes the mode, so that changing `secrets` sets the password of the new store
   database_password_version = var.db_password_version * 2 + (local.env_file ? 1 : 0)
-  # what a service's secret or env file holds
+  # environment variables in the secret or env file of a service
   login_names = ["MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD", "ATELIER_TOKENS"]
   secret_names = {
     tracking     = concat(["HTPASSWD", "ROLES"], local.env_file ? ["DB_PW"] : [])
@@ -15,20 +15,20 @@ locals {
 }
 
 resource "aws_secretsmanager_secret" "service" {
-  # checkov:skip=CKV_AWS_149: the account's own key for Secrets Manager encrypts it; a key of our own costs 1 USD a month
-  # checkov:skip=CKV2_AWS_57: logins belong to people and change when they say so, not by a Lambda function
+  # checkov:skip=CKV_AWS_149: encrypted with the account's key for Secrets Manager; a customer key costs 1 USD a month
+  # checkov:skip=CKV2_AWS_57: people rotate their credentials; see docs/how-to/operations.md
   for_each                = local.in_manager
   name                    = "${var.name}/${each.key}"
-  description             = "Logins of ${each.key}: a JSON object, one member per environment variable"
+  description             = "Secrets of ${each.key}: a JSON object of environment variables"
   recovery_window_in_days = var.protect_data ? 7 : 0
 }
 
 resource "aws_secretsmanager_secret" "database" {
   # checkov:skip=CKV_AWS_149: as above
-  # checkov:skip=CKV2_AWS_57: raise db_password_version; rotation by Lambda would need a way into the VPC
+  # checkov:skip=CKV2_AWS_57: db_password_version rotates it; rotation by Lambda would need access to the VPC
   count                   = local.env_file ? 0 : 1
   name                    = "${var.name}/database"
-  description             = "Password of the database's user ${local.database_user}"
+  description             = "Password of the database user ${local.database_user}"
   recovery_window_in_days = var.protect_data ? 7 : 0
 }
 
@@ -45,8 +45,8 @@ resource "aws_secretsmanager_secret_version" "database" {
   secret_string_wo_version = var.db_password_version
 }
 
-# Read back, so that the database gets what the secret holds and not what a later run would have made. By the version's arn,
-# which is unknown until there is a version: a run that was interrupted may have left a secret without one.
+# Read back, so that the database gets the stored password and not one that a later run generates. Read by the ARN of the version,
+# which is unknown until the version exists: an interrupted run can leave a secret without a version.
 ephemeral "aws_secretsmanager_secret_version" "database" {
   count     = local.env_file ? 0 : 1
   secret_id = aws_secretsmanager_secret_version.database[0].arn

@@ -1,11 +1,11 @@
-# Who may talk to whom: the addresses of allowed_cidrs to the balancer, or to the tasks where there is none; services to
-# each other where local.asks says so; tracking and registry-api to the database. Everything else is closed, also inside the VPC.
+# Allowed traffic: allowed_cidrs to the load balancer, or to the tasks without one; services to each other by local.connections;
+# tracking and registry-api to the database. Everything else is closed, also inside the VPC.
 
 resource "aws_security_group" "service" {
   # checkov:skip=CKV2_AWS_5: attached to the services in the fargate-service module
   for_each    = var.services
   name_prefix = "${var.name}-${each.key}-"
-  description = "The tasks of ${each.key}"
+  description = "Tasks of ${each.key}"
   vpc_id      = local.network.vpc_id
   tags        = { Name = "${var.name}-${each.key}" }
   lifecycle { create_before_destroy = true }
@@ -14,7 +14,7 @@ resource "aws_security_group" "service" {
 resource "aws_security_group" "database" {
   # checkov:skip=CKV2_AWS_5: attached to the database
   name_prefix = "${var.name}-database-"
-  description = "PostgreSQL, open to the tasks that keep tables in it"
+  description = "PostgreSQL, open to the services that use it"
   vpc_id      = local.network.vpc_id
   tags        = { Name = "${var.name}-database" }
   lifecycle { create_before_destroy = true }
@@ -24,7 +24,7 @@ resource "aws_security_group" "balancer" {
   # checkov:skip=CKV2_AWS_5: attached to the load balancer
   count       = var.load_balancer == null ? 0 : 1
   name_prefix = "${var.name}-balancer-"
-  description = "The load balancer"
+  description = "Load balancer"
   vpc_id      = local.network.vpc_id
   tags        = { Name = "${var.name}-balancer" }
   lifecycle { create_before_destroy = true }
@@ -50,11 +50,11 @@ resource "aws_vpc_security_group_egress_rule" "to_database" {
   to_port                      = 5432
 }
 
-# Images, secrets, logs and S3 answer at public addresses, always over TLS.
+# ECR, Secrets Manager, CloudWatch and S3 have public addresses and use TLS.
 resource "aws_vpc_security_group_egress_rule" "to_aws" {
   for_each          = var.services
   security_group_id = aws_security_group.service[each.key].id
-  description       = "The interfaces of AWS"
+  description       = "APIs of AWS"
   cidr_ipv4         = "0.0.0.0/0"
   ip_protocol       = "tcp"
   from_port         = 443
@@ -62,7 +62,7 @@ resource "aws_vpc_security_group_egress_rule" "to_aws" {
 }
 
 resource "aws_vpc_security_group_ingress_rule" "from_service" {
-  for_each                     = local.asks
+  for_each                     = local.connections
   security_group_id            = aws_security_group.service[each.value.to].id
   description                  = "HTTP from ${each.value.from}"
   referenced_security_group_id = aws_security_group.service[each.value.from].id
@@ -72,7 +72,7 @@ resource "aws_vpc_security_group_ingress_rule" "from_service" {
 }
 
 resource "aws_vpc_security_group_egress_rule" "to_service" {
-  for_each                     = local.asks
+  for_each                     = local.connections
   security_group_id            = aws_security_group.service[each.value.from].id
   description                  = "HTTP to ${each.value.to}"
   referenced_security_group_id = aws_security_group.service[each.value.to].id
@@ -81,7 +81,7 @@ resource "aws_vpc_security_group_egress_rule" "to_service" {
   to_port                      = local.ports[each.value.to]
 }
 
-# Without a balancer: the allowed addresses reach each service's own port, in clear text.
+# Without a load balancer, allowed_cidrs reach the port of each service in clear text.
 resource "aws_vpc_security_group_ingress_rule" "service_from_outside" {
   for_each = var.load_balancer == null ? {
     for pair in setproduct(var.services, var.allowed_cidrs) : "${pair[0]} ${pair[1]}" => { service = pair[0], cidr = pair[1] }
@@ -94,7 +94,7 @@ resource "aws_vpc_security_group_ingress_rule" "service_from_outside" {
   to_port           = local.ports[each.value.service]
 }
 
-# With one: they reach 443, and 80 for the redirect to it; only the balancer reaches the tasks.
+# With one, they reach 443, and 80 for the redirect; tasks accept the load balancer only.
 resource "aws_vpc_security_group_ingress_rule" "balancer_from_outside" {
   for_each = var.load_balancer == null ? {} : {
     for pair in setproduct([80, 443], var.allowed_cidrs) : "${pair[0]} ${pair[1]}" => { port = tonumber(pair[0]), cidr = pair[1] }

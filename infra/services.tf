@@ -2,14 +2,14 @@ locals {
   tracking_uri = "http://tracking.${var.name}.internal"
   database     = { password = one(aws_secretsmanager_secret.database[*].arn), host = one(aws_db_instance.this[*].address) }
   tokens_file  = "/tmp/tokens"
-  # Files reach a task as variables in one line, too: a shell line in front of the services writes them.
-  database_ca       = var.database_ca_file == null ? null : replace(replace(trimspace(file(var.database_ca_file)), "\r", ""), "\n", "\\n")
-  database_ca_file  = "/tmp/database-ca.pem"
-  database_tls      = local.database_ca == null ? "sslmode=require" : "sslmode=verify-full&sslrootcert=${local.database_ca_file}"
-  start_with_ca     = local.database_ca == null ? "" : "umask 077 && printf '%b\\n' \"$DATABASE_CA\" > ${local.database_ca_file} && unset DATABASE_CA && "
-  tracking_start    = local.database_ca == null ? null : "${local.start_with_ca}exec tini -- python3 -m atelier_tracking \"$@\""
-  given_database_ca = local.database_ca == null ? {} : { DATABASE_CA = local.database_ca }
-  # ECS hands secrets over as variables only, the APIs read who may come in from a file. README, "Where secrets are".
+  # ECS passes files as environment variables too; a shell command before the entry point writes them.
+  database_ca      = var.database_ca_file == null ? null : replace(replace(trimspace(file(var.database_ca_file)), "\r", ""), "\n", "\\n")
+  database_ca_file = "/tmp/database-ca.pem"
+  database_tls     = local.database_ca == null ? "sslmode=require" : "sslmode=verify-full&sslrootcert=${local.database_ca_file}"
+  start_with_ca    = local.database_ca == null ? "" : "umask 077 && printf '%b\\n' \"$DATABASE_CA\" > ${local.database_ca_file} && unset DATABASE_CA && "
+  tracking_start   = local.database_ca == null ? null : "${local.start_with_ca}exec tini -- python3 -m atelier_tracking \"$@\""
+  database_ca_env  = local.database_ca == null ? {} : { DATABASE_CA = local.database_ca }
+  # The APIs read tokens from a file, and ECS passes secrets as environment variables only; docs/explanation/aws-secrets.md.
   start_with_tokens = "umask 077 && printf '%b\\n' \"$ATELIER_TOKENS\" > ${local.tokens_file} && unset ATELIER_TOKENS && exec python -m"
 
   definitions = {
@@ -26,14 +26,14 @@ locals {
           DRAIN_TIMEOUT_S = "110"
         },
         local.database_ca == null ? {} : { DB_TLS_CA_FILE = local.database_ca_file },
-        local.given_database_ca,
+        local.database_ca_env,
         var.load_balancer == null ? {} : { PUBLIC_URL = "https://${var.load_balancer.domain}", TRUSTED_PROXIES = local.network.cidr },
         contains(var.services, "registry-api") ? { REGISTRY_USER = "registry-api" } : {},
       )
       from_database = local.env_file ? {} : { DB_PW = local.database.password }
       start         = local.tracking_start
       task_policy   = { json = data.aws_iam_policy_document.artifacts.json }
-      stop_s        = 120 # uploads under way finish
+      stop_s        = 120 # lets running uploads finish
     }
     registry-api = {
       environment = merge(
@@ -43,7 +43,7 @@ locals {
           ATELIER_REGISTRY_TOKEN_FILE   = local.tokens_file
           MLFLOW_DISABLE_TELEMETRY      = "true"
         },
-        local.given_database_ca,
+        local.database_ca_env,
         local.anchor ? { ATELIER_REGISTRY_ANCHOR_BUCKET = aws_s3_bucket.anchor[0].id, AWS_DEFAULT_REGION = var.region } : {},
         contains(var.services, "infer") ? { ATELIER_REGISTRY_INFER_URL = "http://infer.${var.name}.internal:${local.ports.infer}" } : {},
       )
@@ -62,7 +62,7 @@ locals {
           MLFLOW_DISABLE_TELEMETRY   = "true"
         },
         contains(var.services, "registry-api") ? { ATELIER_INFER_EVENTS_URL = "http://registry-api.${var.name}.internal:${local.ports.registry-api}" } : {},
-        # shown to people, so only where the address lasts
+        # a link for people, so only with a fixed address
         contains(var.services, "registry-api") && var.load_balancer != null ? { ATELIER_INFER_REGISTRY_URL = "https://${local.names.registry-api}" } : {},
       )
       from_database = {}
@@ -73,7 +73,7 @@ locals {
   }
 }
 
-# Exactly what MLflow's artifact proxy does in its bucket.
+# Exactly the calls that MLflow's artifact proxy makes.
 data "aws_iam_policy_document" "artifacts" {
   statement {
     sid       = "ListArtifacts"
@@ -107,7 +107,7 @@ module "service" {
   security_group_id = aws_security_group.service[each.key].id
   environment       = local.definitions[each.key].environment
   start_command     = local.definitions[each.key].start
-  brings_init       = each.key == "tracking"
+  has_init          = each.key == "tracking"
   task_policy       = local.definitions[each.key].task_policy
   stop_s            = local.definitions[each.key].stop_s
   secrets = merge(
@@ -117,5 +117,5 @@ module "service" {
   secret_arns = local.env_file ? [] : [for secret in concat([each.key], length(local.definitions[each.key].from_database) > 0 ? ["database"] : []) : local.secret_arns[secret]]
   env_file    = local.env_file ? { bucket_arn = local.bucket_arns.config, key = "${each.key}.env" } : null
   balancer    = var.load_balancer == null ? null : { target_group_arn = aws_lb_listener_rule.service[each.key].action[0].target_group_arn }
-  discovery   = contains(local.asked, each.key) ? { arn = aws_service_discovery_service.asked[each.key].arn } : null
+  discovery   = contains(local.discovered, each.key) ? { arn = aws_service_discovery_service.service[each.key].arn } : null
 }

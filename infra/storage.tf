@@ -1,5 +1,5 @@
 locals {
-  # bucket names are taken worldwide: the account makes them ours
+  # bucket names are global: the account id makes them unique
   buckets = merge(
     { artifacts = "${var.name}-artifacts-${local.account}-${var.region}" },
     local.env_file ? { config = "${var.name}-config-${local.account}-${var.region}" } : {},
@@ -7,10 +7,10 @@ locals {
 }
 
 resource "aws_s3_bucket" "this" {
-  # checkov:skip=CKV_AWS_144: a copy in another region doubles the price; versions guard against deletion
-  # checkov:skip=CKV_AWS_145: SSE-S3 encrypts it; a key of our own costs 1 USD a month and each request
-  # checkov:skip=CKV_AWS_18: access logs need a bucket more; tracking's own log names user and path
-  # checkov:skip=CKV2_AWS_62: nothing listens to events
+  # checkov:skip=CKV_AWS_144: a copy in another region doubles the price; versioning protects against deletion
+  # checkov:skip=CKV_AWS_145: SSE-S3 encrypts it; a customer key costs 1 USD a month and a fee per request
+  # checkov:skip=CKV_AWS_18: access logs need another bucket; tracking logs user and path
+  # checkov:skip=CKV2_AWS_62: nothing consumes events
   for_each      = local.buckets
   bucket        = each.value
   force_destroy = !var.protect_data

@@ -1,5 +1,5 @@
 variable "name" {
-  description = "Prefix of everything that is made; two environments in one account need two names."
+  description = "Prefix of all names; two environments in one account need two names."
   type        = string
   default     = "atelier"
   validation {
@@ -18,7 +18,7 @@ variable "region" {
 }
 
 variable "tags" {
-  description = "Tags on everything, beside project, environment and managed-by."
+  description = "Tags on all resources, in addition to project, environment and managed-by."
   type        = map(string)
   default     = {}
 }
@@ -29,18 +29,18 @@ variable "services" {
   default     = ["tracking"]
   validation {
     condition     = contains(var.services, "tracking") && length(setsubtract(var.services, ["tracking", "registry-api", "infer"])) == 0
-    error_message = "services must hold tracking and may hold registry-api and infer; received ${jsonencode(var.services)}."
+    error_message = "services must contain tracking and may contain registry-api and infer; received ${jsonencode(var.services)}."
   }
 }
 
 variable "sizes" {
-  description = "CPU units and memory of a service's task where they differ from sizes.json."
+  description = "CPU units and memory of tasks that differ from sizes.json."
   type        = map(object({ cpu = number, memory_mib = number }))
   default     = {}
 }
 
 variable "secrets" {
-  description = "Where tasks read secrets: secrets-manager, or env-file (a file in S3, as in the walk-through)."
+  description = "Where tasks read secrets: secrets-manager, or env-file (an object in S3)."
   type        = string
   default     = "secrets-manager"
   validation {
@@ -50,7 +50,7 @@ variable "secrets" {
 }
 
 variable "allowed_cidrs" {
-  description = "IPv4 addresses that may open the services, such as [\"203.0.113.7/32\"]."
+  description = "IPv4 ranges that may connect to the services, such as [\"203.0.113.7/32\"]."
   type        = list(string)
   validation {
     condition     = length(var.allowed_cidrs) > 0 && alltrue([for each in var.allowed_cidrs : can(cidrhost(each, 0)) && !strcontains(each, ":")])
@@ -59,7 +59,7 @@ variable "allowed_cidrs" {
 }
 
 variable "network" {
-  description = "A VPC that exists; null makes one. Public subnets need a route to the internet; private ones hold the database."
+  description = "An existing VPC; null creates one. Public subnets need a route to the internet; private ones hold the database."
   type = object({
     vpc_id             = string
     public_subnet_ids  = list(string)
@@ -73,7 +73,7 @@ variable "network" {
 }
 
 variable "vpc_cidr" {
-  description = "Addresses of the VPC that is made; a /16 to /22."
+  description = "Address range of the created VPC; /16 to /22."
   type        = string
   default     = "10.20.0.0/16"
   validation {
@@ -99,12 +99,12 @@ variable "database" {
   }
   validation {
     condition     = var.database.storage_gib >= 20 && var.database.max_storage_gib > var.database.storage_gib
-    error_message = "database.storage_gib must be at least 20 (gp3) and max_storage_gib larger; received ${var.database.storage_gib} and ${var.database.max_storage_gib}."
+    error_message = "database.storage_gib must be at least 20 (the minimum of gp3) and max_storage_gib larger; received ${var.database.storage_gib} and ${var.database.max_storage_gib}."
   }
 }
 
 variable "database_ca_file" {
-  description = "Amazon's certificates for RDS of this region, as a PEM file: with it the services check whom they talk to (sslmode verify-full). README, \"Where secrets are\"."
+  description = "PEM file of Amazon's RDS certificates of this region; with it the services verify the server (sslmode verify-full). See docs/explanation/aws-secrets.md."
   type        = string
   default     = null
   validation {
@@ -114,19 +114,19 @@ variable "database_ca_file" {
 }
 
 variable "database_snapshot" {
-  description = "Begin from this snapshot instead of empty; read only when the instance is made."
+  description = "Snapshot to create the database from; used at creation only."
   type        = string
   default     = null
 }
 
 variable "unlock_database" {
-  description = "True lets the database be deleted, after a last snapshot. The command's destroy sets it for a moment."
+  description = "Whether the database may be deleted, after a final snapshot. Set by `atelier_infra destroy` and `restore`."
   type        = bool
   default     = false
 }
 
 variable "db_password" {
-  description = "The database's password where secrets = \"env-file\"; the command reads it from the env file. In no state and no plan."
+  description = "Database password with secrets = \"env-file\"; atelier_infra reads it from the env file. Ephemeral: in no state and no plan."
   type        = string
   default     = null
   sensitive   = true
@@ -134,13 +134,13 @@ variable "db_password" {
 }
 
 variable "db_password_version" {
-  description = "Raise it to give the database a new password."
+  description = "Increase it to set a new database password."
   type        = number
   default     = 1
 }
 
 variable "load_balancer" {
-  description = "A fixed name with TLS. zone_id (Route 53): certificate and DNS records are made; otherwise certificate_arn is needed and the name is yours to point at the balancer."
+  description = "A domain name with TLS. With zone_id (Route 53), certificate and DNS records are created; with certificate_arn you create the DNS records."
   type = object({
     domain          = string
     zone_id         = optional(string)
@@ -158,7 +158,7 @@ variable "load_balancer" {
 }
 
 variable "schedule" {
-  description = "Start and stop by the clock, such as { start = \"08:00\", stop = \"19:00\", days = \"MON-FRI\", timezone = \"Europe/Berlin\" }. The database starts 15 minutes before the services and stops 5 minutes after them; stopping happens every day."
+  description = "Start and stop times, for example { start = \"08:00\", stop = \"19:00\", days = \"MON-FRI\", timezone = \"Europe/Berlin\" }. The database starts 15 minutes before the services and stops 5 minutes after them; stopping happens every day."
   type = object({
     start    = string
     stop     = string
@@ -177,17 +177,17 @@ variable "schedule" {
 }
 
 variable "budget" {
-  description = "A mail when the account's month is forecast to pass a sum, and at four fifths of it: { usd_a_month = 50, email = \"ana@example.org\" }."
+  description = "An email when the account's monthly cost is forecast to exceed a sum, and when 80 % are spent: { usd_a_month = 50, email = \"ana@example.org\" }."
   type        = object({ usd_a_month = number, email = string })
   default     = null
   validation {
     condition     = var.budget == null ? true : try(var.budget.usd_a_month, 0) > 0 && strcontains(try(var.budget.email, ""), "@")
-    error_message = "budget needs a sum above 0 and a mail address; received ${jsonencode(var.budget)}."
+    error_message = "budget needs a sum above 0 and an email address; received ${jsonencode(var.budget)}."
   }
 }
 
 variable "infer_model" {
-  description = "Registered model whose champion infer draws with."
+  description = "Registered model whose champion infer serves."
   type        = string
   default     = "sketch"
 }
@@ -215,19 +215,19 @@ variable "anchor_retention_days" {
 }
 
 variable "data_only" {
-  description = "True takes away what costs money by the hour and keeps the artifacts, a snapshot of the database, the secrets and the images. The command's destroy sets it."
+  description = "Whether to remove what is billed by the hour and keep artifacts, a database snapshot, secrets and images. Set by `atelier_infra destroy`."
   type        = bool
   default     = false
 }
 
 variable "protect_data" {
-  description = "False lets the database, its backups and full buckets be deleted. The command's destroy sets it, after asking."
+  description = "Whether to protect the database, its backups and non-empty buckets from deletion. Disabled by `atelier_infra destroy --data`, after confirmation."
   type        = bool
   default     = true
 }
 
 variable "final_snapshot" {
-  description = "Ending of the name of the snapshot that is taken when the database is deleted; the command's destroy sets it to the time."
+  description = "Suffix of the name of the final snapshot of a deleted database. Set by `atelier_infra destroy` to the time."
   type        = string
   default     = "last"
 }

@@ -1,1 +1,1 @@
-"""Atelier on AWS: sets up, pushes images, rolls out, starts and stops; Terraform owns the rest."""
+"""Command line for Atelier on AWS: creates environments, pushes images, deploys, starts and stops; Terraform owns the rest."""

@@ -1,40 +1,40 @@
-"""Everything that can end a command, as one tree; each message says the rule, what was found and what to do.
+"""All errors that end a command. Each message states the rule, the value received and the remedy.
 
 InfraError
-├── AnswerError        a flag, an answer or a file makes no sense; nothing was changed
-├── ToolError          terraform, docker or git is missing, or failed
-│   └── Interrupted    Ctrl-C while terraform was at work
-├── AwsError           AWS refused, or did not answer
-├── NotReadyError      the environment is not where the command needs it, for example nothing was pushed yet
-└── RolloutError       a new revision never became healthy; the one before runs again
+├── InputError         invalid flag, answer or file; nothing was changed
+├── ToolError          terraform, docker or git is missing or failed
+│   └── Interrupted    Ctrl-C while terraform was running
+├── AwsError           AWS refused a call or did not respond
+├── NotReadyError      the environment is not in the state that the command needs, for example no image was pushed
+└── DeploymentError    a new revision never became healthy; the previous one runs again
 """
 
 from __future__ import annotations
 
 
 class InfraError(Exception):
-    """Ends a command with its message and exit code 1."""
+    """Base of all errors; the command prints the message and exits with code 1."""
 
 
-class AnswerError(InfraError):
-    """A flag, an answer or a file makes no sense; nothing was changed."""
+class InputError(InfraError):
+    """Invalid flag, answer or file; nothing was changed."""
 
 
 class ToolError(InfraError):
-    """A program that the command runs is missing, or failed."""
+    """terraform, docker or git is missing or failed."""
 
 
 class Interrupted(ToolError):
-    """Ctrl-C while terraform was at work; it ended in order and kept its state."""
+    """Ctrl-C while terraform was running; terraform finished what it had begun and wrote its state."""
 
 
 class AwsError(InfraError):
-    """AWS refused, or did not answer."""
+    """AWS refused a call or did not respond."""
 
 
 class NotReadyError(InfraError):
-    """The environment is not where the command needs it."""
+    """The environment is not in the state that the command needs."""
 
 
 class DeploymentError(InfraError):
-    """A new revision never became healthy."""
+    """A new revision never became healthy; the previous one runs again."""

@@ -1,4 +1,4 @@
-"""Programs that the command runs: docker and git. Terraform has a module of its own."""
+"""Runs docker and git; terraform/runner.py runs terraform."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from rich.console import Console
 
 from atelier_infra.errors import ToolError
 
-GET = {
+DOWNLOADS = {
     "docker": "https://docs.docker.com/engine/install/",
     "git": "https://git-scm.com/downloads",
     "terraform": "https://developer.hashicorp.com/terraform/install (1.11 or later)",
@@ -19,21 +19,27 @@ GET = {
 
 
 class Runner(Protocol):
-    """Runs a program to its end."""
+    def run(self, arguments: list[str], *, description: str, stdin: str | None = None) -> str:
+        """Runs a program until it exits and returns its output.
 
-    def run(self, arguments: list[str], *, said: str, stdin: str | None = None) -> str:
-        """Returns what the program printed; raises ToolError if it is missing or failed."""
+        Args:
+            arguments: the program and its arguments; visible to every process of the machine, so never secrets.
+            description: shown while it runs, for example "pushing tracking".
+            stdin: text for standard input; secrets are passed here.
+
+        Raises:
+            ToolError: the program is missing or failed.
+        """
 
 
 class SubprocessRunner:
-    """The real ones. While a program runs, its last line is shown."""
+    """Shows the last line of a program's output while it runs."""
 
     def __init__(self, console: Console, folder: Path) -> None:
         self._console, self._folder = console, folder
 
-    def run(self, arguments: list[str], *, said: str, stdin: str | None = None) -> str:
-        """See `Runner`. `stdin` is how secrets are handed over: arguments are visible to every process of the machine."""
-        printed: list[str] = []
+    def run(self, arguments: list[str], *, description: str, stdin: str | None = None) -> str:
+        output: list[str] = []
         last: deque[str] = deque(maxlen=20)
         try:
             process = subprocess.Popen(
@@ -45,21 +51,22 @@ class SubprocessRunner:
                 text=True,
             )
         except FileNotFoundError:
-            raise missing(arguments[0]) from None
-        with process, self._console.status(said) as status:
+            raise missing_program(arguments[0]) from None
+        with process, self._console.status(description) as status:
             if stdin is not None and process.stdin:
                 process.stdin.write(stdin)
                 process.stdin.close()
             for line in process.stdout or ():
-                printed.append(line)
+                output.append(line)
                 last.append(line.rstrip())
-                status.update(f"{said}  [dim]{line.strip()[:100].replace('[', '(')}[/]")
+                status.update(f"{description}  [dim]{line.strip()[:100].replace('[', '(')}[/]")
         if process.returncode:
             tail = "\n".join(f"    {line}" for line in last)
             raise ToolError(f"`{' '.join(arguments[:3])} …` failed with exit code {process.returncode}:\n{tail}")
-        return "".join(printed)
+        return "".join(output)
 
 
-def missing(program: str) -> ToolError:
-    """What to say when a program is not installed."""
-    return ToolError(f"{program} is needed and was not found; get it at {GET.get(program, 'its own site')}")
+def missing_program(program: str) -> ToolError:
+    """The error for a program that is not installed; it names the download page."""
+    remedy = f"install it from {DOWNLOADS[program]}" if program in DOWNLOADS else "install it"
+    return ToolError(f"{program} must be on the PATH and was not found; {remedy}")

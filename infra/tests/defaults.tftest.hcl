@@ -1,4 +1,4 @@
-# What is planned when nothing is asked for but a region and an address.
+# The plan with the required variables only, and with each optional one.
 
 variables {
   region        = "eu-central-1"
@@ -10,27 +10,27 @@ run "only_what_is_needed" {
 
   assert {
     condition     = length(aws_vpc.this) == 1 && length(aws_subnet.public) == 2 && length(aws_subnet.private) == 2
-    error_message = "a VPC with two public and two private subnets is made"
+    error_message = "a VPC with two public and two private subnets must be created"
   }
   assert {
-    condition     = length(aws_lb.this) == 0 && length(aws_scheduler_schedule.this) == 0 && length(aws_service_discovery_private_dns_namespace.this) == 0 && length(aws_service_discovery_service.asked) == 0
-    error_message = "balancer, schedule and DNS zone cost money and are made only when asked for"
+    condition     = length(aws_lb.this) == 0 && length(aws_scheduler_schedule.this) == 0 && length(aws_service_discovery_private_dns_namespace.this) == 0 && length(aws_service_discovery_service.service) == 0
+    error_message = "load balancer, schedule and DNS zone cost money and must be created on request only"
   }
   assert {
     condition     = keys(module.service) == ["tracking"]
-    error_message = "only tracking runs"
+    error_message = "only tracking must run"
   }
   assert {
     condition     = aws_db_instance.this[0].publicly_accessible == false && aws_db_instance.this[0].storage_encrypted && aws_db_instance.this[0].deletion_protection
-    error_message = "the database is private, encrypted and protected"
+    error_message = "the database must be private, encrypted and protected"
   }
   assert {
     condition     = length(aws_s3_bucket.this) == 1 && aws_s3_bucket.this["artifacts"].force_destroy == false
-    error_message = "one bucket, which cannot be deleted while it holds something"
+    error_message = "there must be one bucket, which cannot be deleted unless it is empty"
   }
 }
 
-run "env_file_has_a_bucket_of_its_own" {
+run "env_files_have_their_own_bucket" {
   command = plan
   variables {
     secrets     = "env-file"
@@ -39,28 +39,28 @@ run "env_file_has_a_bucket_of_its_own" {
 
   assert {
     condition     = length(aws_s3_bucket.this) == 2 && length(aws_secretsmanager_secret.service) == 0 && length(aws_secretsmanager_secret.database) == 0
-    error_message = "a bucket for the env file instead of secrets"
+    error_message = "there must be a bucket for env files and no secrets"
   }
 }
 
-run "a_given_vpc_is_not_made" {
+run "an_existing_vpc_is_used" {
   command = plan
   variables {
-    # looked up for its addresses only with a balancer; moto's default VPC would do as well
+    # the data source is overridden below
     network = { vpc_id = "vpc-00000000", public_subnet_ids = ["subnet-1"], private_subnet_ids = ["subnet-2", "subnet-3"] }
   }
   override_data {
-    target = data.aws_vpc.given[0]
+    target = data.aws_vpc.existing[0]
     values = { cidr_block = "172.31.0.0/16" }
   }
 
   assert {
     condition     = length(aws_vpc.this) == 0 && length(aws_internet_gateway.this) == 0 && length(aws_subnet.private) == 0
-    error_message = "nothing of a network is made"
+    error_message = "no network must be created"
   }
   assert {
     condition     = aws_db_subnet_group.this.subnet_ids == toset(["subnet-2", "subnet-3"])
-    error_message = "the database stands in the given private subnets"
+    error_message = "the database must be in the given private subnets"
   }
 }
 
@@ -77,19 +77,19 @@ run "the_schedule_starts_the_database_first_and_stops_every_day" {
       tracking-start = "cron(0 8 ? * MON-FRI *)"
       tracking-stop  = "cron(30 23 * * ? *)"
     }
-    error_message = "database 15 minutes before and 5 minutes after; stops on all days"
+    error_message = "the database must start 15 minutes before the services and stop 5 minutes after them, and stop every day"
   }
   assert {
     condition     = strcontains(aws_scheduler_schedule.this["tracking-stop"].target[0].input, "\"DesiredCount\":0")
-    error_message = "ECS takes a number of tasks, no text"
+    error_message = "DesiredCount must be a number"
   }
   assert {
     condition     = alltrue([for each in aws_scheduler_schedule.this : each.schedule_expression_timezone == "Europe/Berlin"])
-    error_message = "the times are those of the place"
+    error_message = "times must be in the given time zone"
   }
 }
 
-run "a_balancer_has_one_name_per_service" {
+run "a_load_balancer_has_one_name_per_service" {
   command = plan
   variables {
     services      = ["tracking", "registry-api", "infer"]
@@ -102,19 +102,19 @@ run "a_balancer_has_one_name_per_service" {
       registry-api = toset(["registry-api.draw.example.org"])
       infer        = toset(["infer.draw.example.org"])
     }
-    error_message = "each service answers at its own name"
+    error_message = "each service must have its own name"
   }
   assert {
     condition     = aws_lb_listener.http[0].default_action[0].type == "redirect" && aws_lb_listener.https[0].protocol == "HTTPS"
-    error_message = "clear text is only redirected"
+    error_message = "HTTP must only redirect to HTTPS"
   }
   assert {
     condition     = length(aws_vpc_security_group_ingress_rule.service_from_outside) == 0
-    error_message = "nobody goes past the balancer"
+    error_message = "tasks must accept the load balancer only"
   }
 }
 
-run "only_data_is_left" {
+run "data_only_removes_what_is_billed_by_the_hour" {
   command = plan
   variables {
     services  = ["tracking", "infer"]
@@ -124,11 +124,11 @@ run "only_data_is_left" {
 
   assert {
     condition     = length(module.service) == 0 && length(aws_db_instance.this) == 0 && length(aws_scheduler_schedule.this) == 0
-    error_message = "nothing that costs by the hour"
+    error_message = "nothing that is billed by the hour must be left"
   }
   assert {
     condition     = length(aws_s3_bucket.this) == 1 && length(aws_secretsmanager_secret.database) == 1 && length(aws_ecr_repository.service) == 2
-    error_message = "artifacts, secrets and images stay"
+    error_message = "artifacts, secrets and images must be kept"
   }
 }
 
@@ -140,6 +140,6 @@ run "a_budget_warns_before_and_after" {
 
   assert {
     condition     = aws_budgets_budget.this[0].limit_amount == "50" && length(aws_budgets_budget.this[0].notification) == 2
-    error_message = "one mail by the forecast, one by what was spent"
+    error_message = "there must be one notification of the forecast and one of the actual cost"
   }
 }

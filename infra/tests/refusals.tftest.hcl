@@ -1,4 +1,4 @@
-# Each rule refuses what breaks it.
+# Each validation refuses an invalid value.
 
 variables {
   region        = "eu-central-1"
@@ -45,7 +45,7 @@ run "secrets" {
   expect_failures = [var.secrets]
 }
 
-run "nobody_allowed" {
+run "no_allowed_cidrs" {
   command = plan
   variables {
     allowed_cidrs = []
@@ -53,7 +53,7 @@ run "nobody_allowed" {
   expect_failures = [var.allowed_cidrs]
 }
 
-run "an_address_without_a_mask" {
+run "an_allowed_address_without_a_mask" {
   command = plan
   variables {
     allowed_cidrs = ["203.0.113.7"]
@@ -125,7 +125,7 @@ run "a_stop_too_late" {
   expect_failures = [var.schedule]
 }
 
-run "a_time_that_is_none" {
+run "an_invalid_time" {
   command = plan
   variables {
     schedule = { start = "8 am", stop = "19:00" }
@@ -149,7 +149,7 @@ run "env_file_without_a_password" {
   expect_failures = [aws_db_instance.this]
 }
 
-run "certificates_that_are_none" {
+run "an_invalid_ca_file" {
   command = plan
   variables {
     database_ca_file = "main.tf"
@@ -157,7 +157,7 @@ run "certificates_that_are_none" {
   expect_failures = [var.database_ca_file]
 }
 
-run "certificates_that_are_not_there" {
+run "a_missing_ca_file" {
   command = plan
   variables {
     database_ca_file = "nowhere.pem"

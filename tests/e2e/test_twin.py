@@ -1,4 +1,4 @@
-"""The loop on the twin, through HTTP alone: trained, promoted, drawn, rolled back; restarted, killed; kept, made anew."""
+"""The twin through its HTTP APIs: train, promote, generate, roll back; restarts and kills; secrets and networks."""
 
 from __future__ import annotations
 
@@ -13,25 +13,25 @@ from atelier_contracts.names import HEADER_VERSION
 from PIL import Image
 
 from ..containers import until
-from .chaos import Artifacts, Images, Metrics, Promotions, Worker, content
+from .chaos import ArtifactUploader, ImageGenerator, MetricLogger, Promoter, Worker, content
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(3000)]
 
 MODEL = "sketch"
-LASTING = ("postgres", "localstack", "tracking", "registry-api", "infer")
+SERVICES = ("postgres", "localstack", "tracking", "registry-api", "infer")
 
 
-def drawn_by(infer, **wish: object) -> str:
-    """The version that drew an image, once infer serves one."""
+def generated_by(infer, **parameters: object) -> str:
+    """The version that generates an image, once infer serves one."""
 
-    def draw() -> str | None:
-        answer = infer.post("/generate", json={"prompt": "a red car", "seed": 1, "steps": 4, **wish})
-        assert answer.status_code == 200, answer.text
-        image = Image.open(io.BytesIO(answer.content))
+    def generate() -> str | None:
+        response = infer.post("/generate", json={"prompt": "a red car", "seed": 1, "steps": 4, **parameters})
+        assert response.status_code == 200, response.text
+        image = Image.open(io.BytesIO(response.content))
         assert image.size == (128, 128) and len(image.getcolors(1 << 20) or [0] * 99) > 50
-        return answer.headers[HEADER_VERSION]
+        return response.headers[HEADER_VERSION]
 
-    return until("an image", draw)
+    return until("an image", generate)
 
 
 def bucket(twin):
@@ -40,14 +40,14 @@ def bucket(twin):
     return session.client("s3")
 
 
-def test_everything_is_ready_without_a_champion(twin):
+def test_all_services_are_ready_without_a_champion(twin):
     states = twin.states()
-    assert {name: states[name]["Health"] for name in LASTING} == dict.fromkeys(LASTING, "healthy")
+    assert {name: states[name]["Health"] for name in SERVICES} == dict.fromkeys(SERVICES, "healthy")
     assert states["secrets"]["ExitCode"] == 0
     with twin.api("INFER_PORT", "reader") as infer:
-        answer = infer.post("/generate", json={"prompt": "a cat"})
-    assert answer.status_code == 409
-    assert f"{twin.url('REGISTRY_API_PORT')}/models/{MODEL}/versions/" in answer.json()["detail"]
+        response = infer.post("/generate", json={"prompt": "a cat"})
+    assert response.status_code == 409
+    assert f"{twin.url('REGISTRY_API_PORT')}/models/{MODEL}/versions/" in response.json()["detail"]
 
 
 def test_the_first_version_is_trained_and_promoted(twin):
@@ -59,10 +59,10 @@ def test_the_first_version_is_trained_and_promoted(twin):
     with twin.api("REGISTRY_API_PORT", "reader") as registry, twin.api("INFER_PORT", "reader") as infer:
         [decision] = registry.get(f"/models/{MODEL}/history").json()["decisions"]
         assert (decision["actor"], decision["to_version"]) == ("first-version", 1)
-        assert drawn_by(infer) == "1"
+        assert generated_by(infer) == "1"
     log = twin.logs()
     assert "Traceback" not in log
-    assert "is champion: infer draws with it" in log
+    assert "is champion; infer serves it now" in log
 
 
 def test_train_register_promote_generate_roll_back(twin):
@@ -74,30 +74,30 @@ def test_train_register_promote_generate_roll_back(twin):
     trained = json.loads(twin.compose("run", "--rm", "-T", "--no-deps", "--entrypoint", "cat", "trainer", "result.json"))
     assert trained["version"] == 2
     with twin.tracking() as mlflow:
-        run_told = mlflow.get("/api/2.0/mlflow/runs/get", params={"run_id": trained["run_id"]}).json()["run"]
-    assert run_told["info"]["status"] == "FINISHED"
-    assert run_told["info"]["artifact_uri"].startswith("mlflow-artifacts:")
+        logged_run = mlflow.get("/api/2.0/mlflow/runs/get", params={"run_id": trained["run_id"]}).json()["run"]
+    assert logged_run["info"]["status"] == "FINISHED"
+    assert logged_run["info"]["artifact_uri"].startswith("mlflow-artifacts:")
     with twin.api("REGISTRY_API_PORT", "promoter") as registry, twin.api("INFER_PORT", "reader") as infer:
         assert registry.post(f"/models/{MODEL}/versions/2/promote", json={"reason": "trained by hand"}).status_code == 200
-        until("the second version to draw", lambda: drawn_by(infer) == "2")
+        until("the second version to serve", lambda: generated_by(infer) == "2")
         assert registry.post(f"/models/{MODEL}/rollback", json={"reason": "the first was calmer"}).json()["to_version"] == 1
-        until("the first version to draw again", lambda: drawn_by(infer) == "1")
-        assert drawn_by(infer, version=2) == "2"
+        until("the first version to serve again", lambda: generated_by(infer) == "1")
+        assert generated_by(infer, version=2) == "2"
 
 
-def test_wide_images_fit_the_memory_of_the_container(twin):
+def test_large_images_fit_in_the_containers_memory(twin):
     with twin.api("INFER_PORT", "reader") as infer:
         for side in (640, 768, 1024):
-            wish = {"prompt": "a red car", "seed": 1, "steps": 2, "width": side, "height": side}
-            answer = infer.post("/generate", json=wish)
-            assert answer.status_code == 200, answer.text
-            assert Image.open(io.BytesIO(answer.content)).size == (side, side)
+            body = {"prompt": "a red car", "seed": 1, "steps": 2, "width": side, "height": side}
+            response = infer.post("/generate", json=body)
+            assert response.status_code == 200, response.text
+            assert Image.open(io.BytesIO(response.content)).size == (side, side)
         memory = infer.get("/models").json()["memory"]
-    assert 1500 < memory["limit_mib"] < 2048  # what compose.yaml gives it, less a margin
+    assert 1500 < memory["limit_mib"] < 2048  # the limit in compose.yaml, less a margin
     assert 0 < memory["free_mib"] < memory["limit_mib"]
 
 
-def test_the_registry_and_infer_ask_each_other(twin):
+def test_registry_api_and_infer_call_each_other(twin):
     asked = {"versions": [1, 2], "images": [{"prompt": "a red car", "seed": 1, "steps": 2, "size": 128}]}
     with twin.api("REGISTRY_API_PORT", "reader") as registry:
         drawn = registry.post(f"/models/{MODEL}/generate", json=asked).json()["results"]
@@ -105,12 +105,12 @@ def test_the_registry_and_infer_ask_each_other(twin):
     assert "following events of registry-api" in twin.compose("logs", "infer")
 
 
-def test_every_decision_is_kept_in_a_chain(twin):
+def test_the_chain_of_decisions_is_intact(twin):
     asked = ("exec", "-T", "registry-api", "python", "-m", "atelier_registry", "verify")
     assert re.search(r"[1-9] entries, none changed or missing", twin.compose(*asked))
 
 
-def test_a_person_gets_a_token_of_her_own(twin):
+def test_tokens_are_issued_and_revoked(twin):
     job = ("run", "--rm", "-T", "tokens")
     token = twin.compose(*job, "issue", "ana", "promoter").split()[-1]
     with httpx.Client(base_url=twin.url("REGISTRY_API_PORT"), headers={"Authorization": f"Bearer {token}"}) as registry:
@@ -120,17 +120,17 @@ def test_a_person_gets_a_token_of_her_own(twin):
         twin.compose(*job, "revoke", "ana")
         assert registry.get("/models").status_code == 401
     with twin.api("INFER_PORT", "reader") as infer:
-        until("the second version to draw", lambda: drawn_by(infer) == "2")
+        until("the second version to serve", lambda: generated_by(infer) == "2")
 
 
-def test_artifacts_are_in_the_bucket(twin):
+def test_artifacts_are_stored_in_the_bucket_once(twin):
     pages = bucket(twin).get_paginator("list_objects_v2").paginate(Bucket="atelier")
     keys = [item["Key"] for page in pages for item in page.get("Contents", [])]
     assert len([key for key in keys if key.endswith("pytorch_lora_weights.safetensors")]) == 2
-    assert len([key for key in keys if key.endswith("bundle.json")]) == 1, "the base is stored once"
+    assert len([key for key in keys if key.endswith("bundle.json")]) == 1, "the bundle must be stored once"
 
 
-def test_the_champion_cannot_be_moved_around_the_rules(twin):
+def test_only_registry_api_may_move_the_champion(twin):
     alias = {"name": MODEL, "alias": "champion", "version": "2"}
     for user in ("trainer", "admin"):
         with twin.tracking(user) as mlflow:
@@ -144,43 +144,43 @@ def workers(twin) -> list[Worker]:
     run = mlflow.post("/api/2.0/mlflow/runs/create", json={"experiment_id": experiment, "start_time": 1}).json()["run"]["info"]
     folder = run["artifact_uri"].removeprefix("mlflow-artifacts:/")
     return [
-        Metrics(mlflow, run["run_id"]),
-        Artifacts(twin.tracking(), folder),
-        Promotions(twin.api("REGISTRY_API_PORT", "promoter"), MODEL, (1, 2)),
-        Images(twin.api("INFER_PORT", "reader")),
+        MetricLogger(mlflow, run["run_id"]),
+        ArtifactUploader(twin.tracking(), folder),
+        Promoter(twin.api("REGISTRY_API_PORT", "promoter"), MODEL, (1, 2)),
+        ImageGenerator(twin.api("INFER_PORT", "reader")),
     ]
 
 
-def test_nothing_acknowledged_is_lost_when_containers_are_restarted_and_killed(twin, workers):
+def test_no_acknowledged_work_is_lost_by_restarts_and_kills(twin, workers):
     images = workers[-1]
     for worker in workers:
         worker.start()
 
-    def go_on() -> None:
+    def wait_for_progress() -> None:
         before = [len(worker.acknowledged) for worker in workers]
         until(
-            "every kind of work to go on by itself",
+            "every worker to make progress",
             lambda: all(len(worker.acknowledged) >= count + 3 for worker, count in zip(workers, before, strict=True)),
         )
 
-    go_on()
-    for service in LASTING:
+    wait_for_progress()
+    for service in SERVICES:
         failed = len(images.failures)
         twin.compose("restart", "--timeout", "20", service)
-        go_on()
+        wait_for_progress()
         twin.kill(service)
-        go_on()
+        wait_for_progress()
         if service != "infer":
-            assert images.failures[failed:] == [], f"images depend on {service}"
+            assert images.failures[failed:] == [], f"generating must not depend on {service}"
     for worker in workers:
         worker.stopping.set()
         worker.join(120)
-    assert all(state["State"] == "running" for name, state in twin.states().items() if name in LASTING)
-    check_what_was_acknowledged(twin, workers)
+    assert all(state["State"] == "running" for name, state in twin.states().items() if name in SERVICES)
+    assert_acknowledged_work_exists(twin, workers)
     assert set(images.acknowledged) == {"1", "2"}
 
 
-def check_what_was_acknowledged(twin, workers) -> None:
+def assert_acknowledged_work_exists(twin, workers) -> None:
     metrics, artifacts, promotions, _ = workers
     with twin.tracking() as mlflow:
         asked = {"run_id": metrics.run_id, "metric_key": "loss", "max_results": 25000}
@@ -188,28 +188,29 @@ def check_what_was_acknowledged(twin, workers) -> None:
         logged = {row["step"]: row["value"] for row in history}
         assert {step: step / 8 for step in metrics.acknowledged}.items() <= logged.items()
         for number in artifacts.acknowledged:
-            assert mlflow.get(artifacts.address(number)).content == content(number), f"file {number}"
+            assert mlflow.get(artifacts.path(number)).content == content(number), f"file {number}"
     with twin.api("REGISTRY_API_PORT", "reader") as registry:
         page = registry.get(f"/models/{MODEL}/history", params={"limit": 200}).json()["decisions"]
-        known = {decision["id"] for decision in page}
-        assert {number for number in promotions.acknowledged if number >= min(known)} <= known
+        ids = {decision["id"] for decision in page}
+        assert {number for number in promotions.acknowledged if number >= min(ids)} <= ids
         assert registry.get(f"/models/{MODEL}").json()["aliases"]["champion"] == page[0]["to_version"]
 
 
 def secret_texts(twin) -> list[str]:
-    told = twin.secrets()
-    return [*told["logins"].values(), *told["tokens"].values(), *told["database"].values(), told["s3_secret_access_key"]]
+    values = twin.secrets()
+    groups = (values["logins"], values["tokens"], values["database"])
+    return [*(secret for group in groups for secret in group.values()), values["s3_secret_access_key"]]
 
 
-def test_no_secret_is_told_anywhere(twin):
-    processes = "".join(twin.compose("top", service) for service in LASTING)
+def test_no_secret_is_in_logs_processes_or_configuration(twin):
+    processes = "".join(twin.compose("top", service) for service in SERVICES)
     containers = twin.compose("ps", "--all", "--format", "json") + twin.compose("config")
-    told = twin.logs() + processes + containers
-    assert len(told) > 10_000
-    assert [secret for secret in secret_texts(twin) if secret in told] == []
+    output = twin.logs() + processes + containers
+    assert len(output) > 10_000
+    assert [secret for secret in secret_texts(twin) if secret in output] == []
 
 
-def test_a_container_reads_its_own_secrets_alone(twin):
+def test_a_container_reads_only_its_own_secrets(twin):
     asked = {"infer": "tracking/db_password", "registry-api": "first-version/token", "tracking": "postgres/postgres_password"}
     for service, other in asked.items():
         refused = twin.compose("exec", "-T", service, "sh", "-c", f"cat /secrets/secrets.json /secrets/{other} || true")
@@ -217,7 +218,7 @@ def test_a_container_reads_its_own_secrets_alone(twin):
         assert twin.compose("exec", "-T", service, "sh", "-c", f"ls /secrets/{service}").split()
 
 
-REACH = """
+CONNECT = """
 import socket, sys
 try:
     address = socket.gethostbyname(sys.argv[1])
@@ -228,26 +229,26 @@ except OSError:
 """
 
 
-def test_infer_reaches_two_services_and_nobody_else(twin):
+def test_infer_can_connect_to_two_services_only(twin):
     def reached(service: str, host: str, port: int) -> str:
-        """The address that was reached, or a dash."""
-        return twin.compose("exec", "-T", service, "python", "-c", REACH, host, str(port)).strip()
+        """The address of a successful connection, or a dash."""
+        return twin.compose("exec", "-T", service, "python", "-c", CONNECT, host, str(port)).strip()
 
     for host, port in (("tracking", 80), ("registry-api", 8001)):
         assert reached("infer", host, port) != "-"
-    others = {("postgres", 5432), ("pypi.org", 443)}  # the second only on a machine that has a network
+    others = {("postgres", 5432), ("pypi.org", 443)}  # the second only on a machine with internet access
     addresses = {(address, port) for host, port in others if (address := reached("registry-api", host, port)) != "-"}
-    assert addresses, "registry-api reaches the database"
+    assert addresses, "registry-api must reach the database"
     for host, port in others | addresses | {("localstack", 4566)}:
         assert reached("infer", host, port) == "-", host
 
 
-def test_everything_is_kept_when_the_twin_is_stopped_and_started(twin, workers):
+def test_all_data_is_kept_over_a_restart_of_the_twin(twin, workers):
     before = twin.secrets()
     twin.compose("--profile", "trainer", "down", "--timeout", "20")
     twin.up()
     assert twin.secrets() == before
-    check_what_was_acknowledged(twin, workers)
+    assert_acknowledged_work_exists(twin, workers)
     with twin.api("INFER_PORT", "reader") as infer:
-        drawn_by(infer)
+        generated_by(infer)
     until("first-version to see the champion", lambda: "nothing to do" in twin.compose("logs", "first-version"))

@@ -1,4 +1,4 @@
-"""Terraform's files in a folder of their own, and an AWS of moto in a process of its own."""
+"""Copies of the Terraform files, and moto in its own process."""
 
 from __future__ import annotations
 
@@ -22,42 +22,42 @@ INFRA = ROOT / "infra"
 
 @pytest.fixture(autouse=True)
 def no_real_account(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> None:
-    """No test may find the credentials or settings of whoever runs it."""
-    nowhere = tmp_path_factory.getbasetemp() / "no-such-file"
+    """Hides the developer's AWS credentials and settings from the tests."""
+    missing = tmp_path_factory.getbasetemp() / "no-such-file"
     for name in [name for name in os.environ if name.startswith(("AWS_", "TF_"))]:
         if name != "AWS_CA_BUNDLE":
             monkeypatch.delenv(name)
-    monkeypatch.setenv("AWS_CONFIG_FILE", str(nowhere))
-    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(nowhere))
+    monkeypatch.setenv("AWS_CONFIG_FILE", str(missing))
+    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(missing))
     monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
 
 
 @pytest.fixture(scope="session")
 def terraform_installed() -> None:
-    """Fails, and never skips, where terraform is missing."""
+    """Fails, and does not skip, without terraform."""
     if not shutil.which("terraform"):
         pytest.fail(
-            "these tests were asked for and need terraform 1.11 or later: "
-            "get it at https://developer.hashicorp.com/terraform/install",
+            "the selected tests need terraform 1.11 or later: "
+            "install it from https://developer.hashicorp.com/terraform/install",
             pytrace=False,
         )
 
 
 @pytest.fixture(scope="session")
 def checkov() -> Path:
-    """checkov, which pins other versions of boto3 and so has a virtual environment of its own; `make test-infra` makes it."""
+    """checkov in its own virtual environment, because it pins other versions of boto3; `make test-infra` creates it."""
     program = Path(sys.prefix) / "checkov" / "bin" / "checkov"
     if not program.exists():
-        pytest.fail(f"these tests were asked for and need {program}: run `make test-infra`", pytrace=False)
+        pytest.fail(f"the selected tests need {program}: run `make test-infra`", pytrace=False)
     return program
 
 
 @pytest.fixture(scope="session")
 def moto(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """Address of a moto that lives as long as the tests."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    """URL of a moto server for the session."""
+    with socket.socket() as free_port:
+        free_port.bind(("127.0.0.1", 0))
+        port = free_port.getsockname()[1]
     log = tmp_path_factory.mktemp("moto") / "log"
     environment = {name: value for name, value in os.environ.items() if not name.startswith("AWS_")}
     with log.open("w") as file:
@@ -90,26 +90,26 @@ def _wait_for(address: str, process: subprocess.Popen[bytes], log: Path) -> None
 
 @pytest.fixture(scope="session")
 def initialised(terraform_installed: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A copy of Terraform's files with the provider in place; other copies are made of it."""
+    """A copy of the Terraform files with the provider installed; tests copy it."""
     folder = tmp_path_factory.mktemp("terraform") / "infra"
-    copied = shutil.ignore_patterns("atelier_infra", ".terraform*", "terraform.tfstate*", "*.tfvars", "secrets", "backend.tf")
-    shutil.copytree(INFRA, folder, ignore=copied)
+    ignore = shutil.ignore_patterns("atelier_infra", ".terraform*", "terraform.tfstate*", "*.tfvars", "secrets", "backend.tf")
+    shutil.copytree(INFRA, folder, ignore=ignore)
     Folder(folder, "http://127.0.0.1:9").terraform("init", "-input=false", "-backend=false")
     return folder
 
 
 @pytest.fixture
 def folder(initialised: Path, moto: str, tmp_path: Path) -> Folder:
-    """A fresh copy of Terraform's files, ready to plan against moto."""
-    place = tmp_path / "infra"
-    shutil.copytree(initialised, place, symlinks=True)
-    return Folder(place, moto)
+    """A fresh copy of the Terraform files, ready to plan against moto."""
+    path = tmp_path / "infra"
+    shutil.copytree(initialised, path, symlinks=True)
+    return Folder(path, moto)
 
 
 @pytest.fixture
 def cloud(moto: str) -> Iterator[Cloud]:
-    """moto with nothing in it, before and after."""
-    one = Cloud(moto)
-    one.reset()
-    yield one
-    one.reset()
+    """moto, empty before and after the test."""
+    cloud = Cloud(moto)
+    cloud.reset()
+    yield cloud
+    cloud.reset()

@@ -1,10 +1,10 @@
-"""moto as a process of its own, with what Terraform and the command need to go on.
+"""moto as a separate process, with five patches that Terraform and the command line need.
 
-Five things differ from plain moto. Requests count as sent over TLS: moto ignores the condition of a policy that refuses
-everything else, and would refuse everything. A service has as many tasks as it should, each with a public address, and its
-rollouts complete: moto starts no tasks for a service. A task with a command of its own has ended well at the first look. A
-database that is started or stopped is so at the third look, as in AWS, not at once. A database's parameter that was set says
-that a user did; without that Terraform sets it again for ever.
+1. Requests count as sent over TLS: moto ignores conditions of policies, so that a TLS-only policy would deny everything.
+2. Services have their desired number of tasks, each with a public address, and deployments complete: moto starts no tasks.
+3. Tasks with a command have exited with 0 at the first poll.
+4. A database is started or stopped at the third poll, not at once, as on AWS.
+5. Parameters of a database parameter group have the source "user"; otherwise each plan changes them.
 """
 
 from __future__ import annotations
@@ -21,29 +21,29 @@ from moto.s3.models import FakeBucket
 from moto.server import main
 
 
-def over_tls() -> None:
-    plain = FakeBucket.get_permission
+def treat_requests_as_tls() -> None:
+    original = FakeBucket.get_permission
 
     def get_permission(self: FakeBucket, action: str, resource: str) -> Any:
-        kept = self.policy
-        if kept is not None:
-            policy = json.loads(kept)
+        policy_text = self.policy
+        if policy_text is not None:
+            policy = json.loads(policy_text)
             insecure = {"Bool": {"aws:SecureTransport": "false"}}
             policy["Statement"] = [each for each in policy["Statement"] if each.get("Condition") != insecure]
             self.policy = json.dumps(policy).encode() if policy["Statement"] else None
         try:
-            return plain(self, action, resource)
+            return original(self, action, resource)
         finally:
-            self.policy = kept
+            self.policy = policy_text
 
     FakeBucket.get_permission = get_permission
 
 
-def services_run_tasks() -> None:
-    plain_update, plain_list = EC2ContainerServiceBackend.update_service, EC2ContainerServiceBackend.list_tasks
+def run_tasks_of_services() -> None:
+    original_update, original_list = EC2ContainerServiceBackend.update_service, EC2ContainerServiceBackend.list_tasks
 
     def update_service(self: EC2ContainerServiceBackend, properties: dict[str, Any]) -> Service:
-        service = plain_update(self, properties)
+        service = original_update(self, properties)
         cluster, group = service.cluster_name, f"service:{service.name}"
         network = ec2_backends[self.account_id][self.region_name]
         for arn, task in list(self.tasks.get(cluster, {}).items()):
@@ -67,7 +67,7 @@ def services_run_tasks() -> None:
         return service
 
     def list_tasks(self: EC2ContainerServiceBackend, *filters: Any) -> list[Any]:
-        found, service_name = plain_list(self, *filters), filters[4]
+        found, service_name = original_list(self, *filters), filters[4]
         return [task for task in found if task.group == f"service:{service_name}"] if service_name else found
 
     EC2ContainerServiceBackend.update_service, EC2ContainerServiceBackend.list_tasks = update_service, list_tasks
@@ -77,11 +77,11 @@ def interface_of(task: Any) -> str:
     return str(next(detail["value"] for detail in task.attachments[0]["details"] if detail["name"] == "networkInterfaceId"))
 
 
-def one_off_tasks_end() -> None:
-    plain = EC2ContainerServiceBackend.describe_tasks
+def complete_one_off_tasks() -> None:
+    original = EC2ContainerServiceBackend.describe_tasks
 
     def describe_tasks(self: EC2ContainerServiceBackend, cluster_str: str, tasks: list[str]) -> list[Any]:
-        found = plain(self, cluster_str, tasks)
+        found = original(self, cluster_str, tasks)
         for task in found:
             if task.overrides.get("containerOverrides"):
                 task.last_status, task.containers[0].exit_code = "STOPPED", 0
@@ -90,14 +90,14 @@ def one_off_tasks_end() -> None:
     EC2ContainerServiceBackend.describe_tasks = describe_tasks
 
 
-def databases_take_time() -> None:
-    looks = 2
+def delay_database_changes() -> None:
+    polls = 2
     start, stop, describe = RDSBackend.start_db_instance, RDSBackend.stop_db_instance, RDSBackend.describe_db_instances
 
-    def later(call: Any, meanwhile: str) -> Any:
+    def delayed(call: Any, meanwhile: str) -> Any:
         def change(self: RDSBackend, db_instance_identifier: str, *more: Any) -> DBInstance:
             instance = call(self, db_instance_identifier, *more)
-            instance.atelier_end, instance.status, instance.atelier_looks = instance.status, meanwhile, looks
+            instance.atelier_status, instance.status, instance.atelier_polls = instance.status, meanwhile, polls
             return instance
 
         return change
@@ -105,29 +105,29 @@ def databases_take_time() -> None:
     def describe_db_instances(self: RDSBackend, *args: Any, **kwargs: Any) -> list[DBInstance]:
         instances = describe(self, *args, **kwargs)
         for instance in instances:
-            if getattr(instance, "atelier_end", None):
-                instance.atelier_looks -= 1
-                if instance.atelier_looks < 0:
-                    instance.status, instance.atelier_end = instance.atelier_end, None
+            if getattr(instance, "atelier_status", None):
+                instance.atelier_polls -= 1
+                if instance.atelier_polls < 0:
+                    instance.status, instance.atelier_status = instance.atelier_status, None
         return instances
 
-    RDSBackend.start_db_instance, RDSBackend.stop_db_instance = later(start, "starting"), later(stop, "stopping")
+    RDSBackend.start_db_instance, RDSBackend.stop_db_instance = delayed(start, "starting"), delayed(stop, "stopping")
     RDSBackend.describe_db_instances = describe_db_instances
 
 
-def parameters_have_a_source() -> None:
-    plain = DBParameterGroup.update_parameters
+def set_parameter_source() -> None:
+    original = DBParameterGroup.update_parameters
 
     def update_parameters(self: DBParameterGroup, new_parameters: Any) -> None:
-        plain(self, [each | {"Source": "user"} for each in new_parameters])
+        original(self, [each | {"Source": "user"} for each in new_parameters])
 
     DBParameterGroup.update_parameters = update_parameters
 
 
 if __name__ == "__main__":
-    over_tls()
-    services_run_tasks()
-    one_off_tasks_end()
-    databases_take_time()
-    parameters_have_a_source()
+    treat_requests_as_tls()
+    run_tasks_of_services()
+    complete_one_off_tasks()
+    delay_database_changes()
+    set_parameter_source()
     main(["-H", "127.0.0.1", "-p", sys.argv[1]])

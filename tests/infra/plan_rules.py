@@ -1,4 +1,4 @@
-"""What must hold of a plan, each rule as a function that lists what breaks it."""
+"""Rules on Terraform plans; each function returns the violations it finds."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ SECRET_NAMES = re.compile(r"PW|PASSW(OR)?D|SECRET|TOKENS?$|ACCESS_KEY")
 
 
 def resources(plan: Plan, kind: str) -> list[Resource]:
-    """Address and values of every resource of a kind, wherever its module is."""
+    """(address, values) of all resources of a type, in all modules."""
 
     def walk(module: dict[str, Any]) -> Iterator[Resource]:
         for each in module.get("resources", []):
@@ -27,7 +27,7 @@ def resources(plan: Plan, kind: str) -> list[Resource]:
 
 
 def statements(plan: Plan) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Every statement of every policy of a role."""
+    """(address, statement) of all role policies."""
     for address, values in resources(plan, "aws_iam_role_policy"):
         if not values.get("policy"):
             yield address, {"Effect": "unknown before apply", "Action": [], "Resource": []}
@@ -40,51 +40,54 @@ def as_list(value: Any) -> list[str]:
     return value if isinstance(value, list) else [value]
 
 
-def no_role_may_more_than_it_needs(plan: Plan) -> list[str]:
-    """`*` is a resource of the ECR token alone, and never an action; every policy can be read in the plan."""
-    found = []
+def roles_have_least_privilege(plan: Plan) -> list[str]:
+    """`*` is a resource of ecr:GetAuthorizationToken only, and never an action; the plan shows all policies."""
+    violations = []
     for address, statement in statements(plan):
         actions, targets = as_list(statement.get("Action", [])), as_list(statement.get("Resource", []))
         if statement["Effect"] != "Allow":
-            found.append(f"{address}: {statement['Effect']}")
+            violations.append(f"{address}: {statement['Effect']}")
         if any(action.endswith("*") for action in actions):
-            found.append(f"{address}: actions {actions}")
+            violations.append(f"{address}: actions {actions}")
         for target in targets:
             everything = target == "*" or target.split(":", 5)[-1] in ("*", "secret:*", "repository/*", "log-group:*")
             if everything and actions != ["ecr:GetAuthorizationToken"]:
-                found.append(f"{address}: {actions} on {target}")
+                violations.append(f"{address}: {actions} on {target}")
     for kind in ("aws_iam_role_policy_attachment", "aws_iam_policy_attachment", "aws_iam_user"):
-        found += [f"{address}: {kind}" for address, _ in resources(plan, kind)]
-    return found
+        violations += [f"{address}: {kind}" for address, _ in resources(plan, kind)]
+    return violations
 
 
-def the_env_file_role_reads_one_object(plan: Plan) -> list[str]:
-    """Each execution role: s3:GetBucketLocation on the bucket, s3:GetObject on exactly its file, nothing else in S3."""
-    found, seen = [], 0
+def execution_role_reads_one_env_file(plan: Plan) -> list[str]:
+    """Each execution role has s3:GetBucketLocation on the bucket, s3:GetObject on its own file, and nothing else in S3."""
+    violations, count = [], 0
     for address, values in resources(plan, "aws_iam_role_policy"):
         if not address.endswith(".env_file[0]"):
             continue
-        seen += 1
+        count += 1
         service = address.split('"')[1]
-        may = {tuple(as_list(each["Action"])): each["Resource"] for each in json.loads(values["policy"])["Statement"]}
-        bucket = may.get(("s3:GetBucketLocation",))
-        if set(may) != {("s3:GetBucketLocation",), ("s3:GetObject",)} or may[("s3:GetObject",)] != f"{bucket}/{service}.env":
-            found.append(f"{address}: {may}")
-        if "*" in str(may.values()) or "artifacts" in str(bucket):
-            found.append(f"{address}: {may}")
+        allowed = {tuple(as_list(each["Action"])): each["Resource"] for each in json.loads(values["policy"])["Statement"]}
+        bucket = allowed.get(("s3:GetBucketLocation",))
+        if (
+            set(allowed) != {("s3:GetBucketLocation",), ("s3:GetObject",)}
+            or allowed[("s3:GetObject",)] != f"{bucket}/{service}.env"
+        ):
+            violations.append(f"{address}: {allowed}")
+        if "*" in str(allowed.values()) or "artifacts" in str(bucket):
+            violations.append(f"{address}: {allowed}")
     execution = [address for address, _ in resources(plan, "aws_iam_role") if address.endswith(".execution")]
-    if seen != len(execution):
-        found.append(f"{seen} policies for {len(execution)} execution roles")
+    if count != len(execution):
+        violations.append(f"{count} policies for {len(execution)} execution roles")
     others = [each for address, each in statements(plan) if ".execution" in address and "s3:" in str(each.get("Action"))]
-    return found + [f"an execution role reads S3 elsewhere: {each}" for each in others]
+    return violations + [f"an execution role reads S3 elsewhere: {each}" for each in others]
 
 
 def _ingress(plan: Plan) -> Iterator[tuple[str, int, int, list[str]]]:
-    """Address, ports and sources by address of each way in; a rule that names a security group has no such source."""
+    """(address, first port, last port, source ranges) of all ingress rules; a source that is a security group has no range."""
     for address, values in resources(plan, "aws_vpc_security_group_ingress_rule"):
-        every = values["ip_protocol"] == "-1"
+        all_ports = values["ip_protocol"] == "-1"
         sources = [each for each in (values.get("cidr_ipv4"), values.get("cidr_ipv6"), values.get("prefix_list_id")) if each]
-        yield address, 0 if every else values["from_port"], 65535 if every else values["to_port"], sources
+        yield address, 0 if all_ports else values["from_port"], 65535 if all_ports else values["to_port"], sources
     for address, values in resources(plan, "aws_security_group"):
         for rule in values.get("ingress") or []:
             yield (
@@ -103,13 +106,13 @@ def _ingress(plan: Plan) -> Iterator[tuple[str, int, int, list[str]]]:
             )
 
 
-def nobody_outside_reaches_postgres(plan: Plan) -> list[str]:
-    """5432 is open to security groups alone."""
+def postgres_accepts_security_groups_only(plan: Plan) -> list[str]:
+    """No address range reaches port 5432."""
     return [f"{address}: {sources}" for address, first, last, sources in _ingress(plan) if first <= 5432 <= last and sources]
 
 
-def only_the_allowed_addresses_come_in(plan: Plan) -> list[str]:
-    """From outside to the services' own ports, from allowed_cidrs."""
+def ingress_is_limited_to_allowed_cidrs(plan: Plan) -> list[str]:
+    """Address ranges are within allowed_cidrs and reach the ports of services only."""
     allowed = [ipaddress.ip_network(each) for each in plan["variables"]["allowed_cidrs"]["value"]]
     ports = {(80, 80), (443, 443), (8001, 8001), (8002, 8002)}
     return [
@@ -120,9 +123,9 @@ def only_the_allowed_addresses_come_in(plan: Plan) -> list[str]:
     ]
 
 
-def the_database_is_private_encrypted_and_kept(plan: Plan) -> list[str]:
-    """RDS: no public address, encrypted, backups, TLS only, protected, a snapshot at its end."""
-    found = []
+def database_is_private_encrypted_and_protected(plan: Plan) -> list[str]:
+    """RDS: private, encrypted, backed up, TLS only, protected from deletion, with a final snapshot."""
+    violations = []
     for address, values in resources(plan, "aws_db_instance"):
         wanted = {
             "publicly_accessible": False,
@@ -130,19 +133,21 @@ def the_database_is_private_encrypted_and_kept(plan: Plan) -> list[str]:
             "deletion_protection": True,
             "skip_final_snapshot": False,
         }
-        found += [f"{address}: {name} is {values.get(name)}" for name, value in wanted.items() if values.get(name) is not value]
+        violations += [
+            f"{address}: {name} is {values.get(name)}" for name, value in wanted.items() if values.get(name) is not value
+        ]
         if values["backup_retention_period"] < 1 or not values["engine_version"].startswith("17"):
-            found.append(f"{address}: backups {values['backup_retention_period']}, engine {values['engine_version']}")
+            violations.append(f"{address}: backups {values['backup_retention_period']}, engine {values['engine_version']}")
     for address, values in resources(plan, "aws_db_parameter_group"):
         if not any(each["name"] == "rds.force_ssl" and each["value"] == "1" for each in values["parameter"]):
-            found.append(f"{address}: clients may come without TLS")
-    return found if resources(plan, "aws_db_instance") else ["there is no database"]
+            violations.append(f"{address}: accepts clients without TLS")
+    return violations if resources(plan, "aws_db_instance") else ["there is no database"]
 
 
-def buckets_are_closed_versioned_and_encrypted(plan: Plan) -> list[str]:
-    """S3: no public access, versions, encryption, TLS only, old versions expire."""
+def buckets_are_private_versioned_and_encrypted(plan: Plan) -> list[str]:
+    """S3: private, versioned, encrypted, TLS only; old versions expire."""
     names = {address.split('"')[1] for address, _ in resources(plan, "aws_s3_bucket")}
-    good: dict[str, Callable[[dict[str, Any]], bool]] = {
+    checks: dict[str, Callable[[dict[str, Any]], bool]] = {
         "aws_s3_bucket_public_access_block": lambda each: all(
             each[name] for name in ("block_public_acls", "block_public_policy", "ignore_public_acls", "restrict_public_buckets")
         ),
@@ -154,11 +159,11 @@ def buckets_are_closed_versioned_and_encrypted(plan: Plan) -> list[str]:
         "aws_s3_bucket_policy": lambda each: _tls_only(json.loads(each["policy"] or '{"Statement": []}')["Statement"]),
         "aws_s3_bucket_ownership_controls": lambda each: each["rule"][0]["object_ownership"] == "BucketOwnerEnforced",
     }
-    found = []
-    for kind, is_good in good.items():
-        guarded = {address.split('"')[1] for address, values in resources(plan, kind) if is_good(values)}
-        found += [f"bucket {name} lacks {kind}" for name in sorted(names - guarded)]
-    return found if names else ["there is no bucket"]
+    violations = []
+    for kind, is_valid in checks.items():
+        guarded = {address.split('"')[1] for address, values in resources(plan, kind) if is_valid(values)}
+        violations += [f"bucket {name} lacks {kind}" for name in sorted(names - guarded)]
+    return violations if names else ["there is no bucket"]
 
 
 def _tls_only(policy: list[dict[str, Any]]) -> bool:
@@ -172,25 +177,25 @@ def _tls_only(policy: list[dict[str, Any]]) -> bool:
     )
 
 
-def services_reach_aws_the_database_and_each_other_alone(plan: Plan) -> list[str]:
-    """Egress: port 443 of any address, since AWS's own interfaces have public ones; all else to security groups alone."""
-    found = []
+def egress_is_limited_to_aws_database_and_services(plan: Plan) -> list[str]:
+    """Egress: port 443 to any address, because the APIs of AWS have public ones; other ports to security groups only."""
+    violations = []
     for address, values in resources(plan, "aws_vpc_security_group_egress_rule"):
         sources = [each for each in (values.get("cidr_ipv4"), values.get("cidr_ipv6"), values.get("prefix_list_id")) if each]
         ports = (values["from_port"], values["to_port"])
         if values["ip_protocol"] != "tcp" or (sources and ports != (443, 443)):
-            found.append(f"{address}: {values['ip_protocol']} {ports} to {sources}")
-    found += [
+            violations.append(f"{address}: {values['ip_protocol']} {ports} to {sources}")
+    violations += [
         f"{address}: an egress block" for address, values in resources(plan, "aws_security_group") if values.get("egress")
     ]
-    found += [address for address, values in resources(plan, "aws_security_group_rule") if values["type"] == "egress"]
-    return found if resources(plan, "aws_vpc_security_group_egress_rule") else ["there is no egress rule"]
+    violations += [address for address, values in resources(plan, "aws_security_group_rule") if values["type"] == "egress"]
+    return violations if resources(plan, "aws_vpc_security_group_egress_rule") else ["there is no egress rule"]
 
 
-def no_secret_is_written_down(plan: Plan) -> list[str]:
-    """No variable that sounds like a secret is in clear text, and no password of the database has a value in the plan."""
+def plan_contains_no_secrets(plan: Plan) -> list[str]:
+    """Variables with names of secrets are not in clear text, and the plan has no value of the database password."""
     services = plan["output_changes"]["services"]["after"]
-    found = [
+    violations = [
         f"{service}: {name} in clear text"
         for service, each in services.items()
         for name in each["environment"]
@@ -201,49 +206,49 @@ def no_secret_is_written_down(plan: Plan) -> list[str]:
         ("aws_secretsmanager_secret_version", "secret_string"),
         ("aws_db_instance", "password_wo"),
     ):
-        found += [f"{address}: {name} has a value" for address, values in resources(plan, kind) if values.get(name)]
-    return found
+        violations += [f"{address}: {name} has a value" for address, values in resources(plan, kind) if values.get(name)]
+    return violations
 
 
-def images_are_scanned_and_never_replaced(plan: Plan) -> list[str]:
-    """ECR: immutable tags, a scan at each push, a clean-up for each repository."""
-    found = []
+def images_are_scanned_and_immutable(plan: Plan) -> list[str]:
+    """ECR: immutable tags, scan on push, a lifecycle policy for each repository."""
+    violations = []
     for address, values in resources(plan, "aws_ecr_repository"):
         if values["image_tag_mutability"] != "IMMUTABLE" or not values["image_scanning_configuration"][0]["scan_on_push"]:
-            found.append(f"{address}: {values['image_tag_mutability']}, scan {values['image_scanning_configuration']}")
+            violations.append(f"{address}: {values['image_tag_mutability']}, scan {values['image_scanning_configuration']}")
     cleaned = {address.split('"')[1] for address, _ in resources(plan, "aws_ecr_lifecycle_policy")}
-    return found + [
-        f"{address}: no clean-up"
+    return violations + [
+        f"{address}: no lifecycle policy"
         for address, _ in resources(plan, "aws_ecr_repository")
         if address.split('"')[1] not in cleaned
     ]
 
 
-def logs_end_some_day(plan: Plan) -> list[str]:
-    """Every log group has a retention."""
+def log_groups_have_retention(plan: Plan) -> list[str]:
+    """All log groups have a retention."""
     return [address for address, values in resources(plan, "aws_cloudwatch_log_group") if not values.get("retention_in_days")]
 
 
-def clear_text_is_only_redirected(plan: Plan) -> list[str]:
-    """A balancer's listeners: TLS 1.2 at least, or a redirect to it."""
-    found = []
+def http_only_redirects_to_https(plan: Plan) -> list[str]:
+    """Listeners of a load balancer use TLS 1.2 or later, or redirect to it."""
+    violations = []
     for address, values in resources(plan, "aws_lb_listener"):
         redirects = values["default_action"][0]["type"] == "redirect"
         if not (redirects if values["protocol"] == "HTTP" else "TLS13-1-2" in (values.get("ssl_policy") or "")):
-            found.append(f"{address}: {values['protocol']} {values.get('ssl_policy')}")
-    return found
+            violations.append(f"{address}: {values['protocol']} {values.get('ssl_policy')}")
+    return violations
 
 
 RULES = (
-    no_role_may_more_than_it_needs,
-    the_env_file_role_reads_one_object,
-    nobody_outside_reaches_postgres,
-    only_the_allowed_addresses_come_in,
-    the_database_is_private_encrypted_and_kept,
-    buckets_are_closed_versioned_and_encrypted,
-    services_reach_aws_the_database_and_each_other_alone,
-    no_secret_is_written_down,
-    images_are_scanned_and_never_replaced,
-    logs_end_some_day,
-    clear_text_is_only_redirected,
+    roles_have_least_privilege,
+    execution_role_reads_one_env_file,
+    postgres_accepts_security_groups_only,
+    ingress_is_limited_to_allowed_cidrs,
+    database_is_private_encrypted_and_protected,
+    buckets_are_private_versioned_and_encrypted,
+    egress_is_limited_to_aws_database_and_services,
+    plan_contains_no_secrets,
+    images_are_scanned_and_immutable,
+    log_groups_have_retention,
+    http_only_redirects_to_https,
 )

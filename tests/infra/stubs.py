@@ -1,4 +1,4 @@
-"""AWS that answers what a test says, and nothing else: botocore's own Stubber checks each call against the service's model."""
+"""Stubbed AWS clients: botocore's Stubber returns the responses of a test and validates each call against the service model."""
 
 from __future__ import annotations
 
@@ -52,18 +52,18 @@ def stack(*services: Service, **changed: Any) -> Stack:
     return Stack(**values | changed)
 
 
-class Scene:
-    """Everything that a command works with, on stubbed clients and a clock that costs no time."""
+class StubEnvironment:
+    """The parts of a command, with stubbed clients and a clock that does not wait."""
 
-    def __init__(self, monkeypatch: Any, of: Stack | None = None, *, dry_run: bool = False) -> None:
+    def __init__(self, monkeypatch: Any, stack_: Stack | None = None, *, dry_run: bool = False) -> None:
         for name, value in {"AWS_ACCESS_KEY_ID": "test", "AWS_SECRET_ACCESS_KEY": "test", "AWS_ENDPOINT_URL": ""}.items():
             monkeypatch.setenv(name, value)
         monkeypatch.delenv("AWS_ENDPOINT_URL")
         self.aws, self.stubs = Aws(REGION), {}
-        self.printed = io.StringIO()
-        self.console = Console(file=self.printed, width=200)
+        self._output = io.StringIO()
+        self.console = Console(file=self._output, width=200)
         self.seconds = 0.0
-        self.stack = of or stack()
+        self.stack = stack_ or stack()
         self.changes = ChangeRunner(self.console, REGION, dry_run)
         self.poller = Poller(self.console, REGION, sleep=self._sleep, now=lambda: self.seconds)
 
@@ -79,17 +79,17 @@ class Scene:
         return self.stubs[name]
 
     @property
-    def text(self) -> str:
-        return self.printed.getvalue()
+    def output(self) -> str:
+        return self._output.getvalue()
 
     def deployer(self) -> Deployer:
         self.stub("ecs")
         return Deployer(self.stack, self.aws, self.changes, self.poller)
 
-    def switch(self) -> StartStop:
+    def start_stop(self) -> StartStop:
         self.stub("rds")
-        return StartStop(self.stack, self.aws, self.changes, self.poller, self.deployer(), self.console)
+        return StartStop(self.stack, self.aws, self.changes, self.poller, self.deployer())
 
-    def all_said(self) -> None:
-        for each in self.stubs.values():
-            each.assert_no_pending_responses()
+    def assert_all_called(self) -> None:
+        for stub in self.stubs.values():
+            stub.assert_no_pending_responses()

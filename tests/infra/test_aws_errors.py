@@ -1,4 +1,4 @@
-"""What goes wrong at AWS becomes one clear message."""
+"""Errors of AWS, terraform, docker and git become one message with the remedy."""
 
 import os
 import subprocess
@@ -12,27 +12,27 @@ from atelier_infra.subprocess_runner import SubprocessRunner
 from atelier_infra.terraform import runner
 from rich.console import Console
 
-from .stubs import Scene
+from .stubs import StubEnvironment
 
 
 @pytest.mark.parametrize(
     ("code", "message"),
     [
         ("ExpiredToken", "the AWS session has expired"),
-        ("InvalidClientTokenId", "AWS does not know these credentials in region eu-central-1"),
+        ("InvalidClientTokenId", "AWS does not accept these credentials in region eu-central-1"),
         ("AccessDenied", "these credentials may not call GetCallerIdentity"),
-        ("Throttling", "AWS refused GetCallerIdentity in region eu-central-1: said so (Throttling)"),
+        ("Throttling", "AWS refused GetCallerIdentity in region eu-central-1: slow down (Throttling)"),
     ],
 )
-def test_a_refusal_says_what_to_do(monkeypatch, code, message):
-    scene = Scene(monkeypatch)
-    scene.stub("sts").add_client_error("get_caller_identity", code, "said so")
+def test_a_refused_call_is_explained(monkeypatch, code, message):
+    env = StubEnvironment(monkeypatch)
+    env.stub("sts").add_client_error("get_caller_identity", code, "slow down")
     with pytest.raises(AwsError) as caught:
-        scene.aws.account()
+        env.aws.account()
     assert str(caught.value).startswith(message)
 
 
-def alone(monkeypatch, tmp_path):
+def without_credentials(monkeypatch, tmp_path):
     for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "AWS_PROFILE", "AWS_ENDPOINT_URL"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
@@ -40,33 +40,33 @@ def alone(monkeypatch, tmp_path):
     monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(tmp_path / "none"))
 
 
-def test_no_credentials(monkeypatch, tmp_path):
-    alone(monkeypatch, tmp_path)
+def test_missing_credentials_are_explained(monkeypatch, tmp_path):
+    without_credentials(monkeypatch, tmp_path)
     with pytest.raises(AwsError, match=r"no complete AWS credentials were found .* log in first: `aws sso login`"):
         Aws("eu-central-1").account()
 
 
-def test_a_profile_that_does_not_exist(monkeypatch, tmp_path):
-    alone(monkeypatch, tmp_path)
+def test_a_missing_profile_is_explained(monkeypatch, tmp_path):
+    without_credentials(monkeypatch, tmp_path)
     monkeypatch.setenv("AWS_PROFILE", "nobody")
     with pytest.raises(AwsError, match="AWS_PROFILE must name a profile"):
         Aws("eu-central-1").account()
 
 
-def test_a_region_that_does_not_answer(monkeypatch, tmp_path):
-    alone(monkeypatch, tmp_path)
+def test_an_unreachable_region_is_explained(monkeypatch, tmp_path):
+    without_credentials(monkeypatch, tmp_path)
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "test")
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "test")
     monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")  # the port that discards: nothing listens
-    with pytest.raises(AwsError, match=r"AWS does not answer in region eu-middle-1: .* check the region"):
+    with pytest.raises(AwsError, match=r"AWS does not respond in region eu-middle-1: .* check the region"):
         Aws("eu-middle-1").account()
 
 
 @pytest.mark.parametrize(
-    ("said", "advice"),
+    ("output", "remedy"),
     [
         ("No valid credential sources found: no EC2 IMDS role found", "log in first"),
-        ("creating S3 Bucket (x): BucketAlreadyExists: The requested bucket name is not available", "If it is yours"),
+        ("creating S3 Bucket (x): BucketAlreadyExists: The requested bucket name is not available", "If the resource is yours"),
         (
             "RepositoryAlreadyExistsException: The repository with name 'atelier/tracking' already exists",
             "let Terraform adopt it",
@@ -80,73 +80,76 @@ def test_a_region_that_does_not_answer(monkeypatch, tmp_path):
         ("UnauthorizedOperation: You are not authorized to perform this operation", "lack a permission"),
     ],
 )
-def test_terraforms_failures_are_explained(said, advice):
-    message = runner.error_message("terraform apply", said)
-    assert said in message and advice in message.splitlines()[-1]
+def test_known_failures_of_terraform_have_a_remedy(output, remedy):
+    message = runner.error_message("terraform apply", output)
+    assert output in message and remedy in message.splitlines()[-1]
 
 
-def test_an_unknown_failure_is_not_explained_away():
+def test_an_unknown_failure_has_no_remedy():
     assert runner.error_message("terraform apply", "a surprise") == "terraform apply failed:\n    a surprise"
 
 
-def test_a_program_that_is_missing_is_named_with_its_place(tmp_path):
-    with pytest.raises(ToolError, match="docker-is-not-here is needed and was not found"):
-        SubprocessRunner(Console(quiet=True), tmp_path).run(["docker-is-not-here"], said="looking")
+def test_a_missing_program_is_named(tmp_path):
+    with pytest.raises(ToolError, match="docker-is-not-here must be on the PATH and was not found; install it"):
+        SubprocessRunner(Console(quiet=True), tmp_path).run(["docker-is-not-here"], description="looking")
 
 
-def test_without_terraform_a_user_is_told_where_to_get_it(tmp_path, monkeypatch):
+def test_missing_terraform_names_the_download_page(tmp_path, monkeypatch):
     (tmp_path / "main.tf").write_text("")
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(
-        ToolError, match=r"terraform is needed and was not found; get it at https://developer.hashicorp.com/terraform/install"
+        ToolError,
+        match=r"terraform must be on the PATH and was not found; install it from https://developer.hashicorp.com/terraform/install",
     ):
         runner.Terraform(tmp_path, Console(quiet=True), {}).init()
 
 
-def test_a_program_that_fails_shows_its_last_lines(tmp_path):
+def test_a_failed_program_shows_its_last_lines(tmp_path):
     code = "import sys; [print('line', i) for i in range(30)]; sys.exit(3)"
     with pytest.raises(ToolError) as caught:
-        SubprocessRunner(Console(quiet=True), tmp_path).run([sys.executable, "-c", code], said="running")
+        SubprocessRunner(Console(quiet=True), tmp_path).run([sys.executable, "-c", code], description="running")
     assert "failed with exit code 3" in str(caught.value)
     assert "line 29" in str(caught.value) and "line 9\n" not in str(caught.value)
 
 
-def test_secrets_go_by_standard_input(tmp_path):
+def test_secrets_are_passed_on_standard_input(tmp_path):
     code = "import sys; print(len(sys.stdin.read()), sys.argv)"
-    said = SubprocessRunner(Console(quiet=True), tmp_path).run([sys.executable, "-c", code], said="running", stdin="secret")
-    assert said.startswith("6 ") and "secret" not in said
+    output = SubprocessRunner(Console(quiet=True), tmp_path).run(
+        [sys.executable, "-c", code], description="running", stdin="secret"
+    )
+    assert output.startswith("6 ") and "secret" not in output
 
 
-def test_an_error_ends_the_program_with_one_message(tmp_path):
-    done = subprocess.run(
+def test_an_error_prints_one_message_and_no_traceback(tmp_path):
+    process = subprocess.run(
         [sys.executable, "-m", "atelier_infra", "--folder", str(tmp_path), "status"],
         capture_output=True,
         text=True,
         check=False,
     )
-    assert (done.returncode, done.stdout, "Traceback" in done.stderr) == (1, "", False)
-    assert done.stderr.startswith("error: ") and "run `python -m atelier_infra init`" in done.stderr
+    assert (process.returncode, process.stdout, "Traceback" in process.stderr) == (1, "", False)
+    assert process.stderr.startswith("error: ") and "run `python -m atelier_infra init`" in process.stderr
 
 
-def test_a_name_that_is_taken_comes_with_the_way_to_adopt_it():
-    said = "creating S3 Bucket (atelier-artifacts-1): BucketAlreadyOwnedByYou"
-    told = runner._format_diagnostic({"summary": said, "detail": "", "address": 'aws_s3_bucket.this["artifacts"]'})
-    assert told.endswith("""terraform import 'aws_s3_bucket.this["artifacts"]' atelier-artifacts-1""")
+def test_a_taken_name_is_reported_with_the_import_command():
+    summary = "creating S3 Bucket (atelier-artifacts-1): BucketAlreadyOwnedByYou"
+    message = runner._format_diagnostic({"summary": summary, "detail": "", "address": 'aws_s3_bucket.this["artifacts"]'})
+    assert message.endswith("""terraform import 'aws_s3_bucket.this["artifacts"]' atelier-artifacts-1""")
     assert runner._format_diagnostic({"summary": "no such host", "address": "aws_vpc.this[0]"}) == "no such host"
 
 
-def test_tests_that_need_terraform_fail_without_it_and_say_where_to_get_it(tmp_path):
+def test_tests_that_need_terraform_fail_without_it(tmp_path):
     here = Path(__file__).parent
-    done = subprocess.run(
+    process = subprocess.run(
         [
             sys.executable,
             "-m",
             "pytest",
-            str(here / "test_plan.py"),
+            str(here / "test_terraform_files.py"),
             "-m",
             "infra",
             "-k",
-            "test_form",
+            "test_files_are_formatted",
             "-p",
             "no:cacheprovider",
         ],
@@ -156,6 +159,6 @@ def test_tests_that_need_terraform_fail_without_it_and_say_where_to_get_it(tmp_p
         text=True,
         check=False,
     )
-    assert done.returncode == 1
-    assert "need terraform 1.11 or later: get it at https://developer.hashicorp.com/terraform/install" in done.stdout
-    assert "1 error" in done.stdout and "skipped" not in done.stdout
+    assert process.returncode == 1
+    assert "need terraform 1.11 or later: install it from https://developer.hashicorp.com/terraform/install" in process.stdout
+    assert "1 error" in process.stdout and "skipped" not in process.stdout

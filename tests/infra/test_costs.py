@@ -1,4 +1,4 @@
-"""The estimate: sums, hours of a schedule, nothing left out silently."""
+"""The cost estimate: prices, hours of a schedule, sums."""
 
 import io
 
@@ -22,13 +22,13 @@ DATABASE = resource("aws_db_instance", instance_class="db.t4g.micro", allocated_
 TASK = resource("aws_ecs_task_definition", family="atelier-tracking", cpu="256", memory="1024")
 
 
-def test_a_task_costs_its_cpu_its_memory_and_its_address():
+def test_a_task_is_billed_for_cpu_memory_and_address():
     task, address = costs.cost_items(plan(children=[TASK]), PRICES)
     assert task.hour == pytest.approx(0.25 * 0.04048 + 1 * 0.004445)
     assert (address.hour, address.month) == (0.005, 0.0)
 
 
-def test_a_database_costs_its_storage_also_when_stopped_and_twice_in_two_zones():
+def test_database_storage_is_billed_when_stopped_and_doubles_with_multi_az():
     hour, storage = costs.cost_items(plan(DATABASE), PRICES)
     assert (hour.monthly_usd(0), storage.monthly_usd(0)) == (0.0, pytest.approx(20 * 0.115))
     both = resource("aws_db_instance", instance_class="db.t4g.micro", allocated_storage=20, multi_az=True)
@@ -37,12 +37,12 @@ def test_a_database_costs_its_storage_also_when_stopped_and_twice_in_two_zones()
     )
 
 
-def test_an_unknown_instance_class_is_named():
+def test_an_instance_class_without_a_price_is_reported():
     huge = resource("aws_db_instance", instance_class="db.x9.huge", allocated_storage=20, multi_az=False)
     assert costs.cost_items(plan(huge), PRICES)[0].name == "database db.x9.huge: price not in prices.json"
 
 
-def test_a_balancer_costs_also_when_everything_is_stopped():
+def test_a_load_balancer_is_billed_when_everything_is_stopped():
     [balancer] = costs.cost_items(plan(resource("aws_lb")), PRICES)
     assert balancer.monthly_usd(0) == pytest.approx((0.0225 + 0.01) * 730)
 
@@ -61,12 +61,12 @@ def test_hours_of_a_schedule(start, stop, days, hours_a_week):
     assert hours == pytest.approx(hours_a_week * 730 / 168)
 
 
-def test_days_that_are_not_plain_are_not_guessed():
+def test_hours_are_unknown_for_other_forms_of_days():
     assert costs.scheduled_hours({"start": "08:00", "stop": "18:00", "days": "2#1"}) is None
     assert costs.scheduled_hours(None) is None
 
 
-def test_the_table_names_the_region_and_sums_up():
+def test_the_table_has_region_and_sum():
     console = Console(record=True, width=160, quiet=False, file=io.StringIO())
     total = costs.print_costs(
         plan(DATABASE, children=[TASK], schedule={"start": "08:00", "stop": "18:00", "days": "MON-FRI"}), PRICES, console
@@ -74,4 +74,4 @@ def test_the_table_names_the_region_and_sums_up():
     text = console.export_text()
     assert total == pytest.approx(730 * (0.016 + 0.25 * 0.04048 + 0.004445 + 0.005) + 2.3)
     assert f"{total:.2f}" in text
-    assert "list prices of us-east-1" in text and "by the schedule" in text
+    assert "list prices of us-east-1" in text and "by schedule" in text

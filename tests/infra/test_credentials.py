@@ -1,4 +1,4 @@
-"""Logins and env files: what tracking and the APIs read, made once and kept."""
+"""Credentials are created once, written to env files, and kept."""
 
 import hashlib
 import stat
@@ -6,50 +6,50 @@ import stat
 import bcrypt
 import pytest
 from atelier_contracts.tokens import Role, parse_tokens
-from atelier_infra.errors import AnswerError
+from atelier_infra.errors import InputError
 from atelier_infra.secrets import credentials, env_files
 
 
-def memo(folder):
+def logins(folder):
     return [line.split() for line in (folder / "logins").read_text().splitlines() if not line.startswith("#")]
 
 
-def test_a_new_environment_has_two_logins_that_match_their_hashes(tmp_path):
-    assert credentials.complete(tmp_path, ["tracking"], "ana", env_file=False) == [
+def test_a_new_environment_has_two_logins_with_matching_hashes(tmp_path):
+    assert credentials.create_missing(tmp_path, ["tracking"], "ana", env_file=False) == [
         "tracking admin ana",
         "tracking trainer trainer",
     ]
     values = env_files.read(tmp_path / "tracking.env")
     hashes = dict(line.split(":") for line in values["HTPASSWD"].split(r"\n"))
-    for _, _, name, password in memo(tmp_path):
+    for _, _, name, password in logins(tmp_path):
         assert bcrypt.checkpw(password.encode(), hashes[name].encode())
         assert password not in (tmp_path / "tracking.env").read_text()
     assert values["ROLES"] == r"ana admin\ntrainer trainer"
     assert "DB_PW" not in values
 
 
-def test_everything_is_the_owners_alone(tmp_path):
-    credentials.complete(tmp_path / "secrets", ["tracking", "infer"], "ana", env_file=True)
+def test_files_are_readable_by_the_owner_only(tmp_path):
+    credentials.create_missing(tmp_path / "secrets", ["tracking", "infer"], "ana", env_file=True)
     assert stat.S_IMODE((tmp_path / "secrets").stat().st_mode) == 0o700
     assert {stat.S_IMODE(file.stat().st_mode) for file in (tmp_path / "secrets").iterdir()} == {0o600}
 
 
-def test_a_second_time_changes_nothing(tmp_path):
-    credentials.complete(tmp_path, ["tracking", "infer"], "ana", env_file=True)
+def test_a_second_run_changes_nothing(tmp_path):
+    credentials.create_missing(tmp_path, ["tracking", "infer"], "ana", env_file=True)
     before = {file.name: file.read_text() for file in tmp_path.iterdir()}
-    assert credentials.complete(tmp_path, ["tracking", "infer"], "somebody-else", env_file=True) == []
+    assert credentials.create_missing(tmp_path, ["tracking", "infer"], "somebody-else", env_file=True) == []
     assert {file.name: file.read_text() for file in tmp_path.iterdir()} == before
 
 
-def test_a_service_that_is_added_gets_a_login_and_a_token(tmp_path):
-    credentials.complete(tmp_path, ["tracking"], "ana", env_file=False)
-    credentials.complete(tmp_path, ["tracking", "registry-api"], "ana", env_file=False)
+def test_an_added_service_gets_a_login_and_a_token(tmp_path):
+    credentials.create_missing(tmp_path, ["tracking"], "ana", env_file=False)
+    credentials.create_missing(tmp_path, ["tracking", "registry-api"], "ana", env_file=False)
     tracking, registry = env_files.read(tmp_path / "tracking.env"), env_files.read(tmp_path / "registry-api.env")
     hashes = dict(line.split(":") for line in tracking["HTPASSWD"].split(r"\n"))
     assert bcrypt.checkpw(registry["MLFLOW_TRACKING_PASSWORD"].encode(), hashes[registry["MLFLOW_TRACKING_USERNAME"]].encode())
     assert "registry-api promoter" in tracking["ROLES"].split(r"\n")
     [token] = parse_tokens(registry["ATELIER_TOKENS"].replace(r"\n", "\n"))
-    [clear] = [words[3] for words in memo(tmp_path) if words[0] == "registry-api"]
+    [clear] = [words[3] for words in logins(tmp_path) if words[0] == "registry-api"]
     assert (token.id, token.role, token.sha256) == ("ana", Role.admin, hashlib.sha256(clear.encode()).hexdigest())
 
 
@@ -57,11 +57,11 @@ def token_lines(values):
     return {each.id: each for each in parse_tokens(values["ATELIER_TOKENS"].replace(r"\n", "\n"))}
 
 
-def test_the_apis_know_each_other_where_both_run(tmp_path):
-    credentials.complete(tmp_path, ["tracking", "infer"], "ana", env_file=False)
+def test_apis_get_tokens_for_each_other_if_both_run(tmp_path):
+    credentials.create_missing(tmp_path, ["tracking", "infer"], "ana", env_file=False)
     assert "ATELIER_INFER_REGISTRY_TOKEN" not in env_files.read(tmp_path / "infer.env")
     for _ in range(2):
-        credentials.complete(tmp_path, ["tracking", "infer", "registry-api"], "ana", env_file=False)
+        credentials.create_missing(tmp_path, ["tracking", "infer", "registry-api"], "ana", env_file=False)
         infer, registry = env_files.read(tmp_path / "infer.env"), env_files.read(tmp_path / "registry-api.env")
         asks_infer, asks_registry = token_lines(infer)["registry-api"], token_lines(registry)["infer"]
         assert (asks_infer.role, asks_registry.role) == (Role.promoter, Role.reader)
@@ -70,28 +70,28 @@ def test_the_apis_know_each_other_where_both_run(tmp_path):
         assert set(token_lines(infer)) == {"ana", "registry-api"}
 
 
-def test_the_token_for_a_service_that_goes_away_goes_with_it(tmp_path):
-    credentials.complete(tmp_path, ["tracking", "infer", "registry-api"], "ana", env_file=True)
-    credentials.complete(tmp_path, ["tracking", "registry-api"], "ana", env_file=True)
+def test_removing_a_service_removes_the_token_for_it(tmp_path):
+    credentials.create_missing(tmp_path, ["tracking", "infer", "registry-api"], "ana", env_file=True)
+    credentials.create_missing(tmp_path, ["tracking", "registry-api"], "ana", env_file=True)
     registry = env_files.read(tmp_path / "registry-api.env")
     assert "ATELIER_REGISTRY_INFER_TOKEN" not in registry
     assert set(token_lines(registry)) == {"ana"}
 
 
-def test_registry_api_has_the_databases_password_in_its_env_file(tmp_path):
-    credentials.complete(tmp_path, ["tracking", "registry-api"], "ana", env_file=False)
+def test_registry_api_gets_the_database_password_in_its_env_file(tmp_path):
+    credentials.create_missing(tmp_path, ["tracking", "registry-api"], "ana", env_file=False)
     assert "PGPASSWORD" not in env_files.read(tmp_path / "registry-api.env")
-    credentials.complete(tmp_path, ["tracking", "registry-api"], "ana", env_file=True)
+    credentials.create_missing(tmp_path, ["tracking", "registry-api"], "ana", env_file=True)
     tracking = env_files.read(tmp_path / "tracking.env")
     assert env_files.read(tmp_path / "registry-api.env")["PGPASSWORD"] == tracking["DB_PW"] != ""
     env_files.write(tmp_path / "tracking.env", tracking | {"DB_PW": "another"})
-    credentials.complete(tmp_path, ["tracking", "registry-api"], "ana", env_file=True)
+    credentials.create_missing(tmp_path, ["tracking", "registry-api"], "ana", env_file=True)
     assert env_files.read(tmp_path / "registry-api.env")["PGPASSWORD"] == "another"
 
 
-def test_an_env_file_from_elsewhere_is_kept_and_completed(tmp_path):
+def test_an_existing_env_file_is_kept_and_completed(tmp_path):
     (tmp_path / "tracking.env").write_text("DB_NAME=mlflow\nDB_PW=a=b c'\nHTPASSWD=joe:$apr1$abcdefgh$0123456789012345678901\n")
-    credentials.complete(tmp_path, ["tracking"], "ana", env_file=True)
+    credentials.create_missing(tmp_path, ["tracking"], "ana", env_file=True)
     values = env_files.read(tmp_path / "tracking.env")
     assert (values["DB_NAME"], values["DB_PW"]) == ("mlflow", "a=b c'")
     assert values["HTPASSWD"].startswith(r"joe:$apr1$abcdefgh$0123456789012345678901\ntrainer:$2b$10$")
@@ -99,21 +99,21 @@ def test_an_env_file_from_elsewhere_is_kept_and_completed(tmp_path):
 
 
 @pytest.mark.parametrize("line", ["HTPASSWD", "9LIVES=1", "A B=secret"])
-def test_a_line_that_is_no_assignment_is_refused_without_its_value(tmp_path, line):
+def test_an_invalid_line_is_refused_and_its_value_is_not_printed(tmp_path, line):
     (tmp_path / "tracking.env").write_text(f"# mine\nA=1\n{line}\n")
-    with pytest.raises(AnswerError, match=r"tracking.env, line 3: must be NAME=value") as caught:
+    with pytest.raises(InputError, match=r"tracking.env, line 3: a line must be NAME=value") as caught:
         env_files.read(tmp_path / "tracking.env")
     assert "secret" not in str(caught.value)
 
 
-def test_a_services_login_is_renewed_by_taking_its_password_out(tmp_path):
-    credentials.complete(tmp_path, ["tracking", "registry-api", "infer"], "ana", env_file=False)
+def test_removing_a_services_password_renews_its_login(tmp_path):
+    credentials.create_missing(tmp_path, ["tracking", "registry-api", "infer"], "ana", env_file=False)
     before = {name: env_files.read(tmp_path / f"{name}.env") for name in ("tracking", "registry-api", "infer")}
     kept = {name: value for name, value in before["registry-api"].items() if name != "MLFLOW_TRACKING_PASSWORD"}
     env_files.write(
         tmp_path / "registry-api.env", {name: kept[name] for name in kept if name != "ATELIER_REGISTRY_INFER_TOKEN"}
     )
-    credentials.complete(tmp_path, ["tracking", "registry-api", "infer"], "ana", env_file=False)
+    credentials.create_missing(tmp_path, ["tracking", "registry-api", "infer"], "ana", env_file=False)
     after = {name: env_files.read(tmp_path / f"{name}.env") for name in before}
     for name in ("MLFLOW_TRACKING_PASSWORD", "ATELIER_REGISTRY_INFER_TOKEN"):
         assert after["registry-api"][name] != before["registry-api"][name]
@@ -128,22 +128,22 @@ def test_a_services_login_is_renewed_by_taking_its_password_out(tmp_path):
     )
 
 
-def test_the_trainers_login_is_renewed_by_taking_its_lines_out(tmp_path):
-    credentials.complete(tmp_path, ["tracking"], "ana", env_file=False)
+def test_removing_the_trainers_lines_renews_its_login(tmp_path):
+    credentials.create_missing(tmp_path, ["tracking"], "ana", env_file=False)
     before = env_files.read(tmp_path / "tracking.env")
     env_files.write(tmp_path / "tracking.env", {name: value.split(r"\n")[0] for name, value in before.items()})
-    assert credentials.complete(tmp_path, ["tracking"], "ana", env_file=False) == ["tracking trainer trainer"]
+    assert credentials.create_missing(tmp_path, ["tracking"], "ana", env_file=False) == ["tracking trainer trainer"]
     after = env_files.read(tmp_path / "tracking.env")
     assert after["ROLES"] == before["ROLES"] and after["HTPASSWD"].split(r"\n")[0] == before["HTPASSWD"].split(r"\n")[0]
     assert after["HTPASSWD"] != before["HTPASSWD"]
 
 
-def test_a_login_whose_hash_is_gone_is_made_for_the_password_that_the_service_has(tmp_path):
-    credentials.complete(tmp_path, ["tracking", "infer"], "ana", env_file=False)
+def test_a_missing_login_is_created_with_the_password_of_the_service(tmp_path):
+    credentials.create_missing(tmp_path, ["tracking", "infer"], "ana", env_file=False)
     tracking = env_files.read(tmp_path / "tracking.env")
     env_files.write(tmp_path / "tracking.env", {name: value.rpartition(r"\n")[0] for name, value in tracking.items()})
     infer = env_files.read(tmp_path / "infer.env")
-    credentials.complete(tmp_path, ["tracking", "infer"], "ana", env_file=False)
+    credentials.create_missing(tmp_path, ["tracking", "infer"], "ana", env_file=False)
     hashes = dict(line.split(":") for line in env_files.read(tmp_path / "tracking.env")["HTPASSWD"].split(r"\n"))
     assert env_files.read(tmp_path / "infer.env") == infer
     assert bcrypt.checkpw(infer["MLFLOW_TRACKING_PASSWORD"].encode(), hashes["infer"].encode())

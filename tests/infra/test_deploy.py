@@ -1,11 +1,11 @@
-"""`deploy`: the template with an image, watched until it is healthy, taken back when it never is."""
+"""`deploy` registers the template with an image, waits until it is healthy, and reverts it otherwise."""
 
 from datetime import UTC, datetime
 
 import pytest
 from atelier_infra.errors import DeploymentError, NotReadyError
 
-from .stubs import ARN, REPOSITORY, Scene, service
+from .stubs import ARN, REPOSITORY, StubEnvironment, service
 
 
 def definition(revision, image):
@@ -34,9 +34,9 @@ TEMPLATE, OLD, NEW = (
 )
 
 
-class Ecs:
-    def __init__(self, scene):
-        self.stub = scene.stub("ecs")
+class EcsResponses:
+    def __init__(self, env):
+        self.stub = env.stub("ecs")
 
     def service(self, revision, *, desired=1, running=1, state="COMPLETED", events=(), reason=""):
         deployment = {
@@ -46,7 +46,7 @@ class Ecs:
             "rolloutState": state,
             "rolloutStateReason": reason,
         }
-        told = [{"id": text, "message": text, "createdAt": datetime(2026, 1, 1, 12, tzinfo=UTC)} for text in events]
+        event_list = [{"id": text, "message": text, "createdAt": datetime(2026, 1, 1, 12, tzinfo=UTC)} for text in events]
         described = {
             "serviceName": "tracking",
             "status": "ACTIVE",
@@ -54,15 +54,15 @@ class Ecs:
             "desiredCount": desired,
             "runningCount": running,
             "deployments": [deployment],
-            "events": told,
+            "events": event_list,
         }
         self.stub.add_response("describe_services", {"services": [described]}, {"cluster": "atelier", "services": ["tracking"]})
 
-    def definition(self, found, tags=()):
+    def definition(self, definition, tags=()):
         self.stub.add_response(
             "describe_task_definition",
-            {"taskDefinition": found, "tags": list(tags)},
-            {"taskDefinition": found["taskDefinitionArn"], "include": ["TAGS"]},
+            {"taskDefinition": definition, "tags": list(tags)},
+            {"taskDefinition": definition["taskDefinitionArn"], "include": ["TAGS"]},
         )
 
     def updated(self, **change):
@@ -75,7 +75,7 @@ class Ecs:
         wanted["tags"] = [{"key": "project", "value": "atelier"}]
         self.stub.add_response("register_task_definition", {"taskDefinition": NEW}, wanted)
 
-    def rolls_out_from(self, revision, **service):
+    def starts_deployment_from(self, revision, **service):
         self.service(revision, **service)
         self.definition(TEMPLATE, tags=[{"key": "project", "value": "atelier"}])
         self.registered()
@@ -83,35 +83,35 @@ class Ecs:
 
 
 @pytest.fixture
-def scene(monkeypatch):
-    return Scene(monkeypatch)
+def env(monkeypatch):
+    return StubEnvironment(monkeypatch)
 
 
 @pytest.fixture
-def ecs(scene):
-    return Ecs(scene)
+def ecs(env):
+    return EcsResponses(env)
 
 
-def test_a_healthy_rollout_changes_only_the_image(scene, ecs):
-    ecs.rolls_out_from(2)
+def test_a_deployment_changes_only_the_image(env, ecs):
+    ecs.starts_deployment_from(2)
     ecs.service(3, state="IN_PROGRESS", running=0)
     ecs.service(3, state="IN_PROGRESS", running=0, events=["has started 1 tasks"])
     ecs.service(3, state="COMPLETED", events=["has reached a steady state", "has started 1 tasks"])
-    scene.deployer().deploy(service(), "new", 60)
-    scene.all_said()
-    assert scene.text.count("has started 1 tasks") == 1
-    assert "tracking is healthy" in scene.text
+    env.deployer().deploy(service(), "new", 60)
+    env.assert_all_called()
+    assert env.output.count("has started 1 tasks") == 1
+    assert "tracking is healthy" in env.output
 
 
-def test_a_stopped_service_takes_the_revision_without_waiting(scene, ecs):
-    ecs.rolls_out_from(1, desired=0, running=0)
-    scene.deployer().deploy(service(), "new", 60)
-    scene.all_said()
-    assert "start` runs new" in scene.text
+def test_deploying_to_a_stopped_service_does_not_wait(env, ecs):
+    ecs.starts_deployment_from(1, desired=0, running=0)
+    env.deployer().deploy(service(), "new", 60)
+    env.assert_all_called()
+    assert "start` runs new" in env.output
 
 
-def test_a_rollout_that_ecs_gives_up_is_taken_back_with_its_events(scene, ecs):
-    ecs.rolls_out_from(2)
+def test_a_failed_deployment_is_reverted_and_its_events_are_printed(env, ecs):
+    ecs.starts_deployment_from(2)
     ecs.service(3, state="IN_PROGRESS", running=0)
     ecs.service(3, state="FAILED", running=0, events=["task failed container health checks"], reason="tasks failed to start.")
     ecs.definition(OLD)
@@ -120,14 +120,14 @@ def test_a_rollout_that_ecs_gives_up_is_taken_back_with_its_events(scene, ecs):
     ecs.service(2)
     ecs.service(2)
     with pytest.raises(DeploymentError, match=r"tracking new never became healthy: tasks failed to start"):
-        scene.deployer().deploy(service(), "new", 60)
-    scene.all_said()
-    assert "task failed container health checks" in scene.text
-    assert "go back to old" in scene.text
+        env.deployer().deploy(service(), "new", 60)
+    env.assert_all_called()
+    assert "task failed container health checks" in env.output
+    assert "revert to old" in env.output
 
 
-def test_ecs_going_back_by_itself_counts_as_failed(scene, ecs):
-    ecs.rolls_out_from(2)
+def test_a_revert_by_ecs_counts_as_failure(env, ecs):
+    ecs.starts_deployment_from(2)
     ecs.service(3, state="IN_PROGRESS")
     ecs.service(2, state="IN_PROGRESS")
     ecs.definition(OLD)
@@ -136,12 +136,12 @@ def test_ecs_going_back_by_itself_counts_as_failed(scene, ecs):
     ecs.service(2)
     ecs.service(2)
     with pytest.raises(DeploymentError, match="ECS reverted"):
-        scene.deployer().deploy(service(), "new", 60)
-    scene.all_said()
+        env.deployer().deploy(service(), "new", 60)
+    env.assert_all_called()
 
 
-def test_a_rollout_that_hangs_ends_with_its_time(scene, ecs):
-    ecs.rolls_out_from(2)
+def test_a_deployment_that_times_out_is_reverted(env, ecs):
+    ecs.starts_deployment_from(2)
     ecs.service(3, state="IN_PROGRESS", running=0)
     for _ in range(4):
         ecs.service(3, state="IN_PROGRESS", running=0)
@@ -151,34 +151,35 @@ def test_a_rollout_that_hangs_ends_with_its_time(scene, ecs):
     ecs.service(2)
     ecs.service(2)
     with pytest.raises(
-        DeploymentError, match=r"after 15 s of waiting until tracking is healthy, it stands so: 0 of 1 tasks run"
+        DeploymentError,
+        match=r"timed out after 15 s waiting until tracking is healthy; last state: 0 of 1 tasks running",
     ):
-        scene.deployer().deploy(service(), "new", 15)
-    scene.all_said()
+        env.deployer().deploy(service(), "new", 15)
+    env.assert_all_called()
 
 
-def test_a_first_rollout_that_fails_stops_the_service(scene, ecs):
-    ecs.rolls_out_from(1)
+def test_a_failed_first_deployment_stops_the_service(env, ecs):
+    ecs.starts_deployment_from(1)
     ecs.service(3, state="IN_PROGRESS", running=0)
     ecs.service(3, state="FAILED", running=0)
     ecs.definition(TEMPLATE)
     ecs.updated(desiredCount=0)
     with pytest.raises(DeploymentError):
-        scene.deployer().deploy(service(), "new", 60)
-    scene.all_said()
+        env.deployer().deploy(service(), "new", 60)
+    env.assert_all_called()
 
 
-def test_a_service_that_is_gone_is_named(scene):
-    scene.stub("ecs").add_response("describe_services", {"services": [], "failures": []})
-    with pytest.raises(NotReadyError, match="service tracking is not in cluster atelier"):
-        scene.deployer().describe(service())
+def test_a_deleted_service_is_reported(env):
+    env.stub("ecs").add_response("describe_services", {"services": [], "failures": []})
+    with pytest.raises(NotReadyError, match="service tracking does not exist in cluster atelier"):
+        env.deployer().describe(service())
 
 
 def test_a_dry_run_registers_nothing(monkeypatch):
-    scene = Scene(monkeypatch, dry_run=True)
-    ecs = Ecs(scene)
+    env = StubEnvironment(monkeypatch, dry_run=True)
+    ecs = EcsResponses(env)
     ecs.service(2)
     ecs.definition(TEMPLATE)
-    scene.deployer().deploy(service(), "new", 60)
-    scene.all_said()
-    assert "would register tracking new" in scene.text and "would deploy tracking new" in scene.text
+    env.deployer().deploy(service(), "new", 60)
+    env.assert_all_called()
+    assert "would register tracking new" in env.output and "would deploy tracking new" in env.output

@@ -1,4 +1,4 @@
-"""From nothing to a login page and back, on moto: one environment through its whole life, in the order of the file."""
+"""The life of one environment on moto, from init to destroy; the tests run in the order of the file."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ from .plan_rules import as_list
 
 pytestmark = [pytest.mark.infra, pytest.mark.timeout(1500)]
 
-# What moto does not keep of a first apply: the description of rules that name a group, and an attribute that it does not know.
-FORGOTTEN = {
+# Attributes that moto does not store on the first apply: descriptions of rules that reference a group, and an unsupported one.
+LOST_ON_FIRST_APPLY = {
     ("aws_vpc_security_group_ingress_rule", "description"),
     ("aws_vpc_security_group_egress_rule", "description"),
     ("aws_ecs_service", "availability_zone_rebalancing"),
@@ -35,7 +35,7 @@ FORGOTTEN = {
 
 
 class Environment:
-    """One environment and the command that is used on it."""
+    """An environment and its command line."""
 
     def __init__(self, folder: Folder, cloud: Cloud) -> None:
         self.folder, self.cloud = folder, cloud
@@ -63,23 +63,23 @@ class Environment:
         self.folder.change("terraform.tfvars", old, new)
 
     def differences(self) -> set[tuple[str, str]]:
-        """Resource type and attribute of all that another apply would change."""
+        """(resource type, attribute) of everything that another apply would change."""
         self.folder.terraform("plan", "-input=false", "-out=again", **self.password())
         plan = json.loads(self.folder.terraform("show", "-json", "again").stdout)
-        found = set()
-        for each in plan["resource_changes"]:
-            change = each["change"]
-            if each["mode"] != "managed" or change["actions"] == ["no-op"]:
+        differences = set()
+        for resource in plan["resource_changes"]:
+            change = resource["change"]
+            if resource["mode"] != "managed" or change["actions"] == ["no-op"]:
                 continue
             before, after = change["before"] or {}, change["after"] or {}
-            known = {*before, *after} - {name for name, unknown in change["after_unknown"].items() if unknown}
-            found |= {(each["type"], name) for name in known if before.get(name) != after.get(name)}
-            found |= {(each["type"], action) for action in change["actions"] if action != "update"}
-        return found
+            names = {*before, *after} - {name for name, unknown in change["after_unknown"].items() if unknown}
+            differences |= {(resource["type"], name) for name in names if before.get(name) != after.get(name)}
+            differences |= {(resource["type"], action) for action in change["actions"] if action != "update"}
+        return differences
 
     def password(self) -> dict[str, str]:
-        found = env_files.read(self.folder.path / "secrets" / "tracking.env").get("DB_PW")
-        return {"db_password": found} if found else {}
+        password = env_files.read(self.folder.path / "secrets" / "tracking.env").get("DB_PW")
+        return {"db_password": password} if password else {}
 
 
 @pytest.fixture(scope="module")
@@ -92,65 +92,65 @@ def env(initialised: Path, moto: str, tmp_path_factory: pytest.TempPathFactory) 
     cloud.reset()
 
 
-def test_an_apply_that_is_interrupted_keeps_what_it_made(env):
+def test_an_interrupted_up_keeps_what_it_created(env):
     env.run("init", "--region", REGION, "--allow", "203.0.113.7", "--user", "ana")
     with env.popen("up", "--yes") as process:
-        seen, sent = [], False
+        lines, sent = [], False
         for line in process.stdout:
-            seen.append(line)
-            # the database takes longest, so this is where people lose patience
+            lines.append(line)
+            # while the database is created, which takes longest
             if not sent and "✓ create" in line and "aws_vpc_endpoint" in line:
                 process.send_signal(signal.SIGINT)
                 sent = True
         process.wait(300)
-    assert process.returncode == 130, "".join(seen)
-    assert "run the same command again to go on" in "".join(seen)
+    assert process.returncode == 130, "".join(lines)
+    assert "run the same command again to continue" in "".join(lines)
     assert len(json.loads(env.state())["resources"]) > 20
     assert "run `python -m atelier_infra up`" in env.run("status", code=1)
 
 
-def test_up_goes_on_from_there_and_then_has_little_left_to_do(env):
-    adopt_what_the_interruption_lost(env)
+def test_up_continues_after_an_interruption(env):
+    adopt_lost_resources(env)
     out = env.run("plan")
     assert "always on" in out and "database db.t4g.micro" in out
-    assert env.differences() <= FORGOTTEN
+    assert env.differences() <= LOST_ON_FIRST_APPLY
 
 
-def adopt_what_the_interruption_lost(env: Environment) -> None:
-    """What AWS was making at that moment is there and not in the state: does what the message says."""
+def adopt_lost_resources(env: Environment) -> None:
+    """Imports resources that were created during the interruption and are not in the state, as the error message says."""
     for _ in range(10):
         with env.popen("up", "--yes") as process:
             out, _ = process.communicate(timeout=900)
         if process.returncode == 0:
             return
-        advice = re.findall(r"terraform import '(\S+)' (\S+)", out)
-        assert "the name is taken" in out and advice, out[-3000:]
-        for address, name in advice:
+        imports = re.findall(r"terraform import '(\S+)' (\S+)", out)
+        assert "the name is taken" in out and imports, out[-3000:]
+        for address, name in imports:
             env.folder.terraform("import", "-input=false", address, name)
 
 
-def test_a_second_up_leaves_nothing_to_do(env):
-    assert "write the logins" not in env.run("up", "--yes")
+def test_a_second_up_changes_nothing(env):
+    assert "write the secrets" not in env.run("up", "--yes")
     assert env.differences() == set()
 
 
 def second_machine(env: Environment, tmp_path: Path) -> Environment:
-    """Terraform's files, answers and state, as a state bucket shares them; none of the ignored secrets."""
+    """A copy of the Terraform files, terraform.tfvars and the state, as with a state bucket; without secrets."""
     shutil.copytree(
         env.folder.path, tmp_path / "infra", symlinks=True, ignore=shutil.ignore_patterns("secrets", "plan", "again")
     )
     return Environment(Folder(tmp_path / "infra", env.folder.endpoint), env.cloud)
 
 
-def test_up_on_a_second_machine_takes_the_logins_over(env, tmp_path):
+def test_up_on_a_second_machine_adopts_the_secrets(env, tmp_path):
     second, manager = second_machine(env, tmp_path), env.cloud.client("secretsmanager")
     before = manager.get_secret_value(SecretId="atelier/tracking")
     out = second.run("up", "--yes")
-    assert "adopted the logins of tracking from secret atelier/tracking" in out and "write the logins" not in out
+    assert "adopted the secrets of tracking from secret atelier/tracking" in out and "write the secrets" not in out
     after = manager.get_secret_value(SecretId="atelier/tracking")
     assert (after["VersionId"], after["SecretString"]) == (before["VersionId"], before["SecretString"])
-    read = [env_files.read(each.folder.path / "secrets" / "tracking.env") for each in (env, second)]
-    assert read[0] == read[1] == json.loads(before["SecretString"])
+    files = [env_files.read(machine.folder.path / "secrets" / "tracking.env") for machine in (env, second)]
+    assert files[0] == files[1] == json.loads(before["SecretString"])
 
 
 def test_no_secret_is_in_the_state(env):
@@ -163,24 +163,33 @@ def test_no_secret_is_in_the_state(env):
     }
     for state in (env.folder.path / name for name in ("terraform.tfstate", "terraform.tfstate.backup")):
         assert password not in state.read_text()
-        assert not any(line.split()[3] in state.read_text() for line in memo(env))
+        assert not any(line.split()[3] in state.read_text() for line in login_lines(env))
         assert logins["HTPASSWD"][:20] not in state.read_text()
 
 
-def memo(env: Environment) -> list[str]:
+def login_lines(env: Environment) -> list[str]:
     return (env.folder.path / "secrets" / "logins").read_text().splitlines()[1:]
 
 
-def test_the_database_is_private_and_reached_by_tracking_alone(env):
+def test_the_database_is_private_and_open_to_tracking_only(env):
     [database] = env.cloud.client("rds").describe_db_instances()["DBInstances"]
     assert (database["PubliclyAccessible"], database["StorageEncrypted"], database["DeletionProtection"]) == (False, True, True)
     ec2 = env.cloud.client("ec2")
     groups = {each["GroupName"].rsplit("-", 1)[0]: each for each in ec2.describe_security_groups()["SecurityGroups"]}
-    [way] = groups["atelier-database"]["IpPermissions"]
-    assert (way["FromPort"], way["ToPort"], way["IpRanges"], way["Ipv6Ranges"]) == (5432, 5432, [], [])
-    assert [each["GroupId"] for each in way["UserIdGroupPairs"]] == [groups["atelier-tracking"]["GroupId"]]
-    [door] = groups["atelier-tracking"]["IpPermissions"]
-    assert (door["FromPort"], door["ToPort"], [each["CidrIp"] for each in door["IpRanges"]]) == (80, 80, ["203.0.113.7/32"])
+    [postgres] = groups["atelier-database"]["IpPermissions"]
+    assert (postgres["FromPort"], postgres["ToPort"], postgres["IpRanges"], postgres["Ipv6Ranges"]) == (
+        5432,
+        5432,
+        [],
+        [],
+    )
+    assert [each["GroupId"] for each in postgres["UserIdGroupPairs"]] == [groups["atelier-tracking"]["GroupId"]]
+    [http] = groups["atelier-tracking"]["IpPermissions"]
+    assert (http["FromPort"], http["ToPort"], [each["CidrIp"] for each in http["IpRanges"]]) == (
+        80,
+        80,
+        ["203.0.113.7/32"],
+    )
     routes = ec2.describe_route_tables(Filters=[{"Name": "association.main", "Values": ["true"]}])["RouteTables"]
     private = {each["SubnetId"] for each in ec2.describe_subnets()["Subnets"] if "private" in str(each.get("Tags"))}
     assert private == {each["SubnetIdentifier"] for each in database["DBSubnetGroup"]["Subnets"]}
@@ -192,7 +201,7 @@ def test_the_database_is_private_and_reached_by_tracking_alone(env):
     )
 
 
-def test_the_bucket_is_closed(env):
+def test_the_bucket_is_private(env):
     s3 = env.cloud.client("s3")
     bucket = f"atelier-artifacts-123456789012-{REGION}"
     assert [each["Name"] for each in s3.list_buckets()["Buckets"]] == [bucket]
@@ -204,33 +213,36 @@ def test_the_bucket_is_closed(env):
 
 
 def container(env: Environment, arn: str = "atelier-tracking") -> dict[str, Any]:
-    [found] = env.cloud.client("ecs").describe_task_definition(taskDefinition=arn)["taskDefinition"]["containerDefinitions"]
-    return found
+    """The container definition of tracking's newest task definition, or of a given one."""
+    [definition] = env.cloud.client("ecs").describe_task_definition(taskDefinition=arn)["taskDefinition"][
+        "containerDefinitions"
+    ]
+    return definition
 
 
-def test_the_task_gets_settings_in_clear_text_and_secrets_by_reference(env):
-    found, stack = container(env), read_stack(json.loads(env.folder.terraform("output", "-json").stdout))
+def test_the_task_gets_secrets_by_reference(env):
+    definition, stack = container(env), read_stack(json.loads(env.folder.terraform("output", "-json").stdout))
     tracking = stack.services["tracking"]
-    assert sorted(each["name"] for each in found["environment"]) == tracking.environment
+    assert sorted(each["name"] for each in definition["environment"]) == tracking.environment
     assert (
-        {each["name"] for each in found["secrets"]}
+        {each["name"] for each in definition["secrets"]}
         == {*tracking.secret_names, *tracking.from_manager}
         == {"DB_PW", "HTPASSWD", "ROLES"}
     )
     manager = env.cloud.client("secretsmanager")
     arns = {each["Name"]: each["ARN"] for each in manager.list_secrets()["SecretList"]}
-    assert {each["name"]: each["valueFrom"] for each in found["secrets"]} == {
+    assert {each["name"]: each["valueFrom"] for each in definition["secrets"]} == {
         "DB_PW": arns["atelier/database"],
         "HTPASSWD": f"{arns['atelier/tracking']}:HTPASSWD::",
         "ROLES": f"{arns['atelier/tracking']}:ROLES::",
     }
-    values = {each["name"]: each["value"] for each in found["environment"]}
+    values = {each["name"]: each["value"] for each in definition["environment"]}
     [database] = env.cloud.client("rds").describe_db_instances()["DBInstances"]
     assert (values["DB_ENDPOINT"], values["DB_TLS_MODE"]) == (database["Endpoint"]["Address"], "require")
-    assert "NET_BIND_SERVICE" not in found["linuxParameters"]["capabilities"]["drop"]
+    assert "NET_BIND_SERVICE" not in definition["linuxParameters"]["capabilities"]["drop"]
 
 
-def test_the_roles_are_the_ones_of_the_plan(env):
+def test_roles_have_the_planned_policies_only(env):
     iam = env.cloud.client("iam")
     for role, names in {
         "atelier-tracking-execution": ["image-log-secrets"],
@@ -240,20 +252,20 @@ def test_the_roles_are_the_ones_of_the_plan(env):
         assert iam.list_attached_role_policies(RoleName=role)["AttachedPolicies"] == []
 
 
-def test_nothing_starts_before_an_image_is_there(env):
+def test_services_without_an_image_do_not_start(env):
     assert "tracking has no image yet" in env.run("start", code=1)
-    assert "holds no image r1; run `python -m atelier_infra push tracking`" in env.run("deploy", "--tag", "r1", code=1)
-    assert "no task of it runs" in env.run("url", code=1)
+    assert "has no image r1; run `python -m atelier_infra push tracking`" in env.run("deploy", "--tag", "r1", code=1)
+    assert "none of its tasks is running" in env.run("url", code=1)
 
 
 class Docker:
-    """Stands in for the docker program alone: keeps what it was told, and a push leaves the tag in moto's ECR."""
+    """A fake of docker: records the commands; a push puts the tag into moto's ECR."""
 
     def __init__(self, cloud: Cloud) -> None:
         self.calls: list[tuple[list[str], str | None]] = []
         self.ecr = cloud.client("ecr")
 
-    def run(self, arguments: list[str], *, said: str, stdin: str | None = None) -> str:
+    def run(self, arguments: list[str], *, description: str, stdin: str | None = None) -> str:
         self.calls.append((arguments, stdin))
         if arguments[1] == "push":
             name, _, tag = arguments[2].partition("/")[2].rpartition(":")
@@ -271,14 +283,15 @@ class Docker:
         return ""
 
 
-def test_push_deploy_start(env, monkeypatch):
+def test_push_deploy_and_start(env, monkeypatch):
     for name, value in environment(env.folder.endpoint).items():
         if name.startswith("AWS_"):
             monkeypatch.setenv(name, value)
     docker, root = Docker(env.cloud), Path(__file__).parents[2]
     stack = read_stack(json.loads(env.folder.terraform("output", "-json").stdout))
+    pusher = push.ImagePusher(root, Aws(REGION), docker, Console(file=io.StringIO()))
     for tag in ("r1", "r2"):
-        push.push(stack.services, tag, root, Aws(REGION), docker, Console(file=io.StringIO()), dry_run=False)
+        pusher.push(stack.services, tag, dry_run=False)
     assert [arguments[1] for arguments, _ in docker.calls] == ["build", "login", "push"] * 2
     assert Path(docker.calls[0][0][5]).parent == root / "services" / "tracking"
     assert docker.calls[1][1] and docker.calls[1][1] not in str([arguments for arguments, _ in docker.calls])
@@ -293,24 +306,24 @@ def test_push_deploy_start(env, monkeypatch):
     assert {**running, "image": ""} == {**template, "image": ""}
 
 
-def test_upgrade_takes_a_snapshot_migrates_deploys_and_tells_the_way_back(env):
+def test_upgrade_takes_a_snapshot_migrates_deploys_and_prints_the_rollback(env):
     out = env.run("upgrade", "--tag", "r1")
-    said = ("take snapshot atelier-before-r1-", "stop tracking", "run `migrate`", "deploy tracking r1", "tracking is healthy")
-    assert [out.index(each) for each in said] == sorted(out.index(each) for each in said)
+    steps = ("take snapshot atelier-before-r1-", "stop tracking", "run `migrate`", "deploy tracking r1", "tracking is healthy")
+    assert [out.index(each) for each in steps] == sorted(out.index(each) for each in steps)
     [snapshot] = env.cloud.client("rds").describe_db_snapshots(SnapshotType="manual")["DBSnapshots"]
     assert f"python -m atelier_infra restore {snapshot['DBSnapshotIdentifier']}" in out
     assert "python -m atelier_infra deploy tracking --tag r2" in out
-    assert "holds no image r9" in env.run("upgrade", "--tag", "r9", code=1)
+    assert "has no image r9" in env.run("upgrade", "--tag", "r9", code=1)
     assert "tracking is healthy" in env.run("deploy", "--tag", "r2")
 
 
-def test_gc_runs_the_command_of_the_image_that_is_deployed(env):
+def test_gc_runs_the_deployed_image(env):
     assert "run `gc --older-than-days 30`" in env.run("gc")
     assert "run `gc --older-than-days 7 --yes`" in env.run("gc", "--yes", "--older-than-days", "7")
 
 
-def test_a_backup_is_checked_before_it_is_restored(env):
-    """The restore itself takes Terraform and moto minutes: test_deployment_variants.py."""
+def test_a_backup_is_verified_before_it_is_restored(env):
+    """The restore itself takes minutes and is tested in test_deployment_variants.py."""
     s3, bucket = env.cloud.client("s3"), f"atelier-artifacts-123456789012-{REGION}"
     for key in ("1/a/model", "1/a/notes", "1/a/kept"):
         s3.put_object(Bucket=bucket, Key=key, Body=key.encode())
@@ -324,16 +337,16 @@ def test_a_backup_is_checked_before_it_is_restored(env):
     )
     for key in ("1/a/model", "1/a/notes"):
         s3.put_object(Bucket=bucket, Key=key, Body=b"overwritten")
-    assert "There is no terminal to answer on; say --yes" in env.run("restore", name, code=1)
+    assert "There is no terminal to confirm on; pass --yes" in env.run("restore", name, code=1)
     out = env.run("restore", name, "--dry-run")
-    assert "would bring 2 of 3 artifacts back" in out and "would make the database anew from atelier-backup-" in out
+    assert "would restore 2 of 3 artifacts" in out and "would recreate the database from atelier-backup-" in out
     s3.put_object(Bucket=backups, Key=f"{name}/artifacts/1/a/model", Body=b"damaged")
-    assert "is damaged, nothing was restored: 1 files" in env.run("restore", name, "--yes", code=1)
-    assert "there is no backup 20000101-000000" in env.run("restore", "20000101-000000", "--yes", code=1)
-    assert "there is no complete snapshot somebody-elses" in env.run("restore", "somebody-elses", "--yes", code=1)
+    assert "is damaged and was not restored: 1 files" in env.run("restore", name, "--yes", code=1)
+    assert "has no backup 20000101-000000" in env.run("restore", "20000101-000000", "--yes", code=1)
+    assert "has no complete snapshot somebody-elses" in env.run("restore", "somebody-elses", "--yes", code=1)
 
 
-def test_terraform_and_the_command_do_not_undo_each_other(env):
+def test_terraform_does_not_revert_deployments(env):
     assert env.differences() == set()
 
 
@@ -369,7 +382,7 @@ def test_a_dry_run_of_everything_changes_nothing(env):
 CA = "-----BEGIN CERTIFICATE-----\nMIIB\n-----END CERTIFICATE-----"
 
 
-def test_secrets_move_to_an_env_file(env):
+def test_switching_to_an_env_file(env):
     env.edit('secrets = "secrets-manager"', 'secrets = "env-file"\ndatabase_ca_file = "rds.pem"')
     (env.folder.path / "rds.pem").write_text(CA)
     out = env.run("up", "--yes")
@@ -377,9 +390,9 @@ def test_secrets_move_to_an_env_file(env):
     written = (env.folder.path / "secrets" / "tracking.env").read_bytes()
     bucket = f"atelier-config-123456789012-{REGION}"
     assert env.cloud.client("s3").get_object(Bucket=bucket, Key="tracking.env")["Body"].read() == written
-    found = container(env)
-    assert found["environmentFiles"] == [{"type": "s3", "value": f"arn:aws:s3:::{bucket}/tracking.env"}]
-    assert found.get("secrets", []) == []
+    definition = container(env)
+    assert definition["environmentFiles"] == [{"type": "s3", "value": f"arn:aws:s3:::{bucket}/tracking.env"}]
+    assert definition.get("secrets", []) == []
     iam = env.cloud.client("iam")
     policy = iam.get_role_policy(RoleName="atelier-tracking-execution", PolicyName="env-file")["PolicyDocument"]
     assert {tuple(as_list(each["Action"])): each["Resource"] for each in policy["Statement"]} == {
@@ -390,24 +403,24 @@ def test_secrets_move_to_an_env_file(env):
     assert "runs with settings from before the last `up`; `deploy --tag r2`" in env.run("status")
 
 
-def test_with_amazons_certificates_the_services_check_whom_they_talk_to(env, tmp_path):
-    found = container(env)
-    given = {each["name"]: each["value"] for each in found["environment"]}
-    assert (given["DB_TLS_MODE"], given["DATABASE_CA"]) == ("verify-full", CA.replace("\n", r"\n"))
+def test_with_amazons_certificates_services_verify_the_database(env, tmp_path):
+    definition = container(env)
+    variables = {each["name"]: each["value"] for each in definition["environment"]}
+    assert (variables["DB_TLS_MODE"], variables["DATABASE_CA"]) == ("verify-full", CA.replace("\n", r"\n"))
     (tmp_path / "tini").write_text('#!/bin/sh\necho "$@"; env | grep -c DATABASE_CA; cat "$DB_TLS_CA_FILE"')
     (tmp_path / "tini").chmod(0o755)
-    words = [word.replace("/tmp/database-ca.pem", str(tmp_path / "ca.pem")) for word in found["entryPoint"]]
+    entry_point = [word.replace("/tmp/database-ca.pem", str(tmp_path / "ca.pem")) for word in definition["entryPoint"]]
     values = {
         "PATH": f"{tmp_path}:/usr/bin:/bin",
-        "DATABASE_CA": given["DATABASE_CA"],
+        "DATABASE_CA": variables["DATABASE_CA"],
         "DB_TLS_CA_FILE": str(tmp_path / "ca.pem"),
     }
-    assert given["DB_TLS_CA_FILE"] == "/tmp/database-ca.pem"
-    ran = subprocess.run([*words, "migrate"], env=values, capture_output=True, text=True, check=True).stdout
-    assert ran.splitlines() == ["-- python3 -m atelier_tracking migrate", "0", *CA.splitlines()]
+    assert variables["DB_TLS_CA_FILE"] == "/tmp/database-ca.pem"
+    output = subprocess.run([*entry_point, "migrate"], env=values, capture_output=True, text=True, check=True).stdout
+    assert output.splitlines() == ["-- python3 -m atelier_tracking migrate", "0", *CA.splitlines()]
 
 
-def test_a_second_machine_takes_over_the_env_file_and_the_password_in_it(env, tmp_path):
+def test_a_second_machine_adopts_the_env_file_and_its_password(env, tmp_path):
     second, bucket = second_machine(env, tmp_path), f"atelier-config-123456789012-{REGION}"
     body = env.cloud.client("s3").get_object(Bucket=bucket, Key="tracking.env")["Body"].read()
     out = second.run("up", "--yes")
@@ -416,12 +429,12 @@ def test_a_second_machine_takes_over_the_env_file_and_the_password_in_it(env, tm
     assert second.password() == env.password() != {}
     path = second.folder.path / "secrets" / "tracking.env"
     env_files.write(path, env_files.read(path) | {"DB_PW": "another-password"})
-    assert "RDS would keep the old one: raise db_password_version" in second.run("up", "--yes", code=1)
+    assert "RDS would keep the old one: increase db_password_version" in second.run("up", "--yes", code=1)
     assert env.cloud.client("s3").get_object(Bucket=bucket, Key="tracking.env")["Body"].read() == body
 
 
-def test_destroy_keeps_the_data_and_up_goes_on_from_it(env):
-    assert "There is no terminal to answer on; say --yes" in env.run("destroy", code=1)
+def test_destroy_keeps_the_data_and_up_restores_it(env):
+    assert "There is no terminal to confirm on; pass --yes" in env.run("destroy", code=1)
     out = env.run("destroy", "--yes")
     assert "kept: bucket" in out
     assert env.cloud.client("rds").describe_db_instances()["DBInstances"] == []
@@ -429,17 +442,17 @@ def test_destroy_keeps_the_data_and_up_goes_on_from_it(env):
     kept = max(found, key=lambda each: each["DBSnapshotIdentifier"])
     assert kept["DBSnapshotIdentifier"].startswith("atelier-kept-")
     assert [each["Name"] for each in env.cloud.client("s3").list_buckets()["Buckets"]] != []
-    assert "only the data of this environment is left" in env.run("start", code=1)
-    assert f"goes on from snapshot {kept['DBSnapshotIdentifier']}" in env.run("up", "--dry-run")
+    assert "only the data of this environment is kept" in env.run("start", code=1)
+    assert f"will be created from snapshot {kept['DBSnapshotIdentifier']}" in env.run("up", "--dry-run")
 
 
-def test_destroy_with_the_data_leaves_nothing(env):
+def test_destroy_with_data_leaves_backups_only(env):
     env.cloud.client("s3").put_object(Bucket=f"atelier-artifacts-123456789012-{REGION}", Key="1/model", Body=b"x")
     env.run("destroy", "--data", "--yes")
     assert env.folder.terraform("state", "list").stdout == ""
     rds, s3, backups = env.cloud.client("rds"), env.cloud.client("s3"), f"atelier-backups-123456789012-{REGION}"
     [backup] = rds.describe_db_snapshots(SnapshotType="manual")["DBSnapshots"]
-    assert backup["DBSnapshotIdentifier"].startswith("atelier-backup-"), "a backup outlives what it was made of"
+    assert backup["DBSnapshotIdentifier"].startswith("atelier-backup-"), "backups outlive the environment"
     assert [each["Name"] for each in s3.list_buckets()["Buckets"]] == [backups]
     left = {
         "databases": env.cloud.client("rds").describe_db_instances()["DBInstances"],

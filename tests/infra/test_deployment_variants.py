@@ -1,4 +1,4 @@
-"""The less usual ways to deploy, on moto: a VPC that exists, and everything at once. Many minutes; `make test-full`."""
+"""Less common deployments on moto: an existing VPC, all options at once, a restore. Many minutes; `make test-full`."""
 
 from __future__ import annotations
 
@@ -8,23 +8,23 @@ import re
 import pytest
 
 from .cloud import Cloud, Folder
-from .test_deployment import FORGOTTEN, Environment
+from .test_deployment import LOST_ON_FIRST_APPLY, Environment
 
 pytestmark = [pytest.mark.full, pytest.mark.timeout(1800)]
 
-# What moto does not keep of a service behind a balancer, however often it is told.
-NEVER_KEPT = {("aws_ecs_service", "health_check_grace_period_seconds")}
+# An attribute of services behind a load balancer that moto never stores.
+NEVER_STORED = {("aws_ecs_service", "health_check_grace_period_seconds")}
 
 
-def goes_through(environment: Environment, folder: Folder) -> None:
-    """Apply → only known differences → apply → nothing to do."""
+def assert_converges(environment: Environment) -> None:
+    """After the first `up` only known differences are left, after the second none."""
     environment.run("up", "--yes")
-    assert environment.differences() <= FORGOTTEN | NEVER_KEPT
+    assert environment.differences() <= LOST_ON_FIRST_APPLY | NEVER_STORED
     environment.run("up", "--yes")
-    assert environment.differences() <= NEVER_KEPT
+    assert environment.differences() <= NEVER_STORED
 
 
-def nothing_left(cloud: Cloud, folder: Folder) -> None:
+def assert_nothing_left(cloud: Cloud, folder: Folder) -> None:
     assert folder.terraform("state", "list").stdout == ""
     clusters = cloud.client("ecs").describe_clusters(clusters=["atelier"])["clusters"]
     assert [each for each in clusters if each["status"] == "ACTIVE"] == []
@@ -32,12 +32,13 @@ def nothing_left(cloud: Cloud, folder: Folder) -> None:
     assert cloud.client("s3").list_buckets()["Buckets"] == []
 
 
-def settings_of(cloud: Cloud, service: str) -> dict[str, str]:
-    found = cloud.client("ecs").describe_task_definition(taskDefinition=f"atelier-{service}")["taskDefinition"]
-    return {each["name"]: each["value"] for each in found["containerDefinitions"][0]["environment"]}
+def environment_of(cloud: Cloud, service: str) -> dict[str, str]:
+    response = cloud.client("ecs").describe_task_definition(taskDefinition=f"atelier-{service}")
+    container = response["taskDefinition"]["containerDefinitions"][0]
+    return {variable["name"]: variable["value"] for variable in container["environment"]}
 
 
-def test_a_vpc_that_exists_is_used_and_left_alone(folder: Folder, cloud: Cloud) -> None:
+def test_an_existing_vpc_is_used_and_not_removed(folder: Folder, cloud: Cloud) -> None:
     ec2 = cloud.client("ec2")
     vpc = ec2.create_vpc(CidrBlock="172.30.0.0/16")["Vpc"]["VpcId"]
     subnets = [
@@ -47,22 +48,22 @@ def test_a_vpc_that_exists_is_used_and_left_alone(folder: Folder, cloud: Cloud) 
         for number in range(3)
     ]
     environment = Environment(folder, cloud)
-    given = ["--vpc", vpc, "--public-subnet", subnets[0], "--private-subnet", subnets[1], "--private-subnet", subnets[2]]
-    environment.run("init", "--region", "eu-central-1", "--allow", "203.0.113.7", "--user", "ana", *given)
-    goes_through(environment, folder)
+    network = ["--vpc", vpc, "--public-subnet", subnets[0], "--private-subnet", subnets[1], "--private-subnet", subnets[2]]
+    environment.run("init", "--region", "eu-central-1", "--allow", "203.0.113.7", "--user", "ana", *network)
+    assert_converges(environment)
     [database] = cloud.client("rds").describe_db_instances()["DBInstances"]
     assert {each["SubnetIdentifier"] for each in database["DBSubnetGroup"]["Subnets"]} == set(subnets[1:])
     [service] = cloud.client("ecs").describe_services(cluster="atelier", services=["tracking"])["services"]
     assert service["networkConfiguration"]["awsvpcConfiguration"]["subnets"] == [subnets[0]]
     environment.run("destroy", "--data", "--yes")
-    nothing_left(cloud, folder)
+    assert_nothing_left(cloud, folder)
     assert vpc in [each["VpcId"] for each in ec2.describe_vpcs()["Vpcs"]]
     assert {each["SubnetId"] for each in ec2.describe_subnets(Filters=[{"Name": "vpc-id", "Values": [vpc]}])["Subnets"]} == set(
         subnets
     )
 
 
-def test_all_services_behind_a_balancer_by_the_clock(folder: Folder, cloud: Cloud) -> None:
+def test_all_services_with_a_load_balancer_and_a_schedule(folder: Folder, cloud: Cloud) -> None:
     zone = (
         cloud.client("route53")
         .create_hosted_zone(Name="example.org", CallerReference="1")["HostedZone"]["Id"]
@@ -72,7 +73,7 @@ def test_all_services_behind_a_balancer_by_the_clock(folder: Folder, cloud: Clou
     flags = ["--service", "registry-api", "--service", "infer", "--domain", "draw.example.org", "--zone-id", zone]
     clock = ["--start", "08:00", "--stop", "19:00", "--timezone", "Europe/Berlin"]
     environment.run("init", "--region", "eu-central-1", "--allow", "203.0.113.7", "--user", "ana", *flags, *clock)
-    goes_through(environment, folder)
+    assert_converges(environment)
 
     balancers = cloud.client("elbv2")
     [balancer] = balancers.describe_load_balancers()["LoadBalancers"]
@@ -89,23 +90,23 @@ def test_all_services_behind_a_balancer_by_the_clock(folder: Folder, cloud: Clou
         each["GroupName"].rsplit("-", 1)[0]: each for each in cloud.client("ec2").describe_security_groups()["SecurityGroups"]
     }
     for name in ("tracking", "registry-api", "infer"):
-        assert not any(way["IpRanges"] for way in groups[f"atelier-{name}"]["IpPermissions"])
+        assert not any(rule["IpRanges"] for rule in groups[f"atelier-{name}"]["IpPermissions"])
     [database] = groups["atelier-database"]["IpPermissions"]
     assert {each["GroupId"] for each in database["UserIdGroupPairs"]} == {
         groups[f"atelier-{name}"]["GroupId"] for name in ("tracking", "registry-api")
     }
 
     schedules = cloud.client("scheduler")
-    made = {each["Name"]: schedules.get_schedule(Name=each["Name"]) for each in schedules.list_schedules()["Schedules"]}
-    assert made["atelier-database-start"]["ScheduleExpression"] == "cron(45 7 ? * MON-FRI *)"
-    assert made["atelier-database-stop"]["ScheduleExpression"] == "cron(5 19 * * ? *)"
-    assert json.loads(made["atelier-infer-stop"]["Target"]["Input"]) == {
+    created = {each["Name"]: schedules.get_schedule(Name=each["Name"]) for each in schedules.list_schedules()["Schedules"]}
+    assert created["atelier-database-start"]["ScheduleExpression"] == "cron(45 7 ? * MON-FRI *)"
+    assert created["atelier-database-stop"]["ScheduleExpression"] == "cron(5 19 * * ? *)"
+    assert json.loads(created["atelier-infer-stop"]["Target"]["Input"]) == {
         "Cluster": "atelier",
         "Service": "infer",
         "DesiredCount": 0,
     }
 
-    tracking, registry, infer = (settings_of(cloud, each) for each in ("tracking", "registry-api", "infer"))
+    tracking, registry, infer = (environment_of(cloud, each) for each in ("tracking", "registry-api", "infer"))
     assert (tracking["PUBLIC_URL"], tracking["REGISTRY_USER"]) == ("https://draw.example.org", "registry-api")
     assert registry["ATELIER_REGISTRY_DATABASE_URL"] == (
         f"postgresql://atelier@{tracking['DB_ENDPOINT']}:5432/{tracking['DB_NAME']}?sslmode=require"
@@ -118,10 +119,10 @@ def test_all_services_behind_a_balancer_by_the_clock(folder: Folder, cloud: Clou
     assert environment.run("url", "infer").strip() == "https://infer.draw.example.org"
     assert "infer" in environment.run("status")
     environment.run("destroy", "--data", "--yes")
-    nothing_left(cloud, folder)
+    assert_nothing_left(cloud, folder)
 
 
-def test_a_backup_brings_the_artifacts_and_the_database_back(folder: Folder, cloud: Cloud) -> None:
+def test_restore_replaces_artifacts_and_database(folder: Folder, cloud: Cloud) -> None:
     environment, s3, rds = Environment(folder, cloud), cloud.client("s3"), cloud.client("rds")
     environment.run("init", "--region", "eu-central-1", "--allow", "203.0.113.7", "--user", "ana")
     environment.run("up", "--yes")
@@ -134,13 +135,13 @@ def test_a_backup_brings_the_artifacts_and_the_database_back(folder: Folder, clo
     s3.put_object(Bucket=bucket, Key="1/a/notes", Body=b"overwritten")
     s3.put_object(Bucket=bucket, Key="1/b/later", Body=b"later")
     out = environment.run("restore", name, "--yes")
-    assert "brought 2 of 3 artifacts back" in out
+    assert "restored 2 of 3 artifacts" in out
     for key in ("1/a/model", "1/a/notes", "1/a/kept"):
         assert s3.get_object(Bucket=bucket, Key=key)["Body"].read() == key.encode()
     assert s3.get_object(Bucket=bucket, Key="1/b/later")["Body"].read() == b"later"
     [database] = rds.describe_db_instances()["DBInstances"]
     assert (database["DBInstanceIdentifier"], database["DeletionProtection"]) == ("atelier", True)
-    found = {each["DBSnapshotIdentifier"] for each in rds.describe_db_snapshots(SnapshotType="manual")["DBSnapshots"]}
-    [kept] = [each for each in found if each.startswith("atelier-kept-")]
-    assert f"what was there is in snapshot {kept}" in out
+    snapshots = {each["DBSnapshotIdentifier"] for each in rds.describe_db_snapshots(SnapshotType="manual")["DBSnapshots"]}
+    [kept] = [snapshot for snapshot in snapshots if snapshot.startswith("atelier-kept-")]
+    assert f"the previous database is in snapshot {kept}" in out
     assert environment.differences() == set()

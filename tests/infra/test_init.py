@@ -1,11 +1,11 @@
-"""`init`: what is asked, refused and written."""
+"""`init`: answers, checks and written files."""
 
 import io
 import sys
 
 import pytest
-from atelier_infra import __main__ as command
-from atelier_infra.errors import AnswerError
+from atelier_infra import __main__ as cli_main
+from atelier_infra.errors import InputError
 from atelier_infra.terraform import tfvars
 
 RIGHT = ["--region", "eu-central-1", "--allow", "203.0.113.7", "--user", "ana"]
@@ -23,14 +23,14 @@ def init(folder, capsys, monkeypatch):
     monkeypatch.setenv("COLUMNS", "200")
 
     def run(*flags):
-        code = command.main(["--folder", str(folder), "init", *flags])
+        code = cli_main.main(["--folder", str(folder), "init", *flags])
         printed = capsys.readouterr()
         return code, printed.out, printed.err
 
     return run
 
 
-def test_it_writes_what_terraform_reads_and_prints_no_password(init, folder):
+def test_init_writes_tfvars_and_prints_no_password(init, folder):
     code, out, _ = init(*RIGHT)
     assert code == 0
     assert (folder / "terraform.tfvars").read_text().splitlines()[1:] == [
@@ -44,10 +44,10 @@ def test_it_writes_what_terraform_reads_and_prints_no_password(init, folder):
         assert line.split()[3] not in out
 
 
-def test_everything_that_is_missing_is_told_at_once(init, folder):
+def test_all_missing_answers_are_listed(init, folder):
     code, _, err = init()
     assert code == 1
-    assert "init needs --region, --allow, --user, since there is no terminal" in err
+    assert "without a terminal init needs all answers as options; missing: --region, --allow, --user" in err
     assert not (folder / "terraform.tfvars").exists()
 
 
@@ -61,9 +61,9 @@ def test_everything_that_is_missing_is_told_at_once(init, folder):
         ),
         (["--allow", "everybody"], "received 'everybody'"),
         (["--user", "a:b"], "--user must be letters, digits"),
-        (["--user", "infer"], "no service's name; received 'infer'"),
+        (["--user", "infer"], "not a service name; received 'infer'"),
         (["--name", "My_Stack"], "--name must be 3 to 19 lower-case letters"),
-        (["--start", "08:00"], "--start and --stop: give both or none; received 08:00"),
+        (["--start", "08:00"], "--start and --stop must be given together; received only 08:00"),
         (["--domain", "draw.example.org"], "--domain needs exactly one of --zone-id and --certificate-arn"),
         (["--zone-id", "Z1"], "and they need --domain"),
         (
@@ -73,7 +73,7 @@ def test_everything_that_is_missing_is_told_at_once(init, folder):
         (["--private-subnet", "subnet-1"], "and they need --vpc"),
     ],
 )
-def test_a_wrong_answer_is_refused_with_the_rule_and_the_value(init, folder, flags, message):
+def test_an_invalid_answer_is_refused_with_rule_and_value(init, folder, flags, message):
     code, _, err = init(*RIGHT, *flags)
     assert code == 1
     assert message in err
@@ -81,13 +81,13 @@ def test_a_wrong_answer_is_refused_with_the_rule_and_the_value(init, folder, fla
     assert not (folder / "secrets").exists()
 
 
-def test_an_environment_that_is_set_up_is_not_overwritten(init, folder):
+def test_an_existing_environment_is_not_overwritten(init, folder):
     init(*RIGHT)
     kept = (folder / "secrets" / "tracking.env").read_text()
     code, _, err = init(*RIGHT, "--name", "other")
-    assert (code, "exists; edit it, or write it anew with --replace" in err) == (1, True)
+    assert (code, "exists; edit it, or overwrite it with --replace" in err) == (1, True)
     assert init(*RIGHT, "--name", "other", "--replace")[0] == 0
-    assert tfvars.line(folder, "name") == "other"
+    assert tfvars.read_string(folder, "name") == "other"
     assert (folder / "secrets" / "tracking.env").read_text() == kept
 
 
@@ -97,11 +97,11 @@ def test_a_dry_run_writes_nothing(init, folder):
     assert [file.name for file in folder.iterdir()] == ["main.tf"]
 
 
-def test_an_open_door_without_tls_is_named(init):
+def test_open_access_without_tls_prints_a_warning(init):
     assert "passwords will cross the internet in clear text" in init(*RIGHT, "--allow", "0.0.0.0/0")[1]
 
 
-def test_terraforms_own_signs_are_escaped():
+def test_template_sequences_are_escaped():
     answers = {
         "name": "a",
         "region": "r",
@@ -112,27 +112,27 @@ def test_terraforms_own_signs_are_escaped():
         "domain": None,
         "start": None,
     }
-    written = tfvars.text(type("Answers", (), answers)())
+    written = tfvars.format_tfvars(type("Answers", (), answers)())
     assert 'allowed_cidrs = ["$${x}"]' in written
 
 
-def test_commands_before_init_say_so(folder, capsys):
-    assert command.main(["--folder", str(folder), "plan"]) == 1
+def test_commands_before_init_name_init(folder, capsys):
+    assert cli_main.main(["--folder", str(folder), "plan"]) == 1
     assert "run `python -m atelier_infra init`" in capsys.readouterr().err
 
 
 def test_a_folder_without_terraform_files_is_refused(tmp_path, capsys):
     (tmp_path / "terraform.tfvars").write_text('region = "eu-central-1"\n')
-    assert command.main(["--folder", str(tmp_path), "plan"]) == 1
-    assert "--folder must be the folder with Atelier's main.tf" in capsys.readouterr().err
+    assert cli_main.main(["--folder", str(tmp_path), "plan"]) == 1
+    assert "--folder must be the folder of Atelier's main.tf" in capsys.readouterr().err
 
 
-def test_services_of_the_file(folder, init):
+def test_services_are_read_from_tfvars(folder, init):
     init(*RIGHT, "--service", "infer", "--service", "registry-api")
-    assert tfvars.services(folder) == ["tracking", "infer", "registry-api"]
+    assert tfvars.read_services(folder) == ["tracking", "infer", "registry-api"]
     (folder / "terraform.tfvars").unlink()
-    with pytest.raises(AnswerError, match="is not there yet"):
-        tfvars.line(folder, "region")
+    with pytest.raises(InputError, match="does not exist yet"):
+        tfvars.read_string(folder, "region")
 
 
 COMMANDS = ("init", "plan", "up", "push", "deploy", "start", "stop", "url", "status", "logs", "destroy")
@@ -141,13 +141,13 @@ COMMANDS += ("upgrade", "backup", "restore", "gc")
 
 @pytest.mark.parametrize("name", COMMANDS)
 def test_every_command_has_help_and_a_dry_run(name, capsys):
-    with pytest.raises(SystemExit) as ended:
-        command.main([name, "--help"])
-    assert (ended.value.code, "--dry-run" in capsys.readouterr().out) == (0, True)
+    with pytest.raises(SystemExit) as exit_info:
+        cli_main.main([name, "--help"])
+    assert (exit_info.value.code, "--dry-run" in capsys.readouterr().out) == (0, True)
 
 
-def test_a_command_that_is_none_is_answered_with_those_that_are(capsys):
-    with pytest.raises(SystemExit) as ended:
-        command.main(["launch"])
+def test_an_unknown_command_lists_the_commands(capsys):
+    with pytest.raises(SystemExit) as exit_info:
+        cli_main.main(["launch"])
     listed = capsys.readouterr().err
-    assert (ended.value.code, [name for name in COMMANDS if name not in listed]) == (2, [])
+    assert (exit_info.value.code, [name for name in COMMANDS if name not in listed]) == (2, [])

@@ -1,19 +1,16 @@
-"""Terraform's files, without applying them: form, checkov, its own tests, and the rules on what it plans."""
+"""Rules on plans: every rule accepts valid plans, and refuses each change that breaks it."""
 
 from __future__ import annotations
 
 import copy
 import json
-import re
 import shutil
-import subprocess
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from .cloud import Folder
-from .conftest import INFRA
 from .plan_rules import RULES, as_list, resources, statements
 
 pytestmark = [pytest.mark.infra, pytest.mark.timeout(900)]
@@ -23,53 +20,53 @@ EVERYTHING: dict[str, Any] = {
     "load_balancer": {"domain": "draw.example.org", "zone_id": "Z123"},
     "schedule": {"start": "08:00", "stop": "19:00"},
 }
-PASSWORD = "nobody-may-read-this-anywhere"
+PASSWORD = "must-not-appear-anywhere"
 
-# What breaks each rule: file, text, text that replaces it. All at once, so that one plan shows every guard at work.
+# Rule → a change that breaks it: file, text, replacement. All are applied to one plan, which every rule must refuse.
 MUTATIONS = {
-    "no_role_may_more_than_it_needs": ("schedule.tf", '"arn:${format(local.here, "rds")}:db:${var.name}"', '"*"'),
-    "the_env_file_role_reads_one_object": (
+    "roles_have_least_privilege": ("schedule.tf", '"arn:${format(local.arn_suffix, "rds")}:db:${var.name}"', '"*"'),
+    "execution_role_reads_one_env_file": (
         "modules/fargate-service/iam.tf",
         '"${var.env_file.bucket_arn}/${var.env_file.key}"',
         '"${var.env_file.bucket_arn}/*"',
     ),
-    "nobody_outside_reaches_postgres": (
+    "postgres_accepts_security_groups_only": (
         "security_groups.tf",
         'PostgreSQL from ${each.key}"\n  referenced_security_group_id = aws_security_group.service[each.key].id',
         '"\n  cidr_ipv4 = "203.0.113.7/32"',
     ),
-    "only_the_allowed_addresses_come_in": (
+    "ingress_is_limited_to_allowed_cidrs": (
         "security_groups.tf",
         "cidr_ipv4         = each.value.cidr",
         'cidr_ipv4 = "0.0.0.0/0"',
     ),
-    "the_database_is_private_encrypted_and_kept": (
+    "database_is_private_encrypted_and_protected": (
         "database.tf",
         "storage_encrypted               = true",
         "storage_encrypted = false",
     ),
-    "buckets_are_closed_versioned_and_encrypted": (
+    "buckets_are_private_versioned_and_encrypted": (
         "storage.tf",
         "block_public_policy     = true",
         "block_public_policy = false",
     ),
-    "services_reach_aws_the_database_and_each_other_alone": (
+    "egress_is_limited_to_aws_database_and_services": (
         "security_groups.tf",
         """  from_port         = 443
   to_port           = 443""",
         "from_port = 0\n to_port = 65535",
     ),
-    "no_secret_is_written_down": ("services.tf", 'DB_PORT         = "5432"', 'DB_PORT = "5432", HTPASSWD = "ana:x"'),
-    "images_are_scanned_and_never_replaced": ("images.tf", '"IMMUTABLE"', '"MUTABLE"'),
-    "logs_end_some_day": ("cluster.tf", "retention_in_days = var.log_days", ""),
-    "clear_text_is_only_redirected": ("load_balancer.tf", "ELBSecurityPolicy-TLS13-1-2-2021-06", "ELBSecurityPolicy-2016-08"),
+    "plan_contains_no_secrets": ("services.tf", 'DB_PORT         = "5432"', 'DB_PORT = "5432", HTPASSWD = "ana:x"'),
+    "images_are_scanned_and_immutable": ("images.tf", '"IMMUTABLE"', '"MUTABLE"'),
+    "log_groups_have_retention": ("cluster.tf", "retention_in_days = var.log_days", ""),
+    "http_only_redirects_to_https": ("load_balancer.tf", "ELBSecurityPolicy-TLS13-1-2-2021-06", "ELBSecurityPolicy-2016-08"),
 }
 
 
 @pytest.fixture(scope="module")
 def plans(initialised: Path, moto: str, tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[dict[str, Any], Path]]:
-    """Plans of a folder as it is, and of one with every mutation."""
-    made = {}
+    """Name → (plan, folder) of valid plans, and of one with all mutations."""
+    result = {}
     for name, variables in {
         "default": {},
         "infer alone": {"services": ["tracking", "infer"]},
@@ -82,34 +79,34 @@ def plans(initialised: Path, moto: str, tmp_path_factory: pytest.TempPathFactory
         shutil.copytree(initialised, folder.path, symlinks=True)
         for file, old, new in MUTATIONS.values() if name == "mutated" else ():
             folder.change(file, old, new)
-        made[name] = folder.plan(**variables), folder.path
-    return made
+        result[name] = folder.plan(**variables), folder.path
+    return result
 
 
-SOUND = ("default", "everything", "everything, env file")
+VALID = ("default", "everything", "everything, env file")
 
 
 @pytest.mark.parametrize("rule", RULES, ids=lambda rule: rule.__name__)
-@pytest.mark.parametrize("plan", SOUND)
-def test_a_plan_keeps_the_rule(plans, plan, rule):
-    if rule.__name__ == "the_env_file_role_reads_one_object" and "env file" not in plan:
+@pytest.mark.parametrize("plan", VALID)
+def test_a_valid_plan_passes_the_rule(plans, plan, rule):
+    if rule.__name__ == "execution_role_reads_one_env_file" and "env file" not in plan:
         assert [address for address, _ in resources(plans[plan][0], "aws_iam_role_policy") if "env_file" in address] == []
         return
     assert rule(plans[plan][0]) == []
 
 
 @pytest.mark.parametrize("rule", RULES, ids=lambda rule: rule.__name__)
-def test_the_rule_notices_when_it_is_broken(plans, rule):
+def test_the_rule_fails_on_a_mutated_plan(plans, rule):
     assert rule(plans["mutated"][0])
 
 
 def _set(values: dict[str, Any], path: str, new: Any) -> None:
-    """Sets what stands at `a.0.b` in a resource's values."""
-    *way, last = path.split(".")
-    place: Any = values
-    for step in way:
-        place = place[int(step)] if step.isdigit() else place[step]
-    place[int(last) if last.isdigit() else last] = new
+    """Sets the value at a path such as `a.0.b`."""
+    *parents, last = path.split(".")
+    target: Any = values
+    for key in parents:
+        target = target[int(key)] if key.isdigit() else target[key]
+    target[int(last) if last.isdigit() else last] = new
 
 
 def _without_tls_only(policy: str) -> str:
@@ -119,11 +116,11 @@ def _without_tls_only(policy: str) -> str:
     return json.dumps(document)
 
 
-DATABASE = "the_database_is_private_encrypted_and_kept"
-BUCKETS = "buckets_are_closed_versioned_and_encrypted"
-EGRESS = "services_reach_aws_the_database_and_each_other_alone"
+DATABASE = "database_is_private_encrypted_and_protected"
+BUCKETS = "buckets_are_private_versioned_and_encrypted"
+EGRESS = "egress_is_limited_to_aws_database_and_services"
 
-# One condition each: rule, kind of resource, part of its address, where in its values, and what stands there instead.
+# A change that breaks one condition: rule, resource type, part of the address, path in the values, new value.
 CONDITIONS: list[tuple[str, str, str, str, Any]] = [
     (DATABASE, "aws_db_instance", "", "publicly_accessible", True),
     (DATABASE, "aws_db_instance", "", "storage_encrypted", False),
@@ -183,7 +180,7 @@ CONDITIONS: list[tuple[str, str, str, str, Any]] = [
         "ObjectWriter",
     ),
     (
-        "images_are_scanned_and_never_replaced",
+        "images_are_scanned_and_immutable",
         "aws_ecr_repository",
         "tracking",
         "image_scanning_configuration.0.scan_on_push",
@@ -203,12 +200,12 @@ CONDITIONS: list[tuple[str, str, str, str, Any]] = [
         "cidr_ipv4",
         "0.0.0.0/0",
     ),
-    ("clear_text_is_only_redirected", "aws_lb_listener", "http", "default_action.0.type", "forward"),
+    ("http_only_redirects_to_https", "aws_lb_listener", "http", "default_action.0.type", "forward"),
 ]
 
 
 @pytest.mark.parametrize(("rule", "kind", "part", "path", "new"), CONDITIONS)
-def test_the_rule_notices_each_broken_condition(plans, rule, kind, part, path, new):
+def test_the_rule_fails_on_each_broken_condition(plans, rule, kind, part, path, new):
     plan = copy.deepcopy(plans["everything"][0])
     check = next(each for each in RULES if each.__name__ == rule)
     address, values = next((address, values) for address, values in resources(plan, kind) if part in address)
@@ -232,7 +229,7 @@ def test_the_password_is_in_no_plan(plans):
     assert PASSWORD.encode() not in (folder / "plan").read_bytes()
 
 
-def test_an_api_without_the_other_is_told_nothing_of_it(plans):
+def test_an_api_without_the_other_has_no_settings_for_it(plans):
     services = plans["infer alone"][0]["output_changes"]["services"]["after"]
     assert {name for each in ("environment", "secret_names") for name in services["infer"][each] if "REGISTRY" in name} == set()
     assert {address.split('"')[1] for address, _ in resources(plans["infer alone"][0], "aws_service_discovery_service")} == {
@@ -258,57 +255,57 @@ def test_the_anchor_of_decisions_cannot_be_deleted(plans):
     assert resources(plans["everything"][0], "aws_s3_bucket_object_lock_configuration") == []
 
 
-def test_services_reach_those_that_they_ask_and_no_others(plans):
-    asked = {
+def test_services_accept_their_callers_only(plans):
+    connections = {
         address.split('"')[1]: values["from_port"]
         for address, values in resources(plans["everything"][0], "aws_vpc_security_group_ingress_rule")
         if ".from_service" in address
     }
-    assert asked == {
-        "registry-api asks tracking": 80,
-        "infer asks tracking": 80,
-        "registry-api asks infer": 8002,
-        "infer asks registry-api": 8001,
+    assert connections == {
+        "registry-api to tracking": 80,
+        "infer to tracking": 80,
+        "registry-api to infer": 8002,
+        "infer to registry-api": 8001,
     }
 
 
 @pytest.mark.parametrize("service", ["tracking", "registry-api", "infer"])
 @pytest.mark.parametrize("plan", ["everything", "everything, env file"])
-def test_a_task_gets_what_its_service_reads_and_nothing_else(plans, plan, service):
-    """A mistyped name would pass in silence, and a missing one would end the task at its start."""
+def test_a_task_gets_exactly_the_variables_of_its_service(plans, plan, service):
+    """A mistyped name would be ignored silently, and a missing one would stop the task at start."""
     known, required = variables_of(service)
     described = plans[plan][0]["output_changes"]["services"]["after"][service]
-    given = {*described["environment"], *described["secret_names"], *described["from_manager"]}
-    assert given - known == set()
-    assert required - given == set()
+    variables = {*described["environment"], *described["secret_names"], *described["from_manager"]}
+    assert variables - known == set()
+    assert required - variables == set()
 
 
 def variables_of(service: str) -> tuple[set[str], set[str]]:
-    """What a service reads, and what of it must be there."""
+    """(all, required) environment variables of a service."""
     if service == "tracking":
         from atelier_tracking import settings as tracking
 
         fields = tracking.Settings.model_fields
         required = {"HTPASSWD" if name == "logins" else name.upper() for name, field in fields.items() if field.is_required()}
         return set(tracking.NAMES), required
-    # the login is read by MLflow's client, and the tokens by the line that starts the task
-    needed = {"MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD", "ATELIER_TOKENS", "MLFLOW_DISABLE_TELEMETRY"}
+    # credentials are read by MLflow's client, tokens by the start command of the task
+    required = {"MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD", "ATELIER_TOKENS", "MLFLOW_DISABLE_TELEMETRY"}
     if service == "registry-api":
         from atelier_registry.config.settings import PREFIX, Settings
 
-        needed |= {"PGPASSWORD"}  # read by PostgreSQL's client library
-        needed |= {f"{PREFIX}INFER_URL", f"{PREFIX}INFER_TOKEN"}
+        required |= {"PGPASSWORD"}  # read by PostgreSQL's client library
+        required |= {f"{PREFIX}INFER_URL", f"{PREFIX}INFER_TOKEN"}
     else:
         from atelier_infer.settings import PREFIX, Settings
 
-        needed |= {f"{PREFIX}EVENTS_URL", f"{PREFIX}REGISTRY_URL", f"{PREFIX}REGISTRY_TOKEN"}
+        required |= {f"{PREFIX}EVENTS_URL", f"{PREFIX}REGISTRY_URL", f"{PREFIX}REGISTRY_TOKEN"}
     names = {PREFIX + name.upper(): field.is_required() for name, field in Settings.model_fields.items()}
-    return set(names) | {each for each in needed if not each.startswith(PREFIX)}, needed | {
+    return set(names) | {each for each in required if not each.startswith(PREFIX)}, required | {
         name for name, required in names.items() if required
     }
 
 
-def test_the_database_answers_only_security_groups_of_services(plans):
+def test_the_database_accepts_security_groups_of_services_only(plans):
     rules = plans["everything"][0]["configuration"]["root_module"]["resources"]
     [rule] = [each for each in rules if each["address"] == "aws_vpc_security_group_ingress_rule.database"]
     assert "aws_security_group.service" in rule["expressions"]["referenced_security_group_id"]["references"]
@@ -316,83 +313,3 @@ def test_the_database_answers_only_security_groups_of_services(plans):
         each["for_each_expression"] for each in rules if each["address"] == "aws_vpc_security_group_ingress_rule.database"
     ]
     assert names["references"] == ["local.uses_database"]
-
-
-def test_form(terraform_installed):
-    folder = Folder(INFRA, "http://127.0.0.1:9")
-    assert folder.terraform("fmt", "-check", "-recursive", "-diff").stdout == ""
-
-
-def test_it_is_valid_and_says_so_without_an_account(folder):
-    assert json.loads(folder.terraform("validate", "-json").stdout)["diagnostics"] == []
-
-
-def test_a_file_that_is_not_valid_is_noticed(folder):
-    folder.change("images.tf", "scan_on_push", "scan_on_pull")
-    assert not json.loads(folder.terraform("validate", "-json", check=False).stdout)["valid"]
-
-
-def test_terraforms_own_tests(folder):
-    done = folder.terraform("test", "-no-color", check=False)
-    assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-4000:]
-    assert re.search(r"Success! (\d+) passed, 0 failed", done.stdout)
-
-
-def test_terraforms_own_tests_notice_a_broken_rule(folder):
-    for file in (folder.path / "tests").iterdir():
-        if file.name != "defaults.tftest.hcl":
-            file.unlink()
-    text = (folder.path / "tests" / "defaults.tftest.hcl").read_text()
-    (folder.path / "tests" / "defaults.tftest.hcl").write_text(text[: text.index('run "env_file_has')])
-    folder.change("database.tf", "storage_encrypted               = true", "storage_encrypted = false")
-    done = folder.terraform("test", "-no-color", check=False)
-    assert done.returncode == 1 and "the database is private, encrypted and protected" in done.stdout + done.stderr
-
-
-def test_a_size_that_fargate_does_not_have_is_refused(folder):
-    (folder.path / "terraform.tfvars.json").write_text(
-        json.dumps(
-            {
-                "region": "eu-central-1",
-                "allowed_cidrs": ["203.0.113.7/32"],
-                "sizes": {"tracking": {"cpu": 256, "memory_mib": 4096}},
-            }
-        )
-    )
-    done = folder.terraform("plan", "-input=false", "-no-color", check=False)
-    assert done.returncode == 1
-    assert "Fargate has no task of 256 CPU units with 4096 MiB" in " ".join(done.stderr.replace("│", " ").split())
-
-
-def scan(checkov: Path, folder: Path) -> tuple[int, dict[str, Any]]:
-    done = subprocess.run(
-        [str(checkov), "-d", str(folder), "--framework", "terraform", "--skip-download", "-o", "json"],
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=600,
-    )
-    return done.returncode, json.loads(done.stdout)["results"]
-
-
-def test_checkov_finds_nothing_and_every_exception_is_used_and_says_why(checkov, initialised):
-    code, results = scan(checkov, initialised)
-    assert [f"{each['check_id']} {each['resource']}" for each in results["failed_checks"]] == []
-    assert code == 0
-    written = [
-        (file.name, *found)
-        for file in initialised.rglob("*.tf")
-        if ".terraform" not in file.parts
-        for found in re.findall(r"checkov:skip=(\w+): *(.*)", file.read_text())
-    ]
-    used = {(Path(each["file_path"]).name, each["check_id"]) for each in results["skipped_checks"]}
-    assert {(file, check) for file, check, _ in written} == used
-    assert [each for each in written if len(each[2].split()) < 2] == []
-
-
-def test_checkov_notices_what_is_broken(checkov, folder):
-    folder.change("storage.tf", "block_public_policy     = true", "block_public_policy = false")
-    folder.change("database.tf", "storage_encrypted               = true", "storage_encrypted = false")
-    code, results = scan(checkov, folder.path)
-    assert code == 1
-    assert {"CKV_AWS_16", "CKV_AWS_54"} <= {each["check_id"] for each in results["failed_checks"]}

@@ -1,4 +1,4 @@
-"""The documentation of settings, costs and commands agrees with the code."""
+"""Documentation of settings, costs and commands against the code."""
 
 import json
 import re
@@ -14,31 +14,37 @@ COSTS = (DOCS / "reference/infra/costs.md").read_text()
 HOW_TO = (DOCS / "how-to/deploy-to-aws.md").read_text()
 
 
-def test_every_variable_has_its_row_with_its_default():
-    found = re.findall(r'^variable "(\w+)" \{\n(.*?)^\}', (INFRA / "variables.tf").read_text(), re.MULTILINE | re.DOTALL)
-    defaults = {name: re.search(r"^  default +(?:= )(.*)$", body, re.MULTILINE) for name, body in found}
+def test_every_variable_is_documented_with_its_default():
+    variables = re.findall(r'^variable "(\w+)" \{\n(.*?)^\}', (INFRA / "variables.tf").read_text(), re.MULTILINE | re.DOTALL)
+    defaults = {name: re.search(r"^  default +(?:= )(.*)$", body, re.MULTILINE) for name, body in variables}
     rows = dict(re.findall(r"^\| `(\w+)` \| (.*?) \|", SETTINGS, re.MULTILINE))
     assert set(rows) == set(defaults)
     words = {None: "required", "null": ("none", "created", "–")}
     for name, default in defaults.items():
         value = default[1].strip('"') if default else None
-        told = rows[name].strip("`")
-        assert told in words.get(value, (value,)) or told == value, name
+        documented = rows[name].strip("`")
+        assert documented in words.get(value, (value,)) or documented == value, name
 
 
 def plan(services):
     sizes = json.loads((INFRA / "sizes.json").read_text())
 
-    def one(kind, **values):
+    def resource(kind, **values):
         return {"mode": "managed", "type": kind, "values": values}
 
-    found = [one("aws_db_instance", instance_class="db.t4g.micro", allocated_storage=20, multi_az=False)]
+    resources = [resource("aws_db_instance", instance_class="db.t4g.micro", allocated_storage=20, multi_az=False)]
     for name in services:
-        found.append(
-            one("aws_ecs_task_definition", family=f"atelier-{name}", cpu=sizes[name]["cpu"], memory=sizes[name]["memory_mib"])
+        resources.append(
+            resource(
+                "aws_ecs_task_definition", family=f"atelier-{name}", cpu=sizes[name]["cpu"], memory=sizes[name]["memory_mib"]
+            )
         )
-        found.append(one("aws_secretsmanager_secret"))
-    return {"planned_values": {"root_module": {"resources": [*found, one("aws_secretsmanager_secret"), one("aws_lb")]}}}
+        resources.append(resource("aws_secretsmanager_secret"))
+    return {
+        "planned_values": {
+            "root_module": {"resources": [*resources, resource("aws_secretsmanager_secret"), resource("aws_lb")]}
+        }
+    }
 
 
 @pytest.fixture(scope="module")
@@ -46,7 +52,7 @@ def cost_items():
     return costs.cost_items(plan(["tracking", "registry-api", "infer"]), costs.read_prices())
 
 
-def test_the_table_of_costs(cost_items):
+def test_the_table_of_costs_is_correct(cost_items):
     table = COSTS.split("<!-- costs")[1].split("<!-- end")[0]
     rows = re.findall(r"^\| (.*?) \| ([\d.]+) \| ([\d.]+) \| ([\d.]+) \|$", table, re.MULTILINE)
     lines = costs.cost_items(plan(["tracking"]), costs.read_prices())
@@ -57,7 +63,7 @@ def test_the_table_of_costs(cost_items):
     assert rows == expected
 
 
-def test_the_prices_in_the_text(cost_items):
+def test_the_prices_in_the_text_are_correct(cost_items):
     price = {item.name.split(":")[0]: f"{item.monthly_usd(costs.HOURS_A_MONTH):.2f}" for item in cost_items}
     text = COSTS
     assert f"A load balancer adds {price['load balancer']}" in text
@@ -66,12 +72,12 @@ def test_the_prices_in_the_text(cost_items):
     assert f"{price['task atelier-infer']} and {price['public address of atelier-infer']}" in " ".join(text.split())
 
 
-def test_an_environment_takes_ten_commands_at_most():
+def test_creating_an_environment_takes_at_most_ten_commands():
     block = HOW_TO.split("```sh\n")[1].split("```")[0]
     assert len(block.strip().splitlines()) <= 10
 
 
-def test_every_command_is_mentioned():
+def test_every_command_is_documented():
     for name in (
         "init",
         "plan",

@@ -1,23 +1,23 @@
-"""`start`, `stop`, `url`, `status` and `logs`, each against what AWS may say."""
+"""`start`, `stop`, `url`, `status` and `logs` against responses of AWS."""
 
 import itertools
 from datetime import UTC, datetime
 
 import pytest
-from atelier_infra.commands.logs import lines, seconds
+from atelier_infra.commands.logs import log_lines, parse_duration_s
 from atelier_infra.commands.status import print_status
 from atelier_infra.commands.url import url
 from atelier_infra.environment.stack import read_stack
-from atelier_infra.errors import AnswerError, AwsError, NotReadyError
+from atelier_infra.errors import AwsError, InputError, NotReadyError
 
-from .stubs import ARN, REPOSITORY, Scene, service, stack
+from .stubs import ARN, REPOSITORY, StubEnvironment, service, stack
 
 
-class Aws:
-    """What AWS answers, in the order in which it is asked."""
+class AwsResponses:
+    """Responses in the order of the calls."""
 
-    def __init__(self, scene):
-        self.ecs, self.rds = scene.stub("ecs"), scene.stub("rds")
+    def __init__(self, env):
+        self.ecs, self.rds = env.stub("ecs"), env.stub("rds")
 
     def service(self, *, desired=0, running=0, revision=2, state="COMPLETED", name="tracking"):
         deployment = {"id": "d", "status": "PRIMARY", "taskDefinition": f"{ARN}{revision}", "rolloutState": state}
@@ -34,10 +34,9 @@ class Aws:
 
     def image(self, tag, *, revision=2, memory="1024"):
         container = {"name": "tracking", "image": f"{REPOSITORY}:{tag}"}
-        found = {"taskDefinitionArn": f"{ARN}{revision}", "memory": memory, "containerDefinitions": [container]}
-        self.ecs.add_response(
-            "describe_task_definition", {"taskDefinition": found}, {"taskDefinition": f"{ARN}{revision}", "include": ["TAGS"]}
-        )
+        definition = {"taskDefinitionArn": f"{ARN}{revision}", "memory": memory, "containerDefinitions": [container]}
+        request = {"taskDefinition": f"{ARN}{revision}", "include": ["TAGS"]}
+        self.ecs.add_response("describe_task_definition", {"taskDefinition": definition}, request)
 
     def scaled(self, count, name="tracking"):
         self.ecs.add_response("update_service", {}, {"cluster": "atelier", "service": name, "desiredCount": count})
@@ -46,123 +45,123 @@ class Aws:
         instance = {"DBInstanceIdentifier": "atelier", "DBInstanceStatus": status, "EngineVersion": "17.6", **more}
         self.rds.add_response("describe_db_instances", {"DBInstances": [instance]}, {"DBInstanceIdentifier": "atelier"})
 
-    def database_told(self, what):
-        self.rds.add_response(f"{what}_db_instance", {}, {"DBInstanceIdentifier": "atelier"})
+    def database_changed(self, action):
+        self.rds.add_response(f"{action}_db_instance", {}, {"DBInstanceIdentifier": "atelier"})
 
 
 @pytest.fixture
-def scene(monkeypatch):
-    return Scene(monkeypatch)
+def env(monkeypatch):
+    return StubEnvironment(monkeypatch)
 
 
 @pytest.fixture
-def aws(scene):
-    return Aws(scene)
+def aws(env):
+    return AwsResponses(env)
 
 
-def start(scene, timeout_s=600):
-    scene.switch().start(scene.stack.services, timeout_s)
+def start(env, timeout_s=600):
+    env.start_stop().start(env.stack.services, timeout_s)
 
 
-def test_the_database_is_there_before_the_services_start(scene, aws):
+def test_the_database_is_available_before_services_start(env, aws):
     aws.service()
     aws.image("abc")
     aws.database("stopped")
-    aws.database_told("start")
+    aws.database_changed("start")
     for status in ("starting", "configuring-enhanced-monitoring", "available"):
         aws.database(status)
     aws.scaled(1)
     aws.service(desired=1, state="IN_PROGRESS")
     aws.service(desired=1, state="IN_PROGRESS")
     aws.service(desired=1, running=1)
-    start(scene)
-    scene.all_said()
-    assert scene.text.index("start the database") < scene.text.index("start tracking") < scene.text.index("tracking is healthy")
+    start(env)
+    env.assert_all_called()
+    assert env.output.index("start the database") < env.output.index("start tracking") < env.output.index("tracking is healthy")
 
 
-def test_a_database_that_is_stopping_is_waited_for_and_started(scene, aws):
+def test_start_waits_for_a_stopping_database_and_starts_it(env, aws):
     aws.service()
     aws.image("abc")
     for status in ("stopping", "stopping", "stopped"):
         aws.database(status)
-    aws.database_told("start")
+    aws.database_changed("start")
     for status in ("starting", "available"):
         aws.database(status)
     aws.scaled(1)
     aws.service(desired=1, running=1)
     aws.service(desired=1, running=1)
-    start(scene)
-    scene.all_said()
+    start(env)
+    env.assert_all_called()
 
 
-def test_a_service_without_an_image_is_not_started(scene, aws):
+def test_a_service_without_an_image_is_not_started(env, aws):
     aws.service()
     aws.image("not-deployed-yet")
     with pytest.raises(
         NotReadyError, match="tracking has no image yet; run `python -m atelier_infra push tracking`, then `deploy"
     ):
-        start(scene)
-    scene.all_said()
+        start(env)
+    env.assert_all_called()
 
 
-def test_a_database_that_does_not_come_is_told_with_its_state(scene, aws):
+def test_a_database_that_never_becomes_available_is_reported_with_its_state(env, aws):
     aws.service()
     aws.image("abc")
     for _ in range(5):
         aws.database("storage-full")
-    with pytest.raises(NotReadyError, match=r"after 15 s of waiting until the database is available .* it is storage-full"):
-        start(scene, 15)
+    with pytest.raises(NotReadyError, match=r"after 15 s waiting until the database is available .* it is storage-full"):
+        start(env, 15)
 
 
-def test_stop_ends_the_services_and_leaves_the_database(scene, aws):
+def test_stop_stops_services_and_not_the_database(env, aws):
     aws.scaled(0)
     aws.service(running=1)
     aws.service(running=0)
-    scene.switch().stop(scene.stack.services, database=False, timeout_s=60)
-    scene.all_said()
-    assert "the database goes on" in scene.text
+    env.start_stop().stop(env.stack.services, database=False, timeout_s=60)
+    env.assert_all_called()
+    assert "the database keeps running" in env.output
 
 
 def test_tracking_stops_last(monkeypatch):
-    scene = Scene(monkeypatch, stack(service(), service("infer", 8002)))
-    aws = Aws(scene)
+    env = StubEnvironment(monkeypatch, stack(service(), service("infer", 8002)))
+    aws = AwsResponses(env)
     aws.scaled(0, "infer")
     aws.scaled(0, "tracking")
     aws.service(name="tracking")
     aws.service(name="infer")
-    scene.switch().stop(scene.stack.chosen([]), database=False, timeout_s=60)
-    scene.all_said()
+    env.start_stop().stop(env.stack.select([]), database=False, timeout_s=60)
+    env.assert_all_called()
 
 
 @pytest.mark.parametrize(
-    ("statuses", "told"),
+    ("statuses", "stops"),
     [(["available"], True), (["backing-up", "available"], True), (["stopped"], False), (["stopping"], False)],
 )
-def test_stop_with_the_database(scene, aws, statuses, told):
+def test_stop_with_the_database(env, aws, statuses, stops):
     aws.scaled(0)
     aws.service()
     for status in statuses:
         aws.database(status)
-    if told:
-        aws.database_told("stop")
-    scene.switch().stop(scene.stack.services, database=True, timeout_s=60)
-    scene.all_said()
-    assert "starts a stopped database again after seven days" in scene.text
+    if stops:
+        aws.database_changed("stop")
+    env.start_stop().stop(env.stack.services, database=True, timeout_s=60)
+    env.assert_all_called()
+    assert "starts a stopped database again after seven days" in env.output
 
 
 def test_a_dry_run_starts_nothing(monkeypatch):
-    scene = Scene(monkeypatch, dry_run=True)
-    aws = Aws(scene)
+    env = StubEnvironment(monkeypatch, dry_run=True)
+    aws = AwsResponses(env)
     aws.service()
     aws.image("abc")
     aws.database("stopped")
-    start(scene)
-    scene.all_said()
-    assert "would start the database" in scene.text and "would start tracking" in scene.text
+    start(env)
+    env.assert_all_called()
+    assert "would start the database" in env.output and "would start tracking" in env.output
 
 
-def task(scene, address, *, tasks=True):
-    ecs, ec2 = scene.stub("ecs"), scene.stub("ec2")
+def task(env, address, *, tasks=True):
+    ecs, ec2 = env.stub("ecs"), env.stub("ec2")
     ecs.add_response("list_tasks", {"taskArns": ["arn:1"] if tasks else []})
     if not tasks:
         return
@@ -172,123 +171,122 @@ def task(scene, address, *, tasks=True):
     ec2.add_response("describe_network_interfaces", {"NetworkInterfaces": [found]}, {"NetworkInterfaceIds": ["eni-1"]})
 
 
-def test_the_address_of_a_task(scene):
-    task(scene, "198.51.100.4")
-    assert url(scene.stack, service(), scene.aws) == "http://198.51.100.4"
-    task(scene, "198.51.100.4")
-    assert url(scene.stack, service("infer", 8002), scene.aws) == "http://198.51.100.4:8002"
+def test_url_is_the_public_address_of_the_task(env):
+    task(env, "198.51.100.4")
+    assert url(env.stack, service(), env.aws) == "http://198.51.100.4"
+    task(env, "198.51.100.4")
+    assert url(env.stack, service("infer", 8002), env.aws) == "http://198.51.100.4:8002"
 
 
 @pytest.mark.parametrize("tasks", [True, False])
-def test_no_address_without_a_running_task(scene, tasks):
-    task(scene, None, tasks=tasks)
+def test_url_needs_a_running_task(env, tasks):
+    task(env, None, tasks=tasks)
     with pytest.raises(
-        NotReadyError, match="tracking has no public address, because no task of it runs; run `python -m atelier_infra start`"
+        NotReadyError,
+        match=r"tracking has no public address because none of its tasks is running; run `.* start`",
     ):
-        url(scene.stack, service(), scene.aws)
+        url(env.stack, service(), env.aws)
 
 
-def test_a_fixed_name_needs_no_task(scene):
+def test_url_with_a_domain_needs_no_task(env):
     assert (
-        url(scene.stack, service(name="tracking", port=80).model_copy(update={"name": "draw.example.org"}), scene.aws)
+        url(env.stack, service(name="tracking", port=80).model_copy(update={"name": "draw.example.org"}), env.aws)
         == "https://draw.example.org"
     )
 
 
-def warnings(scene):
-    return print_status(scene.stack, scene.deployer(), scene.switch(), scene.console)
+def warnings(env):
+    return print_status(env.stack, env.deployer(), env.start_stop(), env.console)
 
 
-def test_status_of_what_runs(scene, aws):
+def test_status_of_a_running_service(env, aws):
     aws.service(desired=1, running=1)
     aws.image("abc")
     aws.image("abc")
     aws.image("not-deployed-yet", revision=1)
     aws.database("available")
-    assert warnings(scene) == []
-    assert "running" in scene.text and "abc" in scene.text and "1 of 1" in scene.text
+    assert warnings(env) == []
+    assert "running" in env.output and "abc" in env.output and "1 of 1" in env.output
 
 
-def test_status_tells_of_settings_that_were_not_rolled_out(scene, aws):
+def test_status_warns_of_settings_that_are_not_deployed(env, aws):
     aws.service(desired=1, running=1)
     aws.image("abc")
     aws.image("abc")
     aws.image("not-deployed-yet", revision=1, memory="2048")
     aws.database("available")
-    assert warnings(scene) == ["tracking runs with settings from before the last `up`; `deploy --tag abc` brings the new ones"]
+    assert warnings(env) == ["tracking runs with settings from before the last `up`; apply them with `deploy --tag abc`"]
 
 
-def test_status_warns_of_a_database_that_nobody_uses(scene, aws):
+def test_status_warns_of_an_unused_database(env, aws):
     aws.service(revision=1)
     aws.image("not-deployed-yet", revision=1)
     aws.database("available")
-    [warning] = warnings(scene)
-    assert "the database runs and no service does" in warning
-    assert "none yet: push, deploy" in scene.text
+    [warning] = warnings(env)
+    assert "the database is running but no service is" in warning
+    assert "none: push, deploy" in env.output
 
 
-def test_status_tells_when_a_stopped_database_will_start_again(scene, aws):
+def test_status_prints_when_a_stopped_database_restarts(env, aws):
     aws.service()
     for _ in range(2):
         aws.image("abc")
     aws.image("abc", revision=1)
     aws.database("stopped", AutomaticRestartTime=datetime(2026, 3, 8, 9, 30, tzinfo=UTC))
-    [warning] = warnings(scene)
-    assert "AWS starts the database again on 2026-03-08 at 09:30 UTC; stop it again then" in warning
+    [warning] = warnings(env)
+    assert "AWS starts the database again on 2026-03-08 at 09:30 UTC; then stop it again" in warning
 
 
-def events(scene, *messages):
-    found = [{"eventId": text, "timestamp": 1000 * number, "message": f"{text}\n"} for number, text in messages]
-    scene.stub("logs").add_response("filter_log_events", {"events": found})
+def events(env, *messages):
+    log_events = [{"eventId": text, "timestamp": 1000 * number, "message": f"{text}\n"} for number, text in messages]
+    env.stub("logs").add_response("filter_log_events", {"events": log_events})
 
 
-def test_lines_come_in_their_order(scene):
-    events(scene, (2, "second"), (1, "first"))
-    assert [line[-6:].strip() for line in lines(service(), scene.aws, "15m", follow=False)] == ["first", "second"]
+def test_log_lines_are_sorted_by_time(env):
+    events(env, (2, "second"), (1, "first"))
+    assert [line[-6:].strip() for line in log_lines(service(), env.aws, "15m", follow=False)] == ["first", "second"]
 
 
-def test_following_shows_each_line_once(scene):
-    events(scene, (1, "one"))
-    events(scene, (1, "one"), (2, "two"))
-    events(scene, (2, "two"), (3, "three"))
-    shown = itertools.islice(lines(service(), scene.aws, "15m", follow=True, pause=lambda _: None), 3)
+def test_follow_prints_each_line_once(env):
+    events(env, (1, "one"))
+    events(env, (1, "one"), (2, "two"))
+    events(env, (2, "two"), (3, "three"))
+    shown = itertools.islice(log_lines(service(), env.aws, "15m", follow=True, sleep=lambda _: None), 3)
     assert [line.split()[-1] for line in shown] == ["one", "two", "three"]
 
 
-def test_a_log_that_is_not_there(scene):
-    scene.stub("logs").add_client_error(
+def test_a_missing_log_group_is_reported(env):
+    env.stub("logs").add_client_error(
         "filter_log_events", "ResourceNotFoundException", "The specified log group does not exist."
     )
     with pytest.raises(AwsError, match="The specified log group does not exist"):
-        list(lines(service(), scene.aws, "15m", follow=False))
+        list(log_lines(service(), env.aws, "15m", follow=False))
 
 
 @pytest.mark.parametrize(("text", "expected"), [("90s", 90), ("15m", 900), ("3h", 10800), ("2d", 172800)])
-def test_lengths_of_time(text, expected):
-    assert seconds(text) == expected
+def test_durations(text, expected):
+    assert parse_duration_s(text) == expected
 
 
 @pytest.mark.parametrize("text", ["", "15", "m", "-1m", "1w"])
-def test_a_length_of_time_that_is_none(text):
-    with pytest.raises(AnswerError, match="--since must be a number with s, m, h or d"):
-        seconds(text)
+def test_an_invalid_duration_is_refused(text):
+    with pytest.raises(InputError, match="--since must be a number followed by s, m, h or d"):
+        parse_duration_s(text)
 
 
-def test_a_service_that_does_not_run_here(scene):
-    with pytest.raises(AnswerError, match="infer: no such service here; there are tracking"):
-        scene.stack.chosen(["infer"])
+def test_an_unknown_service_is_refused(env):
+    with pytest.raises(InputError, match=r"services must be of this environment \(tracking\); received infer"):
+        env.stack.select(["infer"])
 
 
-def test_an_apply_that_has_not_finished():
+def test_an_unfinished_up_is_reported():
     outputs = {"cluster": {"value": "atelier"}, "name": {"value": "atelier"}, "region": {"value": "eu-central-1"}}
-    with pytest.raises(
-        NotReadyError, match=r"`up` has not finished \(services, artifact_bucket not known yet\); run .* up` again"
-    ):
+    with pytest.raises(NotReadyError, match=r"`up` has not finished \(no output services, artifact_bucket\); run .* up` again"):
         read_stack(outputs)
-    with pytest.raises(NotReadyError, match="nothing is there yet"):
+    with pytest.raises(NotReadyError, match="the environment does not exist yet"):
         read_stack({})
 
 
-def test_only_the_data_is_left():
-    with pytest.raises(NotReadyError, match="only the data of this environment is left; run `python -m atelier_infra up`"):
-        stack(service().model_copy(update={"running": False})).chosen([])
+def test_a_destroyed_environment_is_reported():
+    with pytest.raises(NotReadyError, match="only the data of this environment is kept; run `python -m atelier_infra up`"):
+        stack(service().model_copy(update={"running": False})).select([])

@@ -1,4 +1,4 @@
-"""Two people, two machines, one environment: nobody's `up` resets the logins of the other."""
+"""Two operators on two machines share one environment without overwriting each other's secrets."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import bcrypt
 import pytest
 from atelier_infra.aws.change_runner import ChangeRunner
 from atelier_infra.aws.client import Aws
-from atelier_infra.errors import AnswerError
+from atelier_infra.errors import InputError
 from atelier_infra.secrets import credentials, database_password, env_files, sync_record
 from atelier_infra.secrets.remote_secrets import EnvFileStore, SecretsManagerStore
 from atelier_infra.secrets.sync_secrets import SecretsSync
@@ -28,27 +28,27 @@ NAMES = {
 
 
 class Machine:
-    """One person's folder of secrets, and what the command does with it."""
+    """The folder of secrets on one operator's machine."""
 
     def __init__(self, folder, cloud, mode: str) -> None:
-        self.folder, self.mode, self.printed = folder, mode, io.StringIO()
-        console = Console(file=self.printed, width=200)
+        self.folder, self.mode, self.output = folder, mode, io.StringIO()
+        console = Console(file=self.output, width=200)
         aws = Aws(REGION)
         changes = ChangeRunner(console, REGION, dry_run=False)
-        places = [SecretsManagerStore("atelier", aws, changes), EnvFileStore(BUCKET, aws, changes)]
-        self.remote, self.earlier = places if mode == "secrets-manager" else places[::-1]
+        stores = [SecretsManagerStore("atelier", aws, changes), EnvFileStore(BUCKET, aws, changes)]
+        self.remote, self.previous = stores if mode == "secrets-manager" else stores[::-1]
         self.console = console
 
     def init(self, services=SERVICES) -> None:
-        credentials.complete(self.folder, services, "ana", env_file=self.mode == "env-file")
+        credentials.create_missing(self.folder, services, "ana", env_file=self.mode == "env-file")
 
     def up(self, services=SERVICES, *, overwrite: bool = False) -> None:
-        shared = SecretsSync(self.folder, self.remote, self.console, earlier=self.earlier, overwrite=overwrite)
-        shared.adopt(services, dry_run=False)
+        sync = SecretsSync(self.folder, self.remote, self.console, previous=self.previous, overwrite=overwrite)
+        sync.adopt(services, dry_run=False)
         self.init(services)
         more = {"tracking": ["DB_PW"], "registry-api": ["PGPASSWORD"]} if self.mode == "env-file" else {}
         secret = {} if self.mode == "secrets-manager" else {"secret": None}
-        shared.sync({each: service(each, secret_names=NAMES[each] + more.get(each, []), **secret) for each in services})
+        sync.sync({each: service(each, secret_names=NAMES[each] + more.get(each, []), **secret) for each in services})
 
     def files(self) -> dict[str, dict[str, str]]:
         return {each: env_files.read(self.folder / f"{each}.env") for each in SERVICES}
@@ -60,7 +60,7 @@ class Machine:
 
 @pytest.fixture(params=["secrets-manager", "env-file"])
 def machine(request, tmp_path, cloud, monkeypatch):
-    """Makes a machine; the environment exists, without any secret in it."""
+    """Creates machines; the environment exists and has no secrets yet."""
     for name, value in environment(cloud.endpoint).items():
         if name.startswith("AWS_"):
             monkeypatch.setenv(name, value)
@@ -72,89 +72,89 @@ def machine(request, tmp_path, cloud, monkeypatch):
     return lambda name: Machine(tmp_path / name, cloud, request.param)
 
 
-def held(one: Machine) -> dict[str, dict[str, str] | None]:
-    return {each: one.remote.read(each) for each in SERVICES}
+def remote_secrets(machine: Machine) -> dict[str, dict[str, str] | None]:
+    return {each: machine.remote.read(each) for each in SERVICES}
 
 
-def test_a_second_machine_takes_over_what_is_there(machine):
+def test_a_second_machine_adopts_existing_secrets(machine):
     first, second = machine("first"), machine("second")
     first.up()
-    before = held(first)
+    before = remote_secrets(first)
     second.up()
-    assert held(first) == before
+    assert remote_secrets(first) == before
     shared = {name: {key: values[key] for key in before[name]} for name, values in second.files().items()}
     assert shared == before
-    assert "adopted the logins" in second.printed.getvalue()
+    assert "adopted the secrets" in second.output.getvalue()
     assert not (second.folder / "logins").exists()
 
 
-def test_what_init_made_on_a_second_machine_gives_way_and_is_forgotten(machine):
+def test_credentials_created_on_a_second_machine_are_replaced(machine):
     first, second = machine("first"), machine("second")
     first.up()
-    before = held(first)
+    before = remote_secrets(first)
     second.init()
-    assert held(first) == before != second.files()
+    assert remote_secrets(first) == before != second.files()
     second.up()
-    assert held(first) == before
+    assert remote_secrets(first) == before
     hashes = dict(line.split(":") for line in second.files()["tracking"]["HTPASSWD"].split(r"\n"))
     for line in (second.folder / "logins").read_text().splitlines()[1:]:
         _, _, name, password = line.split()
-        assert bcrypt.checkpw(password.encode(), hashes[name].encode()), "a password is noted that opens nothing"
+        assert bcrypt.checkpw(password.encode(), hashes[name].encode()), "`logins` has a password that is not valid"
 
 
-def test_an_edit_is_brought_to_aws_and_reaches_the_other_machine(machine):
+def test_an_edit_is_written_to_aws_and_adopted_by_the_other_machine(machine):
     first, second = machine("first"), machine("second")
     first.up()
     second.up()
     first.edit("tracking", "ROLES", "ana reader")
     first.up()
-    assert held(first)["tracking"]["ROLES"].startswith("ana reader")
+    assert remote_secrets(first)["tracking"]["ROLES"].startswith("ana reader")
     second.up()
-    assert held(first)["tracking"]["ROLES"].startswith("ana reader")
+    assert remote_secrets(first)["tracking"]["ROLES"].startswith("ana reader")
     assert second.files()["tracking"]["ROLES"].startswith("ana reader")
 
 
-def test_two_edits_are_never_merged_in_silence(machine):
+def test_conflicting_edits_are_refused(machine):
     first, second = machine("first"), machine("second")
     first.up()
     second.up()
     first.edit("registry-api", "ATELIER_TOKENS", "ana admin " + "1" * 64)
     first.up()
-    before = held(first)
+    before = remote_secrets(first)
     second.edit("registry-api", "ATELIER_TOKENS", "bob admin " + "2" * 64)
-    with pytest.raises(AnswerError, match=r"differs from .*registry-api.env.*--overwrite-secrets"):
+    with pytest.raises(InputError, match=r"differs from .*registry-api.env.*--overwrite-secrets"):
         second.up()
-    assert held(first) == before
+    assert remote_secrets(first) == before
     second.up(overwrite=True)
-    assert held(first)["registry-api"]["ATELIER_TOKENS"] == "bob admin " + "2" * 64
+    assert remote_secrets(first)["registry-api"]["ATELIER_TOKENS"] == "bob admin " + "2" * 64
 
 
-def test_files_of_an_older_release_without_a_record_overwrite_nothing(machine):
+def test_files_without_a_sync_record_overwrite_nothing(machine):
     first, second = machine("first"), machine("second")
     first.up()
-    before = held(first)
+    before = remote_secrets(first)
     second.init()
     (second.folder / sync_record.FILE).unlink()
-    with pytest.raises(AnswerError, match=r"move .* away to adopt what AWS holds"):
+    with pytest.raises(InputError, match=r"move .* away to adopt the secrets of AWS"):
         second.up()
-    assert held(first) == before
+    assert remote_secrets(first) == before
 
 
-def test_what_changed_at_aws_between_the_look_and_the_write_is_not_overwritten(machine):
+def test_a_remote_change_between_adopt_and_sync_is_not_overwritten(machine):
     first, second = machine("first"), machine("second")
     first.up()
     second.up()
     second.edit("registry-api", "ATELIER_TOKENS", "bob admin " + "2" * 64)
-    shared = SecretsSync(second.folder, second.remote, second.console)
-    shared.adopt(SERVICES, dry_run=False)
+    sync = SecretsSync(second.folder, second.remote, second.console)
+    sync.adopt(SERVICES, dry_run=False)
     first.edit("registry-api", "ATELIER_TOKENS", "ana admin " + "1" * 64)
     first.up()
-    with pytest.raises(AnswerError, match="another machine wrote it"):
-        shared.sync({"registry-api": service("registry-api", secret=None)})
-    assert held(first)["registry-api"]["ATELIER_TOKENS"] == "ana admin " + "1" * 64
+    with pytest.raises(InputError, match="another machine wrote it"):
+        sync.sync({"registry-api": service("registry-api", secret=None)})
+    assert remote_secrets(first)["registry-api"]["ATELIER_TOKENS"] == "ana admin " + "1" * 64
 
 
-def test_a_service_that_only_the_second_machine_adds_gets_a_login_that_works(machine):
+def test_a_service_added_on_the_second_machine_gets_a_valid_login(machine):
     first, second = machine("first"), machine("second")
     first.up(["tracking"])
     second.init()
@@ -167,17 +167,17 @@ def test_a_service_that_only_the_second_machine_adds_gets_a_login_that_works(mac
 
 
 @pytest.mark.parametrize("machine", ["env-file"], indirect=True)
-def test_a_password_is_not_made_for_a_database_that_has_one(machine, cloud):
-    one = machine("first")
-    rule = (one.folder, "atelier", BUCKET, Aws(REGION))
-    database_password.refuse_if_lost(*rule)
+def test_no_password_is_created_for_an_existing_database(machine, cloud):
+    first = machine("first")
+    arguments = (first.folder, "atelier", BUCKET, Aws(REGION))
+    database_password.refuse_if_lost(*arguments)
     cloud.client("rds").create_db_instance(
         DBInstanceIdentifier="atelier", DBInstanceClass="db.t4g.micro", Engine="postgres", AllocatedStorage=20
     )
-    with pytest.raises(AnswerError, match=r"must hold DB_PW, .*neither there nor in s3://.*db_password_version"):
-        database_password.refuse_if_lost(*rule)
-    one.init()
-    database_password.refuse_if_lost(*rule)
+    with pytest.raises(InputError, match=r"must contain DB_PW, .*neither there nor in s3://.*db_password_version"):
+        database_password.refuse_if_lost(*arguments)
+    first.init()
+    database_password.refuse_if_lost(*arguments)
 
 
 def database(before: int | None, after: int) -> dict[str, object]:
@@ -186,12 +186,12 @@ def database(before: int | None, after: int) -> dict[str, object]:
 
 
 @pytest.mark.parametrize("machine", ["env-file"], indirect=True)
-def test_another_password_in_the_file_alone_is_refused(machine):
-    one = machine("first")
-    one.up()
-    database_password.refuse_if_unset(database(3, 3), one.folder, one.remote)
-    one.edit("tracking", "DB_PW", "another")
-    with pytest.raises(AnswerError, match="RDS would keep the old one: raise db_password_version"):
-        database_password.refuse_if_unset(database(3, 3), one.folder, one.remote)
+def test_a_password_changed_in_the_file_alone_is_refused(machine):
+    first = machine("first")
+    first.up()
+    database_password.refuse_if_not_applied(database(3, 3), first.folder, first.remote)
+    first.edit("tracking", "DB_PW", "another")
+    with pytest.raises(InputError, match="RDS would keep the old one: increase db_password_version"):
+        database_password.refuse_if_not_applied(database(3, 3), first.folder, first.remote)
     for version in (None, 2):
-        database_password.refuse_if_unset(database(version, 3), one.folder, one.remote)
+        database_password.refuse_if_not_applied(database(version, 3), first.folder, first.remote)

@@ -1,5 +1,5 @@
-"""The task definitions as they are, run by Docker instead of Fargate: real images, settings, secrets, limits, and a PostgreSQL
-that demands TLS as RDS does. Terraform makes them on moto; names inside the VPC are names of a network."""
+"""Terraform's task definitions run by Docker instead of Fargate: real images, settings, secrets and limits, and a PostgreSQL
+that demands TLS as RDS does. Terraform creates them on moto; names inside the VPC are names on a Docker network."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from .test_deployment import Environment
 pytestmark = [pytest.mark.full, pytest.mark.timeout(2400)]
 
 SERVICES = ("tracking", "registry-api", "infer")
-# An authority and a server's certificate for its address, as Amazon's for RDS
+# A certificate authority and a server certificate, like Amazon's for RDS
 AUTHORITY = "openssl req -x509 -newkey rsa:2048 -nodes -days 2 -subj '/CN=Amazon RDS' -keyout ca.key -out rds.pem"
 SERVER = """
 openssl req -newkey rsa:2048 -nodes -subj /CN=database -keyout server.key -out server.csr
@@ -32,7 +32,7 @@ echo "subjectAltName=DNS:$ADDRESS" > names
 openssl x509 -req -in server.csr -CA rds.pem -CAkey ca.key -CAcreateserial -days 2 -extfile names -out server.crt
 chmod 644 server.key
 """
-# RDS's parameter rds.force_ssl, and its first user, who owns the database and is no superuser
+# Like rds.force_ssl, and RDS's first user, who owns the database and is not a superuser
 LIKE_RDS = """
 umask 077
 cp /tmp/server.key /tmp/server.crt $PGDATA
@@ -44,29 +44,29 @@ psql -v ON_ERROR_STOP=1 -c "CREATE DATABASE $DATABASE OWNER $MASTER"
 
 
 def run(folder: Path, script: str, **variables: str) -> None:
-    """A shell script on this machine."""
-    ended = subprocess.run(["sh", "-ec", script], cwd=folder, env=os.environ | variables, capture_output=True, text=True)
-    assert ended.returncode == 0, ended.stderr
+    """Runs a shell script on this machine."""
+    process = subprocess.run(["sh", "-ec", script], cwd=folder, env=os.environ | variables, capture_output=True, text=True)
+    assert process.returncode == 0, process.stderr
 
 
 class Tasks:
-    """Containers on a network of their own, made of task definitions."""
+    """Containers on their own network, created from task definitions."""
 
-    def __init__(self, environment: Environment, place: Path) -> None:
-        self.environment, self.cloud, self.place = environment, environment.cloud, place
+    def __init__(self, environment: Environment, folder: Path) -> None:
+        self.environment, self.cloud, self.folder = environment, environment.cloud, folder
         self.network = f"atelier-tasks-{random.token_hex(4)}"
-        self.given = {service: self._environment(service) for service in SERVICES}
+        self.variables = {service: self._variables(service) for service in SERVICES}
         self.ports: dict[str, int] = {}
 
-    def name(self, of: str) -> str:
-        return f"{self.network}-{of}"
+    def name(self, service: str) -> str:
+        return f"{self.network}-{service}"
 
     def definition(self, service: str) -> dict[str, Any]:
         ecs = self.cloud.client("ecs")
         return ecs.describe_task_definition(taskDefinition=f"atelier-{service}")["taskDefinition"]["containerDefinitions"][0]
 
-    def _environment(self, service: str) -> dict[str, str]:
-        """What ECS would set: settings, and secrets by their references."""
+    def _variables(self, service: str) -> dict[str, str]:
+        """The environment variables that ECS would set, with secrets resolved."""
         definition, manager = self.definition(service), self.cloud.client("secretsmanager")
         values = {each["name"]: each["value"] for each in definition["environment"]}
         for each in definition["secrets"]:
@@ -76,14 +76,14 @@ class Tasks:
         return values
 
     def start_database(self) -> None:
-        tracking, script = self.given["tracking"], self.place / "like-rds.sh"
+        tracking, script = self.variables["tracking"], self.folder / "like-rds.sh"
         script.write_text(LIKE_RDS)
         authority = self.environment.folder.path
         run(authority, SERVER, ADDRESS=tracking["DB_ENDPOINT"])
-        given = {"POSTGRES_PASSWORD": random.token_hex(8), "MASTER": tracking["DB_USER"], "MASTER_PASSWORD": tracking["DB_PW"]}
-        given |= {"DATABASE": tracking["DB_NAME"]}
+        master = {"POSTGRES_PASSWORD": random.token_hex(8), "MASTER": tracking["DB_USER"], "MASTER_PASSWORD": tracking["DB_PW"]}
+        master |= {"DATABASE": tracking["DB_NAME"]}
         options = ["--network-alias", tracking["DB_ENDPOINT"], "--tmpfs", "/var/lib/postgresql/data"]
-        options += [option for name, value in given.items() for option in ("--env", f"{name}={value}")]
+        options += [option for name, value in master.items() for option in ("--env", f"{name}={value}")]
         docker("create", "--name", self.name("database"), "--network", self.network, *options, "postgres:17")
         docker("cp", str(script), f"{self.name('database')}:/docker-entrypoint-initdb.d/like-rds.sh")
         for file in ("server.key", "server.crt"):
@@ -93,8 +93,8 @@ class Tasks:
         until("PostgreSQL", lambda: docker(*ready, check=False).returncode == 0)
 
     def start(self, service: str) -> None:
-        definition, settings = self.definition(service), self.place / f"{service}.env"
-        settings.write_text("".join(f"{name}={value}\n" for name, value in self.given[service].items()))
+        definition, settings = self.definition(service), self.folder / f"{service}.env"
+        settings.write_text("".join(f"{name}={value}\n" for name, value in self.variables[service].items()))
         [port] = [each["containerPort"] for each in definition["portMappings"]]
         options = ["--env-file", str(settings), "--memory", f"{definition['memory']}m", "--publish", f"127.0.0.1::{port}"]
         options += ["--network", self.network, "--network-alias", f"{service}.atelier.internal"]
@@ -103,21 +103,27 @@ class Tasks:
         entry, *words = [*definition.get("entryPoint", []), *definition.get("command", [])] or [""]
         options += ["--entrypoint", entry] if entry else []
         docker("run", "--detach", "--name", self.name(service), *options, f"atelier-tasks/{service}", *words)
-        told = docker("port", self.name(service), str(port)).stdout
-        self.ports[service] = int(told.splitlines()[0].rpartition(":")[2])
+        output = docker("port", self.name(service), str(port)).stdout
+        self.ports[service] = int(output.splitlines()[0].rpartition(":")[2])
         kind, *check = definition["healthCheck"]["command"]
         assert kind == "CMD"
-        until(f"{service} is healthy", lambda: self.inside(service, *check, check=False).returncode == 0, pause_s=2)
+        until(f"{service} is healthy", lambda: self.exec(service, *check, check=False).returncode == 0, pause_s=2)
 
-    def inside(self, service: str, *command: str, check: bool = True) -> Any:
+    def exec(self, service: str, *command: str, check: bool = True) -> Any:
         return docker("exec", self.name(service), *command, check=check)
 
     def query(self, statement: str) -> list[list[str]]:
-        words = ("psql", "--username=postgres", f"--dbname={self.given['tracking']['DB_NAME']}", "--no-align", "--tuples-only")
-        return [line.split("|") for line in self.inside("database", *words, "--command", statement).stdout.splitlines()]
+        words = (
+            "psql",
+            "--username=postgres",
+            f"--dbname={self.variables['tracking']['DB_NAME']}",
+            "--no-align",
+            "--tuples-only",
+        )
+        return [line.split("|") for line in self.exec("database", *words, "--command", statement).stdout.splitlines()]
 
-    def ask(self, service: str, method: str, path: str, **more: Any) -> httpx.Response:
-        """As the person whom `init` made a login for."""
+    def request(self, service: str, method: str, path: str, **more: Any) -> httpx.Response:
+        """Sends a request with the credentials of the person for whom `init` created a login."""
         lines = (self.environment.folder.path / "secrets" / "logins").read_text().splitlines()
         [secret] = [words[3] for words in map(str.split, lines) if words[:3] == [service, "admin", "ana"]]
         login: Any = {"auth": ("ana", secret)} if service == "tracking" else {"headers": {"Authorization": f"Bearer {secret}"}}
@@ -143,46 +149,46 @@ def tasks(initialised: Path, moto: str, tmp_path_factory: pytest.TempPathFactory
     run(folder.path, AUTHORITY)
     environment.edit('secrets = "secrets-manager"', 'secrets = "secrets-manager"\ndatabase_ca_file = "rds.pem"')
     environment.run("up", "--yes")
-    made = Tasks(environment, tmp_path_factory.mktemp("settings"))
+    tasks = Tasks(environment, tmp_path_factory.mktemp("settings"))
     try:
-        docker("network", "create", made.network)
-        made.start_database()
+        docker("network", "create", tasks.network)
+        tasks.start_database()
         for service in SERVICES:
-            made.start(service)
-        yield made
+            tasks.start(service)
+        yield tasks
     finally:
-        made.remove()
+        tasks.remove()
         cloud.reset()
 
 
-def test_the_services_are_ready(tasks):
-    assert tasks.ask("registry-api", "GET", "/readyz").json() == {"status": "ready"}
-    assert tasks.ask("infer", "GET", "/readyz").status_code == 200
+def test_services_are_ready(tasks):
+    assert tasks.request("registry-api", "GET", "/readyz").json() == {"status": "ready"}
+    assert tasks.request("infer", "GET", "/readyz").status_code == 200
     assert httpx.get(f"http://127.0.0.1:{tasks.ports['tracking']}/api/2.0/mlflow/experiments/list").status_code == 401
 
 
-def test_the_database_is_spoken_to_over_tls_alone(tasks):
-    user = tasks.given["tracking"]["DB_USER"]
+def test_connections_to_the_database_use_tls(tasks):
+    user = tasks.variables["tracking"]["DB_USER"]
     rows = tasks.query(
         f"SELECT DISTINCT client_addr, ssl FROM pg_stat_activity JOIN pg_stat_ssl USING (pid) WHERE usename = '{user}'"
     )
     assert len(rows) == 2 and {encrypted for _, encrypted in rows} == {"t"}
     url = "os.environ['ATELIER_REGISTRY_DATABASE_URL']"
     plain = f"import os, psycopg2; psycopg2.connect({url}.replace('verify-full', 'disable'))"
-    refused = tasks.inside("registry-api", "python", "-c", plain, check=False)
+    refused = tasks.exec("registry-api", "python", "-c", plain, check=False)
     assert refused.returncode == 1 and "no encryption" in refused.stderr
 
 
-def test_another_server_than_the_one_with_the_certificate_is_not_spoken_to(tasks):
+def test_a_server_with_another_host_name_is_refused(tasks):
     code = f"""if True:
         import os, socket, psycopg2
-        name = {tasks.given["tracking"]["DB_ENDPOINT"]!r}
+        name = {tasks.variables["tracking"]["DB_ENDPOINT"]!r}
         psycopg2.connect(os.environ["ATELIER_REGISTRY_DATABASE_URL"].replace(name, socket.gethostbyname(name)))"""
-    refused = tasks.inside("registry-api", "python", "-c", code, check=False)
+    refused = tasks.exec("registry-api", "python", "-c", code, check=False)
     assert refused.returncode == 1 and "does not match host name" in refused.stderr
 
 
-def test_each_has_tables_of_its_own(tasks):
+def test_services_have_separate_schemas(tasks):
     rows = tasks.query(
         "SELECT schemaname, count(*) FROM pg_tables WHERE schemaname IN ('public', 'atelier_registry') GROUP BY 1"
     )
@@ -197,35 +203,35 @@ def test_each_has_tables_of_its_own(tasks):
         ("infer", "ATELIER_INFER_EVENTS_URL", "ATELIER_INFER_REGISTRY_TOKEN"),
     ],
 )
-def test_the_apis_let_each_other_in(tasks, service, address, token):
-    ask = f"""if True:
+def test_the_apis_accept_each_others_tokens(tasks, service, address, token):
+    script = f"""if True:
         import os, urllib.request as u
         request = u.Request(os.environ["{address}"] + "/models", headers={{"Authorization": "Bearer " + os.environ["{token}"]}})
         print(u.urlopen(request, timeout=60).status)"""
-    assert tasks.inside(service, "python", "-c", ask).stdout == "200\n"
+    assert tasks.exec(service, "python", "-c", script).stdout == "200\n"
 
 
-def test_decisions_outlive_the_task_that_made_them(tasks):
-    def make(path, **body):
-        made = tasks.ask("tracking", "POST", f"/api/2.0/mlflow/{path}/create", json=body)
-        assert made.status_code == 200, made.text
-        return made.json()
+def test_decisions_survive_a_new_task(tasks):
+    def create(path, **body):
+        response = tasks.request("tracking", "POST", f"/api/2.0/mlflow/{path}/create", json=body)
+        assert response.status_code == 200, response.text
+        return response.json()
 
-    run = make("runs", experiment_id="0")["run"]["info"]
-    make("registered-models", name="sketch")
-    make("model-versions", name="sketch", source=f"{run['artifact_uri']}/model", run_id=run["run_id"])
-    retired = tasks.ask("registry-api", "POST", "/models/sketch/versions/1/retire", json={"reason": "blurred"})
+    run = create("runs", experiment_id="0")["run"]["info"]
+    create("registered-models", name="sketch")
+    create("model-versions", name="sketch", source=f"{run['artifact_uri']}/model", run_id=run["run_id"])
+    retired = tasks.request("registry-api", "POST", "/models/sketch/versions/1/retire", json={"reason": "blurred"})
     assert retired.json()["outcome"] == "done", retired.text
-    before = tasks.ask("registry-api", "GET", "/models/sketch/history").json()
+    before = tasks.request("registry-api", "GET", "/models/sketch/history").json()
     assert "blurred" in json.dumps(before)
     docker("rm", "--force", "--volumes", tasks.name("registry-api"))
     tasks.start("registry-api")
-    assert tasks.ask("registry-api", "GET", "/models/sketch/history").json() == before
+    assert tasks.request("registry-api", "GET", "/models/sketch/history").json() == before
 
 
 def test_no_secret_is_in_a_log_or_in_the_arguments_of_a_process(tasks):
     hidden = {"DB_PW", "PGPASSWORD", "MLFLOW_TRACKING_PASSWORD", "ATELIER_REGISTRY_INFER_TOKEN", "ATELIER_INFER_REGISTRY_TOKEN"}
-    values = {value for given in tasks.given.values() for name, value in given.items() if name in hidden}
+    values = {value for variables in tasks.variables.values() for name, value in variables.items() if name in hidden}
     assert len(values) == 5  # one password of the database, a login for each API, a token for each
     for service in SERVICES:
         log = docker("logs", tasks.name(service))
@@ -233,18 +239,18 @@ def test_no_secret_is_in_a_log_or_in_the_arguments_of_a_process(tasks):
         assert [value for value in values if value in shown] == []
 
 
-def test_a_task_needs_no_more_memory_than_was_measured(tasks):
-    """infer is idle here; what it needs with a base is in sizes.json."""
+def test_a_task_uses_no_more_memory_than_measured(tasks):
+    """infer is idle here; sizes.json has its memory with a base model."""
     for _ in range(100):
-        assert tasks.ask("registry-api", "GET", "/models/sketch/versions").status_code == 200
+        assert tasks.request("registry-api", "GET", "/models/sketch/versions").status_code == 200
     sizes = json.loads((INFRA / "sizes.json").read_text())
     for service in SERVICES:
-        told = docker("stats", "--no-stream", "--format", "{{.MemUsage}}", tasks.name(service)).stdout
-        number, unit = re.match(r"([\d.]+)([KMG])iB / ", told).groups()
-        assert float(number) * 1024.0 ** ("KMG".index(unit) - 1) <= sizes[service]["measured_mib"], f"{service}: {told}"
+        usage = docker("stats", "--no-stream", "--format", "{{.MemUsage}}", tasks.name(service)).stdout
+        number, unit = re.match(r"([\d.]+)([KMG])iB / ", usage).groups()
+        assert float(number) * 1024.0 ** ("KMG".index(unit) - 1) <= sizes[service]["measured_mib"], f"{service}: {usage}"
 
 
-def test_a_task_ends_by_itself_when_it_is_told_to(tasks):
+def test_a_task_exits_on_sigterm(tasks):
     for service in reversed(SERVICES):
         docker("stop", "--time", str(tasks.definition(service)["stopTimeout"]), tasks.name(service))
         code = docker("inspect", "--format", "{{.State.ExitCode}} {{.State.OOMKilled}}", tasks.name(service)).stdout

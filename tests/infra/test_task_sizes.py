@@ -1,4 +1,4 @@
-"""Sizes of tasks come from measured memory, and the tokens get from a variable into a file."""
+"""Sizes of tasks against measured memory; tokens are written from an environment variable to a file."""
 
 import json
 import os
@@ -15,20 +15,20 @@ FARGATE = {256: (512, 1024, 2048), 512: range(1024, 4097, 1024), 1024: range(204
 
 
 @pytest.mark.parametrize("service", SIZES)
-def test_a_task_has_a_fifth_more_than_was_measured_in_a_size_that_fargate_has(service):
+def test_a_task_has_20_percent_more_memory_than_measured(service):
     size = SIZES[service]
     assert size["memory_mib"] >= 1.2 * size["measured_mib"]
     assert size["memory_mib"] in FARGATE[size["cpu"]]
     assert len(size["measured"].split()) > 5
 
 
-def test_a_size_is_not_larger_than_needed():
+def test_a_task_has_the_smallest_sufficient_size():
     for size in SIZES.values():
         smaller = [memory for memory in FARGATE[size["cpu"]] if memory < size["memory_mib"]]
         assert not smaller or max(smaller) < 1.2 * size["measured_mib"]
 
 
-def test_the_line_that_starts_an_api_writes_its_tokens_for_itself_alone(tmp_path):
+def test_the_start_command_writes_tokens_to_a_private_file(tmp_path):
     text = (INFRA / "services.tf").read_text()
     line = re.search(r'start_with_tokens = "(.*)"\n', text)[1]
     line = line.replace("\\\\", "\\").replace('\\"', '"').replace("${local.tokens_file}", str(tmp_path / "tokens"))
@@ -36,10 +36,10 @@ def test_the_line_that_starts_an_api_writes_its_tokens_for_itself_alone(tmp_path
     first, second = "a" * 64, "b" * 64
     tokens = rf"ana admin {first}\nrob reader {second}"
     script = line.removesuffix("exec python -m") + "env"
-    done = subprocess.run(
+    process = subprocess.run(
         ["/bin/sh", "-c", script], env={**os.environ, "ATELIER_TOKENS": tokens}, capture_output=True, text=True, check=True
     )
-    assert "ATELIER_TOKENS" not in done.stdout
+    assert "ATELIER_TOKENS" not in process.stdout
     assert (tmp_path / "tokens").stat().st_mode & 0o777 == 0o600
     assert [(each.id, each.role) for each in parse_tokens((tmp_path / "tokens").read_text())] == [
         ("ana", Role.admin),

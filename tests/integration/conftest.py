@@ -1,4 +1,4 @@
-"""The image, built once; PostgreSQL and S3, started once; two tracking servers on them: as in the walk-through, and guarded."""
+"""The image, PostgreSQL, S3 and two tracking servers, once per session: one with minimal settings, one with roles."""
 
 from __future__ import annotations
 
@@ -7,7 +7,16 @@ from pathlib import Path
 
 import pytest
 
-from .containers import PASSWORDS, Neighbours, Server, apr1, built_image, guarded_tracking, neighbours, tracking
+from .containers import (
+    PASSWORDS,
+    BackingServices,
+    Server,
+    apr1,
+    build_image,
+    start_backing_services,
+    tracking,
+    tracking_with_roles,
+)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -19,26 +28,26 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture(scope="session")
 def image() -> str:
-    return built_image()
+    return build_image()
 
 
 @pytest.fixture(scope="session")
-def around(image: str) -> Iterator[Neighbours]:
-    with neighbours() as found:
-        yield found
+def backing_services(image: str) -> Iterator[BackingServices]:
+    with start_backing_services() as services:
+        yield services
 
 
 @pytest.fixture(scope="session")
-def walked(around: Neighbours, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    """The walk-through's env file and nothing else, in a task of 1 GB."""
-    env = around.settings(HTPASSWD=f"ada:{apr1(PASSWORDS['ada'])}")
-    folder = tmp_path_factory.mktemp("walked")
-    options = ["--network", around.network, "--memory", "1g", "--sysctl", "net.ipv4.ip_unprivileged_port_start=1024"]
+def minimal(backing_services: BackingServices, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """Only the settings of the reference walk-through's env file, with a memory limit of 1 GB."""
+    env = backing_services.settings(HTPASSWD=f"ada:{apr1(PASSWORDS['ada'])}")
+    folder = tmp_path_factory.mktemp("minimal")
+    options = ["--network", backing_services.network, "--memory", "1g", "--sysctl", "net.ipv4.ip_unprivileged_port_start=1024"]
     with tracking(env, folder, *options, logins=PASSWORDS) as server:
         yield server
 
 
 @pytest.fixture(scope="session")
-def guarded(around: Neighbours, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    with guarded_tracking(around, tmp_path_factory.mktemp("guarded")) as server:
+def with_roles(backing_services: BackingServices, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    with tracking_with_roles(backing_services, tmp_path_factory.mktemp("with_roles")) as server:
         yield server

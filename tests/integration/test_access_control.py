@@ -1,4 +1,4 @@
-"""Who passes the gate: logins, origins, paths, bodies, and every route that MLflow itself knows."""
+"""The gate: logins, origins, paths, bodies, and all routes of MLflow."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ FILE = "/api/2.0/mlflow-artifacts/artifacts/0/" + "a" * 32 + "/artifacts/f.bin"
 SAME, OTHER = "same", "http://elsewhere.example"
 MIB = 1 << 20
 
-# host that the client names, origin that a browser adds, method, path, user, body in bytes, status
-TABLE = [
+# Host header, Origin header, method, path, user, size of the body in bytes, status
+CASES = [
     (None, None, "GET", "/", None, 0, 401),
     (None, None, "GET", "/", "rita", 0, 200),
     ("203.0.113.9", None, "GET", "/", "rita", 0, 200),
@@ -65,15 +65,15 @@ TABLE = [
 ]
 
 
-@pytest.mark.parametrize(("host", "origin", "method", "path", "user", "size", "status"), TABLE)
-def test_the_table(guarded: Server, host, origin, method, path, user, size, status):
-    host = host or f"127.0.0.1:{guarded.port}"
+@pytest.mark.parametrize(("host", "origin", "method", "path", "user", "size", "status"), CASES)
+def test_a_request_gets_its_status(with_roles: Server, host, origin, method, path, user, size, status):
+    host = host or f"127.0.0.1:{with_roles.port}"
     headers = {"Host": host} | ({"Origin": f"http://{host}" if origin == SAME else origin} if origin else {})
     body = None
     if size:
         words = {"name": f"e-{host}-{user}", "max_results": 10} if path == CREATE else {"max_results": 10}
         body = json.dumps(words).ljust(size).encode()
-    answer = guarded.ask(method, path, user, body, **headers)
+    answer = with_roles.request(method, path, user, body, **headers)
     assert answer.status == status, answer.body[:500]
     if status >= 400 and method != "TRACE":
         assert answer.headers["Content-Type"] == "application/problem+json"
@@ -103,16 +103,16 @@ print("ROUTES" + json.dumps({"routes": found, "mutations": list(schema.graphql_s
 
 
 @pytest.fixture(scope="module")
-def known(guarded: Server) -> dict:
-    """What the MLflow in the image routes."""
-    return json.loads(guarded.inside("python3", "-", stdin=LIST_ROUTES).split("ROUTES", 1)[1])
+def mlflow_routes(with_roles: Server) -> dict:
+    """Routes and GraphQL mutations of the MLflow in the image."""
+    return json.loads(with_roles.exec("python3", "-", stdin=LIST_ROUTES).split("ROUTES", 1)[1])
 
 
 @pytest.fixture(scope="module")
-def requests(known) -> list[tuple[str, str]]:
-    """One request for each method of each route."""
+def requests(mlflow_routes) -> list[tuple[str, str]]:
+    """(method, path) for each method of each route."""
     found = set()
-    for method, rule in known["routes"]:
+    for method, rule in mlflow_routes["routes"]:
         path = re.sub(r"<path:\w+>|\{\w+:path\}", "x/y", rule)
         found.add((method, re.sub(r"<[^>]+>|\{\w+\}", "x", path)))
     assert len(found) > 700
@@ -126,9 +126,9 @@ def test_every_route_of_mlflow_is_classified(requests):
     assert sorted(wanted - listed) == []
 
 
-def test_graphql_changes_nothing(known):
-    # testMutation gives back what it is given, the others are searches that MLflow lists as mutations too
-    assert set(known["mutations"]) == {"testMutation", "mlflowSearchDatasets", "mlflowSearchRuns"}
+def test_graphql_has_no_writing_mutations(mlflow_routes):
+    # testMutation returns its input; the others are searches that MLflow also lists as mutations
+    assert set(mlflow_routes["mutations"]) == {"testMutation", "mlflowSearchDatasets", "mlflowSearchRuns"}
 
 
 def statuses(server: Server, requests: list[tuple[str, str]], user: str | None) -> dict[tuple[str, str], int]:
@@ -143,42 +143,43 @@ def statuses(server: Server, requests: list[tuple[str, str]], user: str | None) 
     return found
 
 
-def test_no_route_answers_without_a_login(guarded: Server, requests):
-    assert {ask: status for ask, status in statuses(guarded, requests, None).items() if status != 401} == {}
+def test_every_route_needs_a_login(with_roles: Server, requests):
+    assert {request: status for request, status in statuses(with_roles, requests, None).items() if status != 401} == {}
 
 
-def test_a_reader_writes_nowhere(guarded: Server, requests):
+def test_a_reader_may_not_write(with_roles: Server, requests):
     routes = read_routes()
     reads = {(method, path) for method, path in requests if classify(method, path, routes) == "read"}
-    # what may pass is named here once more, so that a careless line in the table does not open a write
+    # a second list, so that a mistake in routes.txt does not open a route that writes
     harmless = re.compile(
         r"/graphql$|/search(-datasets)?$|/batchGetInfos$|/calculate-filter-correlation$|/traces/metrics$|"
         r"/presigned-download-url$|/get-latest-versions$"
     )
-    assert [ask for ask in reads if ask[0] not in ("GET", "HEAD", "OPTIONS") and not harmless.search(ask[1])] == []
-    writes = [ask for ask in requests if ask not in reads]
+    writing_reads = [request for request in reads if request[0] not in ("GET", "HEAD", "OPTIONS")]
+    assert [request for request in writing_reads if not harmless.search(request[1])] == []
+    writes = [request for request in requests if request not in reads]
     assert len(writes) > 250
-    assert {ask: status for ask, status in statuses(guarded, writes, "rita").items() if status != 403} == {}
+    assert {request: status for request, status in statuses(with_roles, writes, "rita").items() if status != 403} == {}
 
 
-def test_a_trainer_gets_no_administration(guarded: Server, requests):
+def test_a_trainer_may_not_administer(with_roles: Server, requests):
     routes = read_routes()
     kinds = {"describe", "curate", "registered", "admin", "gateway", "closed"}
     above = [(method, path) for method, path in requests if classify(method, path, routes) in kinds]
     assert {path.split("/")[4] for _, path in above if path.count("/") > 3} >= {"webhooks", "gateway", "registered-models"}
-    assert {ask: status for ask, status in statuses(guarded, above, "theo").items() if status != 403} == {}
+    assert {request: status for request, status in statuses(with_roles, above, "theo").items() if status != 403} == {}
 
 
 @pytest.mark.parametrize("user", ["ada", "pia"])
-def test_only_the_registry_moves_aliases(guarded: Server, requests, user):
+def test_only_the_registry_user_may_move_aliases(with_roles: Server, requests, user):
     routes = read_routes()
     moves = [(method, path) for method, path in requests if classify(method, path, routes) in ("curate", "registered")]
     assert len(moves) > 16
-    assert {ask: status for ask, status in statuses(guarded, moves, user).items() if status != 403} == {}
+    assert {request: status for request, status in statuses(with_roles, moves, user).items() if status != 403} == {}
 
 
 ALIAS = "/api/2.0/mlflow/registered-models/alias"
-TRICKS = [
+PATH_VARIANTS = [
     f"/{ALIAS}",
     ALIAS.replace("/mlflow/", "//mlflow/"),
     ALIAS.replace("/mlflow/", "/./mlflow/"),
@@ -217,17 +218,17 @@ TRICKS = [
 ]
 
 
-@pytest.mark.parametrize("path", TRICKS)
+@pytest.mark.parametrize("path", PATH_VARIANTS)
 @pytest.mark.parametrize("headers", [{}, {"X_HTTP_Method_Override": "POST", "X_Original_URL": ALIAS, "X_Rewrite_URL": ALIAS}])
-def test_no_spelling_reaches_the_alias(guarded: Server, path, headers):
+def test_no_path_variant_reaches_the_alias_route(with_roles: Server, path, headers):
     for method in ("POST", "DELETE", "PATCH", "GET") if headers else ("POST", "DELETE"):
-        answer = raw(guarded, method, path, "ada", headers)
+        answer = raw(with_roles, method, path, "ada", headers)
         assert answer in (400, 401, 403, 404, 405) or (method == "GET" and answer < 500), (method, answer)
-        assert raw(guarded, method, path, None, headers) in (400, 401)
+        assert raw(with_roles, method, path, None, headers) in (400, 401)
 
 
 def raw(server: Server, method: str, path: str, user: str | None, headers: dict[str, str]) -> int:
-    """The status of a request that is sent as bytes, since clients tidy paths up."""
+    """Status of a request that is sent as bytes, because HTTP clients normalize paths."""
     body = b'{"name": "m", "alias": "champion", "version": "1"}'
     lines = [f"{method} {path} HTTP/1.1", "Host: sketch.example", "Connection: close", f"Content-Length: {len(body)}"]
     lines += ["Content-Type: application/json"]
@@ -237,8 +238,8 @@ def raw(server: Server, method: str, path: str, user: str | None, headers: dict[
         return int(connection.makefile("rb").readline().split()[1])
 
 
-def test_mlflow_listens_on_no_port(guarded: Server):
-    listening = guarded.inside("sh", "-c", "cat /proc/net/tcp /proc/net/tcp6")
+def test_mlflow_listens_on_no_port(with_roles: Server):
+    listening = with_roles.exec("sh", "-c", "cat /proc/net/tcp /proc/net/tcp6")
     ports = {
         int(line.split()[1].rpartition(":")[2], 16)
         for line in listening.splitlines()
@@ -251,15 +252,15 @@ def test_mlflow_listens_on_no_port(guarded: Server):
     assert ports - docker_dns == {80}
 
 
-def test_the_log_names_the_user_and_no_query(guarded: Server):
-    guarded.ask("GET", "/api/2.0/mlflow/experiments/get?experiment_id=0&token=hidden-in-query", "rita")
+def test_the_access_log_has_the_user_and_no_query(with_roles: Server):
+    with_roles.request("GET", "/api/2.0/mlflow/experiments/get?experiment_id=0&token=hidden-in-query", "rita")
     wanted = {"user": "rita", "method": "GET", "path": "/api/2.0/mlflow/experiments/get", "status": 200}
 
     def logged() -> list[dict]:
-        lines = [json.loads(line) for line in guarded.log().splitlines() if '"nginx"' in line]
+        lines = [json.loads(line) for line in with_roles.log().splitlines() if '"nginx"' in line]
         return [line for line in lines if wanted.items() <= line.items()]
 
-    until(logged, "the log names the request")  # nginx writes the line after the answer
+    until(logged, "the log names the request")  # nginx writes the line after the response
     line = logged()[-1]
-    assert line["bytes_out"] > 0 and line["seconds"] >= 0 and re.fullmatch(r"[0-9a-f]{32}", line["id"])
-    assert "hidden-in-query" not in guarded.log()
+    assert line["bytes_out"] > 0 and line["duration_s"] >= 0 and re.fullmatch(r"[0-9a-f]{32}", line["request_id"])
+    assert "hidden-in-query" not in with_roles.log()

@@ -1,4 +1,4 @@
-"""Clients that know nothing of this image: stock MLflow, direct S3, Ray's own callback."""
+"""Unmodified clients: MLflow, direct S3 access, Ray's MLflow callback, the MLflow pages."""
 
 from __future__ import annotations
 
@@ -7,16 +7,16 @@ import subprocess
 import sys
 from pathlib import Path
 
-from .containers import PASSWORDS, Neighbours, Server, apr1, docker, tracking
+from .containers import PASSWORDS, BackingServices, Server, apr1, docker, tracking
 
 
 def client(code: str, uri: str, user: str, folder: Path, **more: str) -> str:
-    """Output of a Python program that knows the walk-through's three variables."""
+    """Output of a Python program with MLFLOW_TRACKING_URI, _USERNAME and _PASSWORD."""
     env = {"PATH": "/usr/bin:/bin", "HOME": str(folder), "MLFLOW_TRACKING_URI": uri, "MLFLOW_TRACKING_USERNAME": user, **more}
     env |= {"MLFLOW_TRACKING_PASSWORD": PASSWORDS[user], "OMP_NUM_THREADS": "1", "RAY_USAGE_STATS_ENABLED": "0"}
-    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=env, cwd=folder, timeout=600)
-    assert ended.returncode == 0, ended.stderr[-4000:]
-    return ended.stdout
+    process = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=env, cwd=folder, timeout=600)
+    assert process.returncode == 0, process.stderr[-4000:]
+    return process.stdout
 
 
 STOCK = """
@@ -48,8 +48,8 @@ print(run.info.artifact_uri)
 """
 
 
-def test_a_stock_client_needs_three_variables(walked: Server, tmp_path: Path):
-    assert client(STOCK, walked.uri, "ada", tmp_path).splitlines()[-1].startswith("mlflow-artifacts:/")
+def test_mlflows_client_works_with_three_variables(minimal: Server, tmp_path: Path):
+    assert client(STOCK, minimal.uri, "ada", tmp_path).splitlines()[-1].startswith("mlflow-artifacts:/")
 
 
 DIRECT = """
@@ -62,11 +62,11 @@ print(run.info.artifact_uri)
 """
 
 
-def test_direct_s3_works_with_keys_on_the_client(walked: Server, around: Neighbours, tmp_path: Path):
-    keys = {"AWS_ACCESS_KEY_ID": "test", "AWS_SECRET_ACCESS_KEY": "test", "MLFLOW_S3_ENDPOINT_URL": around.s3_uri}
-    uri = client(DIRECT, walked.uri, "ada", tmp_path, **keys, AWS_DEFAULT_REGION="eu-central-1").splitlines()[-1]
-    shown = walked.ask("GET", f"/get-artifact?run_uuid={uri.split('/')[-2]}&path=a/b.txt", "ada")
-    assert (shown.status, shown.body) == (200, b"straight")  # the page shows it too
+def test_direct_s3_access_works_with_keys(minimal: Server, backing_services: BackingServices, tmp_path: Path):
+    keys = {"AWS_ACCESS_KEY_ID": "test", "AWS_SECRET_ACCESS_KEY": "test", "MLFLOW_S3_ENDPOINT_URL": backing_services.s3_uri}
+    uri = client(DIRECT, minimal.uri, "ada", tmp_path, **keys, AWS_DEFAULT_REGION="eu-central-1").splitlines()[-1]
+    shown = minimal.request("GET", f"/get-artifact?run_uuid={uri.split('/')[-2]}&path=a/b.txt", "ada")
+    assert (shown.status, shown.body) == (200, b"straight")  # also through the server
 
 
 RAY = """
@@ -86,10 +86,10 @@ ray.shutdown()
 """
 
 
-def test_rays_own_callback_works(walked: Server, tmp_path: Path):
-    client(RAY, walked.uri, "ada", tmp_path)
-    experiment = walked.call("ada", "GET", "experiments/get-by-name?experiment_name=ray")["experiment"]["experiment_id"]
-    runs = walked.call("ada", "POST", "runs/search", {"experiment_ids": [experiment]})["runs"]
+def test_rays_mlflow_callback_works(minimal: Server, tmp_path: Path):
+    client(RAY, minimal.uri, "ada", tmp_path)
+    experiment = minimal.call("ada", "GET", "experiments/get-by-name?experiment_name=ray")["experiment"]["experiment_id"]
+    runs = minimal.call("ada", "POST", "runs/search", {"experiment_ids": [experiment]})["runs"]
     assert sorted(param["value"] for run in runs for param in run["data"]["params"] if param["key"] == "learning_rate") == [
         "0.1",
         "0.2",
@@ -113,15 +113,15 @@ print(run.info.experiment_id, run.info.run_id)
 """
 
 
-def test_presigned_parts_where_clients_reach_the_bucket(around: Neighbours, tmp_path: Path):
-    """The server and the client reach S3 by one name: the container's address in the test's network."""
-    address = docker("inspect", "-f", "{{range .NetworkSettings.Networks}}{{.IPAddress}}{{end}}", around.s3).strip()
+def test_presigned_multipart_uploads(backing_services: BackingServices, tmp_path: Path):
+    """Server and client use the same S3 URL: the address of the container on the test's network."""
+    address = docker("inspect", "-f", "{{range .NetworkSettings.Networks}}{{.IPAddress}}{{end}}", backing_services.s3).strip()
     users = "\\n".join(f"{user}:{apr1(PASSWORDS[user])}" for user in ("theo", "registry"))
-    env = around.settings(HTPASSWD=users, ROLES="theo trainer\\nregistry promoter", REGISTRY_USER="registry")
+    env = backing_services.settings(HTPASSWD=users, ROLES="theo trainer\\nregistry promoter", REGISTRY_USER="registry")
     del env["S3_ENDPOINT_URL"]
     env["S3_PUBLIC_ENDPOINT_URL"] = f"http://{address}:4566"
-    with tracking(env, tmp_path, "--network", around.network, logins=PASSWORDS) as server:
-        info = server.ask("GET", "/api/3.0/mlflow/server-info", "theo")
+    with tracking(env, tmp_path, "--network", backing_services.network, logins=PASSWORDS) as server:
+        info = server.request("GET", "/api/3.0/mlflow/server-info", "theo")
         assert info.status == 200
         sizes = {"MLFLOW_MULTIPART_UPLOAD_MINIMUM_FILE_SIZE": str(10 << 20), "MLFLOW_MULTIPART_UPLOAD_CHUNK_SIZE": str(8 << 20)}
         experiment, run = client(MULTIPART, server.uri, "theo", tmp_path, **sizes).split()[-2:]
@@ -132,18 +132,18 @@ def test_presigned_parts_where_clients_reach_the_bucket(around: Neighbours, tmp_
         version = {"name": "parts", "source": f"mlflow-artifacts:/{folder}", "run_id": run}
         server.call("theo", "POST", "model-versions/create", version)
         for step in ("create", "complete", "abort"):
-            answer = server.ask(
+            answer = server.request(
                 "POST", f"/api/2.0/mlflow-artifacts/mpu/{step}/{folder}", "theo", {"path": "big.bin", "num_parts": 1}
             )
             assert answer.status == 403, answer.body
         upload = {"run_id": run, "path": "model/big.bin"}
-        assert server.ask("POST", "/api/2.0/mlflow/artifacts/presigned-upload-url", "theo", upload).status == 403
+        assert server.request("POST", "/api/2.0/mlflow/artifacts/presigned-upload-url", "theo", upload).status == 403
 
 
-def test_the_page_and_its_files_come_through(walked: Server):
-    page = walked.ask("GET", "/", "ada").body.decode()
+def test_the_pages_and_their_files_are_served(minimal: Server):
+    page = minimal.request("GET", "/", "ada").body.decode()
     files = re.findall(r'(?:src|href)="(?:\./)?(static-files/[^"]+)"', page)
     assert files
     for file in files:
-        assert walked.ask("GET", f"/{file}", "ada").status == 200
-        assert walked.ask("GET", f"/{file}").status == 401
+        assert minimal.request("GET", f"/{file}", "ada").status == 200
+        assert minimal.request("GET", f"/{file}").status == 401

@@ -1,4 +1,4 @@
-"""What is missing is said once, and is used again as soon as it is there; the container goes on."""
+"""Outages of the database and the bucket are logged once, and end without a restart of the container."""
 
 from __future__ import annotations
 
@@ -8,77 +8,77 @@ from pathlib import Path
 
 import pytest
 
-from .containers import PASSWORDS, Neighbours, Server, apr1, docker, make_bucket, port_of, tracking, until
+from .containers import PASSWORDS, BackingServices, Server, apr1, create_bucket, docker, port_of, tracking, until
 
 
-def said(server: Server, event: str) -> list[dict]:
+def events(server: Server, event: str) -> list[dict]:
     lines = [json.loads(line) for line in server.log().splitlines() if '"source": "tracking"' in line]
     return [line for line in lines if line["event"].startswith(event)]
 
 
 @pytest.fixture
-def login(around: Neighbours) -> dict[str, str]:
-    return around.settings(HTPASSWD=f"ada:{apr1(PASSWORDS['ada'])}")
+def login(backing_services: BackingServices) -> dict[str, str]:
+    return backing_services.settings(HTPASSWD=f"ada:{apr1(PASSWORDS['ada'])}")
 
 
-def test_a_wrong_password_is_said_once_and_mended_without_a_restart(around: Neighbours, login, tmp_path: Path):
-    around.sql("CREATE ROLE late LOGIN PASSWORD 'not yet'; CREATE DATABASE late OWNER late;")
+def test_a_wrong_password_is_logged_once_and_can_be_corrected(backing_services: BackingServices, login, tmp_path: Path):
+    backing_services.sql("CREATE ROLE late LOGIN PASSWORD 'not yet'; CREATE DATABASE late OWNER late;")
     env = login | {"DB_USER": "late", "DB_NAME": "late", "DB_PW": "right at last"}
-    with tracking(env, tmp_path, "--network", around.network, logins=PASSWORDS, ready=False) as server:
-        until(lambda: said(server, "database not reachable"), "the log names the database")
+    with tracking(env, tmp_path, "--network", backing_services.network, logins=PASSWORDS, ready=False) as server:
+        until(lambda: events(server, "database unavailable"), "the log names the database")
         assert server.wait("/healthz").status == 200
-        assert server.ask("GET", "/readyz").status == 503
-        assert server.ask("GET", "/version", "ada").status == 503
-        time.sleep(5)  # two more tries, which must say nothing
-        assert len(said(server, "database not reachable")) == 1
-        assert "password authentication failed" in said(server, "database not reachable")[0]["reason"]
+        assert server.request("GET", "/readyz").status == 503
+        assert server.request("GET", "/version", "ada").status == 503
+        time.sleep(5)  # two more attempts, which must log nothing
+        assert len(events(server, "database unavailable")) == 1
+        assert "password authentication failed" in events(server, "database unavailable")[0]["reason"]
         assert "right at last" not in server.log()
-        around.sql("ALTER ROLE late PASSWORD 'right at last';")
+        backing_services.sql("ALTER ROLE late PASSWORD 'right at last';")
         server.wait()
         assert server.call("ada", "GET", "experiments/get?experiment_id=0")
 
 
-def test_a_missing_bucket_is_said_and_found_later(around: Neighbours, login, tmp_path: Path):
+def test_a_missing_bucket_is_logged_and_can_be_created_later(backing_services: BackingServices, login, tmp_path: Path):
     env = login | {"AWS_BUCKET_NAME": "later"}
-    with tracking(env, tmp_path, "--network", around.network, logins=PASSWORDS, ready=False) as server:
-        until(lambda: said(server, "bucket not reachable"), "the log names the bucket")
-        answer = server.ask("GET", "/readyz")
+    with tracking(env, tmp_path, "--network", backing_services.network, logins=PASSWORDS, ready=False) as server:
+        until(lambda: events(server, "bucket unavailable"), "the log names the bucket")
+        answer = server.request("GET", "/readyz")
         assert answer.status == 503 and b"later" not in answer.body and b"ucket" not in answer.body
-        assert server.ask("GET", "/version", "ada").status == 200
+        assert server.request("GET", "/version", "ada").status == 200
         until(
-            lambda: any("bucket does not exist" in line["reason"] for line in said(server, "bucket not reachable")),
-            "the log says why",
+            lambda: any("bucket does not exist" in line["reason"] for line in events(server, "bucket unavailable")),
+            "the log has the reason",
         )
-        time.sleep(5)  # more questions, which must say nothing new
-        reasons = [line["reason"] for line in said(server, "bucket not reachable")]
+        time.sleep(5)  # more checks, which must log nothing new
+        reasons = [line["reason"] for line in events(server, "bucket unavailable")]
         assert len(reasons) == len(set(reasons))
-        make_bucket(around.s3, "later")
+        create_bucket(backing_services.s3, "later")
         server.wait()
-        assert len(said(server, "bucket reachable")) == 1
+        assert len(events(server, "bucket available")) == 1
 
 
-def test_a_database_that_goes_away_comes_back(around: Neighbours, login, tmp_path: Path):
-    with tracking(login, tmp_path, "--network", around.network, logins=PASSWORDS) as server:
-        docker("pause", around.database)
-        docker("unpause", around.database)
-        docker("stop", "--time", "5", around.database)
+def test_an_outage_of_the_database_does_not_stop_the_container(backing_services: BackingServices, login, tmp_path: Path):
+    with tracking(login, tmp_path, "--network", backing_services.network, logins=PASSWORDS) as server:
+        docker("pause", backing_services.database)
+        docker("unpause", backing_services.database)
+        docker("stop", "--time", "5", backing_services.database)
         try:
             server.wait(status=503)
-            until(lambda: said(server, "database not reachable"), "the log names the database")
-            assert server.ask("GET", "/healthz").status == 200
+            until(lambda: events(server, "database unavailable"), "the log names the database")
+            assert server.request("GET", "/healthz").status == 200
         finally:
-            docker("start", around.database)
+            docker("start", backing_services.database)
         server.wait()
         assert server.call("ada", "GET", "experiments/get?experiment_id=0")
         assert docker("inspect", "-f", "{{.RestartCount}} {{.State.Running}}", server.name).split() == ["0", "true"]
 
 
-@pytest.mark.parametrize("victim", ["atelier_tracking.server.mlflow_server", "nginx: master"])
-def test_either_death_ends_the_container(around: Neighbours, login, tmp_path: Path, victim: str):
-    with tracking(login, tmp_path, "--network", around.network, logins=PASSWORDS) as server:
-        server.inside("python3", "-", stdin=KILL.replace("VICTIM", victim))
+@pytest.mark.parametrize("process", ["atelier_tracking.server.mlflow_server", "nginx: master"])
+def test_the_container_exits_when_a_process_is_killed(backing_services: BackingServices, login, tmp_path: Path, process: str):
+    with tracking(login, tmp_path, "--network", backing_services.network, logins=PASSWORDS) as server:
+        server.exec("python3", "-", stdin=KILL.replace("PROCESS", process))
         assert docker("wait", server.name, timeout_s=60).strip() == "137"
-        assert said(server, "MLflow ended" if "serve" in victim else "nginx ended")[0]["code"] == 137
+        assert events(server, "MLflow exited" if "serve" in process else "nginx exited")[0]["exit_code"] == 137
 
 
 KILL = """
@@ -88,16 +88,16 @@ for entry in pathlib.Path("/proc").glob("[0-9]*"):
         line = (entry / "cmdline").read_text().replace(chr(0), " ")
     except OSError:
         continue
-    if "VICTIM" in line:
+    if "PROCESS" in line:
         os.kill(int(entry.name), signal.SIGKILL)
 """
 
 
-def test_an_upload_that_runs_is_finished_before_the_end(around: Neighbours, login, tmp_path: Path):
+def test_a_running_upload_is_completed_before_the_container_stops(backing_services: BackingServices, login, tmp_path: Path):
     import http.client
     import threading
 
-    with tracking(login, tmp_path, "--network", around.network, logins=PASSWORDS) as server:
+    with tracking(login, tmp_path, "--network", backing_services.network, logins=PASSWORDS) as server:
         connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=120)
         path = f"/api/2.0/mlflow-artifacts/artifacts/0/{'d' * 32}/artifacts/slow.bin"
         connection.putrequest("PUT", path)
@@ -118,4 +118,4 @@ def test_an_upload_that_runs_is_finished_before_the_end(around: Neighbours, logi
         docker("start", server.name)
         again = Server(server.name, port_of(server.name), server.logins)
         again.wait()
-        assert again.ask("GET", path, "ada").body == b"a" * 4000
+        assert again.request("GET", path, "ada").body == b"a" * 4000

@@ -1,4 +1,4 @@
-"""What a registered version needs cannot be moved, changed or deleted but by the registry's user, whichever way it is tried."""
+"""What a registered version needs cannot be moved, changed or deleted, except by the registry user."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from .containers import Server
 
 @dataclass(frozen=True)
 class Registered:
-    """A run with a plain folder and a logged model, each registered as a version."""
+    """A run with a folder and a logged model, each registered as a version."""
 
     experiment: str
     run: str
@@ -29,27 +29,29 @@ class Registered:
 
 
 @pytest.fixture(scope="module")
-def champion(guarded: Server) -> Registered:
+def champion(with_roles: Server) -> Registered:
     mark = secrets.token_hex(4)
-    experiment = guarded.call("theo", "POST", "experiments/create", {"name": f"e-{mark}"})["experiment_id"]
-    run = guarded.call("theo", "POST", "runs/create", {"experiment_id": experiment})["run"]["info"]["run_id"]
+    experiment = with_roles.call("theo", "POST", "experiments/create", {"name": f"e-{mark}"})["experiment_id"]
+    run = with_roles.call("theo", "POST", "runs/create", {"experiment_id": experiment})["run"]["info"]["run_id"]
     model = {"experiment_id": experiment, "name": "adapter", "source_run_id": run}
-    logged = guarded.call("theo", "POST", "logged-models", model)["model"]["info"]["model_id"]
-    made = Registered(experiment, run, logged, f"sketch-{mark}")
-    for path in (f"{made.files}/weights.bin", f"{made.logged_files}/weights.bin"):
-        assert guarded.put("theo", path, b"the champion's weights") == 200
-    guarded.call("theo", "POST", "registered-models/create", {"name": made.name})
-    root = "mlflow-artifacts:/" + made.files
-    guarded.call("theo", "POST", "model-versions/create", {"name": made.name, "source": root, "run_id": run})
-    of_model = {"name": made.name, "source": f"models:/{logged}", "model_id": logged, "run_id": run}
-    guarded.call("theo", "POST", "model-versions/create", of_model)
-    guarded.call("registry", "POST", "registered-models/alias", {"name": made.name, "alias": "champion", "version": "2"})
-    return made
+    logged = with_roles.call("theo", "POST", "logged-models", model)["model"]["info"]["model_id"]
+    registered = Registered(experiment, run, logged, f"sketch-{mark}")
+    for path in (f"{registered.files}/weights.bin", f"{registered.logged_files}/weights.bin"):
+        assert with_roles.put("theo", path, b"the champion's weights") == 200
+    with_roles.call("theo", "POST", "registered-models/create", {"name": registered.name})
+    root = "mlflow-artifacts:/" + registered.files
+    with_roles.call("theo", "POST", "model-versions/create", {"name": registered.name, "source": root, "run_id": run})
+    of_model = {"name": registered.name, "source": f"models:/{logged}", "model_id": logged, "run_id": run}
+    with_roles.call("theo", "POST", "model-versions/create", of_model)
+    with_roles.call(
+        "registry", "POST", "registered-models/alias", {"name": registered.name, "alias": "champion", "version": "2"}
+    )
+    return registered
 
 
-def unharmed(server: Server, champion: Registered) -> None:
+def assert_unchanged(server: Server, champion: Registered) -> None:
     for path in (f"{champion.files}/weights.bin", f"{champion.logged_files}/weights.bin"):
-        answer = server.ask("GET", f"/api/2.0/mlflow-artifacts/artifacts/{path}", "rita")
+        answer = server.request("GET", f"/api/2.0/mlflow-artifacts/artifacts/{path}", "rita")
         assert (answer.status, answer.body) == (200, b"the champion's weights")
     found = server.call("rita", "GET", f"registered-models/alias?name={champion.name}&alias=champion")
     assert found["model_version"]["version"] == "2"
@@ -60,15 +62,15 @@ def unharmed(server: Server, champion: Registered) -> None:
 
 @pytest.mark.parametrize("user", ["ada", "theo", "pia"])
 @pytest.mark.parametrize("api", ["api", "ajax-api"])
-def test_files_of_a_version_are_frozen(guarded: Server, champion: Registered, user: str, api: str):
+def test_files_of_a_version_cannot_be_changed(with_roles: Server, champion: Registered, user: str, api: str):
     base = f"/{api}/2.0/mlflow-artifacts/artifacts"
     e, r, m = champion.experiment, champion.run, champion.logged
-    tries = [
+    requests = [
         ("PUT", f"{base}/{folder}/{name}")
         for folder in (champion.files, champion.logged_files)
         for name in ("weights.bin", "new.bin")
     ]
-    tries += [("PUT", f"{base}/{champion.files}"), ("PUT", f"{base}/{champion.logged_files}/deep/er/x")]
+    requests += [("PUT", f"{base}/{champion.files}"), ("PUT", f"{base}/{champion.logged_files}/deep/er/x")]
     deletes = [
         e,
         f"{e}/{r}",
@@ -79,16 +81,16 @@ def test_files_of_a_version_are_frozen(guarded: Server, champion: Registered, us
         f"{e}/models",
     ]
     deletes += [f"{e}/models/{m}", f"{e}/models/{m}/artifacts", champion.logged_files + "/weights.bin", "x", f"{e}/x"]
-    tries += [("DELETE", f"{base}/{path}") for path in deletes]
-    tries += [("DELETE", f"/{api}/2.0/mlflow/logged-models/{m}")]
+    requests += [("DELETE", f"{base}/{path}") for path in deletes]
+    requests += [("DELETE", f"/{api}/2.0/mlflow/logged-models/{m}")]
     upload = f"/{api}/2.0/mlflow/upload-artifact?run_uuid={r}&path="
     if api == "ajax-api":
-        tries += [("POST", upload + name) for name in ("model/weights.bin", "model%2Fweights.bin", "x/../model/weights.bin")]
-        tries += [
+        requests += [("POST", upload + name) for name in ("model/weights.bin", "model%2Fweights.bin", "x/../model/weights.bin")]
+        requests += [
             ("POST", f"{upload}a.txt&path=model/weights.bin"),
             ("POST", f"{upload}model/weights.bin&run%5Fuuid={'b' * 32}"),
         ]
-    odd = [
+    variants = [
         "%6dodel",
         "%256dodel",
         "%25256dodel",
@@ -100,15 +102,15 @@ def test_files_of_a_version_are_frozen(guarded: Server, champion: Registered, us
         "%2e/model",
         "model%5c..%5cmodel",
     ]
-    tries += [("PUT", f"{base}/{e}/{r}/artifacts/{part}/weights.bin") for part in odd]
-    answers = {(method, path): guarded.ask(method, path, user, b"evil").status for method, path in tries}
-    assert {ask: status for ask, status in answers.items() if status not in (400, 403)} == {}
-    unharmed(guarded, champion)
+    requests += [("PUT", f"{base}/{e}/{r}/artifacts/{part}/weights.bin") for part in variants]
+    answers = {(method, path): with_roles.request(method, path, user, b"evil").status for method, path in requests}
+    assert {request: status for request, status in answers.items() if status not in (400, 403)} == {}
+    assert_unchanged(with_roles, champion)
 
 
-def test_names_and_versions_are_frozen(guarded: Server, champion: Registered):
+def test_names_and_versions_cannot_be_changed(with_roles: Server, champion: Registered):
     name = champion.name
-    tries = [
+    requests = [
         ("POST", "registered-models/rename", {"name": name, "new_name": "gone"}),
         ("DELETE", "registered-models/delete", {"name": name}),
         ("DELETE", "model-versions/delete", {"name": name, "version": "2"}),
@@ -123,82 +125,84 @@ def test_names_and_versions_are_frozen(guarded: Server, champion: Registered):
         ("POST", "model-versions/set-tag", {"name": name, "version": "2", "key": "kind", "value": "other"}),
     ]
     for user in ("ada", "pia", "theo"):
-        for method, route, body in tries:
-            answer = guarded.ask(method, f"/api/2.0/mlflow/{route}", user, body)
+        for method, route, body in requests:
+            answer = with_roles.request(method, f"/api/2.0/mlflow/{route}", user, body)
             assert (answer.status, answer.json["error_code"]) == (403, "PERMISSION_DENIED"), (user, route)
-    unharmed(guarded, champion)
+    assert_unchanged(with_roles, champion)
 
 
-def test_another_version_of_the_same_files_freezes_them_too(guarded: Server, champion: Registered):
+def test_files_of_another_version_cannot_be_changed(with_roles: Server, champion: Registered):
     other = f"other-{secrets.token_hex(4)}"
-    guarded.call("theo", "POST", "registered-models/create", {"name": other})
+    with_roles.call("theo", "POST", "registered-models/create", {"name": other})
     source = {"source": f"runs:/{champion.run}/model", "run_id": champion.run}
-    guarded.call("theo", "POST", "model-versions/create", source | {"name": other})
-    guarded.call("registry", "DELETE", "model-versions/delete", {"name": champion.name, "version": "1"})
-    assert guarded.put("theo", f"{champion.files}/weights.bin", b"evil") == 403
+    with_roles.call("theo", "POST", "model-versions/create", source | {"name": other})
+    with_roles.call("registry", "DELETE", "model-versions/delete", {"name": champion.name, "version": "1"})
+    assert with_roles.put("theo", f"{champion.files}/weights.bin", b"evil") == 403
     root = "mlflow-artifacts:/" + champion.files
-    guarded.call("theo", "POST", "model-versions/create", {"name": champion.name, "source": root, "run_id": champion.run})
+    with_roles.call("theo", "POST", "model-versions/create", {"name": champion.name, "source": root, "run_id": champion.run})
 
 
-def test_deleting_the_run_and_the_experiment_harms_nothing(guarded: Server, champion: Registered):
-    guarded.call("theo", "POST", "runs/delete", {"run_id": champion.run})
-    guarded.call("theo", "POST", "experiments/delete", {"experiment_id": champion.experiment})
-    unharmed(guarded, champion)
-    assert guarded.put("theo", f"{champion.files}/weights.bin", b"evil") == 403
-    guarded.call("theo", "POST", "experiments/restore", {"experiment_id": champion.experiment})
+def test_deleting_run_and_experiment_keeps_the_files(with_roles: Server, champion: Registered):
+    with_roles.call("theo", "POST", "runs/delete", {"run_id": champion.run})
+    with_roles.call("theo", "POST", "experiments/delete", {"experiment_id": champion.experiment})
+    assert_unchanged(with_roles, champion)
+    assert with_roles.put("theo", f"{champion.files}/weights.bin", b"evil") == 403
+    with_roles.call("theo", "POST", "experiments/restore", {"experiment_id": champion.experiment})
 
 
-def test_a_logged_model_in_the_bucket_itself_is_frozen_too(guarded: Server):
+def test_a_logged_model_with_an_s3_location_cannot_be_changed(with_roles: Server):
     name = f"direct-{secrets.token_hex(4)}"
     body = {"name": name, "artifact_location": f"s3://artifacts/{name}"}
-    experiment = guarded.call("theo", "POST", "experiments/create", body)["experiment_id"]
+    experiment = with_roles.call("theo", "POST", "experiments/create", body)["experiment_id"]
     model = {"experiment_id": experiment, "name": "adapter"}
-    logged = guarded.call("theo", "POST", "logged-models", model)["model"]["info"]["model_id"]
+    logged = with_roles.call("theo", "POST", "logged-models", model)["model"]["info"]["model_id"]
     folder = f"{name}/models/{logged}/artifacts"
-    assert guarded.put("theo", f"{folder}/weights.bin") == 200
-    guarded.call("theo", "POST", "registered-models/create", {"name": name})
+    assert with_roles.put("theo", f"{folder}/weights.bin") == 200
+    with_roles.call("theo", "POST", "registered-models/create", {"name": name})
     version = {"name": name, "source": f"models:/{logged}", "model_id": logged}
-    guarded.call("theo", "POST", "model-versions/create", version)
+    with_roles.call("theo", "POST", "model-versions/create", version)
     for path in (f"{folder}/weights.bin", f"{folder}/tr-{'e' * 32}/x"):
-        assert guarded.put("theo", path, b"evil") == 403, path
-    assert guarded.put("theo", f"{experiment}/traces/tr-{'e' * 32}/artifacts/attachment") == 200
+        assert with_roles.put("theo", path, b"evil") == 403, path
+    assert with_roles.put("theo", f"{experiment}/traces/tr-{'e' * 32}/artifacts/attachment") == 200
 
 
-def test_what_no_version_needs_stays_open(guarded: Server, champion: Registered):
+def test_files_that_no_version_needs_can_be_changed(with_roles: Server, champion: Registered):
     e, r = champion.experiment, champion.run
     for path in (f"{e}/{r}/artifacts/samples/1.png", f"{e}/{r}/artifacts/model2/weights.bin", f"{e}/{r}/artifacts/models.txt"):
-        assert guarded.put("theo", path) == 200, path
+        assert with_roles.put("theo", path) == 200, path
     model = {"experiment_id": e, "name": "next", "source_run_id": r}
-    logged = guarded.call("theo", "POST", "logged-models", model)["model"]["info"]["model_id"]
-    assert guarded.put("theo", f"{e}/models/{logged}/artifacts/weights.bin") == 200
-    assert guarded.ask("DELETE", f"/api/2.0/mlflow/logged-models/{logged}", "theo").status == 200
+    logged = with_roles.call("theo", "POST", "logged-models", model)["model"]["info"]["model_id"]
+    assert with_roles.put("theo", f"{e}/models/{logged}/artifacts/weights.bin") == 200
+    assert with_roles.request("DELETE", f"/api/2.0/mlflow/logged-models/{logged}", "theo").status == 200
     many = [{"key": f"parameter {number}", "value": "x" * 500} for number in range(400)]
-    logged = guarded.call("theo", "POST", "logged-models", model | {"params": many})["model"]["info"]["model_id"]
-    assert guarded.put("theo", f"{e}/models/{logged}/artifacts/weights.bin") == 200
-    answer = guarded.ask("POST", f"/ajax-api/2.0/mlflow/upload-artifact?run_uuid={r}&path=notes/a.txt", "theo", b"note")
+    logged = with_roles.call("theo", "POST", "logged-models", model | {"params": many})["model"]["info"]["model_id"]
+    assert with_roles.put("theo", f"{e}/models/{logged}/artifacts/weights.bin") == 200
+    answer = with_roles.request("POST", f"/ajax-api/2.0/mlflow/upload-artifact?run_uuid={r}&path=notes/a.txt", "theo", b"note")
     assert answer.status == 200, answer.body
-    assert guarded.ask("DELETE", f"/api/2.0/mlflow-artifacts/artifacts/{e}/{r}/artifacts/samples", "theo").status == 200
+    assert with_roles.request("DELETE", f"/api/2.0/mlflow-artifacts/artifacts/{e}/{r}/artifacts/samples", "theo").status == 200
 
 
-def test_the_registry_does_what_is_its_own(guarded: Server, champion: Registered):
-    assert guarded.put("registry", f"{champion.files}/extra.bin") == 403
-    assert guarded.put("registry", f"{champion.experiment}/{champion.run}/artifacts/extra.bin") == 403
-    guarded.call(
+def test_the_registry_user_manages_models_and_writes_no_files(with_roles: Server, champion: Registered):
+    assert with_roles.put("registry", f"{champion.files}/extra.bin") == 403
+    assert with_roles.put("registry", f"{champion.experiment}/{champion.run}/artifacts/extra.bin") == 403
+    with_roles.call(
         "registry", "POST", "model-versions/set-tag", {"name": champion.name, "version": "2", "key": "a", "value": "b"}
     )
     name = f"gone-{secrets.token_hex(4)}"
-    guarded.call("registry", "POST", "registered-models/create", {"name": name, "tags": [{"key": "atelier.x", "value": "1"}]})
-    guarded.call("registry", "POST", "registered-models/rename", {"name": name, "new_name": name + "-2"})
-    guarded.call("registry", "DELETE", "registered-models/delete", {"name": name + "-2"})
+    with_roles.call(
+        "registry", "POST", "registered-models/create", {"name": name, "tags": [{"key": "atelier.x", "value": "1"}]}
+    )
+    with_roles.call("registry", "POST", "registered-models/rename", {"name": name, "new_name": name + "-2"})
+    with_roles.call("registry", "DELETE", "registered-models/delete", {"name": name + "-2"})
 
 
-def test_without_a_registry_user_everything_is_open(walked: Server):
+def test_without_a_registry_user_nothing_is_protected(minimal: Server):
     name = f"open-{secrets.token_hex(4)}"
-    walked.call("ada", "POST", "registered-models/create", {"name": name})
-    run = walked.call("ada", "POST", "runs/create", {"experiment_id": "0"})["run"]["info"]["run_id"]
+    minimal.call("ada", "POST", "registered-models/create", {"name": name})
+    run = minimal.call("ada", "POST", "runs/create", {"experiment_id": "0"})["run"]["info"]["run_id"]
     version = {"name": name, "source": f"runs:/{run}/model", "run_id": run, "tags": [{"key": "atelier.x", "value": "1"}]}
-    walked.call("ada", "POST", "model-versions/create", version)
-    assert walked.put("ada", f"0/{run}/artifacts/model/weights.bin") == 200
-    walked.call("ada", "POST", "registered-models/alias", {"name": name, "alias": "champion", "version": "1"})
-    assert walked.call("ada", "GET", f"registered-models/alias?name={name}&alias=champion")["model_version"]["version"] == "1"
-    walked.call("ada", "DELETE", "registered-models/delete", {"name": name})
+    minimal.call("ada", "POST", "model-versions/create", version)
+    assert minimal.put("ada", f"0/{run}/artifacts/model/weights.bin") == 200
+    minimal.call("ada", "POST", "registered-models/alias", {"name": name, "alias": "champion", "version": "1"})
+    assert minimal.call("ada", "GET", f"registered-models/alias?name={name}&alias=champion")["model_version"]["version"] == "1"
+    minimal.call("ada", "DELETE", "registered-models/delete", {"name": name})

@@ -21,19 +21,19 @@ API = "/api/2.0/mlflow"
 
 
 @dataclass(frozen=True)
-class Row:
+class Attack:
     """One attack.
 
     Attributes:
         who: user of tracking, or None without a login.
         service: whose image is attacked.
         method: of the request.
-        path: with names of the world in braces, written to the socket as it is.
+        path: with names of the environment in braces; sent without normalization.
         expected: statuses that may come, and no others.
         body: see sending.py; strings in it have names in braces too.
         headers: over the usual ones.
         times: so many of it at the same time.
-        after: names in `world.CHECKS`, or in `service_checks.CHECKS`.
+        after: names in `environment.CHECKS`, or in `service_checks.CHECKS`.
     """
 
     who: str | None
@@ -55,10 +55,10 @@ class Row:
 
 def rows(
     who: Iterable[str | None], method: str, paths: Iterable[str], *expected: int, body: Body = None, **more: str
-) -> list[Row]:
+) -> list[Attack]:
     """A row of tracking for each user and path."""
     headers = {name.replace("_", "-"): value for name, value in more.items()}
-    return [Row(user, "tracking", method, path, expected, body, headers) for path in paths for user in who]
+    return [Attack(user, "tracking", method, path, expected, body, headers) for path in paths for user in who]
 
 
 FOLDER = FILES + "/{e}/{r}/artifacts"
@@ -257,8 +257,14 @@ SOURCES = [
         row
         for kind in ("slash", "tab", "upper", "percent", "host", "bucket")
         for row in [
-            *rows(["theo", "ada"], "PUT", [f"{FILES}/{{e}}/{{odd_{kind}}}/artifacts/model/weights.bin"], 403, body=b"evil"),
-            *rows(["theo"], "DELETE", [f"{FILES}/{{e}}/{{odd_{kind}}}/artifacts/model"], 403),
+            *rows(
+                ["theo", "ada"],
+                "PUT",
+                [f"{FILES}/{{e}}/{{noncanonical_{kind}}}/artifacts/model/weights.bin"],
+                403,
+                body=b"evil",
+            ),
+            *rows(["theo"], "DELETE", [f"{FILES}/{{e}}/{{noncanonical_{kind}}}/artifacts/model"], 403),
         ]
     ),
     *rows(["theo"], "PUT", [FILES + "/direct/model/weights.bin", FILES + "/direct/model/{own}/x"], 403, body=b"evil"),
@@ -455,7 +461,7 @@ BODIES = [
     *rows(["theo"], "POST", [TRACES], 415, body=Bomb(64), Content_Encoding="identity, gzip", **PROTOBUF),
     *rows(["theo", "rita"], "POST", [API + "/runs/log-batch", SEARCH], 403, 415, body=Bomb(64), Content_Encoding="gzip"),
     *(
-        Row("theo", "tracking", "POST", path, expected, body, times=times)
+        Attack("theo", "tracking", "POST", path, expected, body, times=times)
         for path, body, times, expected in [
             (API + "/runs/log-batch", Zeros(64), 16, (413,)),
             (API + "/runs/log-batch", Lists(5_200_000), 8, (400, 500, 503)),
@@ -466,7 +472,7 @@ BODIES = [
             (TRACES, Zeros(4.9), 16, (400, 415, 422, 503)),
         ]
     ),
-    Row("rita", "tracking", "POST", SEARCH, (200, 400, 503), Lists(1_040_000), times=40),
+    Attack("rita", "tracking", "POST", SEARCH, (200, 400, 503), Lists(1_040_000), times=40),
 ]
 
 ALLOWED = [

@@ -1,4 +1,4 @@
-"""The images under attack, in containers that come back by themselves when they are killed, as in the twin."""
+"""The images under attack, in containers that Docker restarts, as in the twin."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ from pathlib import Path
 
 import pytest
 
-from ..integration.containers import Neighbours, built_image, guarded_tracking, neighbours
+from ..integration.containers import BackingServices, build_image, start_backing_services, tracking_with_roles
+from .environment import Environment, create_environment, on_server
 from .sampling import Peak
-from .services import Services, serving
-from .world import World, remade, seeded
+from .services import Services, start_services
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    # a promoter's requests of that file promote and retire: nobody after them finds the champion that there was
+    # last, because the requests of that file may replace the champion
     items.sort(key=lambda item: item.path == Path(__file__).with_name("test_specification.py"))
     for item in items:
         if Path(__file__).parent in item.path.parents:
@@ -23,30 +23,32 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 @pytest.fixture(scope="session")
-def around() -> Iterator[Neighbours]:
-    built_image()
-    with neighbours() as found:
-        yield found
+def backing_services() -> Iterator[BackingServices]:
+    build_image()
+    with start_backing_services() as started:
+        yield started
 
 
 @pytest.fixture(scope="session")
-def world(around: Neighbours, tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
-    """A champion, versions from before sources had one spelling, files of nobody; and tracking, started on them anew."""
-    with guarded_tracking(around, tmp_path_factory.mktemp("before")) as server:
-        made = seeded(around, server)
-    with guarded_tracking(around, tmp_path_factory.mktemp("now"), "--memory", "1g", "--restart", "always") as server:
-        yield remade(made, server)
+def environment(backing_services: BackingServices, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Environment]:
+    """A champion, versions with noncanonical sources and other files; and a new tracking container on them."""
+    with tracking_with_roles(backing_services, tmp_path_factory.mktemp("before")) as server:
+        environment = create_environment(backing_services, server)
+    with tracking_with_roles(
+        backing_services, tmp_path_factory.mktemp("now"), "--memory", "1g", "--restart", "always"
+    ) as server:
+        yield on_server(environment, server)
 
 
 @pytest.fixture(scope="session")
-def peak(world: World) -> Iterator[Peak]:
-    """Samples tracking's memory for as long as the tests run."""
-    with Peak(world.tracking) as sampled:
+def peak(environment: Environment) -> Iterator[Peak]:
+    """Samples tracking's memory during the tests."""
+    with Peak(environment.tracking) as sampled:
         yield sampled
 
 
 @pytest.fixture(scope="session")
-def services(around: Neighbours, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Services]:
+def services(backing_services: BackingServices, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Services]:
     """registry-api and infer with a champion, on the same database and S3."""
-    with serving(around, tmp_path_factory.mktemp("services")) as found:
-        yield found
+    with start_services(backing_services, tmp_path_factory.mktemp("services")) as started:
+        yield started

@@ -52,7 +52,7 @@ Body = dict | bytes | Zeros | Bomb | Lists | None
 
 
 def send(server: Server, method: str, path: str, user: str | None, body: Body, headers: Mapping[str, str]) -> int:
-    """The status, as soon as it comes; 0 where the connection ended without one."""
+    """The status, as soon as it comes; 0 where the connection process without one."""
     length, pieces = _pieces(body)
     head = {"Host": "sketch.example", "Connection": "close", "Content-Type": "application/json"}
     head |= {"Transfer-Encoding": "chunked"} if length is None else {"Content-Length": str(length)}
@@ -68,7 +68,7 @@ def send(server: Server, method: str, path: str, user: str | None, body: Body, h
                     break
                 connection.sendall(piece)
         except OSError:
-            pass  # it has answered, and ended the connection
+            pass  # it has answered, and process the connection
         try:
             line = connection.makefile("rb").readline().split()
         except OSError:

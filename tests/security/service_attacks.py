@@ -13,7 +13,7 @@ from atelier_contracts import names
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
-from .attacks import Row
+from .attacks import Attack
 from .sending import Body, Zeros
 
 AFTER = ("services", "champion", "image")
@@ -73,18 +73,18 @@ class Forged:
 
 def rows(
     service: str, who: Iterable[str | None], method: str, paths: Iterable[str], *expected: int, body: Any = None, **more: str
-) -> list[Row]:
+) -> list[Attack]:
     """A row for each user and path."""
     headers = {name.replace("_", "-"): value for name, value in more.items()}
     after = AFTER if method in ("POST", "PUT", "DELETE") and expected != (401,) else AFTER[:1]
-    return [Row(user, service, method, path, expected, body, headers, after=after) for path in paths for user in who]
+    return [Attack(user, service, method, path, expected, body, headers, after=after) for path in paths for user in who]
 
 
-def infer(who: str, path: str, bodies: Iterable[Body], *expected: int, method: str = "POST", **more: str) -> list[Row]:
+def infer(who: str, path: str, bodies: Iterable[Body], *expected: int, method: str = "POST", **more: str) -> list[Attack]:
     return [row for body in bodies for row in rows("infer", [who], method, [path], *expected, body=body, **more)]
 
 
-def registry(who: str, path: str, bodies: Iterable[Body], *expected: int, method: str = "POST", **more: str) -> list[Row]:
+def registry(who: str, path: str, bodies: Iterable[Body], *expected: int, method: str = "POST", **more: str) -> list[Attack]:
     return [row for body in bodies for row in rows("registry-api", [who], method, [path], *expected, body=body, **more)]
 
 
@@ -201,7 +201,7 @@ GENERATE = [
     *infer("rita", "/generate", [W], 200, 406, Accept="q=" * 4000),
     *(row for path in ("/generate", "/jobs", "/stage", "/v1/images/generations") for row in infer("pia", path, BIG, 413)),
     *(
-        Row(
+        Attack(
             "rita",
             "infer",
             "POST",
@@ -236,7 +236,7 @@ INFER_READS = [
 REASON = {"reason": "an attack"}
 
 
-def reads(paths: Iterable[str], *expected: int, **more: str) -> list[Row]:
+def reads(paths: Iterable[str], *expected: int, **more: str) -> list[Attack]:
     """Of registry-api, by a reader."""
     return rows("registry-api", ["rita"], "GET", paths, *expected, **more)
 

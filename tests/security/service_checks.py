@@ -21,9 +21,9 @@ def services_run_on(services: Services) -> None:
 
 
 def champion_stays(services: Services) -> None:
-    told = services.ask("registry-api", "rita", "GET", f"/models/{MODEL}/aliases/champion", Cache_Control="no-cache").json
+    told = services.request("registry-api", "rita", "GET", f"/models/{MODEL}/aliases/champion", Cache_Control="no-cache").json
     asked = f"/api/2.0/mlflow/registered-models/alias?name={MODEL}&alias=champion"
-    found = services.ask("tracking", "rita", "GET", asked).json["model_version"]
+    found = services.request("tracking", "rita", "GET", asked).json["model_version"]
     assert (told["version"], told["problem"], found["version"]) == (2, None, "2")
     assert found["run_id"] == services.names["run_2"]
 

@@ -21,13 +21,13 @@ from ..infer.tiny_bundle import adapter_tensors, build_adapter, build_bundle
 from ..integration.containers import (
     PASSWORDS,
     ROOT,
-    Neighbours,
+    BackingServices,
     Server,
+    create_bucket,
     docker,
-    guarded_tracking,
-    make_bucket,
     port_of,
-    removed,
+    removed_at_end,
+    tracking_with_roles,
     until,
 )
 
@@ -77,7 +77,7 @@ class Services:
     """
 
     folder: Path
-    around: Neighbours
+    backing_services: BackingServices
     servers: dict[str, Server]
     s3: Any
     names: dict[str, str] = field(default_factory=dict)
@@ -85,11 +85,11 @@ class Services:
     cache: str = ""
     started: dict[str, str] = field(default_factory=dict)
 
-    def ask(self, service: str, user: str | None, method: str, path: str, body: object = None, **headers: str):
-        return self.servers[service].ask(method, path, user, body, **headers)
+    def request(self, service: str, user: str | None, method: str, path: str, body: object = None, **headers: str):
+        return self.servers[service].request(method, path, user, body, **headers)
 
     def draw(self, user: str = "rita", **wish: object) -> Any:
-        return self.ask("infer", user, "POST", "/generate", WISH | wish)
+        return self.request("infer", user, "POST", "/generate", WISH | wish)
 
     def pixels(self) -> bytes:
         answer = self.draw()
@@ -102,13 +102,13 @@ class Services:
 
     def in_cache(self) -> str:
         """Every file that infer has, and the folder beside its cache that some attacks name."""
-        return self.servers["infer"].inside(
+        return self.servers["infer"].exec(
             "sh", "-c", "cd /var/cache/atelier && find bundles adapters /tmp/victim -type f | sort | xargs sha256sum"
         )
 
     def in_cache_names(self) -> str:
         """Digests of the adapters that infer keeps."""
-        return self.servers["infer"].inside("sh", "-c", "ls /var/cache/atelier/adapters 2>/dev/null || true")
+        return self.servers["infer"].exec("sh", "-c", "ls /var/cache/atelier/adapters 2>/dev/null || true")
 
     def process_ids(self) -> dict[str, str]:
         """Of the containers: another one is a restart."""
@@ -127,7 +127,7 @@ def image(service: str) -> str:
 def running(services: Services, service: str, env: dict[str, str], *options: str) -> Iterator[None]:
     """One container, that comes back by itself when it is killed, as in the twin."""
     settings = [part for name, value in env.items() for part in ("--env", f"{name}={value}")]
-    locked = [
+    hardening = [
         "--read-only",
         "--tmpfs",
         "/tmp",
@@ -136,11 +136,18 @@ def running(services: Services, service: str, env: dict[str, str], *options: str
         "--restart",
         "always",
         "--volume",
-        f"{services.folder}:/given:ro",
+        f"{services.folder}:/files:ro",
     ]
-    network = ["--network", services.around.network, "--network-alias", service, "--publish", f"127.0.0.1::{PORTS[service]}"]
-    with removed(f"{service}-test-{secrets.token_hex(4)}") as name:
-        docker("run", "--detach", "--name", name, *locked, *network, *settings, *options, image(service))
+    network = [
+        "--network",
+        services.backing_services.network,
+        "--network-alias",
+        service,
+        "--publish",
+        f"127.0.0.1::{PORTS[service]}",
+    ]
+    with removed_at_end(f"{service}-test-{secrets.token_hex(4)}") as name:
+        docker("run", "--detach", "--name", name, *hardening, *network, *settings, *options, image(service))
         services.servers[service] = Bearer(name, port_of(name, PORTS[service]), services.servers["infer"].logins)
         services.servers[service].wait()
         yield
@@ -149,71 +156,73 @@ def running(services: Services, service: str, env: dict[str, str], *options: str
 def infer_settings() -> dict[str, str]:
     return {
         "ATELIER_INFER_TRACKING_URI": "http://tracking",
-        "ATELIER_INFER_TRACKING_PASSWORD_FILE": "/given/infer-password",
+        "ATELIER_INFER_TRACKING_PASSWORD_FILE": "/files/infer-password",
         "ATELIER_INFER_MODEL": MODEL,
-        "ATELIER_INFER_TOKEN_FILE": "/given/tokens",
+        "ATELIER_INFER_TOKEN_FILE": "/files/tokens",
         "ATELIER_INFER_CACHE_DIR": "/var/cache/atelier",
         "ATELIER_INFER_REGISTRY_URL": "http://registry-api:8001",
-        "ATELIER_INFER_REGISTRY_TOKEN_FILE": "/given/infer-token",
+        "ATELIER_INFER_REGISTRY_TOKEN_FILE": "/files/infer-token",
         "ATELIER_INFER_INTEGRITY_CHECK_S": CHECK_S,
         "MLFLOW_TRACKING_USERNAME": "rita",
     }
 
 
-def registry_settings(around: Neighbours) -> dict[str, str]:
+def registry_settings(backing_services: BackingServices) -> dict[str, str]:
     return {
         "ATELIER_REGISTRY_TRACKING_URI": "http://tracking",
-        "ATELIER_REGISTRY_TRACKING_PASSWORD_FILE": "/given/registry-password",
-        "ATELIER_REGISTRY_DATABASE_URL": f"postgresql://mlflow@{around.database}:5432/decisions",
-        "ATELIER_REGISTRY_DATABASE_PASSWORD_FILE": "/given/database-password",
+        "ATELIER_REGISTRY_TRACKING_PASSWORD_FILE": "/files/registry-password",
+        "ATELIER_REGISTRY_DATABASE_URL": f"postgresql://mlflow@{backing_services.database}:5432/decisions",
+        "ATELIER_REGISTRY_DATABASE_PASSWORD_FILE": "/files/database-password",
         "ATELIER_REGISTRY_INFER_URL": "http://infer:8002",
-        "ATELIER_REGISTRY_INFER_TOKEN_FILE": "/given/registry-token",
-        "ATELIER_REGISTRY_TOKEN_FILE": "/given/tokens",
-        "ATELIER_REGISTRY_POLICY_FILE": "/given/policy.yaml",
+        "ATELIER_REGISTRY_INFER_TOKEN_FILE": "/files/registry-token",
+        "ATELIER_REGISTRY_TOKEN_FILE": "/files/tokens",
+        "ATELIER_REGISTRY_POLICY_FILE": "/files/policy.yaml",
         "ATELIER_REGISTRY_INTEGRITY_CHECK_S": CHECK_S,
         "MLFLOW_TRACKING_USERNAME": "registry",
     }
 
 
 @contextlib.contextmanager
-def serving(around: Neighbours, folder: Path) -> Iterator[Services]:
+def start_services(backing_services: BackingServices, folder: Path) -> Iterator[Services]:
     """Everything, with version 2 as champion and 1 before it."""
     logins = {user: secrets.token_urlsafe(16) for user in TOKENS}
-    given = {
+    files = {
         "tokens": token_lines(logins),
         "policy.yaml": POLICY,
         "infer-password": PASSWORDS["rita"],
         "infer-token": logins["infer"],
         "registry-password": PASSWORDS["registry"],
         "registry-token": logins["registry-api"],
-        "database-password": around.password,
+        "database-password": backing_services.password,
     }
     folder.chmod(0o755)
-    for name, text in given.items():
+    for name, text in files.items():
         (folder / name).write_text(text)
         (folder / name).chmod(0o644)
     for database in ("models", "decisions"):
-        around.sql(f"CREATE DATABASE {database};")
-    until(lambda: make_bucket(around.s3, BUCKET), "the bucket")
+        backing_services.sql(f"CREATE DATABASE {database};")
+    until(lambda: create_bucket(backing_services.s3, BUCKET), "the bucket")
     s3 = boto3.client(
-        "s3", endpoint_url=around.s3_uri, config=Config(s3={"addressing_style": "path"}),
+        "s3", endpoint_url=backing_services.s3_uri, config=Config(s3={"addressing_style": "path"}),
         aws_access_key_id="test", aws_secret_access_key="test", region_name="eu-central-1",
     )  # fmt: skip
     (before := folder / "tracking").mkdir()
     own = {"DB_NAME": "models", "AWS_BUCKET_NAME": BUCKET}
-    with guarded_tracking(around, before, "--network-alias", "tracking", **own) as tracking:
-        services = Services(folder, around, {"tracking": tracking, "infer": Bearer("", 0, logins)}, s3)
+    with tracking_with_roles(backing_services, before, "--network-alias", "tracking", **own) as tracking:
+        services = Services(folder, backing_services, {"tracking": tracking, "infer": Bearer("", 0, logins)}, s3)
         fill(services, folder)
         with (
             running(services, "infer", infer_settings(), "--memory", "1g", "--volume", "/var/cache/atelier"),
-            running(services, "registry-api", registry_settings(around), "--memory", "512m"),
+            running(services, "registry-api", registry_settings(backing_services), "--memory", "512m"),
         ):
             for version in (1, 2):
                 promote(services, version)
                 until(lambda version=version: drawn_by(services) == str(version), f"version {version} to draw")
-            retired = services.ask("registry-api", "pia", "POST", f"/models/{MODEL}/versions/5/retire", {"reason": "a test"})
+            retired = services.request(
+                "registry-api", "pia", "POST", f"/models/{MODEL}/versions/5/retire", {"reason": "a test"}
+            )
             assert retired.status == 200, retired.body
-            services.servers["infer"].inside("python", "-c", PLANT)
+            services.servers["infer"].exec("python", "-c", PLANT)
             services.image, services.cache, services.started = services.pixels(), services.in_cache(), services.process_ids()
             yield services
 
@@ -226,7 +235,7 @@ def token_lines(logins: dict[str, str], without: str = "gone") -> str:
 
 def promote(services: Services, version: int, alias: str = names.CHAMPION, user: str = "pia") -> None:
     body = {"reason": "a test", "alias": alias}
-    answer = services.ask("registry-api", user, "POST", f"/models/{MODEL}/versions/{version}/promote", body)
+    answer = services.request("registry-api", user, "POST", f"/models/{MODEL}/versions/{version}/promote", body)
     assert answer.status == 200, answer.body
 
 

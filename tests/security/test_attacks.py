@@ -13,22 +13,22 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from .attacks import FILES, TABLE, Row
+from .attacks import FILES, TABLE, Attack
+from .environment import BUCKET, CHECKS, Environment, listed, objects
 from .sampling import Peak
 from .sending import Lists, Zeros, send, send_all
-from .world import BUCKET, CHECKS, World, listed, objects
 
 MEMORY_LIMIT_MIB = 700
 
 
-def filled(value: Any, names: dict[str, str]) -> Any:
-    """The value with every `{name}` of the world in its strings replaced; other braces stay."""
+def fill_placeholders(value: Any, names: dict[str, str]) -> Any:
+    """The value with every `{name}` of the environment in its strings replaced; other braces stay."""
     if isinstance(value, dict):
-        return {key: filled(each, names) for key, each in value.items()}
+        return {key: fill_placeholders(each, names) for key, each in value.items()}
     if isinstance(value, list):
-        return [filled(each, names) for each in value]
+        return [fill_placeholders(each, names) for each in value]
     if isinstance(value, bytes):
-        return filled(value.decode(), names).encode()
+        return fill_placeholders(value.decode(), names).encode()
     if isinstance(value, str):
         for name, text in names.items():
             value = value.replace("{" + name + "}", text)
@@ -36,11 +36,11 @@ def filled(value: Any, names: dict[str, str]) -> Any:
 
 
 @pytest.mark.parametrize("row", TABLE, ids=str)
-def test_the_table(world: World, peak: Peak, row: Row):
-    path, body = filled(row.path, world.names), filled(row.body, world.names)
-    statuses = send_all(row.times, world.tracking, row.method, path, row.who, body, row.headers)
+def test_an_attack_on_tracking_changes_nothing(environment: Environment, peak: Peak, row: Attack):
+    path, body = fill_placeholders(row.path, environment.names), fill_placeholders(row.body, environment.names)
+    statuses = send_all(row.times, environment.tracking, row.method, path, row.who, body, row.headers)
     for check in row.after:
-        CHECKS[check](world)
+        CHECKS[check](environment)
     assert statuses <= set(row.expected)
 
 
@@ -75,86 +75,89 @@ MIXTURES = st.lists(st.tuples(st.integers(0, 200), st.sampled_from(PIECES)), min
 
 @settings(derandomize=True, max_examples=200, deadline=None, database=None, suppress_health_check=list(HealthCheck))
 @given(MIXTURES, st.sampled_from(["DELETE", "PUT"]))
-def test_no_mixture_of_spellings_reaches_a_frozen_file(world: World, insertions: list[tuple[int, str]], method: str):
-    path = filled(FILES + "/{e}/{r}/artifacts/model/weights.bin", world.names)
+def test_no_path_variant_changes_a_protected_file(environment: Environment, insertions: list[tuple[int, str]], method: str):
+    path = fill_placeholders(FILES + "/{e}/{r}/artifacts/model/weights.bin", environment.names)
     for place, piece in insertions:
         place %= len(path) + 1
         path = path[:place] + piece + path[place:]
-    status = send(world.tracking, method, path, "theo", b"evil" if method == "PUT" else None, {})
+    status = send(environment.tracking, method, path, "theo", b"evil" if method == "PUT" else None, {})
     assert 200 <= status < 500, path
-    found = listed(world)
-    assert world.listed.items() <= found.items(), path
-    for key in set(found) - set(world.listed):  # beside it, a trainer may write
-        world.s3.delete_object(Bucket=BUCKET, Key=key)
+    found = listed(environment)
+    assert environment.listed.items() <= found.items(), path
+    for key in set(found) - set(environment.listed):  # beside it, a trainer may write
+        environment.s3.delete_object(Bucket=BUCKET, Key=key)
 
 
-def test_bodies_of_every_weight_at_the_same_time_fit(world: World, peak: Peak):
+def test_concurrent_bodies_of_all_sizes_fit_in_memory(environment: Environment, peak: Peak):
     """The largest of each class, that MLflow needs the most memory for, from two users, until each was taken up once."""
-    upload = filled("/ajax-api/2.0/mlflow/upload-artifact?run_uuid={own}&path=b.bin", world.names)
+    upload = fill_placeholders("/ajax-api/2.0/mlflow/upload-artifact?run_uuid={own}&path=b.bin", environment.names)
     batch = "/api/2.0/mlflow/runs/log-batch"
     groups = [(8, batch, Lists(5_200_000)), (16, batch, Lists(990_000)), (60, batch, Lists(99_000)), (8, upload, Zeros(10))]
     with ThreadPoolExecutor(len(groups)) as pool:
         sent = [
-            pool.submit(send_all, times, world.tracking, "POST", path, user, body, {})
+            pool.submit(send_all, times, environment.tracking, "POST", path, user, body, {})
             for (times, path, body), user in zip(groups, ("theo", "ada", "theo", "ada"), strict=True)
         ]
     assert set().union(*(each.result() for each in sent)) <= {200, 400, 503}
     for check in CHECKS.values():
-        check(world)
+        check(environment)
 
 
-def test_versions_with_large_tags_do_not_fill_the_gate(world: World, peak: Peak):
+def test_versions_with_large_tags_do_not_exhaust_the_gate(environment: Environment, peak: Peak):
     """The gate looks up the versions of a run for each file of it: a trainer may make that answer large, and ask often."""
-    run = world.tracking.call("theo", "POST", "runs/create", {"experiment_id": "0"})["run"]["info"]["run_id"]
+    run = environment.tracking.call("theo", "POST", "runs/create", {"experiment_id": "0"})["run"]["info"]["run_id"]
     tags = [{"key": f"t{number}", "value": "x" * 99_000} for number in range(18)]
-    world.tracking.call("theo", "POST", "registered-models/create", {"name": "large"})
+    environment.tracking.call("theo", "POST", "registered-models/create", {"name": "large"})
     version = {"name": "large", "source": f"runs:/{run}/model", "run_id": run, "tags": tags}
-    world.tracking.call("theo", "POST", "model-versions/create", version)
+    environment.tracking.call("theo", "POST", "model-versions/create", version)
     path = f"{FILES}/0/{run}/artifacts/x.txt"
-    assert send_all(60, world.tracking, "PUT", path, "theo", b"own", {}) <= {200, 503}
-    world.s3.delete_object(Bucket=BUCKET, Key=path.removeprefix(FILES + "/"))
-    world.sources = sorted({*world.sources, f"runs:/{run}/model"})
+    assert send_all(60, environment.tracking, "PUT", path, "theo", b"own", {}) <= {200, 503}
+    environment.s3.delete_object(Bucket=BUCKET, Key=path.removeprefix(FILES + "/"))
+    environment.sources = sorted({*environment.sources, f"runs:/{run}/model"})
     for check in CHECKS.values():
-        check(world)
-    world.tracking.call("registry", "DELETE", "registered-models/delete", {"name": "large"})
-    world.sources.remove(f"runs:/{run}/model")
+        check(environment)
+    environment.tracking.call("registry", "DELETE", "registered-models/delete", {"name": "large"})
+    environment.sources.remove(f"runs:/{run}/model")
 
 
-def test_half_sent_requests_are_ended_and_keep_nobody_waiting(world: World):
+def test_incomplete_requests_time_out_and_block_no_others(environment: Environment):
     """200 heads and 40 bodies that never come whole: tracking ends each by itself, and answers others meanwhile."""
-    login = world.tracking.headers("theo")["Authorization"]
+    login = environment.tracking.headers("theo")["Authorization"]
     body = (
         f"POST /api/2.0/mlflow/runs/log-batch HTTP/1.1\r\nHost: x\r\nAuthorization: {login}\r\nContent-Length: 9000000\r\n\r\n"
     )
     starts = [b"GET / HTTP/1.1\r\nHost: x\r\nX-Slow: "] * 200 + [body.encode() + bytes(1000)] * 40
-    halves = [socket.create_connection(("127.0.0.1", world.tracking.port), timeout=180) for _ in starts]
+    halves = [socket.create_connection(("127.0.0.1", environment.tracking.port), timeout=180) for _ in starts]
     for half, start in zip(halves, starts, strict=True):
         half.sendall(start)
-    assert world.tracking.ask("GET", "/version", "rita", timeout_s=30).status == 200
+    assert environment.tracking.request("GET", "/version", "rita", timeout_s=30).status == 200
     for half in halves:
         while half.recv(65536):
             pass
         half.close()
     for check in CHECKS.values():
-        check(world)
+        check(environment)
 
 
-def test_a_name_that_does_not_exist_is_refused_as_one_that_does(world: World):
+def test_unknown_users_get_the_same_response_as_known_ones(environment: Environment):
     answers = [
-        world.tracking.ask("GET", "/version", user) for user in ("theo:wrong", "nobody:wrong", "-:-", "default:x", "include:x")
+        environment.tracking.request("GET", "/version", user)
+        for user in ("theo:wrong", "nobody:wrong", "-:-", "default:x", "include:x")
     ]
     assert {answer.status for answer in answers} == {401}
     bodies = [{**json.loads(answer.body), "instance": ""} for answer in answers]
     assert all(body == bodies[0] for body in bodies)
 
 
-def test_after_the_whole_table_tracking_stands(world: World, peak: Peak, capsys: pytest.CaptureFixture[str]):
+def test_tracking_works_after_all_attacks(environment: Environment, peak: Peak, capsys: pytest.CaptureFixture[str]):
     time.sleep(1)  # a last sample
     highest = peak.end_mib()
     with capsys.disabled():
-        sys.stdout.write(f"\n{len(TABLE)} attacks: {world.restarts} restarts, tracking's memory at most {highest:.0f} MiB\n")
+        sys.stdout.write(
+            f"\n{len(TABLE)} attacks: {environment.restarts} restarts, tracking's memory at most {highest:.0f} MiB\n"
+        )
     for check in CHECKS.values():
-        check(world)
-    assert objects(world) == world.objects
-    assert world.restarts == 0
+        check(environment)
+    assert objects(environment) == environment.objects
+    assert environment.restarts == 0
     assert highest <= MEMORY_LIMIT_MIB

@@ -10,10 +10,10 @@ from atelier_contracts.names import TAG_PROMOTED_DIGEST
 from ..integration.containers import ROLES
 from . import service_checks
 from .attacks import API, FILES, V3, version
+from .environment import CHECKS, Environment
 from .sending import Body, send
 from .services import MODEL, TOKENS, WISH, Services
-from .test_attacks import filled
-from .world import CHECKS, World
+from .test_attacks import fill_placeholders
 
 TEXT = (Path(__file__).parents[2] / "docs/explanation/security.md").read_text()
 COLUMNS = ("reader", "trainer", "promoter", "admin", "registry")
@@ -48,11 +48,11 @@ TRACKING: dict[str, tuple[str, str, Body]] = {
 }
 
 
-def tried_on_tracking(world: World, role: str, action: str) -> bool:
+def is_allowed_on_tracking(environment: Environment, role: str, action: str) -> bool:
     """Whether tracking lets the role do it: whatever MLflow itself thinks of the request."""
     method, path, body = TRACKING[action]
-    names = world.names | {"user": USERS[role], "spare": "roles"}
-    status = send(world.tracking, method, filled(path, names), USERS[role], filled(body, names), {})
+    names = environment.names | {"user": USERS[role], "spare": "roles"}
+    status = send(environment.tracking, method, fill_placeholders(path, names), USERS[role], fill_placeholders(body, names), {})
     assert status not in (0, 401), status
     return status != 403
 
@@ -97,7 +97,7 @@ TOKEN = {"registry": "registry-api"} | {role: user for user, role in TOKENS.item
 @pytest.fixture(scope="module")
 def job(services: Services) -> str:
     """Of the token `infer`, which is nobody's in the table."""
-    answer = services.ask("infer", "infer", "POST", "/jobs", WISH)
+    answer = services.request("infer", "infer", "POST", "/jobs", WISH)
     assert answer.status == 202, answer.body
     return answer.headers["location"]
 
@@ -116,14 +116,14 @@ def cells() -> list[tuple[str, str, str, bool]]:
 
 
 @pytest.fixture(scope="module")
-def spare(world: World) -> None:
+def spare(environment: Environment) -> None:
     """A model and a version that the actions may change."""
-    world.tracking.call("theo", "POST", "registered-models/create", {"name": "roles"})
-    made = filled(version("runs:/{own}/model") | {"name": "roles"}, world.names)
-    world.tracking.call("theo", "POST", "model-versions/create", made)
+    environment.tracking.call("theo", "POST", "registered-models/create", {"name": "roles"})
+    made = fill_placeholders(version("runs:/{own}/model") | {"name": "roles"}, environment.names)
+    environment.tracking.call("theo", "POST", "model-versions/create", made)
 
 
-def test_the_table_holds_every_action_that_is_tried():
+def test_every_tested_action_is_in_the_documentation():
     found = {service: {action for name, action, *_ in cells() if name == service} for service in ACTIONS}
     assert found == {service: set(actions) for service, actions in ACTIONS.items()}
     assert {service for service, *_ in cells()} == set(ACTIONS)
@@ -131,19 +131,19 @@ def test_the_table_holds_every_action_that_is_tried():
 
 
 @pytest.mark.parametrize(("service", "action", "role", "may"), [cell for cell in cells() if cell[0] == "tracking"])
-def test_a_role_may_what_the_table_says(world: World, spare: None, service: str, action: str, role: str, may: bool):
-    assert tried_on_tracking(world, role, action) == may
+def test_roles_in_tracking_are_as_documented(
+    environment: Environment, spare: None, service: str, action: str, role: str, may: bool
+):
+    assert is_allowed_on_tracking(environment, role, action) == may
     for check in ("files", "aliases", "tags"):
-        CHECKS[check](world)
+        CHECKS[check](environment)
 
 
 @pytest.mark.parametrize(("service", "action", "role", "may"), [cell for cell in cells() if cell[0] != "tracking"])
-def test_a_role_may_what_the_table_says_of_services(
-    services: Services, job: str, service: str, action: str, role: str, may: bool
-):
+def test_roles_in_the_services_are_as_documented(services: Services, job: str, service: str, action: str, role: str, may: bool):
     """Whatever the service itself thinks of the request. Somebody else's job is as one that does not exist."""
     method, path, body = ACTIONS[service][action]
-    answer = services.ask(service, TOKEN[role], method, path.replace("{job}", job), body)
+    answer = services.request(service, TOKEN[role], method, path.replace("{job}", job), body)
     assert answer.status not in (401, 500, 503), answer.body
     refused = (403, 404) if "{job}" in path else (403,)
     assert (answer.status not in refused) == may

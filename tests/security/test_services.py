@@ -10,27 +10,27 @@ import pytest
 from atelier_contracts import names
 
 from ..integration.containers import until
-from .attacks import Row
+from .attacks import Attack
 from .sending import send_all
 from .service_attacks import TABLE, Forged
 from .service_checks import CHECKS
 from .services import MODEL, Services, drawn_by, infer_settings, other_files, running, token_lines
-from .test_attacks import filled
+from .test_attacks import fill_placeholders
 
 REASON = {"reason": "an attack"}
 OURS = f"/models/{MODEL}"
 
 
-def body_of(row: Row, known: dict[str, str]):
+def body_of(row: Attack, known: dict[str, str]):
     if isinstance(row.body, Forged):
-        changes = filled(dict(row.body.changes), known)
+        changes = fill_placeholders(dict(row.body.changes), known)
         return Forged(changes, row.body.side_px, row.body.text).png(known)
-    return row.body if isinstance(row.body, bytes) else filled(row.body, known)
+    return row.body if isinstance(row.body, bytes) else fill_placeholders(row.body, known)
 
 
 @pytest.mark.parametrize("row", TABLE, ids=str)
-def test_the_table(services: Services, row: Row):
-    request = (row.method, filled(row.path, services.names), row.who, body_of(row, services.names), row.headers)
+def test_an_attack_on_the_services_changes_nothing(services: Services, row: Attack):
+    request = (row.method, fill_placeholders(row.path, services.names), row.who, body_of(row, services.names), row.headers)
     statuses = send_all(row.times, services.servers[row.service], *request)
     for check in row.after:
         CHECKS[check](services)
@@ -38,10 +38,10 @@ def test_the_table(services: Services, row: Row):
 
 
 def post(services: Services, user: str, path: str, **more: object):
-    return services.ask("registry-api", user, "POST", path, REASON | more)
+    return services.request("registry-api", user, "POST", path, REASON | more)
 
 
-def test_one_promoter_cannot_approve_what_she_proposed(services: Services):
+def test_a_promoter_cannot_approve_her_own_proposal(services: Services):
     proposed = post(services, "pia", f"{OURS}/versions/1/promote", alias="shown")
     assert (proposed.status, proposed.json["outcome"]) == (202, "proposed")
     approve = f"/decisions/{proposed.json['id']}/approve"
@@ -49,14 +49,14 @@ def test_one_promoter_cannot_approve_what_she_proposed(services: Services):
         assert {each.status for each in pool.map(lambda _: post(services, "pia", approve), range(8))} == {403}
     again = post(services, "pia", f"{OURS}/versions/1/promote", alias="shown")
     assert again.json["outcome"] in ("proposed", "refused")
-    assert services.ask("registry-api", "rita", "GET", f"{OURS}/aliases/shown").status == 404
+    assert services.request("registry-api", "rita", "GET", f"{OURS}/aliases/shown").status == 404
     assert post(services, "polly", approve).json["approved_by"] == "polly"
     again = post(services, "pia", approve)
     assert again.status != 200 or again.json["approved_by"] == "polly"
     CHECKS["champion"](services)
 
 
-def test_retiring_against_promoting_leaves_no_retired_version_served(services: Services):
+def test_concurrent_retire_and_promote_serve_no_retired_version(services: Services):
     """Whatever the order: what an alias points at was not retired, and what was retired no alias points at."""
     for _ in range(3):
         alias = f"race{time.monotonic_ns() % 10**9}"
@@ -64,35 +64,37 @@ def test_retiring_against_promoting_leaves_no_retired_version_served(services: S
             acts = [pool.submit(post, services, "pia", f"{OURS}/versions/6/promote", alias=alias) for _ in range(3)]
             acts += [pool.submit(post, services, "polly", f"{OURS}/versions/6/retire") for _ in range(3)]
             assert {act.result().status for act in acts} <= {200, 409}
-        told = services.ask("registry-api", "rita", "GET", f"{OURS}/versions/6", Cache_Control="no-cache").json
-        pointed = services.ask("registry-api", "rita", "GET", f"{OURS}/aliases/{alias}", Cache_Control="no-cache").status == 200
+        told = services.request("registry-api", "rita", "GET", f"{OURS}/versions/6", Cache_Control="no-cache").json
+        pointed = (
+            services.request("registry-api", "rita", "GET", f"{OURS}/aliases/{alias}", Cache_Control="no-cache").status == 200
+        )
         assert not (told["tags"].get(names.TAG_RETIRED) and pointed)
     CHECKS["champion"](services)
 
 
-def test_a_revoked_token_ends_at_once_and_ends_its_streams(services: Services):
+def test_a_revoked_token_is_refused_at_once(services: Services):
     logins = services.servers["infer"].logins
     (services.folder / "tokens").write_text(token_lines(logins, without="polly"))
     try:
         for service in ("infer", "registry-api"):
-            assert services.ask(service, "polly", "GET", "/models").status == 401
-            assert services.ask(service, "pia", "GET", "/models").status == 200
+            assert services.request(service, "polly", "GET", "/models").status == 401
+            assert services.request(service, "pia", "GET", "/models").status == 200
         (services.folder / "tokens").write_bytes(b"\xff\xfe not a token file")
         for service in ("infer", "registry-api"):
-            assert services.ask(service, "ada", "GET", "/models").status == 401
+            assert services.request(service, "ada", "GET", "/models").status == 401
     finally:
         (services.folder / "tokens").write_text(token_lines(logins))
-    assert services.ask("infer", "polly", "GET", "/models").status == 200
+    assert services.request("infer", "polly", "GET", "/models").status == 200
 
 
 def problems(services: Services) -> tuple[list[str], str | None]:
     """What registry-api says of the model, and infer of the champion."""
-    told = services.ask("registry-api", "rita", "GET", OURS, Cache_Control="no-cache").json["problems"]
-    return told, services.ask("infer", "rita", "GET", "/models").json["aliases"]["champion"]["problem"]
+    told = services.request("registry-api", "rita", "GET", OURS, Cache_Control="no-cache").json["problems"]
+    return told, services.request("infer", "rita", "GET", "/models").json["aliases"]["champion"]["problem"]
 
 
 @pytest.mark.parametrize("kind", ["all files", "weights"])
-def test_files_of_the_champion_overwritten_in_s3_are_never_drawn(services: Services, kind: str):
+def test_overwritten_files_of_the_champion_are_never_used(services: Services, kind: str):
     """Served from memory, then by an infer that starts with an empty cache: the old image, or a refusal with its reason."""
     files, manifest = other_files(services)
     if kind == "weights":
@@ -109,7 +111,7 @@ def test_files_of_the_champion_overwritten_in_s3_are_never_drawn(services: Servi
         CHECKS["image"](services)
         assert "files of a version were changed" in first["registry-api"].log()
         assert "files of a served version were changed" in first["infer"].log()
-        assert services.ask("infer", "pia", "POST", "/stage", {"version": 2}).status == 409 or drawn_by(services) == "2"
+        assert services.request("infer", "pia", "POST", "/stage", {"version": 2}).status == 409 or drawn_by(services) == "2"
         with ExitStack() as stack:
             stack.callback(services.servers.update, first)
             stack.enter_context(
@@ -128,11 +130,11 @@ def test_files_of_the_champion_overwritten_in_s3_are_never_drawn(services: Servi
     CHECKS["image"](services)
 
 
-def test_after_all_of_it_both_services_stand(services: Services):
+def test_both_services_work_after_all_attacks(services: Services):
     for check in CHECKS.values():
         check(services)
     for service in ("infer", "registry-api"):
         log = services.servers[service].log()
         assert "Traceback" not in log
         assert [token for token in services.servers["infer"].logins.values() if token in log] == []
-        assert services.ask(service, None, "GET", "/readyz").status == 200
+        assert services.request(service, None, "GET", "/readyz").status == 200

@@ -1,4 +1,4 @@
-"""Lines of HTPASSWD."""
+"""Parsing of HTPASSWD."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ SHA512 = "$6$salt$" + "a" * 86
 
 @pytest.mark.parametrize("hashed", [APR1, BCRYPT, BCRYPT.replace("2y", "2b"), SHA256, SHA512])
 @pytest.mark.parametrize("doubled", [False, True])
-def test_both_spellings_of_every_hash(hashed, doubled):
+def test_hashes_with_single_and_doubled_dollars(hashed, doubled):
     line = "ada:" + (hashed.replace("$", "$$") if doubled else hashed)
     assert [(login.user, login.hash) for login in parse_logins(line)] == [("ada", hashed)]
 
@@ -37,8 +37,8 @@ def test_several_users(end):
         ("ada:" + APR1[:-1], "the hash is incomplete"),
         ("ada:$apr1$salt", "write every \\$ of the hash as \\$\\$"),
         ("ada:.Kvxyz", "write every \\$ of the hash as \\$\\$"),
-        ("ada:{SHA}W6ph5Mm5Pz8GgiULbPgzG37mj9g=", "the scheme {SHA} is not accepted"),
-        ("ada:$y$j9T$abc$def", "the scheme \\$y\\$ is not accepted"),
+        ("ada:{SHA}W6ph5Mm5Pz8GgiULbPgzG37mj9g=", "the scheme {SHA} is not supported"),
+        ("ada:$y$j9T$abc$def", "the scheme \\$y\\$ is not supported"),
         ("ada:$2y$13$" + "a" * 53, "cost must be 12 at most; received 13"),
         ("ada:$6$rounds=900000$salt$" + "a" * 86, "rounds must be 500000 at most; received 900000"),
         (f"ada:{APR1}\nada:{BCRYPT}", "line 2: user ada is listed twice"),
@@ -46,12 +46,12 @@ def test_several_users(end):
     ],
 )
 def test_a_malformed_line_is_refused(text, words):
-    with pytest.raises(LoginsError, match=words) as refused:
+    with pytest.raises(LoginsError, match=words) as error:
         parse_logins(text)
-    assert "0123456789" not in str(refused.value) and "aaaa" not in str(refused.value)
+    assert "0123456789" not in str(error.value) and "aaaa" not in str(error.value)
 
 
-def test_all_problems_at_once():
-    with pytest.raises(LoginsError) as refused:
+def test_all_problems_are_reported():
+    with pytest.raises(LoginsError) as error:
         parse_logins(f"ada\nbea:x\nada:{APR1}\nada:{APR1}")
-    assert len(refused.value.problems) == 3
+    assert len(error.value.problems) == 3

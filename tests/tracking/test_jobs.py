@@ -1,17 +1,17 @@
-"""What an operator types after `python -m atelier_tracking`."""
+"""The command line of the maintenance jobs."""
 
 import pytest
 from atelier_tracking.maintenance.jobs import parse
 
 
-def test_gc_removes_nothing_unless_told_and_nothing_young():
-    told = parse(["gc"])
-    assert (told.job, told.yes, told.older_than_days) == ("gc", False, 30.0)
+def test_gc_needs_yes_and_keeps_recent_items_by_default():
+    options = parse(["gc"])
+    assert (options.job, options.yes, options.older_than_days) == ("gc", False, 30.0)
     assert parse(["gc", "--yes", "--older-than-days", "0"]).yes
 
 
 @pytest.mark.parametrize("words", [["mend"], ["gc", "--older-than-days", "soon"], ["migrate", "now"]])
-def test_what_is_no_job_is_answered_with_those_that_are(words, capsys):
-    with pytest.raises(SystemExit) as ended:
+def test_invalid_arguments_print_the_usage(words, capsys):
+    with pytest.raises(SystemExit) as exit_info:
         parse(words)
-    assert ended.value.code == 2 and "python -m atelier_tracking" in capsys.readouterr().err
+    assert exit_info.value.code == 2 and "python -m atelier_tracking" in capsys.readouterr().err

@@ -1,4 +1,4 @@
-"""Whatever is in the environment or in a file: it is read, or refused with every problem named; nothing else happens."""
+"""Property tests: any environment or file is parsed, or refused with a list of problems."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from .test_htpasswd import APR1, BCRYPT, SHA256, SHA512
-from .test_settings import WALKED
+from .test_settings import MINIMAL
 
 HASHES = st.sampled_from([APR1, BCRYPT, SHA256, SHA512, APR1.replace("$", "$$"), "$2y$99$" + "a" * 53, "{SHA}x", "plain"])
 WORDS = st.sampled_from(["ada", "ADA", "default", "include", "-", "a b", "", "#", "é", "a:b", *ROLES])
@@ -42,7 +42,7 @@ VALUES = st.text(max_size=60) | st.sampled_from(ODD)
 
 
 @given(FILE | st.text())
-def test_any_password_file(text: str):
+def test_any_password_file_is_parsed_or_refused(text: str):
     try:
         logins = parse_logins(text)
     except LoginsError as error:
@@ -54,7 +54,7 @@ def test_any_password_file(text: str):
 
 
 @given(FILE | st.text(), st.lists(WORDS, unique=True, max_size=4))
-def test_any_roles(text: str, users: list[str]):
+def test_any_roles_are_parsed_or_refused(text: str, users: list[str]):
     try:
         roles = parse_roles(text, users)
     except RolesError as error:
@@ -65,23 +65,23 @@ def test_any_roles(text: str, users: list[str]):
 
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
 @given(st.dictionaries(st.sampled_from(NAMES), VALUES))
-def test_any_environment(tmp_path_factory: pytest.TempPathFactory, changes: dict[str, str]):
+def test_any_environment_is_parsed_or_refused(tmp_path_factory: pytest.TempPathFactory, changes: dict[str, str]):
     try:
-        read = read_settings(WALKED | changes)
+        valid_settings = read_settings(MINIMAL | changes)
     except SettingsError as error:
         assert error.problems and all(re.match("[A-Z0-9_]+", problem)[0] in {*NAMES, "ROLES"} for problem in error.problems)
         return
     folder = tmp_path_factory.mktemp("run")
-    write_files(read, folder)
+    write_files(valid_settings, folder)
     assert "\x00" not in (folder / "nginx.conf").read_text()
-    assert all(isinstance(value, str) and "\x00" not in value for value in mlflow_environment(read).values())
+    assert all(isinstance(value, str) and "\x00" not in value for value in mlflow_environment(valid_settings).values())
 
 
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
 @given(st.sampled_from(FROM_FILES), st.binary(max_size=200))
-def test_any_file(tmp_path: Path, name: str, content: bytes):
+def test_any_file_is_parsed_or_refused(tmp_path: Path, name: str, content: bytes):
     (tmp_path / "given").write_bytes(content)
-    environment = {each: value for each, value in WALKED.items() if each != name} | {f"{name}_FILE": str(tmp_path / "given")}
+    environment = {each: value for each, value in MINIMAL.items() if each != name} | {f"{name}_FILE": str(tmp_path / "given")}
     try:
         read_settings(environment)
     except SettingsError as error:
@@ -89,12 +89,12 @@ def test_any_file(tmp_path: Path, name: str, content: bytes):
 
 
 @pytest.mark.parametrize("address", ["https://a'b", "https://a$x", 'https://a"b', "https://a b", "https://a;b", "https://a{b"])
-def test_an_address_that_nginx_would_read_as_its_own_is_refused(address):
+def test_a_url_with_characters_that_nginx_interprets_is_refused(address):
     with pytest.raises(SettingsError, match="PUBLIC_URL: must"):
-        read_settings(WALKED | {"PUBLIC_URL": address})
+        read_settings(MINIMAL | {"PUBLIC_URL": address})
 
 
 @pytest.mark.parametrize("folder", ["/a b", "/a;b", "/$a", "relative", "/a'b", "/a{b}", "/\u00e9"])
-def test_a_folder_that_nginx_would_read_as_its_own_is_refused(folder):
+def test_a_folder_with_characters_that_nginx_interprets_is_refused(folder):
     with pytest.raises(SettingsError, match="SPOOL_DIR: must be an absolute path"):
-        read_settings(WALKED | {"SPOOL_DIR": folder})
+        read_settings(MINIMAL | {"SPOOL_DIR": folder})

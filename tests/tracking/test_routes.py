@@ -1,4 +1,4 @@
-"""The table of routes against what MLflow itself routes, and the roles against it."""
+"""Classes of routes against MLflow's routes, and roles against classes."""
 
 from __future__ import annotations
 
@@ -7,16 +7,16 @@ from itertools import pairwise
 
 import pytest
 from atelier_tracking.gate.routes import classify, map_entries, read_routes
-from atelier_tracking.roles import LOWEST, PROTECTED, REGISTRY, ROLES, allowed
+from atelier_tracking.roles import LOWEST_ROLE, PROTECTED, REGISTRY, ROLES, allowed
 
-KINDS = {*LOWEST, "closed"}
+KINDS = {*LOWEST_ROLE, "closed"}
 
 
-def test_every_class_is_known_and_no_route_stands_twice():
+def test_classes_are_valid_and_routes_unique():
     routes = read_routes()
     assert {route.kind for route in routes} == KINDS
     assert len({(route.method, route.path) for route in routes}) == len(routes)
-    assert set(PROTECTED) <= set(LOWEST)
+    assert set(PROTECTED) <= set(LOWEST_ROLE)
 
 
 @pytest.mark.parametrize(
@@ -43,11 +43,11 @@ def test_every_class_is_known_and_no_route_stands_twice():
         ("POST", "/api/2.0/mlflow/tomorrow", "closed"),
     ],
 )
-def test_classes(method, path, kind):
+def test_a_route_has_its_class(method, path, kind):
     assert classify(method, path, read_routes()) == kind
 
 
-def test_roles_grow():
+def test_each_role_includes_the_lower_ones():
     pairs = set(allowed(gateway=True, registry=False))
     for lower, higher in pairwise(ROLES):
         assert {kind for role, kind in pairs if role == lower} < {kind for role, kind in pairs if role == higher}
@@ -55,28 +55,28 @@ def test_roles_grow():
     assert "closed" not in {kind for _, kind in pairs}
 
 
-def test_the_registrys_user_writes_no_files_and_administers_nothing():
+def test_the_registry_user_may_not_write_files_or_administer():
     kinds = {kind for role, kind in allowed(gateway=True, registry=True) if role == REGISTRY}
     assert kinds == {"read", "register", "describe", "curate", "registered"}
 
 
-@pytest.mark.parametrize(("gateway", "registry", "off"), [(False, True, {"gateway", "presign"}), (True, False, set())])
-def test_what_is_off_is_for_nobody(gateway, registry, off):
-    assert set(LOWEST) - {kind for _, kind in allowed(gateway, registry)} == off
+@pytest.mark.parametrize(("gateway", "registry", "closed"), [(False, True, {"gateway", "presign"}), (True, False, set())])
+def test_disabled_classes_are_closed_to_every_role(gateway, registry, closed):
+    assert set(LOWEST_ROLE) - {kind for _, kind in allowed(gateway, registry)} == closed
 
 
-def test_the_map_holds_nothing_that_nginx_would_read_as_its_own():
+def test_map_entries_contain_no_characters_that_nginx_interprets():
     lines = map_entries(read_routes()).splitlines()
     assert len(lines) == len(read_routes()) + 1
     assert all(re.fullmatch(r'\s*"~\^[^"$;{}]+\$?" [a-z]+;', line) for line in lines)
 
 
-def test_the_routes_of_the_installed_mlflow_are_listed():
+def test_all_routes_of_the_installed_mlflow_are_listed():
     from mlflow.server import handlers
 
     routes = read_routes()
-    known = {(method, path) for path, _, methods in handlers.get_endpoints() for method in methods}
-    sample = {(method, re.sub(r"<[^>]+>", "x", path)) for method, path in known}
+    mlflow_routes = {(method, path) for path, _, methods in handlers.get_endpoints() for method in methods}
+    sample = {(method, re.sub(r"<[^>]+>", "x", path)) for method, path in mlflow_routes}
     listed = {
         (method, path) for method, path in sample if any(r.method == method and re.search(r.pattern, path) for r in routes)
     }

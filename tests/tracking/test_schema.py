@@ -1,4 +1,4 @@
-"""A start makes tables in an empty database, and migrates nothing unasked."""
+"""A start creates tables in an empty database and never migrates."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ from mlflow.store.db.utils import _get_alembic_config
 from mlflow.store.tracking.dbmodels.initial_models import Base
 from sqlalchemy import create_engine, inspect, text
 
-NEXT_TO_LAST = "75868b020152"  # the last migration of MLflow 3.17 makes a table, so MLflow by itself would run it at a start
+PREVIOUS_REVISION = "75868b020152"  # the last migration of MLflow 3.17 creates a table, so MLflow itself would run it at start
 
 
-def before_the_last(uri: str) -> set[str]:
-    """Makes the tables of an older MLflow, with a row in them."""
+def create_older_database(uri: str) -> set[str]:
+    """Creates the tables of an older MLflow with one row; returns their names."""
     engine = create_engine(uri)
     with engine.begin() as connection:
         Base.metadata.create_all(connection)
         config = _get_alembic_config(uri)
         config.attributes["connection"] = connection
-        command.upgrade(config, NEXT_TO_LAST)
+        command.upgrade(config, PREVIOUS_REVISION)
         connection.execute(text("INSERT INTO experiments (experiment_id, name, lifecycle_stage) VALUES (7, 'mine', 'active')"))
     return set(inspect(engine).get_table_names())
 
@@ -30,7 +30,7 @@ def uri(tmp_path):
     return f"sqlite:///{tmp_path / 'mlflow.db'}"
 
 
-def test_an_empty_database_gets_its_tables(uri):
+def test_tables_are_created_in_an_empty_database(uri):
     schema = open_schema(uri)
     assert schema.state() == "empty"
     schema.require_current()
@@ -38,38 +38,38 @@ def test_an_empty_database_gets_its_tables(uri):
     schema.require_current()
 
 
-def test_an_older_database_is_refused_and_left_as_it_is(uri):
-    tables = before_the_last(uri)
+def test_an_older_database_is_refused_and_unchanged(uri):
+    tables = create_older_database(uri)
     schema = open_schema(uri)
-    with pytest.raises(SchemaError) as told:
+    with pytest.raises(SchemaError) as error:
         schema.require_current()
-    for words in (schema.head, NEXT_TO_LAST, "python -m atelier_tracking migrate", "make a backup"):
-        assert words in str(told.value)
-    assert schema.revision() == NEXT_TO_LAST
+    for words in (schema.head, PREVIOUS_REVISION, "python -m atelier_tracking migrate", "create a backup"):
+        assert words in str(error.value)
+    assert schema.revision() == PREVIOUS_REVISION
     assert set(inspect(create_engine(uri)).get_table_names()) == tables
 
 
-def test_the_command_migrates_and_a_second_time_does_nothing(uri):
-    before_the_last(uri)
+def test_migrate_is_idempotent(uri):
+    create_older_database(uri)
     schema = open_schema(uri)
-    assert schema.migrate() == (NEXT_TO_LAST, schema.head)
+    assert schema.migrate() == (PREVIOUS_REVISION, schema.head)
     assert schema.migrate() == (schema.head, schema.head)
     schema.require_current()
     with create_engine(uri).connect() as connection:
         assert connection.execute(text("SELECT name FROM experiments WHERE experiment_id = 7")).scalar() == "mine"
 
 
-def test_a_database_of_a_later_release_is_refused_by_both(uri):
+def test_a_database_of_a_later_release_is_refused(uri):
     schema = open_schema(uri)
     schema.require_current()
     with create_engine(uri).begin() as connection:
         connection.execute(text("UPDATE alembic_version SET version_num = 'ffffffffffff'"))
     for call in (schema.require_current, schema.migrate):
-        with pytest.raises(SchemaError, match=r"ffffffffffff, which it does not know: start the later release"):
+        with pytest.raises(SchemaError, match=r"ffffffffffff, which belongs to a later release: start that release"):
             call()
 
 
-def test_a_first_start_that_was_cut_short_goes_on(uri):
+def test_an_interrupted_first_start_is_completed(uri):
     Base.metadata.create_all(create_engine(uri))
     schema = open_schema(uri)
     assert schema.state() == "empty"
@@ -77,7 +77,7 @@ def test_a_first_start_that_was_cut_short_goes_on(uri):
     assert schema.state() == "current"
 
 
-def test_tables_with_rows_and_no_revision_are_not_taken_for_empty(uri):
+def test_tables_with_rows_and_no_revision_are_not_empty(uri):
     engine = create_engine(uri)
     Base.metadata.create_all(engine)
     with engine.begin() as connection:

@@ -1,4 +1,4 @@
-"""The container's environment: complete and legal, or refused with every problem at once."""
+"""Settings from environment variables: valid, or refused with all problems at once."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from sqlalchemy import make_url
 
 HASH = "$apr1$abcdefgh$0123456789012345678901"
-WALKED = {
+MINIMAL = {
     "DB_NAME": "mlflow",
     "DB_USER": "mlflow",
     "DB_PW": "pw",
@@ -30,22 +30,22 @@ WALKED = {
 
 
 def problems(**changes: str) -> str:
-    with pytest.raises(SettingsError) as refused:
-        read_settings(WALKED | changes)
-    return str(refused.value)
+    with pytest.raises(SettingsError) as error:
+        read_settings(MINIMAL | changes)
+    return str(error.value)
 
 
-def test_the_walk_throughs_variables_are_enough():
-    settings = read_settings(WALKED)
+def test_the_reference_walk_throughs_variables_are_sufficient():
+    settings = read_settings(MINIMAL)
     assert [login.user for login in settings.logins] == ["ada"]
     assert settings.roles is None and settings.registry_user is None
     assert mlflow_environment(settings)["MLFLOW_ARTIFACTS_DESTINATION"] == "s3://artifacts"
 
 
-def test_nothing_at_all_lists_every_required_name():
-    with pytest.raises(SettingsError) as refused:
+def test_an_empty_environment_lists_all_required_variables():
+    with pytest.raises(SettingsError) as error:
         read_settings({})
-    missing = {line.split(":")[0].split(" ")[0] for line in str(refused.value).splitlines()}
+    missing = {line.split(":")[0].split(" ")[0] for line in str(error.value).splitlines()}
     assert missing == {"DB_NAME", "DB_USER", "DB_PW", "DB_PORT", "DB_ENDPOINT", "AWS_BUCKET_NAME", "AWS_REGION", "HTPASSWD"}
 
 
@@ -57,12 +57,12 @@ def test_nothing_at_all_lists_every_required_name():
         ({"DB_ENDPOINT": "db.example:5432"}, "DB_ENDPOINT: .*received 'db.example:5432'"),
         ({"DB_PW": "two\nlines"}, "DB_PW: must be printable characters in one line$"),
         ({"DB_TLS_MODE": "on"}, "DB_TLS_MODE: .*received 'on'"),
-        ({"DB_TLS_MODE": "verify-full"}, "DB_TLS_CA_FILE: must name"),
+        ({"DB_TLS_MODE": "verify-full"}, "DB_TLS_CA_FILE: must be the path"),
         ({"AWS_BUCKET_NAME": "s3://x"}, "AWS_BUCKET_NAME: .*received 's3://x'"),
         ({"AWS_ACCESS_KEY_ID": ""}, "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY: set both or none; received only AWS_SECRET"),
         ({"S3_ENDPOINT_URL": "s3:4566"}, "S3_ENDPOINT_URL: must be an http"),
-        ({"S3_ENDPOINT_URL": "http://me:pw@s3"}, "S3_ENDPOINT_URL: must not hold a login$"),
-        ({"S3_ENDPOINT_URL": "http://a", "S3_PUBLIC_ENDPOINT_URL": "http://b"}, "must be the same address"),
+        ({"S3_ENDPOINT_URL": "http://me:pw@s3"}, "S3_ENDPOINT_URL: must not contain a login$"),
+        ({"S3_ENDPOINT_URL": "http://a", "S3_PUBLIC_ENDPOINT_URL": "http://b"}, "must be the same URL"),
         ({"PUBLIC_URL": "https://a/b"}, "PUBLIC_URL: must be scheme://name .*received 'https://a/b'"),
         ({"TRUSTED_PROXIES": "10.0.0.0/8 lb.example"}, "TRUSTED_PROXIES: .*received 'lb.example'"),
         ({"TLS_KEY_FILE": __file__}, "TLS_CERTIFICATE_FILE and TLS_KEY_FILE: set both or none"),
@@ -71,31 +71,31 @@ def test_nothing_at_all_lists_every_required_name():
         ({"ROLES": "ada king"}, "ROLES, line 1: .*received 'ada king'"),
         ({"ROLES": "eve reader"}, "ROLES, line 1: user eve is not in HTPASSWD"),
         ({"ROLES": "# none"}, "ROLES: user ada of HTPASSWD has no role"),
-        ({"REGISTRY_USER": "eve"}, "REGISTRY_USER: must be a user of HTPASSWD; received eve; known are ada"),
+        ({"REGISTRY_USER": "eve"}, "REGISTRY_USER: must be a user of HTPASSWD; received eve; users are ada"),
         ({"ROLES": "ada trainer", "REGISTRY_USER": "ada"}, "REGISTRY_USER: ada must be a promoter or admin"),
     ],
 )
-def test_a_problem_names_rule_and_value(changes, words):
-    said = problems(**changes)
-    assert re.search(words, said, re.M)
-    assert len(said.splitlines()) == 1
+def test_a_problem_has_rule_and_value(changes, words):
+    message = problems(**changes)
+    assert re.search(words, message, re.M)
+    assert len(message.splitlines()) == 1
 
 
-def test_problems_come_all_at_once_and_show_no_secret():
-    said = problems(DB_PORT="x", AWS_REGION="Mars", DB_PW="hid\tden", HTPASSWD="ada:hidden", ROLES="x", PUBLIC_URL="nope")
-    assert {line.split(":")[0].split(",")[0] for line in said.splitlines()} == {
+def test_all_problems_are_reported_without_secrets():
+    message = problems(DB_PORT="x", AWS_REGION="Mars", DB_PW="hid\tden", HTPASSWD="ada:hidden", ROLES="x", PUBLIC_URL="nope")
+    assert {line.split(":")[0].split(",")[0] for line in message.splitlines()} == {
         "DB_PORT",
         "AWS_REGION",
         "DB_PW",
         "HTPASSWD",
         "PUBLIC_URL",
     }
-    assert "hid" not in said
+    assert "hid" not in message
 
 
-def test_secrets_come_from_files(tmp_path: Path):
-    values = {name: WALKED[name] for name in FROM_FILES if name in WALKED} | {"ROLES": "ada admin\n"}
-    environment = {name: value for name, value in WALKED.items() if name not in values}
+def test_secrets_are_read_from_files(tmp_path: Path):
+    values = {name: MINIMAL[name] for name in FROM_FILES if name in MINIMAL} | {"ROLES": "ada admin\n"}
+    environment = {name: value for name, value in MINIMAL.items() if name not in values}
     for name, value in values.items():
         (tmp_path / name).write_text(value + "\n")
         environment[f"{name}_FILE"] = str(tmp_path / name)
@@ -106,8 +106,8 @@ def test_secrets_come_from_files(tmp_path: Path):
 
 
 @given(st.text(st.characters(exclude_categories=("C", "Z")) | st.just(" "), min_size=1))
-def test_every_password_survives_the_address(password: str):
-    settings = read_settings(WALKED | {"DB_PW": password})
+def test_any_password_can_be_in_the_database_url(password: str):
+    settings = read_settings(MINIMAL | {"DB_PW": password})
     url = make_url(database_uri(settings))
     assert (url.password, url.host, url.port, url.database) == (password, "db.example", 5432, "mlflow")
     assert unquote(database_uri(settings).split(":", 2)[2].rpartition("@")[0]) == password
@@ -121,17 +121,17 @@ def test_every_password_survives_the_address(password: str):
         ("http://[2001:DB8::1]", "http://[2001:db8::1]"),
     ],
 )
-def test_the_public_address_is_what_a_browser_sends(given_url, origin):
-    assert read_settings(WALKED | {"PUBLIC_URL": given_url}).public_url == origin
+def test_public_url_is_normalized_to_an_origin(given_url, origin):
+    assert read_settings(MINIMAL | {"PUBLIC_URL": given_url}).public_url == origin
 
 
-def test_the_reference_has_a_row_for_every_setting():
+def test_every_setting_is_documented_with_its_default():
     page = (Path(__file__).parents[2] / "docs/reference/tracking/settings.md").read_text()
     rows = dict(re.findall(r"^\| `([A-Z0-9_]+)`[^|]*\| ([^|]+) \|", page, re.M))
     assert set(rows) == set(NAMES)
     for name, default in rows.items():
         field = Settings.model_fields["logins" if name == "HTPASSWD" else name.lower()]
         optional = "none" if field.default in (None, ()) else f"`{field.default}`"
-        said = "required" if field.is_required() else optional
-        assert default.strip() == said, name
+        expected = "required" if field.is_required() else optional
+        assert default.strip() == expected, name
     assert {name for name in FROM_FILES if f"`{name}_FILE`" in page} == set(FROM_FILES)

@@ -1,4 +1,4 @@
-"""Spellings of a version's source, tags that only the registry gives, and versions from before either rule."""
+"""Canonical sources of versions, reserved tags, and older versions with other sources."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import re
 import pytest
 from atelier_contracts import identifiers, names
 from atelier_tracking.gate import protected_names
-from atelier_tracking.gate.sources import PATTERN, SOURCE, odd_sources
+from atelier_tracking.gate.sources import PATTERN, SOURCE, noncanonical_sources
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -19,7 +19,7 @@ CANONICAL = [
     f"mlflow-artifacts:/5/{RUN}/artifacts/model",
     f"mlflow-artifacts:/5/models/{MODEL}/artifacts",
 ]
-ODD = [
+NONCANONICAL = [
     f"runs:/{RUN}/model/",
     f"runs:/{RUN}",
     f"runs://{RUN}/model",
@@ -44,43 +44,45 @@ ODD = [
 ]
 
 
-def test_the_image_knows_the_same_spellings_as_the_contract():
+def test_the_pattern_equals_that_of_the_contract():
     assert SOURCE == identifiers.SOURCE
 
 
 @pytest.mark.parametrize("source", [*CANONICAL, "dummy-source", "prompt-template"])
-def test_what_mlflows_clients_send_is_taken(source):
+def test_canonical_sources_are_accepted(source):
     assert re.search(PATTERN, source)
 
 
-@pytest.mark.parametrize("source", ODD)
-def test_any_other_spelling_is_refused(source):
+@pytest.mark.parametrize("source", NONCANONICAL)
+def test_other_sources_are_refused(source):
     assert not re.search(PATTERN, source)
 
 
 @given(st.text())
-def test_mlflow_takes_what_the_contract_takes(source):
+def test_mlflow_accepts_what_the_contract_accepts(source):
     try:
         identifiers.parse_source(source)
-        taken = True
+        accepted = True
     except identifiers.IdentifierError:
-        taken = source in ("dummy-source", "prompt-template")
-    assert bool(re.search(PATTERN, source)) == taken
+        accepted = source in ("dummy-source", "prompt-template")
+    assert bool(re.search(PATTERN, source)) == accepted
 
 
-@pytest.mark.parametrize("source", [source for source in ODD if RUN in source])
+@pytest.mark.parametrize("source", [source for source in NONCANONICAL if RUN in source])
 @pytest.mark.parametrize("run", [None, RUN])
-def test_an_odd_source_of_a_run_freezes_the_run(source, run):
-    assert RUN in odd_sources([(source, None, run)], "artifacts")["ids"]
+def test_a_noncanonical_source_protects_its_run(source, run):
+    assert RUN in noncanonical_sources([(source, None, run)], "artifacts")["ids"]
 
 
-def test_ids_are_found_through_any_spelling():
+def test_ids_are_found_in_encoded_sources():
     hidden = "%2561" + RUN[1:4] + "\t" + RUN[4:]
-    assert odd_sources([(f"mlflow-artifacts:/5/{hidden}/artifacts/model", "", None)], "artifacts")["ids"] == [RUN]
-    assert odd_sources([("models:/copied/3", f"mlflow-artifacts:/5/{RUN}/artifacts/model", None)], "artifacts")["ids"] == [RUN]
+    assert noncanonical_sources([(f"mlflow-artifacts:/5/{hidden}/artifacts/model", "", None)], "artifacts")["ids"] == [RUN]
+    assert noncanonical_sources([("models:/copied/3", f"mlflow-artifacts:/5/{RUN}/artifacts/model", None)], "artifacts")[
+        "ids"
+    ] == [RUN]
 
 
-def test_folders_without_ids_are_frozen_as_folders():
+def test_folders_without_ids_are_protected():
     rows = [
         ("s3://artifacts/direct//model?x", None, None),
         ("S3://artifacts/upper", None, ""),
@@ -88,30 +90,33 @@ def test_folders_without_ids_are_frozen_as_folders():
         ("mlflow-artifacts:/shared/model", None, None),
         ("http://host/api/2.0/mlflow-artifacts/artifacts/by/name", None, None),
     ]
-    assert odd_sources(rows, "artifacts") == {"ids": [], "folders": ["by/name", "direct/model", "shared/model", "upper"]}
+    assert noncanonical_sources(rows, "artifacts") == {
+        "ids": [],
+        "folders": ["by/name", "direct/model", "shared/model", "upper"],
+    }
 
 
-def test_what_the_gates_searches_find_is_not_listed():
+def test_canonical_sources_are_not_listed():
     rows = [(source, f"mlflow-artifacts:/5/{RUN}/artifacts/model", RUN) for source in [*CANONICAL, "dummy-source"]]
-    assert odd_sources(rows, "artifacts") == {"ids": [], "folders": []}
+    assert noncanonical_sources(rows, "artifacts") == {"ids": [], "folders": []}
 
 
 @given(st.text(), st.none() | st.text(), st.none() | st.text())
-def test_any_row_of_the_database_is_read(source, location, run):
-    found = odd_sources([(source, location, run)], "artifacts")
-    assert all(re.fullmatch("[0-9a-f]{32}", each) for each in found["ids"])
-    assert all(each and not each.startswith("/") for each in found["folders"])
+def test_any_row_is_parsed(source, location, run):
+    sources = noncanonical_sources([(source, location, run)], "artifacts")
+    assert all(re.fullmatch("[0-9a-f]{32}", each) for each in sources["ids"])
+    assert all(each and not each.startswith("/") for each in sources["folders"])
 
 
-def test_a_trainers_tags_are_free_and_all_others_of_ours_are_not():
-    ours = {value for name, value in vars(names).items() if name.startswith("TAG_")}
-    assert set(protected_names.FREE) == {names.TAG_KIND, names.TAG_BUNDLE_DIGEST, names.TAG_SOURCE_DIGEST}
-    for key in ours - set(protected_names.FREE):
-        assert key in (protected_names.refusal("sketch", ["mlflow.x", key], False) or "")
-    assert protected_names.refusal("sketch", [*protected_names.FREE, "mlflow.x", "atelier"], False) is None
+def test_only_the_trainers_tags_are_unreserved():
+    tags = {value for name, value in vars(names).items() if name.startswith("TAG_")}
+    assert set(protected_names.UNRESERVED_TAGS) == {names.TAG_KIND, names.TAG_BUNDLE_DIGEST, names.TAG_SOURCE_DIGEST}
+    for key in tags - set(protected_names.UNRESERVED_TAGS):
+        assert key in (protected_names.violation("sketch", ["mlflow.x", key], False) or "")
+    assert protected_names.violation("sketch", [*protected_names.UNRESERVED_TAGS, "mlflow.x", "atelier"], False) is None
 
 
-def test_the_chains_model_is_created_by_the_registry():
-    assert names.CHAIN_MODEL in protected_names.MODELS
-    assert "created by the registry service" in (protected_names.refusal(names.CHAIN_MODEL, [], True) or "")
-    assert protected_names.refusal(names.CHAIN_MODEL, [], False) is None
+def test_only_the_registry_creates_the_model_of_the_chain():
+    assert names.CHAIN_MODEL in protected_names.RESERVED_MODELS
+    assert "Only the registry service may create" in (protected_names.violation(names.CHAIN_MODEL, [], True) or "")
+    assert protected_names.violation(names.CHAIN_MODEL, [], False) is None

@@ -1,4 +1,4 @@
-"""Readiness, waiting and the files that nginx reads."""
+"""Readiness, waiting for the database, and nginx's files."""
 
 from __future__ import annotations
 
@@ -12,26 +12,26 @@ from pathlib import Path
 
 import pytest
 from atelier_tracking.errors import LoginsError
-from atelier_tracking.gate.nginx_config import NO_USER, PLACEHOLDER, SCRIPTS, placeholders, unmatched, write_files
+from atelier_tracking.gate.nginx_config import DUMMY_USER, PLACEHOLDER, SCRIPTS, dummy_hash, placeholders, write_files
 from atelier_tracking.htpasswd import parse_logins
-from atelier_tracking.server.mlflow_server import wait_until
-from atelier_tracking.server.readiness import QUESTIONS, Ready, Watch, ask
+from atelier_tracking.server.mlflow_server import wait_for_database
+from atelier_tracking.server.readiness import CHECKS, DependencyMonitor, ReadinessFile, run_check
 from atelier_tracking.server.supervisor import exit_code, may_bind_low_ports
 from atelier_tracking.settings import read_settings
 
-from .test_settings import HASH, WALKED
+from .test_settings import HASH, MINIMAL
 
-DATABASE = QUESTIONS[0]
+DATABASE = CHECKS[0]
 
 
 @pytest.fixture
-def answers(tmp_path: Path):
-    """A server on a Unix socket that gives the statuses it is told to."""
-    given: list[tuple[int, bytes]] = []
+def mlflow(tmp_path: Path):
+    """A fake MLflow on a Unix socket: its path, and the list of its next responses."""
+    responses: list[tuple[int, bytes]] = []
 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self):
-            status, body = given.pop(0)
+            status, body = responses.pop(0)
             self.send_response(status)
             self.send_header("Content-Length", str(len(body)))
             self.end_headers()
@@ -46,43 +46,43 @@ def answers(tmp_path: Path):
     server = socketserver.UnixStreamServer(str(tmp_path / "s"), Handler)
     thread = threading.Thread(target=server.serve_forever, daemon=True)
     thread.start()
-    yield tmp_path / "s", given
+    yield tmp_path / "s", responses
     server.shutdown()
     server.server_close()
 
 
-def test_a_question_is_answered_by_what_is_behind(answers):
-    path, given = answers
-    given += [(200, b"{}"), (404, b"{}"), (500, json.dumps({"message": "password\nfailed"}).encode()), (502, b"nothing")]
-    assert ask(path, DATABASE) is None
-    assert ask(path, DATABASE) is None
-    assert ask(path, DATABASE) == "status 500: password failed"
-    assert ask(path, DATABASE) == "status 502: nothing"
-    assert "MLflow does not answer" in (ask(path.with_name("none"), DATABASE) or "")
+def test_a_check_returns_none_or_the_reason(mlflow):
+    path, responses = mlflow
+    responses += [(200, b"{}"), (404, b"{}"), (500, json.dumps({"message": "password\nfailed"}).encode()), (502, b"nothing")]
+    assert run_check(path, DATABASE) is None
+    assert run_check(path, DATABASE) is None
+    assert run_check(path, DATABASE) == "status 500: password failed"
+    assert run_check(path, DATABASE) == "status 502: nothing"
+    assert "MLflow does not respond" in (run_check(path.with_name("none"), DATABASE) or "")
 
 
-def test_each_change_is_said_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
-    told: list[str | None] = [None, "gone", "gone", "other", None]
-    watch = Watch(DATABASE, lambda _: told.pop(0))
+def test_each_change_is_logged_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    reasons: list[str | None] = [None, "refused", "refused", "timeout", None]
+    monitor = DependencyMonitor(DATABASE, lambda _: reasons.pop(0))
     file = tmp_path / "ready"
-    ready = Ready(file, [watch])
-    there = []
+    readiness = ReadinessFile(file, [monitor])
+    exists = []
     for _ in range(5):
-        watch.once()
-        ready.update()
-        ready.update()
-        there.append(file.exists())
-    assert there == [True, False, False, False, True]
-    said = [json.loads(line) for line in capsys.readouterr().err.splitlines()]
-    assert [line["event"] for line in said if "database" in line["event"]] == [
-        "database reachable",
-        "database not reachable",
-        "database not reachable",
-        "database reachable",
+        monitor.run_once()
+        readiness.update()
+        readiness.update()
+        exists.append(file.exists())
+    assert exists == [True, False, False, False, True]
+    log = [json.loads(line) for line in capsys.readouterr().err.splitlines()]
+    assert [line["event"] for line in log if "database" in line["event"]] == [
+        "database available",
+        "database unavailable",
+        "database unavailable",
+        "database available",
     ]
 
 
-def test_waiting_says_a_reason_once(capsys: pytest.CaptureFixture[str]):
+def test_waiting_logs_each_reason_once(capsys: pytest.CaptureFixture[str]):
     reasons = ["no\nroute", "no\nroute", "wrong password"]
 
     def connect() -> None:
@@ -90,25 +90,25 @@ def test_waiting_says_a_reason_once(capsys: pytest.CaptureFixture[str]):
             raise OSError(reasons.pop(0))
 
     pauses: list[float] = []
-    wait_until(connect, OSError, pauses.append)
+    wait_for_database(connect, OSError, pauses.append)
     assert len(pauses) == 3
-    said = [json.loads(line) for line in capsys.readouterr().err.splitlines()]
-    assert [line.get("reason") for line in said] == ["no route", "wrong password", None]
+    log = [json.loads(line) for line in capsys.readouterr().err.splitlines()]
+    assert [line.get("reason") for line in log] == ["no route", "wrong password", None]
 
 
-@pytest.mark.parametrize(("code", "shown"), [(0, 1), (1, 1), (3, 3), (-9, 137), (-15, 143)])
-def test_an_end_that_nobody_asked_for_is_a_failure(code, shown):
-    assert exit_code(code) == shown
+@pytest.mark.parametrize(("child_code", "container_code"), [(0, 1), (1, 1), (3, 3), (-9, 137), (-15, 143)])
+def test_an_unexpected_exit_is_a_failure(child_code, container_code):
+    assert exit_code(child_code) == container_code
 
 
-def test_capabilities_are_read_as_the_kernel_writes_them():
+def test_capabilities_are_parsed():
     assert may_bind_low_ports("Name:\tx\nCapBnd:\t00000000a80425fb\n")
     assert not may_bind_low_ports("CapBnd:\t0000000000000000\n")
 
 
-def test_every_placeholder_is_filled_and_nothing_is_readable_by_others(tmp_path: Path):
+def test_files_have_no_placeholders_and_are_private(tmp_path: Path):
     text = f"ada:{HASH}\nrita:{HASH}"
-    environment = WALKED | {
+    environment = MINIMAL | {
         "HTPASSWD": text,
         "ROLES": "ada admin\nrita reader",
         "REGISTRY_USER": "ada",
@@ -127,9 +127,9 @@ def test_every_placeholder_is_filled_and_nothing_is_readable_by_others(tmp_path:
     assert HASH not in config
 
 
-def test_no_name_is_one_of_nginxs_own(tmp_path: Path):
+def test_users_may_be_called_like_nginx_keywords(tmp_path: Path):
     names = ("default", "include", "hostnames", "volatile")
-    settings = read_settings(WALKED | {"HTPASSWD": "\n".join(f"{name}:{HASH}" for name in names)})
+    settings = read_settings(MINIMAL | {"HTPASSWD": "\n".join(f"{name}:{HASH}" for name in names)})
     users = placeholders(settings, tmp_path)["users"].split()
     assert users == [word for name in names for word in ('"user', f'{name}"', f'"{name}";')]
 
@@ -137,23 +137,23 @@ def test_no_name_is_one_of_nginxs_own(tmp_path: Path):
 @pytest.mark.parametrize(
     "hashed", [HASH, "$2y$10$" + "a" * 53, "$5$rounds=5000$salt$" + "a" * 43, "$6$salt$" + "a" * 86], ids=lambda text: text[:3]
 )
-def test_a_name_that_does_not_exist_costs_as_much_as_one_that_does(tmp_path: Path, hashed: str):
-    made = unmatched(hashed)
-    assert parse_logins(f"ada:{made}")[0].hash == made != hashed
-    assert made[:-43] == hashed[:-43]
+def test_unknown_users_are_checked_against_a_hash_of_the_same_cost(tmp_path: Path, hashed: str):
+    dummy = dummy_hash(hashed)
+    assert parse_logins(f"ada:{dummy}")[0].hash == dummy != hashed
+    assert dummy[:-43] == hashed[:-43]
     with pytest.raises(LoginsError):
-        parse_logins(f"{NO_USER}:{HASH}")
-    write_files(read_settings(WALKED | {"HTPASSWD": f"ada:{hashed}"}), tmp_path)
+        parse_logins(f"{DUMMY_USER}:{HASH}")
+    write_files(read_settings(MINIMAL | {"HTPASSWD": f"ada:{hashed}"}), tmp_path)
     lines = (tmp_path / "htpasswd").read_text().splitlines()
-    assert [line.split(":")[0] for line in lines] == ["ada", NO_USER]
+    assert [line.split(":")[0] for line in lines] == ["ada", DUMMY_USER]
 
 
 def test_salts_differ_between_starts(tmp_path: Path):
-    settings = read_settings(WALKED)
+    settings = read_settings(MINIMAL)
     assert placeholders(settings, tmp_path)["salt"] != placeholders(settings, tmp_path)["salt"]
 
 
-def test_the_supervisor_imports_the_standard_library_alone():
+def test_the_supervisor_imports_only_the_standard_library():
     code = (
         "import sys, atelier_tracking.server.supervisor; print({'pydantic', 'mlflow', 'boto3', 'psycopg2'} & set(sys.modules))"
     )

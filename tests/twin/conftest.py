@@ -1,4 +1,4 @@
-"""These tests start containers."""
+"""The tests of this folder start containers."""
 
 import pytest
 

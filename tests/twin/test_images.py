@@ -1,4 +1,4 @@
-"""What is in the images, seen from inside: own code and own dependencies, no login as root, nothing that trains."""
+"""Content of the images: their own packages and dependencies only, no root user, no training libraries."""
 
 from __future__ import annotations
 
@@ -12,20 +12,20 @@ pytestmark = [pytest.mark.twin, pytest.mark.timeout(600)]
 
 PACKAGES = {"trainer": "atelier_trainer", "registry-api": "atelier_registry", "infer": "atelier_infer"}
 TRAINING = ["torch", "diffusers", "transformers", "peft", "accelerate", "ray", "datasets", "onnxscript"]
-LOOK = """
+INSPECT_SCRIPT = """
 import importlib.util, json, os, pathlib, sys
 names = json.loads(sys.argv[1])
-ours = sorted({path.name for path in pathlib.Path("/").glob("[!ps]*/**/atelier_*") if path.is_dir()})
+packages = sorted({path.name for path in pathlib.Path("/").glob("[!ps]*/**/atelier_*") if path.is_dir()})
 print(json.dumps({
-    "found": [name for name in names if importlib.util.find_spec(name)],
-    "ours": ours,
+    "installed": [name for name in names if importlib.util.find_spec(name)],
+    "packages": packages,
     "user": os.getuid(),
     "writable": [str(path) for path in map(pathlib.Path, sys.path) if path.is_dir() and os.access(path, os.W_OK)],
 }))
 """
 
 
-def look(service: str) -> dict[str, object]:
+def inspect_image(service: str) -> dict[str, object]:
     names = json.dumps([*TRAINING, "onnxruntime", "pytest", "pip"])
     command = [
         "run",
@@ -35,39 +35,39 @@ def look(service: str) -> dict[str, object]:
         "--entrypoint=python",
         f"atelier/{service}:dev",
         "-c",
-        LOOK,
+        INSPECT_SCRIPT,
         names,
     ]
     return json.loads(docker(*command).stdout)
 
 
 @pytest.mark.parametrize("service", PACKAGES)
-def test_own_code_and_the_contracts_alone(service):
-    seen = look(service)
-    assert seen["ours"] == sorted(["atelier_contracts", PACKAGES[service]])
-    assert seen["user"] >= 10000
-    assert seen["writable"] == []
+def test_an_image_has_its_own_package_and_the_contracts_only(service):
+    content = inspect_image(service)
+    assert content["packages"] == sorted(["atelier_contracts", PACKAGES[service]])
+    assert content["user"] >= 10000
+    assert content["writable"] == []
 
 
-def test_nothing_that_trains_outside_the_trainer():
+def test_training_libraries_are_in_the_trainer_only():
     allowed = {"registry-api": [], "infer": ["onnxruntime"]}
-    assert {service: look(service)["found"] for service in allowed} == allowed
-    assert set(TRAINING[:5]) <= set(look("trainer")["found"])
+    assert {service: inspect_image(service)["installed"] for service in allowed} == allowed
+    assert set(TRAINING[:5]) <= set(inspect_image("trainer")["installed"])
 
 
 @pytest.mark.parametrize("service", ["registry-api", "infer"])
-def test_a_service_without_settings_says_what_is_missing(service):
-    ended = docker("run", "--rm", "--network=none", f"atelier/{service}:dev", check=False)
-    assert ended.returncode == 2
-    assert "TOKEN_FILE" in ended.stderr and "TRACKING_URI" in ended.stderr
+def test_a_service_without_settings_lists_the_missing_ones(service):
+    process = docker("run", "--rm", "--network=none", f"atelier/{service}:dev", check=False)
+    assert process.returncode == 2
+    assert "TOKEN_FILE" in process.stderr and "TRACKING_URI" in process.stderr
 
 
-def test_compose_takes_its_files():
+def test_compose_files_are_valid():
     docker("compose", "--profile", "trainer", "config", "--quiet")
     docker("compose", "--file", "compose.yaml", "--file", "compose.gpu.yaml", "--profile", "trainer", "config", "--quiet")
 
 
-def test_no_secret_is_in_an_image():
+def test_images_contain_no_secrets():
     for service in PACKAGES:
         history = docker("history", "--no-trunc", "--format", "{{.CreatedBy}}", f"atelier/{service}:dev").stdout
         environment = docker("inspect", "--format", "{{json .Config.Env}}", f"atelier/{service}:dev").stdout

@@ -1,4 +1,4 @@
-"""Backups of the twin, without containers: what is checked before anything is restored, and how a dump is read."""
+"""Backups of the twin without containers: verification before a restore, parsing a dump, restoring and rotating secrets."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from atelier_contracts.tokens import parse_tokens
 from atelier_twin import volume_layout
 from atelier_twin.backups import database, manifest
 from atelier_twin.errors import BackupError
-from atelier_twin.secrets import make, read_or_make, restored, write
+from atelier_twin.secrets import generate, read_or_generate, with_logins_of, write
 
 
 @pytest.fixture
@@ -22,23 +22,23 @@ def backup(tmp_path):
     (tmp_path / "objects").mkdir()
     for file, text in {"database.sql": "SELECT 1;\n", "secrets.json": "{}", "tokens": "", "objects/0": "bytes"}.items():
         (tmp_path / file).write_text(text)
-    pieces = [manifest.piece_of(tmp_path, name) for name in ("database.sql", "secrets.json", "tokens")]
-    pieces.append(manifest.piece_of(tmp_path, "objects/0", key="1/a/model", content_type="text/plain", metadata={"a": "b"}))
-    told = manifest.Manifest("20261124T214500Z", "dev", "3.17.2", "17.6", {"public": "abc"}, tuple(pieces))
-    manifest.write(tmp_path, told)
-    return tmp_path, told
+    files = [manifest.describe(tmp_path, name) for name in ("database.sql", "secrets.json", "tokens")]
+    files.append(manifest.describe(tmp_path, "objects/0", key="1/a/model", content_type="text/plain", metadata={"a": "b"}))
+    contents = manifest.Manifest("20261124T214500Z", "dev", "3.17.2", "17.6", {"public": "abc"}, tuple(files))
+    manifest.write(tmp_path, contents)
+    return tmp_path, contents
 
 
-def test_a_sound_backup_is_read_as_it_was_written(backup):
-    folder, told = backup
-    assert manifest.read(folder) == told
-    assert [piece.key for piece in told.objects] == ["1/a/model"]
+def test_an_intact_backup_is_read_as_written(backup):
+    folder, contents = backup
+    assert manifest.read(folder) == contents
+    assert [file.key for file in contents.objects] == ["1/a/model"]
 
 
 @pytest.mark.parametrize(
-    ("harm", "words"),
+    ("damage", "message"),
     [
-        (lambda folder: (folder / "objects/0").write_text("Bytes"), "objects/0: has other bytes than when it was made"),
+        (lambda folder: (folder / "objects/0").write_text("Bytes"), "objects/0: has changed since the backup"),
         (lambda folder: (folder / "objects/0").write_text("byte"), "objects/0: must have 5 bytes; it has 4"),
         (lambda folder: (folder / "database.sql").unlink(), "database.sql: is missing"),
         (lambda folder: (folder / "manifest.json").unlink(), "must be a backup with a manifest.json"),
@@ -46,23 +46,23 @@ def test_a_sound_backup_is_read_as_it_was_written(backup):
         (lambda folder: (folder / "manifest.json").write_text('{"format": 2}'), "must be a backup of format 1; received 2"),
     ],
 )
-def test_a_damaged_backup_is_refused(backup, harm, words):
+def test_a_damaged_backup_is_refused(backup, damage, message):
     folder, _ = backup
-    harm(folder)
-    with pytest.raises(BackupError, match=words):
+    damage(folder)
+    with pytest.raises(BackupError, match=message):
         manifest.read(folder)
 
 
 @pytest.mark.parametrize("name", ["../../etc/passwd", "/etc/passwd", "objects/../tokens", "objects/x"])
-def test_a_manifest_that_names_other_files_is_refused(backup, name):
-    folder, told = backup
-    strange = dataclasses.replace(told.pieces[-1], file=name)
-    manifest.write(folder, dataclasses.replace(told, pieces=(*told.pieces[:-1], strange)))
-    with pytest.raises(BackupError, match="is no file of a backup"):
+def test_a_manifest_with_a_foreign_path_is_refused(backup, name):
+    folder, contents = backup
+    foreign = dataclasses.replace(contents.pieces[-1], file=name)
+    manifest.write(folder, dataclasses.replace(contents, pieces=(*contents.pieces[:-1], foreign)))
+    with pytest.raises(BackupError, match="is not a file of a backup"):
         manifest.read(folder)
 
 
-def test_a_link_is_no_file_of_a_backup(backup):
+def test_a_symbolic_link_is_refused(backup):
     folder, _ = backup
     (folder / "objects/0").rename(folder / "elsewhere")
     (folder / "objects/0").symlink_to(folder / "elsewhere")
@@ -70,9 +70,9 @@ def test_a_link_is_no_file_of_a_backup(backup):
         manifest.read(folder)
 
 
-def test_a_backup_without_the_database_is_none(backup):
-    folder, told = backup
-    manifest.write(folder, dataclasses.replace(told, pieces=told.pieces[1:]))
+def test_a_backup_without_a_dump_is_refused(backup):
+    folder, contents = backup
+    manifest.write(folder, dataclasses.replace(contents, pieces=contents.pieces[1:]))
     with pytest.raises(BackupError, match=r"database\.sql: is not listed"):
         manifest.read(folder)
 
@@ -98,51 +98,51 @@ COPY public.tags (key) FROM stdin;
 """
 
 
-def test_a_dump_is_read_in_its_order_and_no_row_is_taken_for_a_command():
-    seen = []
-    for statements, rows in database._parts(io.StringIO(DUMP)):
-        seen.append((statements, None if rows is None else list(iter(lambda rows=rows: rows.read(8192), ""))))
-    assert [statements.split()[0] for statements, _ in seen] == ["SET", "COPY", "ALTER", "COPY"]
-    assert seen[1][1] == ["1\tCOPY x FROM stdin;\n", "2\t\\\\.\n"] and seen[3][1] == []
-    assert "restrict" not in "".join(statements for statements, _ in seen)
+def test_a_dump_is_parsed_in_order_and_rows_are_not_commands():
+    parts = []
+    for statements, rows in database.parse_dump(io.StringIO(DUMP)):
+        parts.append((statements, None if rows is None else list(iter(lambda rows=rows: rows.read(8192), ""))))
+    assert [statements.split()[0] for statements, _ in parts] == ["SET", "COPY", "ALTER", "COPY"]
+    assert parts[1][1] == ["1\tCOPY x FROM stdin;\n", "2\t\\\\.\n"] and parts[3][1] == []
+    assert "restrict" not in "".join(statements for statements, _ in parts)
 
 
-def test_people_keep_their_logins_and_tokens_and_the_database_its_passwords(tmp_path, monkeypatch):
+def test_restore_replaces_logins_and_tokens_and_keeps_database_passwords(tmp_path, monkeypatch):
     monkeypatch.setattr(os, "chown", lambda *_: None)
-    old, new = make({}), make({})
+    old, new = generate({}), generate({})
     write(tmp_path / "secrets.json", new)
-    for entry in volume_layout.entries(new):
-        (tmp_path / entry.path).parent.mkdir(exist_ok=True)
-        (tmp_path / entry.path).write_text(entry.text)
+    for file in volume_layout.secret_files(new):
+        (tmp_path / file.path).parent.mkdir(exist_ok=True)
+        (tmp_path / file.path).write_text(file.text)
     home = tmp_path / "home"
     (home / ".mlflow").mkdir(parents=True)
     (home / ".mlflow/credentials").write_text("the new twin's")
-    kept = json.loads(json.dumps({"logins": old.logins, "tokens": old.tokens}))
+    stored = json.loads(json.dumps({"logins": old.logins, "tokens": old.tokens}))
     tokens = "ana promoter " + "0" * 64 + "\n"
-    volume_layout.replace(restored(new, kept), tokens, tmp_path, home)
-    read, fresh = read_or_make(tmp_path / "secrets.json", {})
-    assert (fresh, read.logins, read.tokens) == (False, old.logins, old.tokens)
-    assert (read.database, read.s3_secret_access_key) == (new.database, new.s3_secret_access_key)
+    volume_layout.replace(with_logins_of(new, stored), tokens, tmp_path, home)
+    current, generated = read_or_generate(tmp_path / "secrets.json", {})
+    assert (generated, current.logins, current.tokens) == (False, old.logins, old.tokens)
+    assert (current.database, current.s3_secret_access_key) == (new.database, new.s3_secret_access_key)
     assert [token.id for token in parse_tokens((tmp_path / "tokens/tokens").read_text())] == ["ana"]
     assert (tmp_path / "infer/tracking_password").read_text() == old.logins["infer"]
     assert (tmp_path / "tracking/db_password").read_text() == new.database["tracking"]
     assert not (home / ".mlflow/credentials").exists()
 
 
-def test_rotation_ends_every_login_but_leaves_people_their_tokens(tmp_path, monkeypatch):
+def test_rotation_replaces_all_logins_and_keeps_tokens_of_people(tmp_path, monkeypatch):
     monkeypatch.setattr(os, "chown", lambda *_: None)
-    old = make({})
+    old = generate({})
     write(tmp_path / "secrets.json", old)
-    for entry in volume_layout.entries(old):
-        (tmp_path / entry.path).parent.mkdir(exist_ok=True)
-        (tmp_path / entry.path).write_text(entry.text)
-    with (tmp_path / "tokens/tokens").open("a") as file:
-        file.write("ana promoter " + "0" * 64 + "\n")
+    for file in volume_layout.secret_files(old):
+        (tmp_path / file.path).parent.mkdir(exist_ok=True)
+        (tmp_path / file.path).write_text(file.text)
+    with (tmp_path / "tokens/tokens").open("a") as token_file:
+        token_file.write("ana promoter " + "0" * 64 + "\n")
     for name in ("home/models", "home/.mlflow", "jobs", "base"):
         (tmp_path / name).mkdir(parents=True)
     (tmp_path / "roles").write_text("")
     (tmp_path / "home/.mlflow/credentials").write_text(old.logins["trainer"])
-    places = volume_layout.Places(
+    paths = volume_layout.VolumePaths(
         secrets=tmp_path,
         trainer_home=tmp_path / "home",
         postgres_init=tmp_path,
@@ -150,8 +150,8 @@ def test_rotation_ends_every_login_but_leaves_people_their_tokens(tmp_path, monk
         roles=tmp_path / "roles",
         base=tmp_path / "base",
     )
-    volume_layout.rotate(old, places)
-    new, _ = read_or_make(tmp_path / "secrets.json", {})
+    volume_layout.rotate(old, paths)
+    new, _ = read_or_generate(tmp_path / "secrets.json", {})
     assert not {*new.logins.values(), *new.tokens.values()} & {*old.logins.values(), *old.tokens.values()}
     assert (new.database, new.s3_access_key_id) == (old.database, old.s3_access_key_id)
     by_id = {token.id: token.sha256 for token in parse_tokens((tmp_path / "tokens/tokens").read_text())}

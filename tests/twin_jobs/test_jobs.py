@@ -1,4 +1,4 @@
-"""The twin's one-shot jobs, without containers."""
+"""The twin's one-off jobs without containers."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from http.server import BaseHTTPRequestHandler, HTTPServer
 import pytest
 from atelier_contracts.tokens import Role, parse_tokens
 from atelier_twin import first_version, ports, summary
-from atelier_twin.errors import PortsTaken, RequestRefused, SecretsError, StepFailed
+from atelier_twin.errors import FirstVersionError, PortsTaken, RequestError, SecretsError
 from atelier_twin.htpasswd import apr1
-from atelier_twin.secrets import LOGINS, TOKENS, make, read_or_make
-from atelier_twin.volume_layout import OWN_TOKENS, Places, entries, lay_out
+from atelier_twin.secrets import LOGINS, TOKENS, generate, read_or_generate
+from atelier_twin.volume_layout import PEER_TOKEN_FILES, VolumePaths, populate, secret_files
 
 ADDRESSES = summary.Addresses("http://t:1", "http://r:2", "http://i:3", "http://s:4")
 
@@ -33,191 +33,196 @@ def test_apr1(password, salt, expected):
     assert apr1(password, salt) == expected
 
 
-def test_a_salt_of_its_own_each_time():
+def test_each_hash_has_its_own_salt():
     assert apr1("x") != apr1("x")
 
 
-def test_secrets_are_made_once(tmp_path):
+def test_secrets_are_generated_once(tmp_path):
     file = tmp_path / "secrets.json"
-    made, fresh = read_or_make(file, {})
-    again, fresh_again = read_or_make(file, {})
-    assert (fresh, fresh_again) == (True, False)
-    assert made == again
+    secrets, generated = read_or_generate(file, {})
+    again, generated_again = read_or_generate(file, {})
+    assert (generated, generated_again) == (True, False)
+    assert secrets == again
     assert file.stat().st_mode & 0o777 == 0o600
-    other, _ = read_or_make(tmp_path / "other.json", {})
-    every = [*made.logins.values(), *made.tokens.values(), *made.database.values(), made.s3_secret_access_key]
+    other, _ = read_or_generate(tmp_path / "other.json", {})
+    every = [*secrets.logins.values(), *secrets.tokens.values(), *secrets.database.values(), secrets.s3_secret_access_key]
     assert len(set(every)) == len(every)
     assert all(len(secret) >= 32 for secret in every)
     assert not set(every) & {*other.logins.values(), *other.tokens.values(), *other.database.values()}
 
 
-def test_a_newer_release_adds_the_tokens_that_it_needs(tmp_path, monkeypatch):
+def test_a_newer_release_adds_missing_tokens(tmp_path, monkeypatch):
     monkeypatch.setattr(os, "chown", lambda *_: None)
-    made = make({})
-    old = {name: made.tokens[name] for name in made.tokens if name not in OWN_TOKENS}
+    secrets = generate({})
+    old = {name: secrets.tokens[name] for name in secrets.tokens if name not in PEER_TOKEN_FILES}
     file = tmp_path / "secrets.json"
-    file.write_text(json.dumps(dataclasses.asdict(dataclasses.replace(made, tokens=old))))
+    file.write_text(json.dumps(dataclasses.asdict(dataclasses.replace(secrets, tokens=old))))
     (tmp_path / "tokens").mkdir()
     tokens = tmp_path / "tokens/tokens"
     tokens.write_text("ana promoter " + "0" * 64 + "\n")
-    read, fresh = read_or_make(file, {})
-    assert not fresh and read.tokens.items() >= old.items() and read.tokens.keys() == TOKENS.keys()
-    assert read_or_make(file, {}) == (read, False)
-    nothing = tmp_path / "nothing"
-    nothing.write_text("")
-    places = Places(
-        secrets=tmp_path, trainer_home=tmp_path / "home", postgres_init=tmp_path, jobs=nothing, roles=nothing, base=nothing
+    current, generated = read_or_generate(file, {})
+    assert not generated and current.tokens.items() >= old.items() and current.tokens.keys() == TOKENS.keys()
+    assert read_or_generate(file, {}) == (current, False)
+    empty_file = tmp_path / "empty_file"
+    empty_file.write_text("")
+    paths = VolumePaths(
+        secrets=tmp_path,
+        trainer_home=tmp_path / "home",
+        postgres_init=tmp_path,
+        jobs=empty_file,
+        roles=empty_file,
+        base=empty_file,
     )
     (tmp_path / "home/models").mkdir(parents=True)
     (tmp_path / "home/.mlflow").mkdir()
     (tmp_path / "first-version").mkdir()
-    lay_out(read, places)
+    populate(current, paths)
     assert [token.id for token in parse_tokens(tokens.read_text())] == ["ana", "registry-api", "infer"]
-    assert (tmp_path / "infer/registry_token").read_text() == read.tokens["infer"]
+    assert (tmp_path / "infer/registry_token").read_text() == current.tokens["infer"]
     tokens.chmod(0o600)
     tokens.write_text("ana promoter " + "0" * 64 + "\n")  # a person revoked both
     for name in ("infer", "registry-api", "first-version", "postgres", "tracking", "tokens"):
         (tmp_path / name).chmod(0o700)
-    lay_out(read, places)
+    populate(current, paths)
     assert [token.id for token in parse_tokens(tokens.read_text())] == ["ana"]
 
 
-def test_a_damaged_file_is_told_and_kept(tmp_path):
+def test_a_damaged_secrets_file_is_reported_and_kept(tmp_path):
     file = tmp_path / "secrets.json"
     file.write_text('{"logins": {}')
-    with pytest.raises(SecretsError, match=r"must hold this twin's secrets.*down --volumes"):
-        read_or_make(file, {})
+    with pytest.raises(SecretsError, match=r"must contain this twin's secrets.*down --volumes"):
+        read_or_generate(file, {})
     assert file.read_text() == '{"logins": {}'
 
 
-def test_keys_of_another_s3():
-    made = make({"S3_ACCESS_KEY_ID": "mine", "S3_SECRET_ACCESS_KEY": "also mine"})
-    assert (made.s3_access_key_id, made.s3_secret_access_key) == ("mine", "also mine")
-    with pytest.raises(SecretsError, match="set both or none"):
-        make({"S3_ACCESS_KEY_ID": "mine"})
+def test_keys_of_another_s3_are_used():
+    secrets = generate({"S3_ACCESS_KEY_ID": "mine", "S3_SECRET_ACCESS_KEY": "also mine"})
+    assert (secrets.s3_access_key_id, secrets.s3_secret_access_key) == ("mine", "also mine")
+    with pytest.raises(SecretsError, match="must be set together"):
+        generate({"S3_ACCESS_KEY_ID": "mine"})
 
 
-def test_each_service_finds_its_own_secrets_and_no_others():
-    made = make({})
-    written = entries(made)
-    assert len({entry.path for entry in written}) == len(written)
+def test_each_service_can_read_only_its_own_secrets():
+    secrets = generate({})
+    files = secret_files(secrets)
+    assert len({file.path for file in files}) == len(files)
     owners = {"postgres/postgres_password": {999}, "tracking/htpasswd": {10001}, "infer/tracking_password": {10003}}
     for path, users in owners.items():
-        assert {entry.user for entry in written if entry.path == path} == users
-    seen_by_infer = "".join(entry.text for entry in written if entry.user == 10003)
-    assert made.logins["infer"] in seen_by_infer
-    assert not [secret for name, secret in made.logins.items() if name != "infer" and secret in seen_by_infer]
-    assert not [secret for secret in made.database.values() if secret in seen_by_infer]
+        assert {file.user for file in files if file.path == path} == users
+    readable_by_infer = "".join(file.text for file in files if file.user == 10003)
+    assert secrets.logins["infer"] in readable_by_infer
+    assert not [secret for name, secret in secrets.logins.items() if name != "infer" and secret in readable_by_infer]
+    assert not [secret for secret in secrets.database.values() if secret in readable_by_infer]
 
 
-def test_files_are_what_the_services_read():
-    made = make({})
-    text = {entry.path: entry.text for entry in entries(made)}
+def test_services_can_parse_the_files():
+    secrets = generate({})
+    text = {file.path: file.text for file in secret_files(secrets)}
     tokens = parse_tokens(text["tokens/tokens"])
     assert {token.id: token.role for token in tokens} == {name: Role[role] for name, role in TOKENS.items()}
-    assert not [secret for secret in made.tokens.values() if secret in text["tokens/tokens"]]
+    assert not [secret for secret in secrets.tokens.values() if secret in text["tokens/tokens"]]
     lines = dict(line.split(":", 1) for line in text["tracking/htpasswd"].splitlines())
     assert set(lines) == set(LOGINS) == {line.split()[0] for line in text["tracking/roles"].splitlines()}
     for name, hashed in lines.items():
-        assert apr1(made.logins[name], hashed.split("$")[2]) == hashed
+        assert apr1(secrets.logins[name], hashed.split("$")[2]) == hashed
 
 
-def test_the_summary_tells_where_and_no_secret():
-    made = make({})
-    told, full = summary.summary(ADDRESSES), summary.full(made, ADDRESSES)
-    assert "http://t:1" in told and "docker compose run --rm secrets login" in told
-    every = [*made.logins.values(), *made.tokens.values(), *made.database.values(), made.s3_secret_access_key]
-    assert not [secret for secret in every if secret in told]
-    assert made.logins["admin"] in full and made.tokens["reader"] in full
-    assert not [secret for secret in made.database.values() if secret in full]
+def test_the_summary_has_addresses_and_no_secrets():
+    secrets = generate({})
+    text, full = summary.summary(ADDRESSES), summary.credentials(secrets, ADDRESSES)
+    assert "http://t:1" in text and "docker compose run --rm secrets login" in text
+    every = [*secrets.logins.values(), *secrets.tokens.values(), *secrets.database.values(), secrets.s3_secret_access_key]
+    assert not [secret for secret in every if secret in text]
+    assert secrets.logins["admin"] in full and secrets.tokens["reader"] in full
+    assert not [secret for secret in secrets.database.values() if secret in full]
 
 
-class Answers(BaseHTTPRequestHandler):
-    """A registry-api of one answer."""
+class RegistryApi(BaseHTTPRequestHandler):
+    """A fake registry-api with one response."""
 
-    answer: tuple[int, dict[str, object]] = (200, {})
+    response: tuple[int, dict[str, object]] = (200, {})
 
     def do_GET(self) -> None:
-        status, body = self.answer
+        status, body = self.response
         self.send_response(status)
         self.end_headers()
         self.wfile.write(json.dumps(body).encode())
 
     def log_message(self, *_: object) -> None:
-        """Quiet."""
+        pass
 
 
 @pytest.fixture
-def plan(tmp_path) -> Iterator[first_version.Plan]:
+def settings(tmp_path) -> Iterator[first_version.Settings]:
     (tmp_path / "token").write_text("secret")
-    server = HTTPServer(("127.0.0.1", 0), Answers)
+    server = HTTPServer(("127.0.0.1", 0), RegistryApi)
     threading.Thread(target=server.serve_forever, daemon=True).start()
-    yield first_version.Plan(True, "sketch", 5, f"http://127.0.0.1:{server.server_port}", tmp_path / "token")
+    yield first_version.Settings(True, "sketch", 5, f"http://127.0.0.1:{server.server_port}", tmp_path / "token")
     server.shutdown()
     server.server_close()
 
 
-def test_a_twin_with_a_champion_is_left_alone(plan, monkeypatch):
-    monkeypatch.setattr(Answers, "answer", (200, {"aliases": {"champion": 3}}))
-    said: list[str] = []
-    first_version.run(plan, said.append)
-    assert said == ["version 3 of sketch is champion: nothing to do\n"]
+def test_a_twin_with_a_champion_is_not_changed(settings, monkeypatch):
+    monkeypatch.setattr(RegistryApi, "response", (200, {"aliases": {"champion": 3}}))
+    output: list[str] = []
+    first_version.run(settings, output.append)
+    assert output == ["version 3 of sketch is champion already; nothing to do\n"]
 
 
-def test_a_refusal_is_told(plan, monkeypatch):
-    monkeypatch.setattr(Answers, "answer", (503, {"detail": "MLflow does not answer"}))
-    with pytest.raises(RequestRefused, match=r"answered 503.*MLflow does not answer"):
-        first_version.run(plan, lambda _: None)
+def test_an_error_response_is_reported(settings, monkeypatch):
+    monkeypatch.setattr(RegistryApi, "response", (503, {"detail": "MLflow is unavailable"}))
+    with pytest.raises(RequestError, match=r"returned 503.*MLflow is unavailable"):
+        first_version.run(settings, lambda _: None)
 
 
-def test_it_can_be_switched_off(tmp_path):
+def test_the_first_version_can_be_disabled(tmp_path):
     environment = {"MODEL": "sketch", "FIRST_VERSION": "off", "FIRST_VERSION_STEPS": "5"}
     environment |= {"REGISTRY_API_URL": "http://nowhere", "TOKEN_FILE": str(tmp_path / "none")}
-    said: list[str] = []
-    first_version.run(first_version.Plan.read(environment), said.append)
-    assert said == ["FIRST_VERSION=off: nothing is trained\n"]
-    with pytest.raises(StepFailed, match="must be on or off; received 'no'"):
-        first_version.Plan.read(environment | {"FIRST_VERSION": "no"})
-    with pytest.raises(StepFailed, match="whole number from 1; received '0'"):
-        first_version.Plan.read(environment | {"FIRST_VERSION_STEPS": "0"})
+    output: list[str] = []
+    first_version.run(first_version.Settings.read(environment), output.append)
+    assert output == ["FIRST_VERSION=off: no version is trained\n"]
+    with pytest.raises(FirstVersionError, match="must be on or off; received 'no'"):
+        first_version.Settings.read(environment | {"FIRST_VERSION": "no"})
+    with pytest.raises(FirstVersionError, match="whole number from 1; received '0'"):
+        first_version.Settings.read(environment | {"FIRST_VERSION_STEPS": "0"})
 
 
 def free_ports() -> dict[str, str]:
-    """Settings with addresses and ports that nobody has."""
+    """Settings with free ports."""
     settings = {"TWIN_ADDRESS": "127.0.0.1", "S3_ADDRESS": "127.0.0.1"}
-    with contextlib.ExitStack() as opened:
+    with contextlib.ExitStack() as stack:
         for name in ("TRACKING_PORT", "REGISTRY_API_PORT", "INFER_PORT", "S3_PORT"):
-            one = opened.enter_context(socket.socket())
-            one.bind(("127.0.0.1", 0))
-            settings[name] = str(one.getsockname()[1])
+            listener = stack.enter_context(socket.socket())
+            listener.bind(("127.0.0.1", 0))
+            settings[name] = str(listener.getsockname()[1])
     return settings
 
 
-def test_free_ports_are_free_again_after_the_look():
+def test_free_ports_are_released_after_the_check():
     settings = free_ports()
     for _ in range(2):
-        ports.check(ports.wanted(settings, ()))
+        ports.check(ports.required(settings, ()))
 
 
-def test_each_taken_port_is_one_line_with_the_setting_that_moves_it():
+def test_each_used_port_is_reported_with_its_setting():
     settings = free_ports()
     with socket.socket() as one, socket.socket() as two:
-        for holder, name in ((one, "REGISTRY_API_PORT"), (two, "S3_PORT")):
-            holder.bind(("127.0.0.1", int(settings[name])))
-            holder.listen()
-        with pytest.raises(PortsTaken) as told:
-            ports.check(ports.wanted(settings, ()))
-        lines = str(told.value).splitlines()
+        for listener, name in ((one, "REGISTRY_API_PORT"), (two, "S3_PORT")):
+            listener.bind(("127.0.0.1", int(settings[name])))
+            listener.listen()
+        with pytest.raises(PortsTaken) as error:
+            ports.check(ports.required(settings, ()))
+        lines = str(error.value).splitlines()
         assert len(lines) == 2
         for line, name in zip(lines, ("REGISTRY_API_PORT", "S3_PORT"), strict=True):
-            assert line.startswith(f"port {settings[name]} of 127.0.0.1 is taken (another program listens there): set {name} ")
-        ports.check(ports.wanted(settings, {"registry-api", "localstack"}))
+            assert line.startswith(f"port {settings[name]} of 127.0.0.1 is taken (another program listens on it): set {name} ")
+        ports.check(ports.required(settings, {"registry-api", "localstack"}))
 
 
-def test_a_port_that_is_given_twice_and_an_address_of_another_machine_are_told():
+def test_a_repeated_port_and_a_foreign_address_are_reported():
     settings = free_ports()
     settings["INFER_PORT"] = settings["TRACKING_PORT"]
-    with pytest.raises(PortsTaken, match=r"is taken \(TRACKING_PORT has it, too\): set INFER_PORT"):
-        ports.check(ports.wanted(settings, ()))
+    with pytest.raises(PortsTaken, match=r"is taken \(TRACKING_PORT is the same\): set INFER_PORT"):
+        ports.check(ports.required(settings, ()))
     with pytest.raises(PortsTaken, match=r"S3_ADDRESS must be an address of this machine.*received 192\.0\.2\.1"):
-        ports.check(ports.wanted(free_ports() | {"S3_ADDRESS": "192.0.2.1"}, ()))
+        ports.check(ports.required(free_ports() | {"S3_ADDRESS": "192.0.2.1"}, ()))

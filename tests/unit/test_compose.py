@@ -196,5 +196,5 @@ def test_a_backup_is_read_by_no_service_and_written_by_one_job():
 
 
 def test_the_server_finds_the_password_that_its_own_pg_dump_needs():
-    assert SERVICES["postgres"]["environment"]["POSTGRES_PASSWORD_FILE"] == database.SUPERUSER_FILE
-    assert database.LOGIN.endswith(f"--dbname={SERVICES['postgres']['environment']['POSTGRES_DB']}")
+    assert SERVICES["postgres"]["environment"]["POSTGRES_PASSWORD_FILE"] == database.SUPERUSER_PASSWORD_FILE
+    assert database.PG_DUMP_OPTIONS.endswith(f"--dbname={SERVICES['postgres']['environment']['POSTGRES_DB']}")

@@ -1,4 +1,4 @@
-"""docs/how-to/operations.md: what is typed there is what the code takes, and what is printed there is what it prints."""
+"""docs/how-to/operations.md: its commands are valid, and its outputs are those of the code."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs/how-to/operations.md").read_text()
 SERVICES = yaml.safe_load((ROOT / "compose.yaml").read_text())["services"]
 BLOCKS = [line for block in re.findall(r"```sh\n(.*?)```", PAGE, re.DOTALL) for line in block.splitlines()]
-TYPED = sorted({*BLOCKS, *re.findall(r"`((?:docker compose|python -m) [^`]+)`", PAGE)})
+COMMANDS = sorted({*BLOCKS, *re.findall(r"`((?:docker compose|python -m) [^`]+)`", PAGE)})
 TWIN_JOBS = {
     "tokens": {"issue", "revoke", "list"},
     "secrets": {"login", "rotate", "summary"},
@@ -25,12 +25,12 @@ TWIN_JOBS = {
 }
 
 
-def test_there_are_commands():
+def test_the_page_has_commands():
     assert len(BLOCKS) > 15
 
 
-@pytest.mark.parametrize("line", TYPED)
-def test_what_is_typed_is_understood(line):
+@pytest.mark.parametrize("line", COMMANDS)
+def test_every_command_is_valid(line):
     words = shlex.split(line)
     if words[:3] == ["python", "-m", "atelier_infra"]:
         cli.parser().parse_args(words[3:])
@@ -48,28 +48,28 @@ def test_what_is_typed_is_understood(line):
         assert {word for word in words[3:] if not word.startswith("--")} <= set(SERVICES)
 
 
-def test_every_command_of_an_operator_is_there():
+def test_every_operator_command_is_documented():
     for command in ("upgrade", "backup", "restore", "gc", "up", "init"):
         assert any(line.startswith(f"python -m atelier_infra {command}") for line in BLOCKS), command
     for job in ("backup", "restore", "tracking migrate", "tracking gc", "secrets rotate"):
         assert any(line.startswith(f"docker compose run --rm {job}") for line in BLOCKS), job
 
 
-def test_what_is_printed_is_what_the_code_prints():
-    assert volume_layout.RESTART in BLOCKS and f"end with: {volume_layout.RESTART}" in PAGE
-    assert summary.HOW.removeprefix("read the login with: ") in BLOCKS
+def test_documented_outputs_are_printed_by_the_code():
+    assert volume_layout.RESTART_COMMAND in BLOCKS and f"end with: {volume_layout.RESTART_COMMAND}" in PAGE
+    assert summary.LOGIN_HINT.removeprefix("print the login with: ") in BLOCKS
     code = "".join(
         file.read_text() for folder in ("twin", "infra", "services/tracking") for file in (ROOT / folder).rglob("*.py")
     )
     for words in (
         "objects and the database",
         "it holds logins and tokens",
-        "bring it back with: docker compose run --rm restore",
-        "is back: ",
+        "restore with: docker compose run --rm restore",
+        "is restored: ",
         "migrated from revision",
         "would be removed; pass --yes to remove them",
         "to go back (this loses what was written since the snapshot)",
-        "adopted the logins of",
+        "adopted the secrets of",
         "and another machine wrote it",
         "new logins and tokens; the old ones end with",
     ):

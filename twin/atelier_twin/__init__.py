@@ -1,4 +1,4 @@
-"""One-shot jobs of the local twin: fresh secrets, free ports, a first version; backup and restore.
+"""One-off jobs of the twin: secrets, port check, first version, backup and restore.
 
-The latter two need boto3 and psycopg2, and run in the tracking image; the others need the standard library alone.
+Backup and restore need boto3 and psycopg2 and run in the tracking image; the others need the standard library only.
 """

@@ -1,20 +1,20 @@
-"""How a job of the twin can end early.
+"""Errors of the twin's jobs.
 
 TwinError
-├── SecretsError      the secrets cannot be read or written
-├── PortsTaken        a port of this machine cannot be opened
-├── BackupError       a backup cannot be made, is damaged, or would overwrite something
-├── StepFailed        a command of the trainer ended with an error
-└── RequestRefused    a service answered with an error, or not at all
+├── SecretsError         secrets cannot be read or written
+├── PortsTaken           a port of this machine cannot be opened
+├── BackupError          a backup cannot be created, is damaged, or would overwrite data
+└── FirstVersionError    a setting is invalid, or the trainer failed
+    └── RequestError     registry-api returned an error or did not respond
 """
 
 
 class TwinError(Exception):
-    """Ends the job with one line and exit code 1."""
+    """Base of all errors; the job prints the message and exits with code 1."""
 
 
 class SecretsError(TwinError):
-    """The secrets cannot be read or written."""
+    """Secrets cannot be read or written."""
 
 
 class PortsTaken(TwinError):
@@ -22,12 +22,12 @@ class PortsTaken(TwinError):
 
 
 class BackupError(TwinError):
-    """A backup cannot be made, is damaged, or would overwrite something."""
+    """A backup cannot be created, is damaged, or would overwrite data."""
 
 
-class StepFailed(TwinError):
-    """A command of the trainer ended with an error."""
+class FirstVersionError(TwinError):
+    """A setting is invalid, or the trainer failed."""
 
 
-class RequestRefused(TwinError):
-    """A service answered with an error, or not at all."""
+class RequestError(FirstVersionError):
+    """registry-api returned an error or did not respond."""

@@ -1,4 +1,4 @@
-"""Whether the twin's ports are free, asked before anything is started; Docker says so when half of the twin runs."""
+"""Checks that the twin's ports are free before anything starts; Docker would fail with half of the services running."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ PUBLISHED = {
     "infer": ("TWIN_ADDRESS", "INFER_PORT"),
     "localstack": ("S3_ADDRESS", "S3_PORT"),
 }
-"""Service → the settings with the address and the port that compose.yaml opens for it."""
+"""Service → the settings of its address and port in compose.yaml."""
 
 
 @dataclass(frozen=True)
 class Port:
-    """One port of this machine, and the settings that chose it."""
+    """One port of this machine, and the names of its settings."""
 
     address: str
     number: int
@@ -29,12 +29,12 @@ class Port:
     port_setting: str
 
 
-def wanted(environment: Mapping[str, str], running: Collection[str]) -> list[Port]:
+def required(environment: Mapping[str, str], running: Collection[str]) -> list[Port]:
     """The ports that a start will open.
 
     Args:
-        environment: with the settings, as compose.yaml hands them over.
-        running: services of this twin that run already, and hold their ports themselves.
+        environment: the settings.
+        running: services of this twin that are running, whose ports are open already.
     """
     return [
         Port(environment[address], int(environment[port]), address, port)
@@ -44,37 +44,38 @@ def wanted(environment: Mapping[str, str], running: Collection[str]) -> list[Por
 
 
 def check(ports: list[Port]) -> None:
-    """Opens every port for a moment.
+    """Opens all ports, and closes them again.
 
     Raises:
-        PortsTaken: with a line for each that cannot be opened.
+        PortsTaken: the message has a line for each port that cannot be opened.
     """
     problems = []
-    with ExitStack() as opened:
-        mine: dict[int, Port] = {}
+    with ExitStack() as stack:
+        opened: dict[int, Port] = {}
         for port in ports:
-            kind = socket.AF_INET6 if ":" in port.address else socket.AF_INET
-            one = opened.enter_context(socket.socket(kind, socket.SOCK_STREAM))
-            one.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # connections that have just ended do not count
+            family = socket.AF_INET6 if ":" in port.address else socket.AF_INET
+            listener = stack.enter_context(socket.socket(family, socket.SOCK_STREAM))
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # ignore connections in TIME_WAIT
             try:
-                one.bind((port.address.strip("[]"), port.number))
-                one.listen()
+                listener.bind((port.address.strip("[]"), port.number))
+                listener.listen()
             except OSError as error:
-                if error.errno != errno.EACCES:  # Docker may open ports that this job may not
-                    problems.append(_told(port, error, mine))
+                if error.errno != errno.EACCES:  # Docker may open privileged ports, this job may not
+                    problems.append(_problem(port, error, opened))
             else:
-                mine[port.number] = port
+                opened[port.number] = port
     if problems:
         raise PortsTaken("\n".join(problems))
 
 
-def _told(port: Port, error: OSError, mine: Mapping[int, Port]) -> str:
+def _problem(port: Port, error: OSError, opened: Mapping[int, Port]) -> str:
     if error.errno != errno.EADDRINUSE:
         return (
             f"{port.address_setting} must be an address of this machine, such as 127.0.0.1; received {port.address} ({error})"
         )
-    holder = f"{mine[port.number].port_setting} has it, too" if port.number in mine else "another program listens there"
+    other = opened.get(port.number)
+    cause = f"{other.port_setting} is the same" if other else "another program listens on it"
     return (
-        f"port {port.number} of {port.address} is taken ({holder}): set {port.port_setting} to a free one, "
+        f"port {port.number} of {port.address} is taken ({cause}): set {port.port_setting} to a free port "
         f"in the shell or in .env (make up {port.port_setting}=…)"
     )

@@ -1,4 +1,4 @@
-"""Every secret of the twin: made once, at random, and kept in one file that only root can read."""
+"""All secrets of the twin: generated at random once, and stored in a file that only root can read."""
 
 from __future__ import annotations
 
@@ -15,19 +15,19 @@ from atelier_twin.errors import SecretsError
 PEOPLE = {"admin": "admin"}
 SERVICES = {"trainer": "trainer", "registry-api": "promoter", "infer": "reader"}
 LOGINS = PEOPLE | SERVICES
-"""Logins of tracking, and their roles there."""
+"""Login of tracking → role."""
 
 ROLES = ("reader", "trainer", "promoter", "admin")
 TOKENS = {role: role for role in ROLES} | {"first-version": "promoter", "registry-api": "promoter", "infer": "reader"}
-"""Tokens of registry-api and infer, and their roles: one to hand out for each role, one for the job, one for what each of
-the two asks of the other: registry-api lets infer draw versions, infer listens to registry-api's events."""
+"""Token of registry-api and infer → role: one for each role to give to people, one for the job first-version, and one for
+each service to call the other (registry-api has infer generate validation images; infer receives registry-api's events)."""
 
 DATABASE_USERS = ("postgres", "tracking", "atelier_registry")
 
 
 @dataclass(frozen=True)
 class Secrets:
-    """Everything; nothing here is ever printed but by the job `login`."""
+    """Passwords and tokens by name; printed by the job `login` only."""
 
     logins: dict[str, str]
     tokens: dict[str, str]
@@ -36,15 +36,15 @@ class Secrets:
     s3_secret_access_key: str
 
 
-def make(environment: Mapping[str, str]) -> Secrets:
-    """New ones. S3 keys are taken from the environment where an S3 other than LocalStack wants its own.
+def generate(environment: Mapping[str, str]) -> Secrets:
+    """Generates secrets, except the S3 keys if the environment has them (for an S3 other than LocalStack).
 
     Raises:
-        SecretsError: one of the two keys is given without the other.
+        SecretsError: one of the two keys is set without the other.
     """
     key_id, key = environment.get("S3_ACCESS_KEY_ID", ""), environment.get("S3_SECRET_ACCESS_KEY", "")
     if bool(key_id) != bool(key):
-        raise SecretsError("S3_ACCESS_KEY_ID and S3_SECRET_ACCESS_KEY: set both or none; received one of them")
+        raise SecretsError("S3_ACCESS_KEY_ID and S3_SECRET_ACCESS_KEY must be set together; received one of them")
     return Secrets(
         logins={name: secrets.token_urlsafe(24) for name in LOGINS},
         tokens={name: secrets.token_urlsafe(24) for name in TOKENS},
@@ -54,39 +54,41 @@ def make(environment: Mapping[str, str]) -> Secrets:
     )
 
 
-def read_or_make(file: Path, environment: Mapping[str, str]) -> tuple[Secrets, bool]:
-    """The secrets of this twin, and whether they were made just now.
+def read_or_generate(file: Path, environment: Mapping[str, str]) -> tuple[Secrets, bool]:
+    """The stored secrets, or new ones; and whether they are new.
 
     Raises:
-        SecretsError: the file is there and not readable as what this module writes, or cannot be written.
+        SecretsError: the file is damaged or cannot be written.
     """
-    fresh = False
+    generated = False
     try:
         if file.exists():
-            kept = Secrets(**json.loads(file.read_text()))
-            if kept.tokens.keys() == TOKENS.keys():
-                return kept, False
-            made = dataclasses.replace(kept, tokens=make({}).tokens | kept.tokens)  # a newer release has more of them
+            stored = Secrets(**json.loads(file.read_text()))
+            if stored.tokens.keys() == TOKENS.keys():
+                return stored, False
+            current = dataclasses.replace(stored, tokens=generate({}).tokens | stored.tokens)  # a newer release has more tokens
         else:
-            made, fresh = make(environment), True
-        write(file, made)
+            current, generated = generate(environment), True
+        write(file, current)
     except (OSError, ValueError, TypeError) as error:
-        again = "`docker compose down --volumes` removes the twin's data and the next start makes new ones"
+        remedy = "`docker compose down --volumes` removes the twin's data, and the next start generates new secrets"
         raise SecretsError(
-            f"{file} must hold this twin's secrets; received {type(error).__name__}: {error}; {again}"
+            f"{file} must contain this twin's secrets; received {type(error).__name__}: {error}; {remedy}"
         ) from error
-    return made, fresh
+    return current, generated
 
 
-def restored(made: Secrets, kept: Mapping[str, Mapping[str, str]]) -> Secrets:
-    """This twin's secrets with the logins and tokens of a backup; the database and S3 keep the passwords they have here."""
-    return dataclasses.replace(made, logins=made.logins | dict(kept["logins"]), tokens=made.tokens | dict(kept["tokens"]))
+def with_logins_of(current: Secrets, backup: Mapping[str, Mapping[str, str]]) -> Secrets:
+    """The current secrets with logins and tokens of a backup; passwords of the database and S3 stay."""
+    logins, tokens = current.logins | dict(backup["logins"]), current.tokens | dict(backup["tokens"])
+    return dataclasses.replace(current, logins=logins, tokens=tokens)
 
 
-def write(file: Path, made: Secrets) -> None:
+def write(file: Path, values: Secrets) -> None:
+    """Writes the file atomically, with mode 0600."""
     partial = file.with_suffix(".part")
     partial.touch(mode=0o600)
-    partial.write_text(json.dumps(dataclasses.asdict(made), indent=2))
+    partial.write_text(json.dumps(dataclasses.asdict(values), indent=2))
     descriptor = os.open(partial, os.O_RDONLY)
     os.fsync(descriptor)
     os.close(descriptor)

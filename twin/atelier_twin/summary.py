@@ -1,4 +1,4 @@
-"""What a person is told: where the services are, how to read the login, a request to try."""
+"""The text that `make up` and the job `login` print: addresses, credentials, a request to try."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ from dataclasses import dataclass
 
 from atelier_twin.secrets import PEOPLE, Secrets
 
-HOW = "read the login with: docker compose run --rm secrets login"
+LOGIN_HINT = "print the login with: docker compose run --rm secrets login"
 
 
 @dataclass(frozen=True)
 class Addresses:
-    """Where the services are reached from this machine."""
+    """URLs of the services on this machine."""
 
     tracking: str
     registry_api: str
@@ -25,7 +25,7 @@ class Addresses:
 
 
 def summary(addresses: Addresses) -> str:
-    """Addresses and what to do next; no secret."""
+    """Addresses and next steps, without secrets."""
     return f"""
 tracking      {addresses.tracking}   (a page; log in as admin)
 registry-api  {addresses.registry_api}
@@ -33,22 +33,28 @@ infer         {addresses.infer}
 
 login         docker compose run --rm secrets login
 first version docker compose logs -f first-version   (trained and promoted at the first start, a few minutes)
-draw          {_draw(addresses)}
+generate      {_generate_command(addresses)}
 """
 
 
-def full(made: Secrets, addresses: Addresses) -> str:
-    """Logins and tokens, for the terminal of the person who asked."""
+def credentials(secrets: Secrets, addresses: Addresses) -> str:
+    """Addresses, logins, tokens and S3 keys."""
     lines = [f"tracking      {addresses.tracking}"]
-    lines += [f"  user {name}, password {made.logins[name]}" for name in PEOPLE]
+    lines += [f"  user {name}, password {secrets.logins[name]}" for name in PEOPLE]
     lines += ["", f"registry-api  {addresses.registry_api}", f"infer         {addresses.infer}"]
-    lines += [f"  token of the {name}: {made.tokens[name]}" for name in ("reader", "trainer", "promoter", "admin")]
-    lines += ["", f"S3            {addresses.s3}", f"  key id {made.s3_access_key_id}, key {made.s3_secret_access_key}"]
-    lines += ["", "draw an image:", f"  export ATELIER_TOKEN={made.tokens['reader']}", f"  {_draw(addresses)}", ""]
+    lines += [f"  token of the {name}: {secrets.tokens[name]}" for name in ("reader", "trainer", "promoter", "admin")]
+    lines += ["", f"S3            {addresses.s3}", f"  key id {secrets.s3_access_key_id}, key {secrets.s3_secret_access_key}"]
+    lines += [
+        "",
+        "generate an image:",
+        f"  export ATELIER_TOKEN={secrets.tokens['reader']}",
+        f"  {_generate_command(addresses)}",
+        "",
+    ]
     return "\n".join(lines)
 
 
-def _draw(addresses: Addresses) -> str:
+def _generate_command(addresses: Addresses) -> str:
     return (
         f'curl -sS {addresses.infer}/generate -H "Authorization: Bearer $ATELIER_TOKEN" '
         """-H 'Content-Type: application/json' -d '{"prompt": "a red car next to a tree", "seed": 1}' -o car.png"""

@@ -1,5 +1,5 @@
--- Run by the official image's first start. Two users with a place of their own each: MLflow keeps its migrations in the
--- public schema, and another user of the same migration tool must not meet them there.
+-- Run by the official image at its first start. Each of the two users has its own schema: MLflow's Alembic table is in the
+-- public schema, and registry-api's Alembic must not use the same one.
 \set QUIET on
 \set tracking_password `cat /secrets/postgres/tracking_password`
 \set registry_password `cat /secrets/postgres/atelier_registry_password`

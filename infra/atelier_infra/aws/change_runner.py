@@ -1,4 +1,4 @@
-"""Every call that changes something in AWS goes through here, so that --dry-run needs no second path through the code."""
+"""Makes every AWS call that changes something, so that --dry-run is implemented in one place."""
 
 from __future__ import annotations
 
@@ -7,33 +7,33 @@ from typing import Any
 
 from rich.console import Console
 
-from atelier_infra.aws.client import translated
+from atelier_infra.aws.client import translate_errors
 
 
 class ChangeRunner:
-    """Does what it is told and says so, or only says what it would do."""
+    """Makes calls and prints their descriptions; in a dry run it only prints them."""
 
     def __init__(self, console: Console, region: str | None, dry_run: bool) -> None:
-        self._console, self._region, self.dry_run = console, region, dry_run
+        self.console, self._region, self.dry_run = console, region, dry_run
 
-    def make(self, said: str, call: Callable[..., Any], **arguments: Any) -> Any:
-        """Calls AWS.
+    def run(self, description: str, call: Callable[..., Any], **arguments: Any) -> Any:
+        """Makes one call.
 
         Args:
-            said: what it does, as in "start the database".
+            description: what the call does, in the imperative: "start the database".
             call: method of a boto3 client.
-            arguments: of the call; they are not printed, as they may hold secrets.
+            arguments: arguments of the call; never printed, as they may be secrets.
 
         Returns:
-            The answer; None in a dry run.
+            The response; None in a dry run.
 
         Raises:
-            AwsError: AWS refused.
+            AwsError: AWS refused the call or did not respond.
         """
         if self.dry_run:
-            self._console.print(f"would {said}", highlight=False)
+            self.console.print(f"would {description}", highlight=False)
             return None
-        with self._console.status(said), translated(self._region):
-            answer = call(**arguments)
-        self._console.print(f"[green]✓[/] {said}", highlight=False)
-        return answer
+        with self.console.status(description), translate_errors(self._region):
+            response = call(**arguments)
+        self.console.print(f"[green]✓[/] {description}", highlight=False)
+        return response

@@ -1,4 +1,4 @@
-"""Waits for something in AWS, and shows for how long already."""
+"""Polls AWS until a condition holds, and shows the time waited."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from typing import TypeVar
 
 from rich.console import Console
 
-from atelier_infra.aws.client import translated
+from atelier_infra.aws.client import translate_errors
 from atelier_infra.errors import NotReadyError
 
 T = TypeVar("T")
 
 
 class Poller:
-    """Asks again until the answer is there. Tests give a clock that costs no time."""
+    """`sleep` and `now` are arguments so that tests need not wait."""
 
     def __init__(
         self,
@@ -28,32 +28,30 @@ class Poller:
     ) -> None:
         self.console, self._region, self._pause_s, self._sleep, self._now = console, region, pause_s, sleep, now
 
-    def until(self, said: str, look: Callable[[], tuple[T | None, str]], timeout_s: float) -> T:
-        """Waits.
+    def until(self, condition: str, check: Callable[[], tuple[T | None, str]], timeout_s: float) -> T:
+        """Calls `check` until it returns a result.
 
         Args:
-            said: what for, as in "the database is available".
-            look: returns the result, or None and how things stand.
-            timeout_s: for how long.
-
-        Returns:
-            The result.
+            condition: what is waited for, for example "the database is available".
+            check: returns a result or None, and the current state in words.
+            timeout_s: seconds to wait.
 
         Raises:
-            NotReadyError: time is up.
-            AwsError: AWS refused an answer.
+            NotReadyError: the time ran out.
+            AwsError: AWS refused a call or did not respond.
         """
-        begun = self._now()
-        with self.console.status(f"waiting until {said}") as status:
+        start = self._now()
+        with self.console.status(f"waiting until {condition}") as status:
             while True:
-                with translated(self._region):
-                    result, stand = look()
-                waited_s = self._now() - begun
+                with translate_errors(self._region):
+                    result, state = check()
+                waited_s = self._now() - start
                 if result is not None:
                     return result
                 if waited_s >= timeout_s:
                     raise NotReadyError(
-                        f"after {waited_s:.0f} s of waiting until {said}, it stands so: {stand}; look again with `status`"
+                        f"timed out after {waited_s:.0f} s waiting until {condition}; last state: {state}; "
+                        "run `status` to check again"
                     )
-                status.update(f"waiting until {said}  [dim]{waited_s:.0f} s, {stand}[/]")
+                status.update(f"waiting until {condition}  [dim]{waited_s:.0f} s, {state}[/]")
                 self._sleep(self._pause_s)

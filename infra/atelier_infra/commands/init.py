@@ -1,4 +1,4 @@
-"""`init`: asks for what no flag gave, writes terraform.tfvars, the secrets and, if wanted, where the state is kept."""
+"""`init`: asks for missing answers, writes terraform.tfvars and the credentials, and configures the state bucket if given."""
 
 from __future__ import annotations
 
@@ -12,36 +12,34 @@ from rich.console import Console
 from rich.prompt import Prompt
 
 from atelier_infra.aws.change_runner import ChangeRunner
-from atelier_infra.aws.client import Aws, translated
-from atelier_infra.errors import AnswerError
+from atelier_infra.aws.client import Aws, translate_errors
+from atelier_infra.errors import InputError
 from atelier_infra.secrets import credentials
 from atelier_infra.terraform import tfvars
 
 QUESTIONS = {
     "region": ("AWS region", "eu-central-1"),
-    "allow": ("Addresses that may come in (yours is on whatismyip.com; several: separate by spaces)", None),
-    "user": ("Your name at the login", "admin"),
+    "allow": ("IPv4 ranges that may connect, separated by spaces (whatismyip.com shows your address)", None),
+    "user": ("Your user name", "admin"),
 }
 
 
-def init(folder: Path, answers: Namespace, aws: Aws, changes: ChangeRunner, console: Console) -> None:
-    """Sets an environment up on this machine.
+def init(folder: Path, answers: Namespace, aws: Aws, changes: ChangeRunner) -> None:
+    """Writes the files of an environment on this machine.
 
     Raises:
-        AnswerError: an answer is missing or makes no sense, or terraform.tfvars exists.
+        InputError: an answer is missing or invalid, or terraform.tfvars exists.
     """
-    target = folder / "terraform.tfvars"
+    target, console = folder / "terraform.tfvars", changes.console
     if target.exists() and not answers.replace:
-        raise AnswerError(f"{target} exists; edit it, or write it anew with --replace (logins are kept)")
+        raise InputError(f"{target} exists; edit it, or overwrite it with --replace (credentials are kept)")
     _ask(answers, console)
     tfvars.check(answers)
     if "0.0.0.0/0" in answers.allow and not answers.domain:
-        console.print(
-            "[yellow]warning[/] passwords will cross the internet in clear text: give --domain, or a narrower --allow"
-        )
+        console.print("[yellow]warning[/] passwords will cross the internet in clear text; pass --domain or a narrower --allow")
     if changes.dry_run:
         console.print(
-            f"would write {target}:\n{tfvars.text(answers)}would make logins in {folder / 'secrets'}",
+            f"would write {target}:\n{tfvars.format_tfvars(answers)}would create credentials in {folder / 'secrets'}",
             highlight=False,
             markup=False,
         )
@@ -49,13 +47,13 @@ def init(folder: Path, answers: Namespace, aws: Aws, changes: ChangeRunner, cons
         _configure_state(folder, answers, aws, changes)
     if changes.dry_run:
         return
-    target.write_text(tfvars.text(answers))
-    made = credentials.complete(
+    target.write_text(tfvars.format_tfvars(answers))
+    created = credentials.create_missing(
         folder / "secrets", ["tracking", *answers.service], answers.user, env_file=answers.secrets == "env-file"
     )
     console.print(f"[green]✓[/] {target}", highlight=False)
-    for each in made:
-        console.print(f"[green]✓[/] login: {each}", highlight=False)
+    for credential in created:
+        console.print(f"[green]✓[/] created: {credential}", highlight=False)
     console.print(
         f"passwords: {folder / 'secrets' / 'logins'}\nnext: python -m atelier_infra up", highlight=False, soft_wrap=True
     )
@@ -64,7 +62,8 @@ def init(folder: Path, answers: Namespace, aws: Aws, changes: ChangeRunner, cons
 def _ask(answers: Namespace, console: Console) -> None:
     missing = [name for name in QUESTIONS if not getattr(answers, name)]
     if missing and not sys.stdin.isatty():
-        raise AnswerError("init needs " + ", ".join(f"--{name}" for name in missing) + ", since there is no terminal to ask on")
+        flags = ", ".join(f"--{name}" for name in missing)
+        raise InputError(f"without a terminal init needs all answers as options; missing: {flags}")
     for name in missing:
         question, default = QUESTIONS[name]
         answer = ""
@@ -74,11 +73,11 @@ def _ask(answers: Namespace, console: Console) -> None:
 
 
 def _configure_state(folder: Path, answers: Namespace, aws: Aws, changes: ChangeRunner) -> None:
-    """Makes the bucket if needed, and tells Terraform of it."""
+    """Creates the bucket if needed, and writes Terraform's backend configuration."""
     bucket = answers.state_bucket
     create_private_bucket(bucket, aws, changes)
-    place_of_state = {"bucket": bucket, "key": f"{answers.name}.tfstate", "region": answers.region}
-    lines = [f"    {name} = {json.dumps(value)}" for name, value in place_of_state.items()]
+    backend = {"bucket": bucket, "key": f"{answers.name}.tfstate", "region": answers.region}
+    lines = [f"    {name} = {json.dumps(value)}" for name, value in backend.items()]
     if not changes.dry_run:
         (folder / "backend.tf").write_text(
             "\n".join(
@@ -88,21 +87,24 @@ def _configure_state(folder: Path, answers: Namespace, aws: Aws, changes: Change
 
 
 def create_private_bucket(bucket: str, aws: Aws, changes: ChangeRunner) -> None:
-    """Makes a bucket that is closed to the public and keeps old versions, unless it is there.
+    """Creates a private, versioned bucket, unless it exists.
 
     Raises:
-        AnswerError: somebody else has the name.
+        InputError: the bucket belongs to another account.
     """
     s3 = aws.client("s3")
-    with translated(aws.region):
+    with translate_errors(aws.region):
         try:
             s3.head_bucket(Bucket=bucket)
             return
         except ClientError as error:
             if error.response["Error"]["Code"] not in ("404", "NoSuchBucket"):
-                raise AnswerError(f"a bucket must be yours or its name free; received {bucket!r}, which is taken") from error
-    place = {} if aws.region == "us-east-1" else {"CreateBucketConfiguration": {"LocationConstraint": aws.region}}
-    changes.make(f"make bucket {bucket}", s3.create_bucket, Bucket=bucket, **place)
+                raise InputError(
+                    f"the bucket must belong to your account or not exist yet; received {bucket!r}, which another account "
+                    "owns; choose another name"
+                ) from error
+    location = {} if aws.region == "us-east-1" else {"CreateBucketConfiguration": {"LocationConstraint": aws.region}}
+    changes.run(f"create bucket {bucket}", s3.create_bucket, Bucket=bucket, **location)
     block = dict.fromkeys(("BlockPublicAcls", "IgnorePublicAcls", "BlockPublicPolicy", "RestrictPublicBuckets"), True)
-    changes.make("close it to the public", s3.put_public_access_block, Bucket=bucket, PublicAccessBlockConfiguration=block)
-    changes.make("keep old versions", s3.put_bucket_versioning, Bucket=bucket, VersioningConfiguration={"Status": "Enabled"})
+    changes.run("block public access", s3.put_public_access_block, Bucket=bucket, PublicAccessBlockConfiguration=block)
+    changes.run("enable versioning", s3.put_bucket_versioning, Bucket=bucket, VersioningConfiguration={"Status": "Enabled"})

@@ -1,4 +1,4 @@
-"""`upgrade`: snapshot, migration by a task of its own, rollout; and the way back in words."""
+"""`upgrade`: snapshot, migration in a one-off task, deployment of all services."""
 
 from __future__ import annotations
 
@@ -12,59 +12,56 @@ from atelier_infra.environment.stack import Service
 from atelier_infra.errors import DeploymentError, InfraError, NotReadyError
 
 
-def upgrade(
-    services: dict[str, Service],
-    tag: str,
-    deployer: Deployer,
-    switch: StartStop,
-    snapshots: Snapshots,
-    one_off: OneOffTask,
-    console: Console,
-    timeout_s: float,
-) -> None:
-    """Brings every service to one revision, and the database's tables with them.
+class Upgrade:
+    def __init__(
+        self, deployer: Deployer, start_stop: StartStop, snapshots: Snapshots, one_off: OneOffTask, console: Console
+    ) -> None:
+        self._deployer, self._start_stop, self._snapshots = deployer, start_stop, snapshots
+        self._one_off, self._console = one_off, console
 
-    Args:
-        services: all of the environment.
-        tag: of images that are in the repositories.
-        deployer: of the services.
-        switch: that starts the database where it is stopped, and stops tracking.
-        snapshots: of the database.
-        one_off: for the migration.
-        console: for what happens.
-        timeout_s: to wait for each step.
+    def run(self, services: dict[str, Service], tag: str, timeout_s: float) -> None:
+        """Deploys one revision to every service and migrates the tables in between.
 
-    Raises:
-        NotReadyError: nothing was deployed yet, or a step takes too long.
-        DeploymentError: the migration failed, or a service never became healthy; the message holds the way back.
-    """
-    tracking = services["tracking"]
-    before = {name: deployer.describe(service) for name, service in services.items()}
-    for name, described in before.items():
-        if not deployer.is_deployed(described):
-            raise NotReadyError(
-                f"{name} has no image yet, so there is nothing to upgrade; run `python -m atelier_infra deploy`"
-            )
-    old = {name: deployer.image(described["taskDefinition"]).rpartition(":")[2] for name, described in before.items()}
-    switch.start_database(timeout_s)
-    snapshot = snapshots.take(f"before-{tag}", timeout_s)
-    back = [f"python -m atelier_infra restore {snapshot}"]
-    back += [f"python -m atelier_infra deploy {name} --tag {old[name]}" for name in services]
-    count = before["tracking"]["desiredCount"]
-    try:
-        if count:
-            switch.stop_services({"tracking": tracking}, timeout_s)
-        definition = deployer.register(tracking, tag)
+        Args:
+            services: all services of the environment.
+            tag: tag of images that were pushed.
+            timeout_s: seconds to wait for each step.
+
+        Raises:
+            NotReadyError: a service was never deployed, or a step timed out.
+            DeploymentError: the migration failed, or a service never became healthy; the message has the commands that roll
+                back.
+        """
+        tracking = services["tracking"]
+        before = {name: self._deployer.describe(service) for name, service in services.items()}
+        for name, description in before.items():
+            if not self._deployer.is_deployed(description):
+                raise NotReadyError(f"{name} has no image to upgrade from; run `python -m atelier_infra deploy`")
+        old_tags = {name: self._deployer.image_tag(description) for name, description in before.items()}
+        self._start_stop.start_database(timeout_s)
+        snapshot = self._snapshots.create(f"before-{tag}", timeout_s)
+        rollback = [f"python -m atelier_infra restore {snapshot}"]
+        rollback += [f"python -m atelier_infra deploy {name} --tag {old_tags[name]}" for name in services]
+        count = before["tracking"]["desiredCount"]
         try:
-            one_off.run(tracking, deployer.describe(tracking), definition, ["migrate"], timeout_s)
-        except InfraError as error:
             if count:
-                deployer.scale(tracking, count)
-            raise DeploymentError(f"the tables could not be migrated: {error}; {old['tracking']} was started again") from error
-        deployer.update_service(tracking, definition, tag, timeout_s, before["tracking"], start=bool(count))
-        for name, service in services.items():
-            if name != "tracking":
-                deployer.deploy(service, tag, timeout_s)
-    except InfraError as error:
-        raise DeploymentError(f"{error}\nto go back:\n  " + "\n  ".join(back)) from error
-    console.print("to go back (this loses what was written since the snapshot):\n  " + "\n  ".join(back), highlight=False)
+                self._start_stop.stop_services({"tracking": tracking}, timeout_s)
+            definition = self._deployer.register(tracking, tag)
+            try:
+                network = self._deployer.describe(tracking).get("networkConfiguration")
+                self._one_off.run(tracking, network, definition, ["migrate"], timeout_s)
+            except InfraError as error:
+                if count:
+                    self._deployer.scale(tracking, count)
+                raise DeploymentError(
+                    f"the migration of the tables failed: {error}; {old_tags['tracking']} was started again"
+                ) from error
+            self._deployer.update_service(tracking, definition, tag, timeout_s, before["tracking"], start=bool(count))
+            for name, service in services.items():
+                if name != "tracking":
+                    self._deployer.deploy(service, tag, timeout_s)
+        except InfraError as error:
+            raise DeploymentError(f"{error}\nto go back:\n  " + "\n  ".join(rollback)) from error
+        self._console.print(
+            "to go back (this loses what was written since the snapshot):\n  " + "\n  ".join(rollback), highlight=False
+        )

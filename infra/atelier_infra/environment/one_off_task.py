@@ -1,78 +1,80 @@
-"""Commands of the tracking image, each run by a task of its own with the settings and secrets of the service."""
+"""Runs a command of a service's image in a one-off task, with the service's settings, secrets and network."""
 
 from __future__ import annotations
 
 from typing import Any
 
-from rich.console import Console
-
 from atelier_infra.aws.change_runner import ChangeRunner
-from atelier_infra.aws.client import Aws, translated
+from atelier_infra.aws.client import Aws, translate_errors
 from atelier_infra.aws.poller import Poller
 from atelier_infra.environment.stack import Service, Stack
 from atelier_infra.errors import DeploymentError, NotReadyError
 
 
 class OneOffTask:
-    """Runs a task to its end, and shows what it said."""
-
-    def __init__(self, stack: Stack, aws: Aws, changes: ChangeRunner, poller: Poller, console: Console) -> None:
-        self._stack, self._aws, self._changes, self._poller, self._console = stack, aws, changes, poller, console
+    def __init__(self, stack: Stack, aws: Aws, changes: ChangeRunner, poller: Poller) -> None:
+        self._stack, self._aws, self._changes, self._poller = stack, aws, changes, poller
         self._ecs = aws.client("ecs")
 
     def run(
-        self, service: Service, described: dict[str, Any], task_definition: str, command: list[str], timeout_s: float
+        self,
+        service: Service,
+        network: dict[str, Any] | None,
+        task_definition: str,
+        command: list[str],
+        timeout_s: float,
     ) -> None:
-        """Runs one command.
+        """Runs a command until it exits, and prints its log.
 
         Args:
-            service: whose container it is.
-            described: the service as ECS describes it, for its network.
-            task_definition: with the image.
-            command: after the image's entry point.
-            timeout_s: to wait for its end.
+            service: the service.
+            network: ECS's networkConfiguration of the service.
+            task_definition: ARN of the task definition with the image.
+            command: arguments of the image's entry point.
+            timeout_s: seconds to wait for its exit.
 
         Raises:
-            NotReadyError: AWS has no place for the task, or it goes on for too long.
-            RolloutError: it ended with an error; its log is shown.
+            NotReadyError: ECS could not start the task, or the time ran out.
+            DeploymentError: the command failed.
         """
         name, words = str(service.service), " ".join(command)
-        answer = self._changes.make(
+        response = self._changes.run(
             f"run `{words}` of {name}'s image",
             self._ecs.run_task,
             cluster=self._stack.cluster,
             taskDefinition=task_definition,
             count=1,
             launchType="FARGATE",
-            networkConfiguration=described.get("networkConfiguration"),
+            networkConfiguration=network,
             overrides={"containerOverrides": [{"name": name, "command": command}]},
             startedBy="atelier_infra",
         )
-        if answer is None:
+        if response is None:
             return
-        if not answer["tasks"]:
-            reasons = ", ".join(str(each.get("reason")) for each in answer.get("failures", []))
+        if not response["tasks"]:
+            reasons = ", ".join(str(failure.get("reason")) for failure in response.get("failures", []))
             raise NotReadyError(f"ECS started no task for `{words}`: {reasons}; try again")
-        arn: str = answer["tasks"][0]["taskArn"]
+        arn: str = response["tasks"][0]["taskArn"]
 
-        def look() -> tuple[dict[str, Any] | None, str]:
-            found = self._ecs.describe_tasks(cluster=self._stack.cluster, tasks=[arn])["tasks"]
-            status = found[0]["lastStatus"] if found else "not known yet"
-            return (found[0] if status == "STOPPED" else None), f"the task is {status}"
+        def check() -> tuple[dict[str, Any] | None, str]:
+            tasks = self._ecs.describe_tasks(cluster=self._stack.cluster, tasks=[arn])["tasks"]
+            status = tasks[0]["lastStatus"] if tasks else "unknown"
+            return (tasks[0] if status == "STOPPED" else None), f"the task is {status}"
 
-        ended = self._poller.until(f"`{words}` has ended", look, timeout_s)
-        self._show_log(service, arn.rpartition("/")[2])
-        code = ended["containers"][0].get("exitCode") if ended.get("containers") else None
+        task = self._poller.until(f"`{words}` has exited", check, timeout_s)
+        self._print_log(service, arn.rpartition("/")[2])
+        code = task["containers"][0].get("exitCode") if task.get("containers") else None
         if code != 0:
-            why = ended.get("stoppedReason") or "no reason was given"
-            raise DeploymentError(f"`{words}` ended with {'no exit code' if code is None else code} ({why}); its log is above")
+            reason = task.get("stoppedReason") or "no reason was given"
+            result = "without an exit code" if code is None else f"with code {code}"
+            raise DeploymentError(f"`{words}` exited {result} ({reason}); its log is above")
 
-    def _show_log(self, service: Service, task: str) -> None:
-        logs, place = self._aws.client("logs"), f"task/{service.service}/{task}"
-        with translated(self._aws.region):
+    def _print_log(self, service: Service, task_id: str) -> None:
+        logs, stream = self._aws.client("logs"), f"task/{service.service}/{task_id}"
+        with translate_errors(self._aws.region):
             try:
-                found = logs.get_log_events(logGroupName=service.log_group, logStreamName=place, startFromHead=True)["events"]
+                response = logs.get_log_events(logGroupName=service.log_group, logStreamName=stream, startFromHead=True)
             except logs.exceptions.ResourceNotFoundException:
-                return  # it ended before it said anything
-        for event in found:
-            self._console.print(f"  {event['message'].rstrip()}", highlight=False, markup=False, soft_wrap=True)
+                return  # the task exited before it logged anything
+        for event in response["events"]:
+            self._changes.console.print(f"  {event['message'].rstrip()}", highlight=False, markup=False, soft_wrap=True)

@@ -1,4 +1,4 @@
-"""Snapshots of the database: taken before a migration and for a backup, and put in the place of the database."""
+"""Snapshots of the database: taken for backups and before migrations, and restored."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ from tempfile import TemporaryDirectory
 from rich.console import Console
 
 from atelier_infra.aws.change_runner import ChangeRunner
-from atelier_infra.aws.client import Aws, translated
+from atelier_infra.aws.client import Aws, translate_errors
 from atelier_infra.aws.poller import Poller
 from atelier_infra.environment.stack import Stack
-from atelier_infra.errors import AnswerError, NotReadyError
+from atelier_infra.errors import InputError, NotReadyError
 from atelier_infra.terraform.runner import Terraform
 
 DATABASE = "aws_db_instance.this[0]"
 
 
-def clock() -> str:
-    """The time as names hold it, in UTC."""
+def timestamp() -> str:
+    """The UTC time for use in names."""
     return f"{datetime.now(UTC):%Y%m%d-%H%M%S}"
 
 
@@ -29,22 +29,22 @@ class Snapshots:
         self._stack, self._aws, self._changes, self._poller = stack, aws, changes, poller
         self._rds = aws.client("rds")
 
-    def take(self, why: str, timeout_s: float) -> str:
-        """Takes one, and waits until it is there.
+    def create(self, label: str, timeout_s: float) -> str:
+        """Takes a snapshot, and waits until it is complete.
 
         Args:
-            why: part of its name.
-            timeout_s: for how long.
+            label: part of the identifier.
+            timeout_s: seconds to wait.
 
         Returns:
-            Its identifier.
+            The identifier.
 
         Raises:
-            NotReadyError: it takes too long.
+            NotReadyError: the snapshot failed, or the time ran out.
         """
-        # RDS takes letters, digits and single hyphens
-        name = re.sub(r"-+", "-", re.sub(r"[^a-z0-9-]", "-", f"{self._stack.name}-{why}-{clock()}".lower()))
-        self._changes.make(
+        # RDS allows letters, digits and single hyphens
+        name = re.sub(r"-+", "-", re.sub(r"[^a-z0-9-]", "-", f"{self._stack.name}-{label}-{timestamp()}".lower()))
+        self._changes.run(
             f"take snapshot {name}",
             self._rds.create_db_snapshot,
             DBInstanceIdentifier=self._stack.database,
@@ -52,62 +52,55 @@ class Snapshots:
         )
         if not self._changes.dry_run:
 
-            def look() -> tuple[str | None, str]:
+            def check() -> tuple[str | None, str]:
                 status = str(self._rds.describe_db_snapshots(DBSnapshotIdentifier=name)["DBSnapshots"][0]["Status"])
                 if status == "failed":
-                    raise NotReadyError(f"snapshot {name} failed; RDS's events say why; nothing else was done")
+                    raise NotReadyError(f"snapshot {name} failed, nothing else was changed; the events of RDS have the reason")
                 return (status if status == "available" else None), f"it is {status}"
 
-            self._poller.until(f"snapshot {name} is complete", look, timeout_s)
+            self._poller.until(f"snapshot {name} is complete", check, timeout_s)
         return name
 
     def check(self, name: str) -> None:
-        """Sees that a snapshot is there, and is one of this database.
-
-        Raises:
-            AnswerError: it is not.
-        """
-        with translated(self._aws.region):
+        """Raises InputError unless this is a complete snapshot of this database."""
+        with translate_errors(self._aws.region):
             try:
-                found = self._rds.describe_db_snapshots(DBSnapshotIdentifier=name)["DBSnapshots"]
+                matches = self._rds.describe_db_snapshots(DBSnapshotIdentifier=name)["DBSnapshots"]
             except self._rds.exceptions.DBSnapshotNotFoundFault:
-                found = []
-            of_it = self._rds.describe_db_snapshots(SnapshotType="manual")["DBSnapshots"] if not found else []
-        if not found or found[0]["DBInstanceIdentifier"] != self._stack.name or found[0]["Status"] != "available":
-            known = ", ".join(
-                each["DBSnapshotIdentifier"] for each in of_it if each["DBInstanceIdentifier"] == self._stack.name
-            )
-            raise AnswerError(
-                f"there is no complete snapshot {name} of database {self._stack.name}; there are {known or 'none'}"
-            )
+                matches = []
+            others = self._rds.describe_db_snapshots(SnapshotType="manual")["DBSnapshots"] if not matches else []
+        database = self._stack.name
+        if not matches or matches[0]["DBInstanceIdentifier"] != database or matches[0]["Status"] != "available":
+            existing = ", ".join(other["DBSnapshotIdentifier"] for other in others if other["DBInstanceIdentifier"] == database)
+            raise InputError(f"database {database} has no complete snapshot {name}; it has {existing or 'none'}")
 
 
 def restore_snapshot(terraform: Terraform, stack: Stack, snapshot: str, console: Console, *, dry_run: bool) -> str:
-    """Makes the database anew from a snapshot; what it holds now stays in a snapshot of its own.
+    """Recreates the database from a snapshot; its current content is kept in a new snapshot.
 
     Args:
-        terraform: that made the environment.
+        terraform: Terraform of the environment.
         stack: the environment.
-        snapshot: its identifier.
-        console: for what happens.
-        dry_run: say it only.
+        snapshot: identifier of the snapshot.
+        console: for progress.
+        dry_run: only print the steps.
 
     Returns:
-        The snapshot that holds what was there.
+        Identifier of the snapshot with the previous content.
     """
-    kept = f"kept-{clock()}"
+    final_snapshot = f"kept-{timestamp()}"
     steps = (
-        ("unlock the database", {"final_snapshot": kept, "unlock_database": "true"}, None),
-        # the old one goes with the name that the step before left in the state, the new one begins with the usual
-        (f"make the database anew from {snapshot}", {"database_snapshot": snapshot}, DATABASE),
+        ("unlock the database", {"final_snapshot": final_snapshot, "unlock_database": "true"}, None),
+        # the old instance is deleted with the final_snapshot that the first step stored in the state
+        (f"recreate the database from {snapshot}", {"database_snapshot": snapshot}, DATABASE),
     )
-    for said, variables, replaced in steps:
+    for description, variables, replaced in steps:
         if dry_run:
-            console.print(f"would {said}", highlight=False)
+            console.print(f"would {description}", highlight=False)
             continue
-        console.print(said, highlight=False)
-        with TemporaryDirectory() as place:
-            path = Path(place) / "plan"
+        console.print(description, highlight=False)
+        with TemporaryDirectory() as folder:
+            path = Path(folder) / "plan"
             terraform.plan(path, variables, replace=replaced)
             terraform.apply(path)
-    return f"{stack.name}-{kept}"
+    return f"{stack.name}-{final_snapshot}"

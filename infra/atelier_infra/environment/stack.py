@@ -1,4 +1,4 @@
-"""What Terraform made, as its outputs tell it."""
+"""An existing environment, read from Terraform's outputs."""
 
 from __future__ import annotations
 
@@ -6,24 +6,24 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from atelier_infra.errors import AnswerError, NotReadyError
+from atelier_infra.errors import InputError, NotReadyError
 
 
 class Service(BaseModel):
     """One service of the environment.
 
     Attributes:
-        running: False while only data is kept.
-        service: its ECS service.
-        template_arn: task definition that rollouts copy.
-        repository: address of its images, without a tag.
-        log_group: where its log is.
-        port: that it listens on.
-        name: fixed name behind the load balancer; None without one.
-        secret: of Secrets Manager; None with env files.
-        secret_names: variables that the secret or the env file holds.
-        environment: variables that are no secrets.
-        from_manager: variables whose secret Terraform makes.
+        running: False after `destroy` without --data.
+        service: name of the ECS service.
+        template_arn: task definition that `deploy` copies.
+        repository: URL of its images, without a tag.
+        log_group: CloudWatch log group.
+        port: port that it listens on.
+        name: domain name behind the load balancer; None without one.
+        secret: name of the secret in Secrets Manager; None with env files.
+        secret_names: environment variables in the secret or the env file.
+        environment: environment variables that are not secret.
+        from_manager: environment variables whose secret Terraform creates.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -51,7 +51,7 @@ class Schedule(BaseModel):
 
 
 class Stack(BaseModel):
-    """The environment. `database` is None while only data is kept."""
+    """The environment. `database` is None after `destroy` without --data."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -65,42 +65,42 @@ class Stack(BaseModel):
     balancer: str | None
     schedule: Schedule | None
 
-    def chosen(self, names: list[str]) -> dict[str, Service]:
-        """The services that a command is about, tracking first because the others need it.
-
-        Args:
-            names: as typed; none means all.
+    def select(self, names: list[str]) -> dict[str, Service]:
+        """The named services, or all if there are no names; tracking first, because the others need it.
 
         Raises:
-            AnswerError: one of them is not part of the environment.
-            NotReadyError: only the data is left.
+            InputError: a service is not part of the environment.
+            NotReadyError: the environment was destroyed and only its data is kept.
         """
         if unknown := sorted(set(names) - set(self.services)):
-            known = ", ".join(sorted(self.services))
-            raise AnswerError(f"{', '.join(unknown)}: no such service here; there are {known} (terraform.tfvars, services)")
+            existing = ", ".join(sorted(self.services))
+            raise InputError(
+                f"services must be of this environment ({existing}); received {', '.join(unknown)}; "
+                "add it to `services` in terraform.tfvars and run `up`"
+            )
         if not any(service.running for service in self.services.values()):
-            raise NotReadyError("only the data of this environment is left; run `python -m atelier_infra up` to bring it back")
+            raise NotReadyError(
+                "only the data of this environment is kept; run `python -m atelier_infra up` to recreate the rest"
+            )
         order = sorted(names or self.services, key=lambda name: (name != "tracking", name))
         return {name: self.services[name] for name in order}
 
 
 def read_stack(outputs: dict[str, Any]) -> Stack:
-    """Reads `terraform output -json`.
+    """Parses `terraform output -json`.
 
     Raises:
-        NotReadyError: nothing was made yet, or not everything.
+        NotReadyError: `up` was never run, or was interrupted.
     """
     if "cluster" not in outputs:
-        raise NotReadyError("nothing is there yet; run `python -m atelier_infra up`")
+        raise NotReadyError("the environment does not exist yet; run `python -m atelier_infra up`")
     try:
-        return Stack.model_validate({name: each["value"] for name, each in outputs.items()} | _absent(outputs))
+        return Stack.model_validate({name: output["value"] for name, output in outputs.items()} | _null_outputs(outputs))
     except ValidationError as error:
-        missing = ", ".join(str(each["loc"][0]) for each in error.errors())
-        raise NotReadyError(
-            f"`up` has not finished ({missing} not known yet); run `python -m atelier_infra up` again"
-        ) from error
+        missing = ", ".join(str(problem["loc"][0]) for problem in error.errors())
+        raise NotReadyError(f"`up` has not finished (no output {missing}); run `python -m atelier_infra up` again") from error
 
 
-def _absent(outputs: dict[str, Any]) -> dict[str, None]:
-    # Terraform leaves outputs out whose value is null
+def _null_outputs(outputs: dict[str, Any]) -> dict[str, None]:
+    # Terraform omits outputs whose value is null
     return {name: None for name in ("database", "config_bucket", "balancer", "schedule") if name not in outputs}

@@ -1,4 +1,4 @@
-"""Files of `NAME=value` lines as Docker and ECS read them: no quotes, no interpolation, one line per variable."""
+"""Files of `NAME=value` lines in the format of Docker and ECS: no quotes, no interpolation, one line per variable."""
 
 from __future__ import annotations
 
@@ -6,51 +6,51 @@ import os
 import re
 from pathlib import Path
 
-from atelier_infra.errors import AnswerError
+from atelier_infra.errors import InputError
 
 
 def read(path: Path) -> dict[str, str]:
-    """Reads one file; an absent one is empty.
+    """Reads a file; a missing file is empty.
 
     Raises:
-        AnswerError: a line is no assignment. Values are not repeated.
+        InputError: a line is not an assignment. The message contains no values.
     """
     return parse(path.read_text() if path.exists() else "", str(path))
 
 
-def parse(text: str, place: str) -> dict[str, str]:
-    """Reads the text of a file.
+def parse(text: str, source: str) -> dict[str, str]:
+    """Parses the text of a file.
 
     Args:
-        text: its lines.
-        place: where it was, for messages.
+        text: the text.
+        source: path or URL of the file, for messages.
 
     Raises:
-        AnswerError: a line is no assignment. Values are not repeated.
+        InputError: a line is not an assignment. The message contains no values.
     """
-    found: dict[str, str] = {}
+    values: dict[str, str] = {}
     for number, line in enumerate(text.splitlines(), 1):
         if not line.strip() or line.startswith("#"):
             continue
         name, equals, value = line.partition("=")
         if not equals or not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", name):
-            raise AnswerError(
-                f"{place}, line {number}: must be NAME=value without spaces around the name or a line that begins with #"
+            raise InputError(
+                f"{source}, line {number}: a line must be NAME=value without spaces around the name, or begin with #"
             )
-        found[name] = value
-    return found
+        values[name] = value
+    return values
 
 
-def text(values: dict[str, str]) -> str:
+def format_values(values: dict[str, str]) -> str:
     return "".join(f"{name}={value}\n" for name, value in values.items())
 
 
 def write(path: Path, values: dict[str, str]) -> None:
-    """Writes one file that only its owner can read, whole or not at all."""
-    write_text(path, text(values))
+    write_text(path, format_values(values))
 
 
 def write_text(path: Path, content: str) -> None:
+    """Writes a file atomically, with mode 0600."""
     path.parent.mkdir(mode=0o700, exist_ok=True)
     new = path.with_suffix(".new")
     new.unlink(missing_ok=True)

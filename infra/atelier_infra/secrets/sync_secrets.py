@@ -1,7 +1,7 @@
-"""Keeps the secrets of this machine and those that the tasks read in step; neither side overwrites what the other one changed.
+"""Synchronizes the env files of this machine with the secrets that tasks read, without overwriting changes on either side.
 
-`secrets/synced.json` holds, for each service, digests of both sides as they were when they last agreed. From them follows who
-changed what since: only this machine (the change is written to AWS), only AWS (it is taken over), or both (refused).
+`secrets/synced.json` has digests of both sides after the last synchronization. They show what has changed since: this machine
+only (written to AWS), AWS only (adopted), or both (refused).
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import Literal
 from rich.console import Console
 
 from atelier_infra.environment.stack import Service
-from atelier_infra.errors import AnswerError
+from atelier_infra.errors import InputError
 from atelier_infra.secrets import credentials, env_files, sync_record
 from atelier_infra.secrets.remote_secrets import SecretStore
 
@@ -20,107 +20,103 @@ FLAG = "--overwrite-secrets"
 
 
 class SecretsSync:
-    """The env files of one folder, against the place that the tasks read."""
-
     def __init__(
         self,
         folder: Path,
         remote: SecretStore,
         console: Console,
         *,
-        earlier: SecretStore | None = None,
+        previous: SecretStore | None = None,
         overwrite: bool = False,
     ) -> None:
-        """Takes both sides.
+        """Names both sides.
 
         Args:
-            folder: with the env files of this machine.
-            remote: what the tasks read.
-            console: for what was done.
-            earlier: what they read before `secrets` was changed in terraform.tfvars; asked where `remote` has nothing.
-            overwrite: this machine is right where both sides changed, or where nothing is known of an earlier agreement.
+            folder: folder of this machine's env files.
+            remote: the store that tasks read.
+            console: for progress.
+            previous: the store before `secrets` was changed in terraform.tfvars; read if `remote` is empty.
+            overwrite: this machine's secrets win where both sides changed, or if there was no synchronization yet.
         """
         self._folder, self._remote, self._console = folder, remote, console
-        self._earlier, self._overwrite = earlier, overwrite
+        self._previous, self._overwrite = previous, overwrite
 
     def adopt(self, services: list[str], *, dry_run: bool) -> None:
-        """Brings what AWS holds to this machine, where this machine has nothing of its own to lose.
-
-        Args:
-            services: of terraform.tfvars.
-            dry_run: say it only.
+        """Copies secrets from AWS to this machine where this machine has no changes of its own.
 
         Raises:
-            AnswerError: a file of this machine was changed, and AWS holds something else. Nothing was changed.
+            InputError: both sides changed; nothing was copied.
         """
-        taken: dict[str, tuple[SecretStore, dict[str, str]]] = {}
+        adopted: dict[str, tuple[SecretStore, dict[str, str]]] = {}
         for service in services:
-            place, remote = self._find(service)
+            store, remote = self._find(service)
             local = env_files.read(self._file(service))
-            if remote is None or self._overwrite or _within(remote, local):
+            if remote is None or self._overwrite or _is_subset(remote, local):
                 continue
-            changed_there = sync_record.digest(remote) != self._known(service, "remote")
-            if local and changed_there and sync_record.digest(local) != self._known(service, "local"):
-                raise self._conflict(service, place)
-            if not local or changed_there:
-                taken[service] = place, remote
-        for service, (place, remote) in taken.items():
+            remote_changed = sync_record.digest(remote) != self._synced_digest(service, "remote")
+            if local and remote_changed and sync_record.digest(local) != self._synced_digest(service, "local"):
+                raise self._conflict(service, store)
+            if not local or remote_changed:
+                adopted[service] = store, remote
+        for service, (store, remote) in adopted.items():
             if dry_run:
-                self._console.print(f"would adopt the logins of {service} from {place.place(service)}", soft_wrap=True)
+                self._console.print(f"would adopt the secrets of {service} from {store.location(service)}", soft_wrap=True)
                 continue
             env_files.write(self._file(service), remote)
-            credentials.forget(self._folder, service)
-            sync_record.note(self._folder, service, local=remote, remote=remote)
+            credentials.remove_logins(self._folder, service)
+            sync_record.write(self._folder, service, local=remote, remote=remote)
             self._console.print(
-                f"[green]✓[/] adopted the logins of {service} from {place.place(service)}",
+                f"[green]✓[/] adopted the secrets of {service} from {store.location(service)}",
                 highlight=False,
                 soft_wrap=True,
             )
 
     def sync(self, services: dict[str, Service]) -> None:
-        """Writes what differs to where the tasks read it.
-
-        Args:
-            services: with the variables that each of them needs.
+        """Writes secrets that differ to the store that tasks read.
 
         Raises:
-            AnswerError: a file lacks a variable that its service needs, or AWS holds what this machine has never seen.
+            InputError: an env file lacks a variable that its service needs, or another machine changed the store.
         """
         for name, service in services.items():
             path = self._file(name)
             values = env_files.read(path)
-            if missing := [each for each in service.secret_names if not values.get(each)]:
-                raise AnswerError(
-                    f"{path} must hold {', '.join(missing)}; add it, or move the file away and let `up` make a new one"
+            if missing := [variable for variable in service.secret_names if not values.get(variable)]:
+                raise InputError(
+                    f"{path} must contain {', '.join(missing)}; add it, or move the file away and run `up` to create a new one"
                 )
-            wanted = {each: values[each] for each in service.secret_names} if service.secret else values
-            found = self._remote.read(name)
-            if found != wanted:
-                lost = found is not None and not _within(found, wanted)
-                if found and lost and not self._overwrite and sync_record.digest(found) != self._known(name, "remote"):
+            local = {variable: values[variable] for variable in service.secret_names} if service.secret else values
+            remote = self._remote.read(name)
+            if remote != local:
+                loses_values = remote is not None and not _is_subset(remote, local)
+                if (
+                    remote
+                    and loses_values
+                    and not self._overwrite
+                    and sync_record.digest(remote) != self._synced_digest(name, "remote")
+                ):
                     raise self._conflict(name, self._remote)
-                self._remote.write(name, wanted)
-            sync_record.note(self._folder, name, local=values, remote=wanted)
+                self._remote.write(name, local)
+            sync_record.write(self._folder, name, local=values, remote=local)
 
     def _find(self, service: str) -> tuple[SecretStore, dict[str, str] | None]:
-        for place in filter(None, (self._remote, self._earlier)):
-            if (found := place.read(service)) is not None:
-                return place, found
+        for store in filter(None, (self._remote, self._previous)):
+            if (values := store.read(service)) is not None:
+                return store, values
         return self._remote, None
 
-    def _conflict(self, service: str, place: SecretStore) -> AnswerError:
+    def _conflict(self, service: str, store: SecretStore) -> InputError:
         path = self._file(service)
-        return AnswerError(
-            f"{place.place(service)} differs from {path}, and another machine wrote it; move {path} away to adopt what AWS "
-            f"holds, or pass {FLAG} to replace it (logins and tokens of other people may stop working)"
+        return InputError(
+            f"{store.location(service)} differs from {path}, and another machine wrote it; move {path} away to adopt the "
+            f"secrets of AWS, or pass {FLAG} to replace them (logins and tokens of other people may stop working)"
         )
 
     def _file(self, service: str) -> Path:
         return self._folder / f"{service}.env"
 
-    def _known(self, service: str, side: Literal["local", "remote"]) -> str | None:
-        return sync_record.known(self._folder, service, side)
+    def _synced_digest(self, service: str, side: Literal["local", "remote"]) -> str | None:
+        return sync_record.read_digest(self._folder, service, side)
 
 
-def _within(smaller: dict[str, str], larger: dict[str, str]) -> bool:
+def _is_subset(smaller: dict[str, str], larger: dict[str, str]) -> bool:
     return smaller.items() <= larger.items()

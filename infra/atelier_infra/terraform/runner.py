@@ -1,4 +1,4 @@
-"""Runs terraform with its machine-readable output, shows where it is, and says in one message why it failed."""
+"""Runs terraform with machine-readable output, shows progress, and explains failures."""
 
 from __future__ import annotations
 
@@ -15,52 +15,55 @@ from typing import Any
 from rich.console import Console
 
 from atelier_infra.aws.client import LOGIN
-from atelier_infra.errors import AnswerError, Interrupted, ToolError
-from atelier_infra.subprocess_runner import missing
+from atelier_infra.errors import InputError, Interrupted, ToolError
+from atelier_infra.subprocess_runner import missing_program
 
-TAKEN = r"BucketAlreadyExists|BucketAlreadyOwnedByYou|AlreadyExists|already exists|already in use|is not unique|Duplicate"
+NAME_TAKEN = r"BucketAlreadyExists|BucketAlreadyOwnedByYou|AlreadyExists|already exists|already in use|is not unique|Duplicate"
 
-# What terraform or AWS says, and what to do about it. The first that matches counts.
-KNOWN = (
+# Pattern of an error of terraform or AWS → remedy. The first match is used.
+REMEDIES = (
     (r"No valid credential sources|failed to refresh cached credentials|no EC2 IMDS role", LOGIN),
     (r"ExpiredToken|token included in the request is expired", f"the AWS session has expired; {LOGIN}"),
     (
         r"InvalidClientTokenId|security token included in the request is invalid",
-        f"is the region enabled for the account? If so, {LOGIN}",
+        f"check that the region is enabled for the account; if it is, {LOGIN}",
     ),
     (
         r"scheduled for deletion",
-        "a secret of this name is on its way out; take another `name` in terraform.tfvars, or bring it back: "
-        "`aws secretsmanager restore-secret --secret-id …` and an import block",
+        "a secret of this name is scheduled for deletion: choose another `name` in terraform.tfvars, or restore the secret "
+        "with `aws secretsmanager restore-secret --secret-id …` and adopt it with an import block",
     ),
     (
-        TAKEN,
-        "the name is taken: take another `name` in terraform.tfvars. If it is yours, left by an interrupted run or made "
-        'by hand, let Terraform adopt it (README, "Moving from resources made by hand")',
+        NAME_TAKEN,
+        "the name is taken: choose another `name` in terraform.tfvars. If the resource is yours, created by hand or by an "
+        "interrupted run, let Terraform adopt it (docs/how-to/deploy-to-aws.md)",
     ),
     (
         r"state lock|Error acquiring the state",
-        "another run holds the state, or was killed: wait for it, or `terraform force-unlock ID` in infra/",
+        "another run has locked the state, or was killed: wait for it, or run `terraform force-unlock ID` in infra/",
     ),
     (r"no such host|dial tcp|could not resolve", "check the region in terraform.tfvars and the network"),
     (
         r"AccessDenied|UnauthorizedOperation|not authorized to perform",
-        "these credentials lack a permission; ask for it, or use another AWS_PROFILE",
+        "these credentials lack a permission: request it, or set AWS_PROFILE to another profile",
     ),
 )
 
 
 class Terraform:
     def __init__(self, folder: Path, console: Console, secrets: Mapping[str, str]) -> None:
-        """Takes what every run shares.
+        """Checks the folder and prepares the environment of all runs.
 
         Args:
-            folder: with main.tf, the state and terraform.tfvars.
+            folder: folder of main.tf, the state and terraform.tfvars.
             console: for progress.
-            secrets: variables that terraform gets by the environment, as arguments are visible to every process.
+            secrets: Terraform variables passed by environment, because arguments are visible to every process.
+
+        Raises:
+            InputError: the folder has no main.tf.
         """
         if not (folder / "main.tf").is_file():
-            raise AnswerError(f"--folder must be the folder with Atelier's main.tf; received {folder}")
+            raise InputError(f"--folder must be the folder of Atelier's main.tf; received {folder}")
         self.folder, self._console = folder, console
         self._environment = (
             os.environ | {f"TF_VAR_{name}": value for name, value in secrets.items()} | {"TF_IN_AUTOMATION": "1"}
@@ -71,43 +74,53 @@ class Terraform:
 
     def init(self) -> None:
         with self._console.status("terraform init"):
-            done = self._call(["init", "-input=false", "-no-color"])
-        if done.returncode:
-            raise ToolError(error_message("terraform init", done.stderr.strip() or done.stdout.strip()))
+            process = self._call(["init", "-input=false", "-no-color"])
+        if process.returncode:
+            raise ToolError(error_message("terraform init", process.stderr.strip() or process.stdout.strip()))
 
     def plan(
         self, out: Path, variables: Mapping[str, str], *, destroy: bool = False, replace: str | None = None
     ) -> dict[str, Any]:
-        """Writes a plan file, and returns the plan as terraform's JSON. `replace`: a resource to make anew in any case."""
+        """Writes a plan file, and returns the plan as JSON.
+
+        Args:
+            out: path of the plan file.
+            variables: Terraform variables for this plan.
+            destroy: plan to remove everything.
+            replace: address of a resource to recreate even if it has not changed.
+
+        Raises:
+            ToolError: terraform is missing or failed.
+        """
         arguments = ["plan", "-json", "-input=false", f"-out={out}", *(["-destroy"] if destroy else [])]
         arguments += [f"-replace={replace}"] if replace else []
         self._stream([*arguments, *_flags(variables)], "planning")
-        shown = self._call(["show", "-json", str(out)])
-        if shown.returncode:
-            raise ToolError(error_message("terraform show", shown.stderr.strip()))
-        plan: dict[str, Any] = json.loads(shown.stdout)
+        process = self._call(["show", "-json", str(out)])
+        if process.returncode:
+            raise ToolError(error_message("terraform show", process.stderr.strip()))
+        plan: dict[str, Any] = json.loads(process.stdout)
         return plan
 
     def apply(self, plan: Path) -> None:
         self._stream(["apply", "-json", "-input=false", str(plan)], "applying")
 
     def untaint(self, address: str) -> None:
-        """Takes the mark off a resource that a run which was interrupted left half made, so that it is not replaced."""
-        done = self._call(["untaint", "-no-color", address])
-        if done.returncode:
-            raise ToolError(error_message("terraform untaint", done.stderr.strip()))
+        """Keeps a resource from being replaced because a run was interrupted while it created it."""
+        process = self._call(["untaint", "-no-color", address])
+        if process.returncode:
+            raise ToolError(error_message("terraform untaint", process.stderr.strip()))
 
     def outputs(self) -> dict[str, Any]:
         """Terraform's outputs; empty before the first apply."""
         with self._console.status("reading terraform's outputs"):
-            done = self._call(["output", "-json"])
-        if done.returncode:
-            if re.search(r"init|[Bb]ackend", done.stderr):
+            process = self._call(["output", "-json"])
+        if process.returncode:
+            if re.search(r"init|[Bb]ackend", process.stderr):
                 self.init()
-                done = self._call(["output", "-json"])
-            if done.returncode:
-                raise ToolError(error_message("terraform output", done.stderr.strip()))
-        outputs: dict[str, Any] = json.loads(done.stdout or "{}")
+                process = self._call(["output", "-json"])
+            if process.returncode:
+                raise ToolError(error_message("terraform output", process.stderr.strip()))
+        outputs: dict[str, Any] = json.loads(process.stdout or "{}")
         return outputs
 
     def _call(self, arguments: list[str]) -> subprocess.CompletedProcess[str]:
@@ -116,14 +129,14 @@ class Terraform:
                 ["terraform", *arguments], cwd=self.folder, env=self._environment, capture_output=True, text=True, check=False
             )
         except FileNotFoundError:
-            raise missing("terraform") from None
+            raise missing_program("terraform") from None
 
-    def _stream(self, arguments: list[str], said: str) -> None:
-        """Runs a command that reports as JSON lines.
+    def _stream(self, arguments: list[str], description: str) -> None:
+        """Runs a command that prints JSON lines.
 
         Raises:
             Interrupted: Ctrl-C was pressed; terraform finished what it had begun and wrote its state.
-            ToolError: it failed, with terraform's own errors and what to do.
+            ToolError: terraform failed; the message has its errors and the remedy.
         """
         try:
             process = subprocess.Popen(
@@ -133,30 +146,30 @@ class Terraform:
                 stdout=subprocess.PIPE,
                 stderr=subprocess.STDOUT,
                 text=True,
-                start_new_session=True,  # Ctrl-C reaches terraform through us, once: two of them would make it drop its state
+                start_new_session=True,  # so that Ctrl-C reaches terraform once, through us: a second one aborts it
             )
         except FileNotFoundError:
-            raise missing("terraform") from None
+            raise missing_program("terraform") from None
         interrupted = False
 
-        def pass_on(_signal: int, _frame: FrameType | None) -> None:
+        def interrupt(_signal: int, _frame: FrameType | None) -> None:
             nonlocal interrupted
             if not interrupted:
                 interrupted = True
                 process.send_signal(signal.SIGINT)
                 self._console.print(
-                    "\ninterrupted: terraform finishes what it has begun and writes its state; this may take a minute"
+                    "\ninterrupted: terraform finishes what it has begun and writes its state; this can take a minute"
                 )
 
-        before = {each: signal.signal(each, pass_on) for each in (signal.SIGINT, signal.SIGTERM)}
+        previous_handlers = {number: signal.signal(number, interrupt) for number in (signal.SIGINT, signal.SIGTERM)}
         try:
             with process:
-                errors = self._follow(process.stdout or iter(()), said)
+                errors = self._show_progress(process.stdout or iter(()), description)
         finally:
-            for each, handler in before.items():
-                signal.signal(each, handler)
+            for number, handler in previous_handlers.items():
+                signal.signal(number, handler)
         if interrupted:
-            raise Interrupted("interrupted; what was finished is kept in the state: run the same command again to go on")
+            raise Interrupted("interrupted; finished changes are in the state: run the same command again to continue")
         if process.returncode:
             raise ToolError(
                 error_message(
@@ -164,9 +177,10 @@ class Terraform:
                 )
             )
 
-    def _follow(self, lines: Iterator[str] | Any, said: str) -> list[str]:
+    def _show_progress(self, lines: Iterator[str] | Any, description: str) -> list[str]:
+        """Prints finished changes, and returns the errors."""
         errors, done = [], 0
-        with self._console.status(said) as status:
+        with self._console.status(description) as status:
             for line in lines:
                 try:
                     event = json.loads(line)
@@ -180,24 +194,24 @@ class Terraform:
                     done += 1
                     self._console.print(f"[green]✓[/] {event['hook']['action']:7} {resource}", highlight=False, markup=True)
                 elif event.get("type") in ("apply_start", "apply_progress", "refresh_start"):
-                    status.update(f"{said}  [dim]{done} done, {str(resource).replace('[', '(').replace(']', ')')}[/]")
+                    status.update(f"{description}  [dim]{done} done, {str(resource).replace('[', '(').replace(']', ')')}[/]")
         return errors
 
 
-def error_message(what: str, said: str) -> str:
-    """Terraform's words and, where the cause is known, what to do."""
-    said = "\n".join(f"    {line}" for line in said.splitlines() if line.strip())
-    advice = next((advice for pattern, advice in KNOWN if re.search(pattern, said)), None)
-    return f"{what} failed:\n{said}" + (f"\n{advice}" if advice else "")
+def error_message(command: str, output: str) -> str:
+    """Terraform's output and, if the cause is known, the remedy."""
+    output = "\n".join(f"    {line}" for line in output.splitlines() if line.strip())
+    remedy = next((remedy for pattern, remedy in REMEDIES if re.search(pattern, output)), None)
+    return f"{command} failed:\n{output}" + (f"\n{remedy}" if remedy else "")
 
 
 def _format_diagnostic(diagnostic: dict[str, Any]) -> str:
-    """One error, and how to adopt what stands in the way where its name is told."""
-    said = ": ".join(filter(None, (diagnostic["summary"], diagnostic.get("detail"))))
-    name = re.search(r"creating [^(]*\(([^)\s]+)\)", said)
-    if re.search(TAKEN, said) and name and diagnostic.get("address"):
-        said += f"\nto adopt it, if it is yours: terraform import '{diagnostic['address']}' {name[1]}"
-    return said
+    """One error; if a resource of the same name exists, with the command that adopts it."""
+    message = ": ".join(filter(None, (diagnostic["summary"], diagnostic.get("detail"))))
+    name = re.search(r"creating [^(]*\(([^)\s]+)\)", message)
+    if re.search(NAME_TAKEN, message) and name and diagnostic.get("address"):
+        message += f"\nto adopt it, if it is yours: terraform import '{diagnostic['address']}' {name[1]}"
+    return message
 
 
 def _flags(variables: Mapping[str, str]) -> list[str]:

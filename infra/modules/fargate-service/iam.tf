@@ -18,7 +18,7 @@ data "aws_iam_policy_document" "trust" {
   }
 }
 
-# What ECS does before the container runs: pull the image, read the secrets, open the log.
+# Used by ECS before the container starts: pull the image, read secrets, write the log.
 resource "aws_iam_role" "execution" {
   name                 = "${var.name}-${var.service}-execution"
   description          = "ECS on behalf of ${var.service}: image, secrets, log"
@@ -27,8 +27,8 @@ resource "aws_iam_role" "execution" {
 }
 
 data "aws_iam_policy_document" "execution" {
-  # checkov:skip=CKV_AWS_356: GetAuthorizationToken knows no resource but *
-  # checkov:skip=CKV_AWS_111: as above
+  # checkov:skip=CKV_AWS_356: GetAuthorizationToken supports the resource * only
+  # checkov:skip=CKV_AWS_111: GetAuthorizationToken supports the resource * only
   statement {
     sid       = "EcrToken"
     actions   = ["ecr:GetAuthorizationToken"]
@@ -81,10 +81,10 @@ resource "aws_iam_role_policy" "env_file" {
   policy = data.aws_iam_policy_document.env_file[0].json
 }
 
-# What the service itself may do.
+# Used by the service.
 resource "aws_iam_role" "task" {
   name                 = "${var.name}-${var.service}-task"
-  description          = "${var.service} itself"
+  description          = "Permissions of ${var.service}"
   assume_role_policy   = data.aws_iam_policy_document.trust.json
   max_session_duration = 3600
 }

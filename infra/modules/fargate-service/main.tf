@@ -1,15 +1,15 @@
 locals {
-  # NET_BIND_SERVICE stays where the port is below 1024; nothing else of Docker's default set is needed.
+  # Docker's default capabilities; only NET_BIND_SERVICE is needed, for ports below 1024.
   dropped = [for each in [
     "AUDIT_WRITE", "CHOWN", "DAC_OVERRIDE", "FOWNER", "FSETID", "KILL", "MKNOD", "NET_BIND_SERVICE", "NET_RAW", "SETFCAP", "SETGID",
     "SETPCAP", "SETUID", "SYS_CHROOT",
   ] : each if var.port >= 1024 || each != "NET_BIND_SERVICE"]
 
-  # tracking's image, whose entry point stays, brings an init process of its own
+  # tracking's image has its own init process
   container = merge(
     {
       name             = var.service
-      image            = "${var.repository_url}:not-deployed-yet" # the command's deploy fills in the tag of a revision
+      image            = "${var.repository_url}:not-deployed-yet" # `atelier_infra deploy` sets the tag
       essential        = true
       cpu              = var.size.cpu
       memory           = var.size.memory_mib
@@ -21,7 +21,7 @@ locals {
       volumesFrom      = []
       systemControls   = []
       stopTimeout      = var.stop_s
-      linuxParameters  = { capabilities = { drop = local.dropped }, initProcessEnabled = !var.brings_init }
+      linuxParameters  = { capabilities = { drop = local.dropped }, initProcessEnabled = !var.has_init }
       healthCheck = {
         command     = ["CMD", "python", "-ISc", "import urllib.request as u; u.urlopen('http://127.0.0.1:${var.port}/healthz', timeout=4)"]
         interval    = 15
@@ -34,16 +34,15 @@ locals {
         options   = { awslogs-group = var.log_group_name, awslogs-region = var.region, awslogs-stream-prefix = "task" }
       }
     },
-    # words that a task is run with in place of the command, such as tracking's jobs, come after the line as its arguments
+    # a task's command, such as `migrate` of tracking, becomes the arguments of the shell command
     var.start_command == null ? {} : { entryPoint = ["/bin/sh", "-c", var.start_command, "start"] },
   )
 }
 
-# The template of what runs: the command's deploy copies it with the image filled in, so that Terraform and rollouts never
-# undo each other.
+# A template: `atelier_infra deploy` registers copies with an image, so that Terraform and deployments do not revert each other.
 resource "aws_ecs_task_definition" "this" {
-  # checkov:skip=CKV_AWS_336: Fargate's empty volumes belong to root, and the services run as other users and need a place for files
-  # checkov:skip=CKV_AWS_249: the two roles differ; the check does not see through the module
+  # checkov:skip=CKV_AWS_336: Fargate's empty volumes belong to root, and the services run as other users and write temporary files
+  # checkov:skip=CKV_AWS_249: the two roles differ; the check does not resolve the module
   family                   = "${var.name}-${var.service}"
   requires_compatibilities = ["FARGATE"]
   network_mode             = "awsvpc"
@@ -60,11 +59,11 @@ resource "aws_ecs_task_definition" "this" {
 }
 
 resource "aws_ecs_service" "this" {
-  # checkov:skip=CKV_AWS_333: a public address costs 4 USD a month, a NAT gateway 33; the security group lets only named addresses in
+  # checkov:skip=CKV_AWS_333: a public address costs 4 USD a month, a NAT gateway 33; the security group admits allowed_cidrs only
   name                               = var.service
   cluster                            = var.cluster_arn
   task_definition                    = aws_ecs_task_definition.this.arn
-  desired_count                      = 0 # the command's start raises it, once there is an image
+  desired_count                      = 0 # set by `atelier_infra start`
   launch_type                        = "FARGATE"
   platform_version                   = "LATEST"
   enable_execute_command             = false
@@ -99,7 +98,7 @@ resource "aws_ecs_service" "this" {
   }
 
   lifecycle {
-    # the command's deploy, start and stop (and the schedule) own these two
+    # managed by `atelier_infra` (deploy, start, stop) and the schedule
     ignore_changes = [task_definition, desired_count]
   }
 }

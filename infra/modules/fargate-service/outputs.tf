@@ -3,8 +3,7 @@ output "service_name" {
   value       = aws_ecs_service.this.name
 }
 
-
 output "template_arn" {
-  description = "Task definition that rollouts are copied from."
+  description = "Task definition that `deploy` copies."
   value       = aws_ecs_task_definition.this.arn
 }

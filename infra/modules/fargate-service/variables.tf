@@ -1,10 +1,10 @@
 variable "name" {
-  description = "The environment's name, prefix of roles."
+  description = "Name of the environment; prefix of names."
   type        = string
 }
 
 variable "service" {
-  description = "The service's name: container, ECS service and task family are called after it."
+  description = "Name of the service; also of the container and the ECS service."
   type        = string
 }
 
@@ -34,7 +34,7 @@ variable "repository_arn" {
 }
 
 variable "repository_url" {
-  description = "Its address."
+  description = "URL of the ECR repository."
   type        = string
 }
 
@@ -44,7 +44,7 @@ variable "log_group_name" {
 }
 
 variable "log_group_arn" {
-  description = "Its ARN."
+  description = "ARN of the CloudWatch log group."
   type        = string
 }
 
@@ -65,7 +65,7 @@ variable "size" {
       "4096" = range(8192, 30721, 1024)
       "8192" = range(16384, 61441, 4096)
     }, tostring(var.size.cpu), []), var.size.memory_mib)
-    error_message = "Fargate has no task of ${var.size.cpu} CPU units with ${var.size.memory_mib} MiB: take 256 with 512, 1024 or 2048; 512 with 1024 to 4096; 1024 with 2048 to 8192; 2048 with 4096 to 16384; 4096 with 8192 to 30720 (steps of 1024)."
+    error_message = "size must be one that Fargate offers; received ${var.size.cpu} CPU units with ${var.size.memory_mib} MiB; use 256 with 512, 1024 or 2048; 512 with 1024 to 4096; 1024 with 2048 to 8192; 2048 with 4096 to 16384; 4096 with 8192 to 30720 (steps of 1024)."
   }
 }
 
@@ -75,42 +75,42 @@ variable "subnet_ids" {
 }
 
 variable "security_group_id" {
-  description = "The tasks' security group."
+  description = "Security group of the tasks."
   type        = string
 }
 
 variable "environment" {
-  description = "Settings that are no secrets."
+  description = "Environment variables that are not secret."
   type        = map(string)
 }
 
 variable "secrets" {
-  description = "Environment variable → ARN in Secrets Manager, with the JSON member where there is one."
+  description = "Environment variable → ARN in Secrets Manager, with the JSON key if there is one."
   type        = map(string)
 }
 
 variable "secret_arns" {
-  description = "The secrets that the execution role may read."
+  description = "ARNs of the secrets that the execution role may read."
   type        = list(string)
 }
 
 variable "env_file" {
-  description = "The one object with secrets that ECS reads at task start; null without it."
+  description = "S3 object with secrets that ECS reads when a task starts; null with Secrets Manager."
   type        = object({ bucket_arn = string, key = string })
 }
 
 variable "start_command" {
-  description = "Shell line in place of the image's entry point; null keeps that. The command's words are its arguments."
+  description = "Shell command that replaces the image's entry point; the task's command becomes its arguments. Null keeps the entry point."
   type        = string
 }
 
-variable "brings_init" {
-  description = "Whether the image, or the start command, runs an init process of its own."
+variable "has_init" {
+  description = "Whether the image or the start command has its own init process."
   type        = bool
 }
 
 variable "task_policy" {
-  description = "What the service itself may do in AWS, as a policy document; null: nothing."
+  description = "Policy document of the task role; null for no permissions."
   type        = object({ json = string })
 }
 
@@ -119,7 +119,7 @@ variable "stop_s" {
   type        = number
 }
 
-# Objects, not bare ARNs: whether one is given has to be known before its ARN is.
+# Objects instead of ARNs, because Terraform must know whether there is one before it knows the ARN.
 
 variable "balancer" {
   description = "Target group of the load balancer, or null."

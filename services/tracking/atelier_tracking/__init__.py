@@ -1,1 +1,1 @@
-"""Start-up of the tracking image: settings checked, nginx's files written, MLflow and nginx run together."""
+"""The tracking image: checks settings, writes nginx's configuration, runs nginx and MLflow."""

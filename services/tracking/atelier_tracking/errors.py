@@ -1,26 +1,26 @@
-"""Everything that goes wrong on purpose, before or while the two servers run.
+"""Errors of the tracking image.
 
 TrackingError
-├── SettingsError      the environment is not complete or not legal
-│   ├── LoginsError    a line of HTPASSWD is not `user:hash` with a hash that is accepted
-│   └── RolesError     a line of the roles is not `user role`
-├── ServerError        nginx or MLflow cannot be started on this machine
-├── SchemaError        the database's tables are those of another release
-└── JobError           an operator's command cannot do what it was asked
+├── SettingsError      environment variables are missing or invalid
+│   ├── LoginsError    a line of HTPASSWD is not `user:hash` with a supported hash
+│   └── RolesError     a line of ROLES is not `user role`
+├── ServerError        nginx or MLflow cannot be started
+├── SchemaError        the tables have the revision of another release
+└── JobError           a maintenance job failed
 """
 
 from __future__ import annotations
 
 
 class TrackingError(Exception):
-    """Root of the tree. Its text is shown to the person who starts the container: rule, value received, what to do."""
+    """Base of all errors. The message states the rule, the value received and the remedy."""
 
 
 class SettingsError(TrackingError):
-    """Raised with every problem at once.
+    """Environment variables are missing or invalid.
 
     Attributes:
-        problems: one sentence each, without any secret.
+        problems: one message for each, without secrets.
     """
 
     def __init__(self, problems: list[str]) -> None:
@@ -29,20 +29,20 @@ class SettingsError(TrackingError):
 
 
 class LoginsError(SettingsError):
-    """Raised when a line of HTPASSWD is not `user:hash` with a hash that is accepted."""
+    """A line of HTPASSWD is not `user:hash` with a supported hash."""
 
 
 class RolesError(SettingsError):
-    """Raised when a line of the roles is not `user role`."""
+    """A line of ROLES is not `user role`."""
 
 
 class ServerError(TrackingError):
-    """Raised when nginx or MLflow cannot be started on this machine."""
+    """nginx or MLflow cannot be started."""
 
 
 class SchemaError(TrackingError):
-    """Raised when the database's tables are those of another release."""
+    """The tables have the revision of another release."""
 
 
 class JobError(TrackingError):
-    """Raised when an operator's command cannot do what it was asked."""
+    """A maintenance job failed."""

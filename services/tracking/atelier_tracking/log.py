@@ -1,4 +1,4 @@
-"""Log lines of start-up and supervision: one JSON object a line on standard error, beside nginx's access log."""
+"""Event log: one JSON object per line on standard error; nginx writes the access log."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ import sys
 from datetime import UTC, datetime
 
 
-def say(event: str, **details: object) -> None:
+def log_event(event: str, **fields: object) -> None:
     """Writes one line.
 
     Args:
-        event: what happened, in words.
-        details: further fields; never a secret.
+        event: name of the event, for example "database unavailable".
+        fields: further fields; never secrets.
     """
-    line = {"time": datetime.now(UTC).isoformat(timespec="milliseconds"), "source": "tracking", "event": event, **details}
+    line = {"time": datetime.now(UTC).isoformat(timespec="milliseconds"), "source": "tracking", "event": event, **fields}
     sys.stderr.write(json.dumps(line, ensure_ascii=False) + "\n")
     sys.stderr.flush()

@@ -1,4 +1,4 @@
-"""What each user may do: `user role` lines, and the table of roles against classes of routes."""
+"""Roles: `user role` lines, and which class of routes each role may use."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from collections.abc import Collection
 from atelier_tracking.errors import RolesError
 
 ROLES = ("reader", "trainer", "promoter", "admin")
-"""Each may do what the ones before it may."""
+"""In ascending order; each role includes the ones before it."""
 
-LOWEST = {
+LOWEST_ROLE = {
     "read": "reader",
     "write": "trainer",
     "register": "trainer",
@@ -22,32 +22,32 @@ LOWEST = {
     "admin": "admin",
     "gateway": "admin",
 }
-"""Class of a route (see routes.py) to the lowest role that may use it. A class that is not listed is for nobody."""
+"""Class of routes (see routes.txt) → lowest role that may use it. Classes that are not listed are closed."""
 
 PROTECTED = ("curate", "registered")
-"""For REGISTRY_USER alone once it is set."""
+"""Classes for REGISTRY_USER only, if it is set."""
 
-UNCHECKED = ("presign",)
-"""For nobody once REGISTRY_USER is set: what is uploaded so does not come by the gate."""
+BYPASSES_GATE = ("presign",)
+"""Closed if REGISTRY_USER is set, because presigned uploads do not pass the gate."""
 
 REGISTRY = "registry"
-"""Role of REGISTRY_USER, whatever ROLES says: it reads, registers and does what is PROTECTED, but writes no files."""
+"""Role of REGISTRY_USER, whatever ROLES says; it may not write files."""
 
-OF_REGISTRY = ("read", "register", "describe", *PROTECTED)
+REGISTRY_CLASSES = ("read", "register", "describe", *PROTECTED)
 
 
 def parse_roles(text: str, users: Collection[str]) -> dict[str, str]:
-    r"""Reads lines `user role`; blank lines and lines that begin with `#` are skipped, `\n` counts as a newline.
+    r"""Parses lines `user role`; skips blank lines and comments (`#`); the two characters `\n` end a line.
 
     Args:
-        text: value of ROLES, or what its file holds.
-        users: those that can log in; each needs a line.
+        text: value of ROLES, or the content of its file.
+        users: users of HTPASSWD; each needs a line.
 
     Returns:
-        User to role.
+        User → role.
 
     Raises:
-        RolesError: with every problem at once.
+        RolesError: lists all problems.
     """
     problems: list[str] = []
     roles: dict[str, str] = {}
@@ -74,13 +74,13 @@ def parse_roles(text: str, users: Collection[str]) -> dict[str, str]:
 
 
 def allowed(gateway: bool, registry: bool) -> list[tuple[str, str]]:
-    """Every pair (role, class) that is allowed.
+    """All allowed pairs of role and class.
 
     Args:
-        gateway: whether secrets of the gateway are kept under a passphrase of this server's own; without one it is closed.
-        registry: whether there is a REGISTRY_USER.
+        gateway: whether MLFLOW_CRYPTO_KEK_PASSPHRASE is set; without it MLflow's gateway is closed.
+        registry: whether REGISTRY_USER is set.
     """
-    off = (() if gateway else ("gateway",)) + (UNCHECKED if registry else ())
-    lowest = {kind: role for kind, role in LOWEST.items() if kind not in off}
-    pairs = [(role, kind) for kind, least in lowest.items() for role in ROLES if ROLES.index(role) >= ROLES.index(least)]
-    return pairs + [(REGISTRY, kind) for kind in OF_REGISTRY]
+    closed = (() if gateway else ("gateway",)) + (BYPASSES_GATE if registry else ())
+    lowest_role = {kind: role for kind, role in LOWEST_ROLE.items() if kind not in closed}
+    pairs = [(role, kind) for kind, lowest in lowest_role.items() for role in ROLES if ROLES.index(role) >= ROLES.index(lowest)]
+    return pairs + [(REGISTRY, kind) for kind in REGISTRY_CLASSES]

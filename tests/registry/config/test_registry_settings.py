@@ -40,8 +40,7 @@ def test_all_problems_at_once(environment):
     with pytest.raises(SettingsError) as found:
         read_settings()
     lines = str(found.value).splitlines()
-    assert lines[0] == "registry-api cannot start:"
-    assert sorted(line.split(":")[0].strip() for line in lines[1:]) == [
+    assert sorted(line.split(":")[0].strip() for line in lines) == [
         "ATELIER_REGISTRY_PORT",
         "ATELIER_REGISTRY_TOKEN_FILE",
         "ATELIER_REGISTRY_TRACKING_URI",
@@ -50,7 +49,7 @@ def test_all_problems_at_once(environment):
     assert "received 'eighty'" in str(found.value)
     assert "No such file or directory; received '/nowhere/tokens'" in str(found.value)
     assert "is required (address of the MLflow server)" in str(found.value)
-    assert "unknown setting" in str(found.value)
+    assert "no such setting" in str(found.value)
 
 
 @pytest.mark.parametrize(

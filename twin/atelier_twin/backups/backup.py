@@ -1,4 +1,4 @@
-"""`backup`: both schemas of the database in one snapshot, every object, and people's logins and tokens, into one folder."""
+"""`backup`: writes both database schemas as one snapshot, all objects, logins and tokens to a folder."""
 
 from __future__ import annotations
 
@@ -19,53 +19,55 @@ PARTIAL = ".partial"
 
 
 @dataclass(frozen=True)
-class Folders:
-    """Where things are, in the containers of `backup` and `restore`."""
+class BackupPaths:
+    """Paths of volumes in the containers of `backup` and `restore`."""
 
     backups: Path = Path("/backups")
     secrets: Path = Path("/secrets")
     trainer_home: Path = Path("/trainer-home")
 
 
-def make(made: Secrets, environment: Mapping[str, str], folders: Folders, say: Callable[[str], object]) -> Path:
-    """Makes one; it has its name only once it is complete.
+def create(secrets: Secrets, environment: Mapping[str, str], paths: BackupPaths, write: Callable[[str], object]) -> Path:
+    """Creates a backup, in a folder that is renamed to its final name when it is complete.
 
-    The objects are read after the dump: every file that one of its rows names is there.
+    Objects are read after the dump, so that every file that its rows reference is included.
 
     Args:
-        made: the twin's secrets.
+        secrets: the twin's secrets.
         environment: settings of compose.yaml.
-        folders: see there.
-        say: takes one line.
+        paths: the volumes.
+        write: prints one line.
 
     Raises:
         BackupError: PostgreSQL refused the dump.
     """
-    begun = datetime.now(UTC).strftime("%Y%m%dT%H%M%SZ")
-    work = folders.backups / (begun + PARTIAL)
-    owner = folders.backups.stat()
+    name = datetime.now(UTC).strftime("%Y%m%dT%H%M%SZ")
+    work = paths.backups / (name + PARTIAL)
+    owner = paths.backups.stat()
     (work / "objects").mkdir(parents=True, mode=0o700)
-    with database.opened(made) as opened:
-        opened.dump(work / manifest.DATABASE)
-        revisions = {schema: opened.revision(schema) for schema in database.SCHEMAS}
-        version = opened.version()
-    kept = {"logins": made.logins, "tokens": made.tokens}
-    (work / manifest.SECRETS).write_text(json.dumps(kept, indent=1) + "\n")
-    shutil.copyfile(folders.secrets / "tokens/tokens", work / manifest.TOKENS)
-    pieces = [manifest.piece_of(work, name) for name in (manifest.DATABASE, manifest.SECRETS, manifest.TOKENS)]
-    bucket = Bucket(made, environment)
+    with database.connect(secrets) as connection:
+        connection.dump(work / manifest.DATABASE)
+        revisions = {schema: connection.revision(schema) for schema in database.SCHEMAS}
+        version = connection.server_version()
+    credentials = {"logins": secrets.logins, "tokens": secrets.tokens}
+    (work / manifest.SECRETS).write_text(json.dumps(credentials, indent=1) + "\n")
+    shutil.copyfile(paths.secrets / "tokens/tokens", work / manifest.TOKENS)
+    files = [manifest.describe(work, file) for file in (manifest.DATABASE, manifest.SECRETS, manifest.TOKENS)]
+    bucket = Bucket(secrets, environment)
     for number, key in enumerate(bucket):
-        file = f"objects/{number}"
-        if (described := bucket.download(key, work / file)) is not None:
-            pieces.append(manifest.piece_of(work, file, key=key, content_type=described[0], metadata=described[1]))
-    told = manifest.Manifest(
-        begun, environment["ATELIER_TAG"], importlib.metadata.version("mlflow"), version, revisions, tuple(pieces)
+        path = f"objects/{number}"
+        if (headers := bucket.download(key, work / path)) is not None:
+            content_type, metadata = headers
+            files.append(manifest.describe(work, path, key=key, content_type=content_type, metadata=metadata))
+    contents = manifest.Manifest(
+        name, environment["ATELIER_TAG"], importlib.metadata.version("mlflow"), version, revisions, tuple(files)
     )
-    manifest.write(work, told)
-    for path in (work, *work.rglob("*")):
-        path.chmod(0o700 if path.is_dir() else 0o600)
-        os.chown(path, owner.st_uid, owner.st_gid)
-    work.rename(folders.backups / begun)
-    say(f"{begun}: {len(told.objects)} objects and the database, {told.size_bytes / 1e6:.1f} MB; it holds logins and tokens\n")
-    say(f"bring it back with: docker compose run --rm restore {begun}\n")
-    return folders.backups / begun
+    manifest.write(work, contents)
+    for path_ in (work, *work.rglob("*")):
+        path_.chmod(0o700 if path_.is_dir() else 0o600)
+        os.chown(path_, owner.st_uid, owner.st_gid)
+    work.rename(paths.backups / name)
+    size_mb = contents.size_bytes / 1e6
+    write(f"{name}: {len(contents.objects)} objects and the database, {size_mb:.1f} MB; it holds logins and tokens\n")
+    write(f"restore with: docker compose run --rm restore {name}\n")
+    return paths.backups / name

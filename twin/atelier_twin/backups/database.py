@@ -1,4 +1,4 @@
-"""The twin's database as its superuser sees it: what is in it, who uses it, and a dump of pg_dump brought back."""
+"""The twin's database, accessed as superuser: its content and users, dumping, and loading a dump."""
 
 from __future__ import annotations
 
@@ -11,15 +11,14 @@ from atelier_twin.errors import BackupError
 from atelier_twin.secrets import Secrets
 
 SCHEMAS = {"public": "tracking", "atelier_registry": "atelier_registry"}
-"""Schema → the user that owns it."""
+"""Schema → owner."""
 
-SUPERUSER_FILE = "/secrets/postgres/postgres_password"
-"""In the server's container."""
+SUPERUSER_PASSWORD_FILE = "/secrets/postgres/postgres_password"  # noqa: S105  # path in the container of the server
 
-LOGIN = "--host=127.0.0.1 --username=postgres --dbname=atelier"
-PIECE_BYTES = 8 << 20
+PG_DUMP_OPTIONS = "--host=127.0.0.1 --username=postgres --dbname=atelier"
+CHUNK_BYTES = 8 << 20
 
-EMPTY = """
+RESET_SCHEMAS = """
 DROP SCHEMA IF EXISTS atelier_registry CASCADE;
 DROP SCHEMA public CASCADE;
 CREATE SCHEMA public AUTHORIZATION tracking;
@@ -27,82 +26,75 @@ CREATE SCHEMA public AUTHORIZATION tracking;
 
 
 class Database:
-    """One connection, in one transaction that ends with the block of `opened`."""
+    """One connection with one transaction, which ends with the block of `connect`."""
 
     def __init__(self, connection: Any) -> None:
         self._connection = connection
 
-    def version(self) -> str:
-        return str(self._ask("SHOW server_version")[0][0])
+    def server_version(self) -> str:
+        return str(self._query("SHOW server_version")[0][0])
 
-    def tables(self) -> int:
-        return int(self._ask("SELECT count(*) FROM pg_tables WHERE schemaname = ANY(%s)", list(SCHEMAS))[0][0])
+    def table_count(self) -> int:
+        return int(self._query("SELECT count(*) FROM pg_tables WHERE schemaname = ANY(%s)", list(SCHEMAS))[0][0])
 
-    def users(self) -> list[str]:
-        asked = "SELECT DISTINCT usename FROM pg_stat_activity WHERE usename = ANY(%s)"
-        return [str(row[0]) for row in self._ask(asked, list(SCHEMAS.values()))]
+    def connected_users(self) -> list[str]:
+        statement = "SELECT DISTINCT usename FROM pg_stat_activity WHERE usename = ANY(%s)"
+        return [str(row[0]) for row in self._query(statement, list(SCHEMAS.values()))]
 
     def revision(self, schema: str) -> str | None:
-        """What Alembic noted in a schema; None without its table."""
-        if self._ask("SELECT to_regclass(%s)", f"{schema}.alembic_version")[0][0] is None:
+        """Alembic's revision of a schema; None without its table."""
+        if self._query("SELECT to_regclass(%s)", f"{schema}.alembic_version")[0][0] is None:
             return None
-        rows = self._ask(f"SELECT version_num FROM {schema}.alembic_version")  # noqa: S608  # one of SCHEMAS
+        rows = self._query(f"SELECT version_num FROM {schema}.alembic_version")  # noqa: S608  # one of SCHEMAS
         return str(rows[0][0]) if rows else None
 
     def dump(self, path: Path) -> None:
-        """Writes everything in both schemas, as of one moment, as plain SQL.
+        """Writes both schemas as one snapshot in plain SQL.
 
-        pg_dump is in the image of the server alone, so the server runs it, into its own volume.
-
-        Args:
-            path: of the file to write.
+        The server runs pg_dump, which only its image has, and writes to its own volume.
         """
-        folder = self._ask("SHOW data_directory")[0][0]
+        folder = self._query("SHOW data_directory")[0][0]
         file = f"{folder}/backup.sql"
-        self._run(f'umask 077; PGPASSWORD="$(cat {SUPERUSER_FILE})" pg_dump {LOGIN} --file={file}')
-        with path.open("wb") as written:
-            while piece := self._ask("SELECT pg_read_binary_file(%s, %s, %s)", file, written.tell(), PIECE_BYTES)[0][0]:
-                written.write(piece)
+        self._run(f'umask 077; PGPASSWORD="$(cat {SUPERUSER_PASSWORD_FILE})" pg_dump {PG_DUMP_OPTIONS} --file={file}')
+        with path.open("wb") as target:
+            while chunk := self._query("SELECT pg_read_binary_file(%s, %s, %s)", file, target.tell(), CHUNK_BYTES)[0][0]:
+                target.write(chunk)
         self._run(f"rm -f {file}")
 
     def load(self, dump: Path) -> None:
-        """Replaces everything in both schemas by a dump.
-
-        Args:
-            dump: written by pg_dump, as plain SQL.
-        """
+        """Replaces both schemas by a plain SQL dump of pg_dump."""
         with self._connection.cursor() as cursor, dump.open(encoding="utf-8", newline="\n") as file:
-            cursor.execute(EMPTY)
-            for statements, rows in _parts(file):
+            cursor.execute(RESET_SCHEMAS)
+            for statements, rows in parse_dump(file):
                 if rows is None:
                     cursor.execute(statements)
                 else:
                     cursor.copy_expert(statements, rows)
 
     def _run(self, command: str) -> None:
-        """A shell command on the server, which its superuser may give."""
+        """Runs a shell command on the server, as only a superuser may."""
         with self._connection.cursor() as cursor:
             cursor.execute("COPY (SELECT 1) TO PROGRAM %s", (command,))
 
-    def _ask(self, statement: str, *values: object) -> list[tuple[Any, ...]]:
+    def _query(self, statement: str, *values: object) -> list[tuple[Any, ...]]:
         with self._connection.cursor() as cursor:
             cursor.execute(statement, values or None)
-            found: list[tuple[Any, ...]] = cursor.fetchall()
-        return found
+            rows: list[tuple[Any, ...]] = cursor.fetchall()
+        return rows
 
 
 @contextmanager
-def opened(made: Secrets) -> Iterator[Database]:
-    """Connects, and commits where the block ends well.
+def connect(secrets: Secrets) -> Iterator[Database]:
+    """Connects, and commits if the block raises nothing.
 
     Raises:
-        BackupError: PostgreSQL refused something; nothing was changed.
+        BackupError: PostgreSQL refused the connection or a statement; nothing was changed.
     """
     import psycopg2
 
     try:
         connection = psycopg2.connect(
-            host="postgres", dbname="atelier", user="postgres", password=made.database["postgres"], connect_timeout=10
+            host="postgres", dbname="atelier", user="postgres", password=secrets.database["postgres"], connect_timeout=10
         )
         try:
             with connection:
@@ -110,34 +102,36 @@ def opened(made: Secrets) -> Iterator[Database]:
         finally:
             connection.close()
     except psycopg2.Error as error:
-        raise BackupError(f"PostgreSQL refused, and its tables are as they were: {' '.join(str(error).split())}") from error
+        raise BackupError(
+            f"PostgreSQL reported an error, and the tables are unchanged: {' '.join(str(error).split())}"
+        ) from error
 
 
-class _Rows:
-    """The lines of one COPY up to its end, as a file that psycopg2 reads."""
+class CopyRows:
+    """The rows of one COPY command, as a file that psycopg2 reads."""
 
     def __init__(self, lines: IO[str]) -> None:
-        self._lines, self._ended = lines, False
+        self._lines, self._at_end = lines, False
 
     def read(self, _size: int = -1) -> str:
         """The next line; empty at the end."""
-        if self._ended:
+        if self._at_end:
             return ""
         line = self._lines.readline()
-        self._ended = line in ("\\.\n", "")
-        return "" if self._ended else line
+        self._at_end = line in ("\\.\n", "")
+        return "" if self._at_end else line
 
 
-def _parts(dump: IO[str]) -> Iterator[tuple[str, _Rows | None]]:
-    """Statements between two COPY commands, or one COPY command with its rows."""
+def parse_dump(dump: IO[str]) -> Iterator[tuple[str, CopyRows | None]]:
+    """Yields the statements between two COPY commands with None, or a COPY command with its rows."""
     statements: list[str] = []
     while line := dump.readline():
         if line.startswith("COPY ") and line.endswith(" FROM stdin;\n"):
             if "".join(statements).strip():
                 yield "".join(statements), None
             statements = []
-            yield line, _Rows(dump)
-        elif not line.startswith(("\\restrict ", "\\unrestrict ", "--")):  # the first two are psql's own commands
+            yield line, CopyRows(dump)
+        elif not line.startswith(("\\restrict ", "\\unrestrict ", "--")):  # the first two are commands of psql
             statements.append(line)
     if "".join(statements).strip():
         yield "".join(statements), None

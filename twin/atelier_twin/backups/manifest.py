@@ -1,4 +1,4 @@
-"""What a backup holds: `manifest.json`, with a SHA-256 of each of its files, so that a damaged one is never restored."""
+"""`manifest.json` of a backup, with the SHA-256 of each file, so that a damaged backup is never restored."""
 
 from __future__ import annotations
 
@@ -14,20 +14,20 @@ from atelier_twin.errors import BackupError
 FORMAT = 1
 FILE, DATABASE, SECRETS, TOKENS = "manifest.json", "database.sql", "secrets.json", "tokens"
 NAME = re.compile(r"\d{8}T\d{6}Z")
-"""A backup's folder is called by the time at which it was begun, in UTC."""
+"""Names of backup folders: the UTC time at which the backup was started."""
 
 
 @dataclass(frozen=True)
-class Piece:
-    """One file of the backup.
+class BackupFile:
+    """One file of a backup.
 
     Attributes:
-        file: path below the backup's folder.
-        size_bytes: its length.
-        sha256: of its bytes.
-        key: of the object that it was; None for what is no object.
-        content_type: of the object.
-        metadata: of the object.
+        file: path in the folder of the backup.
+        size_bytes: size.
+        sha256: SHA-256 of the content.
+        key: key of the object in the bucket; None if the file is not an object.
+        content_type: content type of the object.
+        metadata: metadata of the object.
     """
 
     file: str
@@ -40,15 +40,15 @@ class Piece:
 
 @dataclass(frozen=True)
 class Manifest:
-    """Everything about one backup.
+    """The manifest; attributes are fields of the JSON file.
 
     Attributes:
-        made_at: when it was begun.
-        image_tag: of the images that ran.
-        mlflow: version of MLflow in the image that made it.
+        made_at: UTC time at which the backup was started.
+        image_tag: tag of the running images.
+        mlflow: version of MLflow in the image that created the backup.
         postgres: version of the server.
-        revisions: of the two schemas of tables, by schema; None where the service never started.
-        pieces: every file but this one.
+        revisions: schema → Alembic revision; None if the service was never started.
+        pieces: all files except the manifest.
     """
 
     made_at: str
@@ -56,25 +56,25 @@ class Manifest:
     mlflow: str
     postgres: str
     revisions: dict[str, str | None]
-    pieces: tuple[Piece, ...]
+    pieces: tuple[BackupFile, ...]
     format: int = FORMAT
 
     @property
-    def objects(self) -> list[Piece]:
-        """The files that were objects of the bucket."""
-        return [piece for piece in self.pieces if piece.key is not None]
+    def objects(self) -> list[BackupFile]:
+        """The files that are objects of the bucket."""
+        return [file for file in self.pieces if file.key is not None]
 
     @property
     def size_bytes(self) -> int:
-        return sum(piece.size_bytes for piece in self.pieces)
+        return sum(file.size_bytes for file in self.pieces)
 
 
-def piece_of(
+def describe(
     folder: Path, file: str, *, key: str | None = None, content_type: str | None = None, metadata: dict[str, str] | None = None
-) -> Piece:
-    """Describes a file that was written already."""
+) -> BackupFile:
+    """The entry of an existing file, with its size and SHA-256."""
     path = folder / file
-    return Piece(file, path.stat().st_size, sha256_of(path), key, content_type, metadata)
+    return BackupFile(file, path.stat().st_size, sha256_of(path), key, content_type, metadata)
 
 
 def sha256_of(path: Path) -> str:
@@ -87,33 +87,35 @@ def write(folder: Path, manifest: Manifest) -> None:
 
 
 def read(folder: Path) -> Manifest:
-    """Reads and checks a backup: each file is there, as long as it was, and has the same bytes.
+    """Reads a manifest, and verifies size and SHA-256 of all files.
 
     Raises:
-        BackupError: it is none, is not complete, or was changed.
+        BackupError: the folder is not a backup, or files are missing or changed.
     """
     try:
-        told = json.loads((folder / FILE).read_text())
-        if told.get("format") != FORMAT:
-            raise BackupError(f"{folder.name} must be a backup of format {FORMAT}; received {told.get('format')!r}")
-        manifest = Manifest(**told | {"pieces": tuple(Piece(**each) for each in told["pieces"])})
+        fields = json.loads((folder / FILE).read_text())
+        if fields.get("format") != FORMAT:
+            raise BackupError(f"{folder.name} must be a backup of format {FORMAT}; received {fields.get('format')!r}")
+        manifest = Manifest(**fields | {"pieces": tuple(BackupFile(**entry) for entry in fields["pieces"])})
     except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
         raise BackupError(f"{folder.name} must be a backup with a {FILE}; received {type(error).__name__}: {error}") from error
-    wrong = [f"{piece.file}: {problem}" for piece in manifest.pieces if (problem := _problem(folder, piece))]
-    files = {piece.file for piece in manifest.pieces}
-    wrong += [f"{name}: is not listed" for name in (DATABASE, SECRETS, TOKENS) if name not in files]
-    if wrong:
-        more = f" and {len(wrong) - 5} more" if len(wrong) > 5 else ""
-        raise BackupError(f"{folder.name} is damaged, nothing was restored: {'; '.join(wrong[:5])}{more}; take another backup")
+    problems = [f"{file.file}: {problem}" for file in manifest.pieces if (problem := _problem(folder, file))]
+    names = {file.file for file in manifest.pieces}
+    problems += [f"{name}: is not listed" for name in (DATABASE, SECRETS, TOKENS) if name not in names]
+    if problems:
+        more = f" and {len(problems) - 5} more" if len(problems) > 5 else ""
+        raise BackupError(
+            f"{folder.name} is damaged and was not restored: {'; '.join(problems[:5])}{more}; restore another backup"
+        )
     return manifest
 
 
-def _problem(folder: Path, piece: Piece) -> str | None:
-    if piece.file not in (DATABASE, SECRETS, TOKENS) and not re.fullmatch(r"objects/\d+", piece.file):
-        return "is no file of a backup"
-    path = folder / piece.file
+def _problem(folder: Path, file: BackupFile) -> str | None:
+    if file.file not in (DATABASE, SECRETS, TOKENS) and not re.fullmatch(r"objects/\d+", file.file):
+        return "is not a file of a backup"
+    path = folder / file.file
     if path.is_symlink() or not path.is_file():
         return "is missing"
-    if path.stat().st_size != piece.size_bytes:
-        return f"must have {piece.size_bytes} bytes; it has {path.stat().st_size}"
-    return None if sha256_of(path) == piece.sha256 else "has other bytes than when it was made"
+    if path.stat().st_size != file.size_bytes:
+        return f"must have {file.size_bytes} bytes; it has {path.stat().st_size}"
+    return None if sha256_of(path) == file.sha256 else "has changed since the backup"

@@ -1,4 +1,4 @@
-"""`restore`: a backup into an empty twin, after each of its files was checked; then everything is as it was."""
+"""`restore`: verifies all files of a backup, then loads it into an empty twin."""
 
 from __future__ import annotations
 
@@ -7,64 +7,69 @@ from collections.abc import Callable, Mapping
 
 from atelier_twin import volume_layout
 from atelier_twin.backups import database, manifest
-from atelier_twin.backups.backup import Folders
+from atelier_twin.backups.backup import BackupPaths
 from atelier_twin.backups.bucket import Bucket
 from atelier_twin.errors import BackupError
-from atelier_twin.secrets import Secrets, restored
+from atelier_twin.secrets import Secrets, with_logins_of
 
 
-def restore(
-    name: str | None,
-    made: Secrets,
-    environment: Mapping[str, str],
-    folders: Folders,
-    say: Callable[[str], object],
-    *,
-    replace: bool,
-) -> None:
-    """Brings one backup back. What was interrupted is mended by the same command with `--replace`.
+class Restore:
+    def __init__(
+        self, secrets: Secrets, environment: Mapping[str, str], paths: BackupPaths, write: Callable[[str], object]
+    ) -> None:
+        """Connects to the bucket at the first call.
 
-    Args:
-        name: of the backup's folder.
-        made: secrets of this twin.
-        environment: settings of compose.yaml.
-        folders: see there.
-        say: takes one line.
-        replace: also where something is there already, which is lost.
+        Args:
+            secrets: secrets of this twin.
+            environment: settings of compose.yaml.
+            paths: the volumes.
+            write: prints one line.
+        """
+        self._secrets, self._paths, self._write = secrets, paths, write
+        self._bucket = Bucket(secrets, environment)
 
-    Raises:
-        BackupError: there is no such backup, it is damaged, or this twin is not empty.
-    """
-    there = sorted(path.name for path in folders.backups.iterdir() if manifest.NAME.fullmatch(path.name))
-    if name not in there:
-        raise BackupError(f"restore takes one of the backups that are there: {', '.join(there) or 'none'}; received {name}")
-    folder = folders.backups / name
-    told = manifest.read(folder)
-    bucket = Bucket(made, environment)
-    _refuse_what_would_be_lost(made, bucket, replace=replace)
-    for piece in told.objects:
-        bucket.upload(folder / piece.file, piece)
-    with database.opened(made) as opened:
-        opened.load(folder / manifest.DATABASE)
-    wanted = {piece.key for piece in told.objects}
-    for key in [key for key in bucket if key not in wanted]:
-        bucket.delete(key)
-    kept = json.loads((folder / manifest.SECRETS).read_text())
-    volume_layout.replace(restored(made, kept), (folder / manifest.TOKENS).read_text(), folders.secrets, folders.trainer_home)
-    say(f"{name} is back: {len(told.objects)} objects, the database, logins and tokens; start with: docker compose up\n")
+    def run(self, name: str | None, *, replace: bool) -> None:
+        """Restores a backup. After an interruption, the same call with `replace` repeats it.
 
+        Args:
+            name: name of the backup.
+            replace: remove the data of this twin; otherwise it must be empty.
 
-def _refuse_what_would_be_lost(made: Secrets, bucket: Bucket, *, replace: bool) -> None:
-    with database.opened(made) as opened:
-        if users := opened.users():
-            raise BackupError(
-                f"nothing may use the database meanwhile; {', '.join(users)} does: "
-                "`docker compose stop tracking registry-api infer`"
-            )
-        tables = opened.tables()
-    count = sum(1 for _ in bucket)
-    if (tables or count) and not replace:
-        raise BackupError(
-            f"restore needs an empty twin; this one has {tables} tables and {count} objects: make a backup of them, then say "
-            "--replace, which removes them; or begin with `docker compose down --volumes`"
+        Raises:
+            BackupError: there is no such backup, it is damaged, or this twin is in use or not empty.
+        """
+        names = sorted(path.name for path in self._paths.backups.iterdir() if manifest.NAME.fullmatch(path.name))
+        if name not in names:
+            raise BackupError(f"restore needs the name of a backup; received {name}; there are: {', '.join(names) or 'none'}")
+        folder = self._paths.backups / name
+        contents = manifest.read(folder)
+        self._check_empty(replace=replace)
+        for file in contents.objects:
+            self._bucket.upload(folder / file.file, file)
+        with database.connect(self._secrets) as connection:
+            connection.load(folder / manifest.DATABASE)
+        restored_keys = {file.key for file in contents.objects}
+        for key in [key for key in self._bucket if key not in restored_keys]:
+            self._bucket.delete(key)
+        restored = with_logins_of(self._secrets, json.loads((folder / manifest.SECRETS).read_text()))
+        tokens = (folder / manifest.TOKENS).read_text()
+        volume_layout.replace(restored, tokens, self._paths.secrets, self._paths.trainer_home)
+        self._write(
+            f"{name} is restored: {len(contents.objects)} objects, the database, logins and tokens; "
+            "start with: docker compose up\n"
         )
+
+    def _check_empty(self, *, replace: bool) -> None:
+        with database.connect(self._secrets) as connection:
+            if users := connection.connected_users():
+                raise BackupError(
+                    f"the database must not be in use; connected: {', '.join(users)}; "
+                    "run `docker compose stop tracking registry-api infer`"
+                )
+            tables = connection.table_count()
+        objects = sum(1 for _ in self._bucket)
+        if (tables or objects) and not replace:
+            raise BackupError(
+                f"restore needs an empty twin; this one has {tables} tables and {objects} objects: back them up and pass "
+                "--replace to remove them, or run `docker compose down --volumes`"
+            )

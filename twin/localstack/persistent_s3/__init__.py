@@ -1,1 +1,1 @@
-"""LocalStack's own S3, with objects and buckets that outlive the container. Runs inside LocalStack, as its start hook."""
+"""LocalStack's S3 with buckets and objects that survive restarts; loaded into LocalStack by a start hook."""

@@ -1,4 +1,4 @@
-"""Writes to a folder that hold after a kill at any moment: a file is either as it was or complete."""
+"""Crash-safe writes: after a kill at any moment a file has either its old or its new content."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import Any
 
 PART = ".part"
-"""Suffix of a file that is being written; one that is found at the start was left by a killed process."""
+"""Suffix of files that are being written; those that exist at start were left by a killed process."""
 
 
-def flush(path: Path) -> None:
-    """Returns once a file's bytes, or a folder's names, are on the disk."""
+def fsync(path: Path) -> None:
+    """Flushes the content of a file, or the entries of a folder, to the disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -20,16 +20,16 @@ def flush(path: Path) -> None:
         os.close(descriptor)
 
 
-def write_json(path: Path, facts: dict[str, Any]) -> None:
-    """Replaces a file in one step, and returns once that is on the disk."""
+def write_json(path: Path, value: dict[str, Any]) -> None:
+    """Replaces a file atomically and durably."""
     partial = path.with_name(path.name + PART)
-    partial.write_text(json.dumps(facts))
-    flush(partial)
+    partial.write_text(json.dumps(value))
+    fsync(partial)
     partial.replace(path)
-    flush(path.parent)
+    fsync(path.parent)
 
 
 def remove(path: Path) -> None:
-    """Removes a file that may be gone already, and returns once that is on the disk."""
+    """Removes a file durably, if it exists."""
     path.unlink(missing_ok=True)
-    flush(path.parent)
+    fsync(path.parent)

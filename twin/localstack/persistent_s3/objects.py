@@ -1,4 +1,4 @@
-"""The bytes of objects: a file of its own for each upload, never written to again once an object names it."""
+"""The bytes of objects: one file per upload, never changed once an object references it."""
 
 from __future__ import annotations
 
@@ -17,43 +17,43 @@ from localstack.services.s3.storage.ephemeral import (
     LockedFileMixin,
 )
 
-from persistent_s3.atomic_files import flush
+from persistent_s3.atomic_files import fsync
 
 
-class _Read(LockedFileMixin, BufferedReader):
-    """An open file with the locks that LocalStack's readers expect; each opening has locks of its own."""
+class LockedReader(LockedFileMixin, BufferedReader):
+    """A file opened for reading, with the locks that LocalStack expects."""
 
 
-class _Written(LockedFileMixin, BufferedRandom):
-    """The same for writers, who read back what they wrote."""
+class LockedWriter(LockedFileMixin, BufferedRandom):
+    """A file opened for writing and reading back."""
 
 
 class ObjectFile(EphemeralS3StoredObject):
-    """An object's or a part's bytes, opened. LocalStack's class does the copying and the checksums."""
+    """The open file of an object or of a part; LocalStack's class copies and computes checksums."""
 
-    def __init__(self, described: S3Object | S3Part, path: Path, mode: Literal["r", "w"]) -> None:
+    def __init__(self, s3_object: S3Object | S3Part, path: Path, mode: Literal["r", "w"]) -> None:
         self._path = path
-        file = _Written(FileIO(path, "w+")) if mode == "w" else _Read(FileIO(path, "r"))
-        super().__init__(described, file, mode)
+        file = LockedWriter(FileIO(path, "w+")) if mode == "w" else LockedReader(FileIO(path, "r"))
+        super().__init__(s3_object, file, mode)
 
     def close(self) -> None:
-        """Closes the file; one that was written is on the disk from then on."""
+        """Closes the file; after writing, also flushes it to the disk."""
         if self.closed:
             return
         super().close()
         self.file.close()
         if self._mode == "w" and self._path.exists():
-            flush(self._path)
+            fsync(self._path)
 
-    def __exit__(self, *failure: Any) -> None:
-        """Leaves nothing of an upload that failed."""
+    def __exit__(self, *exception: Any) -> None:
+        """Closes the file; removes it if writing failed."""
         self.close()
-        if self._mode == "w" and failure[0] is not None:
+        if self._mode == "w" and exception[0] is not None:
             self._path.unlink(missing_ok=True)
 
     @property
     def last_modified(self) -> int:
-        """As the object says: a body never changes."""
+        """That of the object, since its bytes never change."""
         return int(self.s3_object.internal_last_modified)
 
 
@@ -72,17 +72,17 @@ class Upload(EphemeralS3StoredMultipart):
 
 
 class ObjectFiles(S3ObjectStore):
-    """`<root>/<bucket>/bodies/<random>` for each object and `<root>/<bucket>/uploads/<id>/<number>` for each part."""
+    """Stores objects as `<root>/<bucket>/bodies/<random>` and parts as `<root>/<bucket>/uploads/<id>/<number>`."""
 
     def __init__(self, root: Path) -> None:
         self.root_directory = str(root)
         self._root = root
 
     def open(self, bucket: str, s3_object: S3Object, mode: Literal["r", "w"] = "r") -> ObjectFile:
-        """Opens an object's bytes; for writing always in a new file, so that readers of the old one are not disturbed.
+        """Opens the file of an object; writing always creates a new file, so that readers of the old one are not affected.
 
         Raises:
-            NoSuchKey: the object was deleted or replaced a moment ago.
+            NoSuchKey: the object was deleted or replaced since it was looked up.
         """
         if mode == "w":
             s3_object.body = uuid.uuid4().hex
@@ -92,22 +92,22 @@ class ObjectFiles(S3ObjectStore):
             raise NoSuchKey("The specified key does not exist.", Key=s3_object.key) from error
 
     def remove(self, bucket: str, s3_object: S3Object | list[S3Object]) -> None:
-        """Drops the bytes of objects that nothing names any more."""
-        for each in s3_object if isinstance(s3_object, list) else [s3_object]:
-            self.path(bucket, each).unlink(missing_ok=True)
+        """Removes the bytes of one or several objects."""
+        for item in s3_object if isinstance(s3_object, list) else [s3_object]:
+            self.path(bucket, item).unlink(missing_ok=True)
 
     def copy(self, src_bucket: str, src_object: S3Object, dest_bucket: str, dest_object: S3Object) -> ObjectFile:
-        """Copies bytes; where only an object's description changes, both share them."""
+        """Copies the bytes; a copy onto itself, which changes metadata only, shares them."""
         if should_copy_in_place(src_bucket, src_object, dest_bucket, dest_object):
             dest_object.body, dest_object.internal_last_modified = src_object.body, src_object.internal_last_modified
             return self.open(dest_bucket, dest_object)
         with self.open(src_bucket, src_object) as source:
-            copied = self.open(dest_bucket, dest_object, "w")
-            copied.write(source)
-        return copied
+            target = self.open(dest_bucket, dest_object, "w")
+            target.write(source)
+        return target
 
     def get_multipart(self, bucket: str, upload_id: S3Multipart) -> Upload:
-        """The parts of an upload, whether or not there are any yet."""
+        """The upload; its folder is created if necessary."""
         folder = self._upload(bucket, upload_id)
         folder.mkdir(parents=True, exist_ok=True)
         return Upload(self, bucket, upload_id, str(folder))
@@ -115,8 +115,8 @@ class ObjectFiles(S3ObjectStore):
     def remove_multipart(self, bucket: str, s3_multipart: S3Multipart) -> None:
         shutil.rmtree(self._upload(bucket, s3_multipart), ignore_errors=True)
 
-    def path(self, bucket: str, described: S3Object) -> Path:
-        return self._root / bucket / "bodies" / str(described.body)
+    def path(self, bucket: str, s3_object: S3Object) -> Path:
+        return self._root / bucket / "bodies" / str(s3_object.body)
 
     def _upload(self, bucket: str, upload: S3Multipart) -> Path:
         return self._root / bucket / "uploads" / str(upload.id)

@@ -1,4 +1,4 @@
-"""Executed by LocalStack inside its own process, once it listens: makes the twin's bucket, where it is not there yet."""
+"""Run by LocalStack in its process when it is ready: creates the twin's bucket if it does not exist."""
 
 import os
 

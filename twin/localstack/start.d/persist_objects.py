@@ -1,4 +1,4 @@
-"""Executed by LocalStack inside its own process, before it listens."""
+"""Run by LocalStack in its process before it starts: installs the persistent S3 provider."""
 
 import os
 import sys
@@ -10,6 +10,6 @@ try:
     from persistent_s3.provider import install
 
     install(Path("/var/lib/localstack/kept-s3"))
-except BaseException:  # noqa: BLE001  # whatever it is: LocalStack would log one line and go on with an S3 that forgets
+except BaseException:  # noqa: BLE001  # LocalStack would log any error and continue with an S3 that is not persistent
     traceback.print_exc()
     os._exit(1)

@@ -1,6 +1,6 @@
-"""Tags and names that promotions stand on: set by REGISTRY_USER alone, also where a version or model is created with them.
+"""Names and tags that only REGISTRY_USER may set when a registered model or a version is created.
 
-The gate decides by path; what is created with which tags stands in the body, so it is read here, by MLflow's own parser.
+The gate decides by path; names and tags are in the body, so they are checked here, with MLflow's own parser.
 """
 
 from __future__ import annotations
@@ -11,63 +11,65 @@ from typing import Any
 from atelier_tracking.errors import ServerError
 
 PREFIX = "atelier."
-FREE = ("atelier.kind", "atelier.bundle_digest", "atelier.source_digest")
-"""Tags that a trainer gives a version when it registers it."""
-MODELS = ("atelier-decisions",)
+UNRESERVED_TAGS = ("atelier.kind", "atelier.bundle_digest", "atelier.source_digest")
+"""Tags that the trainer sets when it registers a version."""
+RESERVED_MODELS = ("atelier-decisions",)
 """Registered models that only REGISTRY_USER may create."""
 USER_HEADER = "X-Tracking-User"
-"""Set by nginx over whatever the client sent."""
+"""Set by nginx; replaces a header of the client."""
 
 
-def refusal(name: str, tags: list[str], creates_model: bool) -> str | None:
-    """Why a user who is not REGISTRY_USER may not create this; None where it may.
+def violation(name: str, tags: list[str], creates_model: bool) -> str | None:
+    """The rule that a user other than REGISTRY_USER violates by creating this; None if there is none.
 
     Args:
-        name: of the registered model.
-        tags: their keys.
-        creates_model: whether it is a registered model; otherwise a version of one.
+        name: name of the registered model.
+        tags: keys of the tags.
+        creates_model: whether a registered model is created, or a version of one.
     """
-    reserved = sorted(key for key in tags if key.strip().lower().startswith(PREFIX) and key not in FREE)
+    reserved = sorted(key for key in tags if key.strip().lower().startswith(PREFIX) and key not in UNRESERVED_TAGS)
     if reserved:
-        free = ", ".join(FREE)
-        return f"Tags that begin with {PREFIX} are set by the registry service alone, but for {free}; received {reserved}"
-    if creates_model and name.strip().lower() in MODELS:
-        return f"The registered model {name} is created by the registry service alone."
+        exceptions = ", ".join(UNRESERVED_TAGS)
+        return f"Only the registry service may set tags that begin with {PREFIX}, except {exceptions}; received {reserved}"
+    if creates_model and name.strip().lower() in RESERVED_MODELS:
+        return f"Only the registry service may create the registered model {name}."
     return None
 
 
-def reserve(registry_user: str) -> None:
-    """Puts the rule before the two handlers of MLflow that create.
+def protect_handlers(registry_user: str) -> None:
+    """Wraps MLflow's two handlers that create registered models and versions.
 
     Args:
-        registry_user: whom the rule does not concern.
+        registry_user: the user who may set everything.
 
     Raises:
-        ServerError: this MLflow has other handlers.
+        ServerError: this version of MLflow has no such handlers.
     """
     from flask import Response, jsonify, request
     from mlflow.protos.model_registry_pb2 import CreateModelVersion, CreateRegisteredModel
     from mlflow.server import app, handlers
 
     def checked(view: Callable[..., Any], message: type[Any]) -> Callable[..., Any]:
-        def answer(*arguments: Any, **named: Any) -> Any:
+        def handle(*arguments: Any, **named: Any) -> Any:
             if request.headers.get(USER_HEADER) == registry_user:
                 return view(*arguments, **named)
             try:
-                asked = handlers._get_request_message(message())
-            except Exception:  # noqa: BLE001  # MLflow's handler reads it the same way and says what is wrong
+                body = handlers._get_request_message(message())
+            except Exception:  # noqa: BLE001  # MLflow's handler parses the body again and reports the error
                 return view(*arguments, **named)
-            problem = refusal(asked.name, [tag.key for tag in asked.tags], message is CreateRegisteredModel)
+            problem = violation(body.name, [tag.key for tag in body.tags], message is CreateRegisteredModel)
             if problem is None:
                 return view(*arguments, **named)
-            refused: Response = jsonify(error_code="PERMISSION_DENIED", message=problem)
-            refused.status_code = 403
-            return refused
+            response: Response = jsonify(error_code="PERMISSION_DENIED", message=problem)
+            response.status_code = 403
+            return response
 
-        return answer
+        return handle
 
-    creators = {"_create_model_version": CreateModelVersion, "_create_registered_model": CreateRegisteredModel}
-    for endpoint, message in creators.items():
+    endpoints = {"_create_model_version": CreateModelVersion, "_create_registered_model": CreateRegisteredModel}
+    for endpoint, message in endpoints.items():
         if endpoint not in app.view_functions:
-            raise ServerError(f"this MLflow has no handler {endpoint}, so tags cannot be protected; use the pinned version")
+            raise ServerError(
+                f"MLflow must have the handler {endpoint}, or tags cannot be protected; install the pinned version"
+            )
         app.view_functions[endpoint] = checked(app.view_functions[endpoint], message)

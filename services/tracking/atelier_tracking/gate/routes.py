@@ -1,4 +1,4 @@
-"""The classes of MLflow's routes, read from routes.txt, as entries of an nginx map over "METHOD path"."""
+"""Classes of MLflow's routes, read from routes.txt, as entries of an nginx map of "METHOD path"."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ class Route:
     """One method of one path.
 
     Attributes:
-        kind: class of the route, as explained in routes.txt.
+        kind: class of the route; listed in routes.txt.
         method: GET, POST, PUT, PATCH or DELETE.
-        path: with placeholders `<x>` for a segment and `<path:x>` for the rest.
+        path: path with placeholders `<x>` for a segment and `<path:x>` for the rest.
     """
 
     kind: str
@@ -36,33 +36,27 @@ class Route:
 
 
 def read_routes(table: Path = TABLE) -> tuple[Route, ...]:
-    """Every route of the table, those with fewer placeholders first, so that the first match is the most special one."""
+    """All routes, those with fewer placeholders first, so that the first match is the most specific."""
     routes = []
     for line in table.read_text().splitlines():
         if not line or line.startswith("#"):
             continue
         kind, methods, path = line.split()
         paths = [prefix + path[1:] for prefix in PREFIXES] if path.startswith("*") else [path]
-        routes += [Route(kind, method, each) for each in paths for method in methods.split(",")]
+        routes += [Route(kind, method, full_path) for full_path in paths for method in methods.split(",")]
     return tuple(sorted(routes, key=lambda route: ("<path:" in route.path, len(PLACEHOLDER.findall(route.path)))))
 
 
 def classify(method: str, path: str, routes: tuple[Route, ...]) -> str:
-    """What nginx's map says; for tests and for reading.
-
-    Args:
-        method: of the request.
-        path: decoded, without the query.
-        routes: see `read_routes`.
-    """
+    """The result of nginx's map; used by tests only. `path` is decoded and without the query."""
     if method == "OPTIONS":
         return "read"
-    wanted = "GET" if method == "HEAD" else method
-    return next((route.kind for route in routes if route.method == wanted and re.search(route.pattern, path)), "closed")
+    method = "GET" if method == "HEAD" else method
+    return next((route.kind for route in routes if route.method == method and re.search(route.pattern, path)), "closed")
 
 
 def map_entries(routes: tuple[Route, ...]) -> str:
-    """Lines for `map "$request_method $uri"`; nginx tries regular expressions in order, with case."""
+    """Lines for `map "$request_method $uri"`; nginx tries regular expressions in order and case-sensitively."""
     lines = ['"~^OPTIONS " read;']
     for route in routes:
         method = "(GET|HEAD)" if route.method == "GET" else route.method

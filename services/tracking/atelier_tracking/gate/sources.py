@@ -1,4 +1,4 @@
-"""A version's source: its canonical spellings, and the versions from before they were asked for."""
+"""Sources of versions: their canonical form, and what older versions with other forms need."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ SOURCE = (
     r"|runs:/[0-9a-f]{32}(?:/[A-Za-z0-9_][A-Za-z0-9._+-]*)+"
     r"|mlflow-artifacts:/[A-Za-z0-9_-][A-Za-z0-9._+-]*(?:/[A-Za-z0-9_][A-Za-z0-9._+-]*)+)"
 )
-"""The same as in atelier_contracts, which this image does not have."""
+"""Equal to the pattern of atelier_contracts, which is not in this image."""
 
-PROMPTS = ("dummy-source", "prompt-template")
-"""What MLflow's clients write where a version is a prompt and has no files."""
+PROMPT_SOURCES = ("dummy-source", "prompt-template")
+"""Sources that MLflow's clients set for prompts, which have no files."""
 
-PATTERN = rf"\A(?:{SOURCE}|{'|'.join(PROMPTS)})\Z"
-"""For MLflow, which searches for it. Source: `_create_model_version` in mlflow/server/handlers.py."""
+PATTERN = rf"\A(?:{SOURCE}|{'|'.join(PROMPT_SOURCES)})\Z"
+"""For MLflow, which uses re.search. Source: `_create_model_version` in mlflow/server/handlers.py."""
 
 ID = re.compile(r"[0-9a-f]{32}")
 
@@ -27,7 +27,7 @@ ROWS = "SELECT source, storage_location, run_id FROM model_versions WHERE curren
 
 
 def normalised(text: str) -> str:
-    """The text as the most generous reader takes it: percent-decoded until nothing changes, without control characters."""
+    """The text as the most lenient parser reads it: percent-decoded repeatedly, without control characters."""
     for _ in range(10):
         decoded = unquote(text)
         if decoded == text:
@@ -37,11 +37,11 @@ def normalised(text: str) -> str:
 
 
 def folder(text: str, bucket: str) -> str:
-    """Path below the artifact root; empty where the address is of another place or of none.
+    """Path below the artifact root; empty for other locations.
 
     Args:
-        text: a normalised address.
-        bucket: the artifacts' own.
+        text: a normalised URI.
+        bucket: name of the artifact bucket.
     """
     match = re.match(
         r"(?:mlflow-artifacts:(?://[^/]*)?|https?://.*?/mlflow-artifacts/artifacts|s3://([^/]+))/+(.*)$", text, re.I
@@ -52,46 +52,47 @@ def folder(text: str, bucket: str) -> str:
     return "/".join(part for part in path.split("/") if part not in ("", "."))
 
 
-def odd_sources(rows: Iterable[tuple[str | None, ...]], bucket: str) -> dict[str, list[str]]:
-    """What versions need whose source is not canonical, or is but holds no id, so that the gate's searches do not find it.
+def noncanonical_sources(rows: Iterable[tuple[str | None, ...]], bucket: str) -> dict[str, list[str]]:
+    """Files of versions whose source is not canonical or has no id, so that the gate's lookups do not find them.
 
     Args:
-        rows: source, storage location and run id of each version.
-        bucket: the artifacts' own.
+        rows: (source, storage location, run id) of each version.
+        bucket: name of the artifact bucket.
 
     Returns:
-        `ids`: 32 hexadecimal digits of runs and models, all of whose files count; `folders`: paths below the artifact root.
+        `ids`: 32 hexadecimal digits of runs and models, all of whose files are needed; `folders`: paths below the artifact
+        root.
     """
     ids: set[str] = set()
     folders: set[str] = set()
     for source, location, run in rows:
-        given = source or ""
-        if given in PROMPTS or (re.fullmatch(SOURCE, given) and ID.search(given)):
+        source = source or ""
+        if source in PROMPT_SOURCES or (re.fullmatch(SOURCE, source) and ID.search(source)):
             continue
-        for text in (normalised(given), normalised(location or "")):
+        for text in (normalised(source), normalised(location or "")):
             ids.update(ID.findall(text.lower()))
             folders.add(folder(text, bucket))
         ids.update(ID.findall((run or "").lower()))
     return {"ids": sorted(ids), "folders": sorted(folders - {""})}
 
 
-def write_odd_sources(libpq: str, bucket: str, file: Path) -> None:
-    """Reads all versions and writes what `odd_sources` finds, before MLflow answers anybody.
+def write_noncanonical_sources(database_url: str, bucket: str, file: Path) -> None:
+    """Writes `noncanonical_sources` of all versions to a file that the gate reads.
 
     Args:
-        libpq: address of the database.
-        bucket: the artifacts' own.
-        file: that the gate reads.
+        database_url: URL for libpq.
+        bucket: name of the artifact bucket.
+        file: JSON file, replaced atomically.
     """
     import psycopg2
 
-    connection = psycopg2.connect(libpq)
+    connection = psycopg2.connect(database_url)
     try:
         with connection.cursor() as cursor:
             cursor.execute(ROWS)
-            found = odd_sources(cursor, bucket)
+            sources = noncanonical_sources(cursor, bucket)
     finally:
         connection.close()
-    aside = file.with_suffix(".new")
-    aside.write_text(json.dumps(found))
-    aside.replace(file)
+    partial = file.with_suffix(".new")
+    partial.write_text(json.dumps(sources))
+    partial.replace(file)

@@ -1,9 +1,8 @@
-"""Removes for good what people deleted in MLflow, and nothing that a registered version needs.
+"""Permanently removes what was deleted in MLflow, except what a registered version needs.
 
-MLflow's own `gc` looks at the deletion alone: a trainer who deletes the run of a champion takes the champion's files with it.
-Here every version that is registered keeps its run, its logged model and the folder that its source points at; aliases, the
-decisions of registry-api and bundles are all versions, or point at them. Files go before rows, so that an interrupted run is
-found again by the next one.
+MLflow's own `gc` ignores versions: after a trainer deleted the run of a champion, it removes the champion's files. Here every
+registered version protects its run, its logged model and the folder of its source; aliases, decisions of registry-api and
+bundles are versions or point at them. Files are removed before rows, so that the next collection completes an interrupted one.
 """
 
 from __future__ import annotations
@@ -22,25 +21,25 @@ if TYPE_CHECKING:
 
 DAY_MS = 86_400_000
 DELETED_VERSION = "Deleted_Internal"
-"""Stage of a version that was deleted; MLflow keeps its row, without source and run."""
+"""Stage of a deleted version; MLflow keeps its row without source and run."""
 
 
-class Files(Protocol):
+class ArtifactFiles(Protocol):
     def measure(self, folder: str) -> tuple[int, int]:
-        """Number of files below a folder, and their bytes."""
+        """Number of files below a folder, and their total bytes."""
 
     def remove(self, folder: str) -> None:
-        """Removes them; a folder that is gone already is no error."""
+        """Removes the files below a folder, if there are any."""
 
 
 @dataclass(frozen=True)
-class Thing:
-    """Something that was deleted in MLflow.
+class DeletedItem:
+    """A deleted run, logged model or experiment.
 
     Attributes:
-        kind: what it is.
-        id: of MLflow.
-        location: address of its files; None for an experiment, which has none of its own.
+        kind: type of the item.
+        id: MLflow's id.
+        location: URI of its files; None for an experiment, which has no files of its own.
     """
 
     kind: Literal["run", "logged model", "experiment"]
@@ -48,107 +47,108 @@ class Thing:
     location: str | None
 
 
-class Needs:
-    """What registered versions need: ids, and folders of the bucket."""
+class VersionReferences:
+    """Ids and folders of the bucket that registered versions reference."""
 
     def __init__(self, bucket: str) -> None:
         self._bucket = bucket
-        self.by_id: dict[str, str] = {}
-        self.by_folder: dict[str, str] = {}
+        self._by_id: dict[str, str] = {}
+        self._by_folder: dict[str, str] = {}
 
-    def add(self, who: str, *addresses: str | None, run_id: str | None) -> None:
-        """Notes one version.
+    def add(self, version: str, *uris: str | None, run_id: str | None) -> None:
+        """Adds the references of a version.
 
         Args:
-            who: as in "version 3 of sketch".
-            addresses: its source and storage location.
-            run_id: that MLflow has for it.
+            version: label of the version, for example "version 3 of sketch".
+            uris: source and storage location.
+            run_id: id of its run.
         """
         if run_id:
-            self.by_id[run_id] = who
-        for address in filter(None, addresses):
-            if found := re.match(r"(?i)(?:runs:/+([0-9a-f]{32})|models:/+(m-[0-9a-f]{32}))(?:/|$)", address):
-                self.by_id[(found[1] or found[2]).lower()] = who
-            if (folder := folder_of(address, self._bucket)) is not None:
-                self.by_folder[folder] = who
+            self._by_id[run_id] = version
+        for uri in filter(None, uris):
+            if match := re.match(r"(?i)(?:runs:/+([0-9a-f]{32})|models:/+(m-[0-9a-f]{32}))(?:/|$)", uri):
+                self._by_id[(match[1] or match[2]).lower()] = version
+            if (folder := bucket_path(uri, self._bucket)) is not None:
+                self._by_folder[folder] = version
 
-    def of(self, thing: Thing) -> str | None:
-        """The version that needs a thing; None where none does."""
-        if thing.id in self.by_id:
-            return self.by_id[thing.id]
-        mine = folder_of(thing.location, self._bucket) if thing.location else None
-        if mine is not None:
-            for folder, who in self.by_folder.items():
-                if _below(folder, mine) or _below(mine, folder):
-                    return who
-        return next((who for folder, who in self.by_folder.items() if thing.id in folder.split("/")), None)
+    def find(self, item: DeletedItem) -> str | None:
+        """Label of a version that needs the item, or None."""
+        if item.id in self._by_id:
+            return self._by_id[item.id]
+        item_folder = bucket_path(item.location, self._bucket) if item.location else None
+        if item_folder is not None:
+            for folder, version in self._by_folder.items():
+                if _is_within(folder, item_folder) or _is_within(item_folder, folder):
+                    return version
+        return next((version for folder, version in self._by_folder.items() if item.id in folder.split("/")), None)
 
 
-def folder_of(address: str, bucket: str) -> str | None:
-    """The path inside the bucket; None for an address of another place.
-
-    Args:
-        address: an artifact address of MLflow.
-        bucket: such as s3://artifacts.
-    """
+def bucket_path(uri: str, bucket: str) -> str | None:
+    """Path of an artifact URI in the bucket (for example s3://artifacts); None for other locations."""
     for scheme in ("mlflow-artifacts:/", f"{bucket}/"):
-        if address.lower().startswith(scheme):
-            path = unquote(re.sub(r"[\t\r\n]", "", address[len(scheme) :])).partition("?")[0].partition("#")[0]
+        if uri.lower().startswith(scheme):
+            path = unquote(re.sub(r"[\t\r\n]", "", uri[len(scheme) :])).partition("?")[0].partition("#")[0]
             return "/".join(part for part in path.split("/") if part not in ("", "."))
     return None
 
 
-def _below(folder: str, other: str) -> bool:
+def _is_within(folder: str, other: str) -> bool:
     return other == "" or f"{folder}/".startswith(f"{other}/")
 
 
-def collect(
-    uri: str, bucket: str, *, older_than_days: float, remove: bool, say: Callable[[str], None], files: Files | None = None
+def collect_garbage(
+    uri: str,
+    bucket: str,
+    *,
+    older_than_days: float,
+    remove: bool,
+    write: Callable[[str], None],
+    files: ArtifactFiles | None = None,
 ) -> None:
-    """Says what may go and what must stay, and removes the former.
+    """Lists deleted items with the reason to keep them, and removes those without one.
 
     Args:
-        uri: SQLAlchemy address of the database.
-        bucket: such as s3://artifacts.
-        older_than_days: deleted at least so long ago.
-        remove: otherwise only say it.
-        say: takes one line.
-        files: the bucket; by default the one of the address.
+        uri: SQLAlchemy URL of the database.
+        bucket: URI of the bucket, for example s3://artifacts.
+        older_than_days: minimum days since deletion.
+        remove: whether to remove anything; otherwise only list.
+        write: prints one line.
+        files: files of the bucket; S3 by default.
 
     Raises:
-        JobError: the tables are not those of this image.
+        JobError: the tables have the revision of another release.
     """
     from atelier_tracking.server.schema import open_schema
 
     if open_schema(uri).state() != "current":
-        raise JobError("the database's tables are not those of this image: run its `migrate` first; nothing was removed")
+        raise JobError("the database's tables have the revision of another release, nothing was removed; run `migrate` first")
     from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
 
     store = SqlAlchemyStore(uri, "mlflow-artifacts:/")
     files = files or S3Files(bucket)
     before_ms = int(time.time() * 1000 - older_than_days * DAY_MS)
     count = size = 0
-    gone: set[str] = set()
-    for thing in _deleted(store, before_ms):
-        reason = _stays(store, thing, bucket, gone)
+    removed_ids: set[str] = set()
+    for item in _deleted_items(store, before_ms):
+        reason = _reason_to_keep(store, item, bucket, removed_ids)
         if reason is not None:
-            say(f"kept     {thing.kind} {thing.id}: {reason}")
+            write(f"kept     {item.kind} {item.id}: {reason}")
             continue
-        folder = folder_of(thing.location, bucket) if thing.location else None
-        number, length = files.measure(folder) if folder else (0, 0)
-        gone.add(thing.id)
-        count, size = count + number, size + length
+        folder = bucket_path(item.location, bucket) if item.location else None
+        item_count, item_size = files.measure(folder) if folder else (0, 0)
+        removed_ids.add(item.id)
+        count, size = count + item_count, size + item_size
         if remove:
             if folder:
                 files.remove(folder)
-            _forget(store, thing)
-        say(f"{'removed' if remove else 'removable'} {thing.kind} {thing.id}: {number} files, {length / 1e6:.1f} MB")
-    done = "removed" if remove else "would be removed; pass --yes to remove them"
-    say(f"{len(gone)} deleted at least {older_than_days:g} days ago, {count} files, {size / 1e6:.1f} MB: {done}")
+            _delete_rows(store, item)
+        write(f"{'removed' if remove else 'removable'} {item.kind} {item.id}: {item_count} files, {item_size / 1e6:.1f} MB")
+    result = "removed" if remove else "would be removed; pass --yes to remove them"
+    write(f"{len(removed_ids)} deleted at least {older_than_days:g} days ago, {count} files, {size / 1e6:.1f} MB: {result}")
 
 
-def _deleted(store: Any, before_ms: int) -> list[Thing]:
-    """Everything that was deleted before a moment; experiments last, as they hold the others."""
+def _deleted_items(store: Any, before_ms: int) -> list[DeletedItem]:
+    """Items that were deleted before a time; experiments last, because they contain the others."""
     from mlflow.store.tracking.dbmodels.models import SqlExperiment, SqlLoggedModel, SqlRun
 
     with store.ManagedSessionMaker() as session:
@@ -160,72 +160,71 @@ def _deleted(store: Any, before_ms: int) -> list[Thing]:
             SqlExperiment.lifecycle_stage == "deleted", SqlExperiment.last_update_time <= before_ms
         )
         return [
-            *(Thing("logged model", each.model_id, each.artifact_location) for each in models),
-            *(Thing("run", each.run_uuid, each.artifact_uri) for each in runs),
-            *(Thing("experiment", str(each.experiment_id), None) for each in experiments),
+            *(DeletedItem("logged model", model.model_id, model.artifact_location) for model in models),
+            *(DeletedItem("run", run.run_uuid, run.artifact_uri) for run in runs),
+            *(DeletedItem("experiment", str(experiment.experiment_id), None) for experiment in experiments),
         ]
 
 
-def _stays(store: Any, thing: Thing, bucket: str, gone: Collection[str]) -> str | None:
-    """Why a thing is kept; asked anew for each, since people go on registering and restoring meanwhile."""
+def _reason_to_keep(store: Any, item: DeletedItem, bucket: str, removed_ids: Collection[str]) -> str | None:
+    """Why an item is kept, or None. Read for each item, because people register and restore during the collection."""
     from mlflow.store.tracking.dbmodels.models import SqlExperiment, SqlLoggedModel, SqlRun
 
     tables = {"run": SqlRun, "logged model": SqlLoggedModel, "experiment": SqlExperiment}
     with store.ManagedSessionMaker() as session:
-        row = session.get(tables[thing.kind], int(thing.id) if thing.kind == "experiment" else thing.id)
+        row = session.get(tables[item.kind], int(item.id) if item.kind == "experiment" else item.id)
         if row is None or row.lifecycle_stage != "deleted":
-            return "it was restored, or removed, a moment ago"
-        if thing.kind == "experiment":
-            ids = [each for (each,) in session.query(SqlRun.run_uuid).filter(SqlRun.experiment_id == row.experiment_id)]
-            of_it = SqlLoggedModel.experiment_id == row.experiment_id
-            ids += [each for (each,) in session.query(SqlLoggedModel.model_id).filter(of_it)]
-            left = set(ids) - set(gone)
-            return f"{len(left)} runs or logged models of it are kept" if left else None
-        needs = _needs(session, bucket)
-        if (who := needs.of(thing)) is not None:
-            return f"{who} needs it"
-        if thing.kind == "run":
-            for model in session.query(SqlLoggedModel).filter(SqlLoggedModel.source_run_id == thing.id):
-                if (who := needs.of(Thing("logged model", model.model_id, model.artifact_location))) is not None:
-                    return f"{who} needs logged model {model.model_id}, which it logged"
-    folder = folder_of(str(thing.location), bucket)
-    if folder is None or thing.id not in folder.split("/"):
-        return f"its files are not in a folder of its own in {bucket}: {thing.location}; MLflow's own gc removes it"
+            return "it was restored or removed in the meantime"
+        if item.kind == "experiment":
+            ids = [id_ for (id_,) in session.query(SqlRun.run_uuid).filter(SqlRun.experiment_id == row.experiment_id)]
+            in_experiment = SqlLoggedModel.experiment_id == row.experiment_id
+            ids += [id_ for (id_,) in session.query(SqlLoggedModel.model_id).filter(in_experiment)]
+            kept = set(ids) - set(removed_ids)
+            return f"{len(kept)} of its runs or logged models are kept" if kept else None
+        references = _version_references(session, bucket)
+        if (version := references.find(item)) is not None:
+            return f"{version} needs it"
+        if item.kind == "run":
+            for model in session.query(SqlLoggedModel).filter(SqlLoggedModel.source_run_id == item.id):
+                logged_model = DeletedItem("logged model", model.model_id, model.artifact_location)
+                if (version := references.find(logged_model)) is not None:
+                    return f"{version} needs logged model {model.model_id}, which it logged"
+    folder = bucket_path(str(item.location), bucket)
+    if folder is None or item.id not in folder.split("/"):
+        return f"its files are not in their own folder of {bucket}: {item.location}; MLflow's own gc removes it"
     return None
 
 
-def _needs(session: Session, bucket: str) -> Needs:
+def _version_references(session: Session, bucket: str) -> VersionReferences:
     from mlflow.store.model_registry.dbmodels.models import SqlModelVersion
 
-    needs = Needs(bucket)
-    for each in session.query(SqlModelVersion).filter(SqlModelVersion.current_stage != DELETED_VERSION):
-        who = f"version {each.version} of {each.name}"
-        needs.add(who, each.source, each.storage_location, run_id=each.run_id)
-    return needs
+    references = VersionReferences(bucket)
+    for row in session.query(SqlModelVersion).filter(SqlModelVersion.current_stage != DELETED_VERSION):
+        version = f"version {row.version} of {row.name}"
+        references.add(version, row.source, row.storage_location, run_id=row.run_id)
+    return references
 
 
-def _forget(store: Any, thing: Thing) -> None:
-    forget = {
+def _delete_rows(store: Any, item: DeletedItem) -> None:
+    delete = {
         "run": store._hard_delete_run,
         "logged model": store._hard_delete_logged_model,
         "experiment": store._hard_delete_experiment,
     }
-    forget[thing.kind](thing.id)
+    delete[item.kind](item.id)
 
 
 class S3Files:
-    """Objects of one bucket by their prefix."""
-
     def __init__(self, bucket: str) -> None:
         import os
 
         import boto3
 
-        address = os.environ.get("MLFLOW_S3_ENDPOINT_URL") or None
-        self._bucket = boto3.resource("s3", endpoint_url=address).Bucket(bucket.removeprefix("s3://"))
+        endpoint_url = os.environ.get("MLFLOW_S3_ENDPOINT_URL") or None
+        self._bucket = boto3.resource("s3", endpoint_url=endpoint_url).Bucket(bucket.removeprefix("s3://"))
 
     def measure(self, folder: str) -> tuple[int, int]:
-        sizes = [each.size for each in self._bucket.objects.filter(Prefix=f"{folder}/")]
+        sizes = [item.size for item in self._bucket.objects.filter(Prefix=f"{folder}/")]
         return len(sizes), sum(sizes)
 
     def remove(self, folder: str) -> None:

@@ -1,4 +1,4 @@
-"""The image's health check: succeeds when /readyz answers 200. Standard library only."""
+"""Health check of the image: succeeds if /readyz returns 200. Standard library only."""
 
 from __future__ import annotations
 
@@ -9,11 +9,10 @@ import urllib.request
 
 
 def main() -> int:
-    """0 when ready, 1 otherwise."""
     port = os.environ.get("HTTP_PORT") or "80"
     try:
-        with urllib.request.urlopen(f"http://127.0.0.1:{port}/readyz", timeout=4) as answer:
-            return 0 if answer.status == 200 else 1
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/readyz", timeout=4) as response:
+            return 0 if response.status == 200 else 1
     except (urllib.error.URLError, OSError):
         return 1
 

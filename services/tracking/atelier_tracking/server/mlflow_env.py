@@ -1,4 +1,4 @@
-"""What MLflow reads: the database's address, the bucket and its own switches: as variables, never as arguments."""
+"""MLflow's environment: database URL, bucket and options; never passed as arguments, which every process can see."""
 
 from __future__ import annotations
 
@@ -7,20 +7,20 @@ from urllib.parse import quote, urlencode
 from atelier_tracking.gate.sources import PATTERN
 from atelier_tracking.settings import Settings
 
-SWITCHES = {
-    # job execution starts several more processes, and would run what users send
+OPTIONS = {
+    # job execution starts more processes and runs code that users send
     "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
     "MLFLOW_DISABLE_TELEMETRY": "true",
-    # nginx is the only client and has compared Origin with Host; it presents this name
+    # nginx, the only client, sends this Host and has checked Origin
     "MLFLOW_SERVER_ALLOWED_HOSTS": "tracking",
-    # connections that the database or a firewall has dropped are noticed before they are used
+    # replaces connections before a database or firewall drops them
     "MLFLOW_SQLALCHEMYSTORE_POOL_RECYCLE": "600",
     "MLFLOW_SQLALCHEMYSTORE_POOL_SIZE": "5",
     "MLFLOW_SQLALCHEMYSTORE_MAX_OVERFLOW": "15",
-    # a version's source has one spelling, which the gate can compare
+    # a version's source must be canonical, so that the gate can compare it
     "MLFLOW_CREATE_MODEL_VERSION_SOURCE_VALIDATION_REGEX": PATTERN,
     "GIT_PYTHON_REFRESH": "quiet",
-    # each thread that handles large bodies gets a heap of its own otherwise
+    # otherwise each thread that handles large bodies has its own heap
     "MALLOC_ARENA_MAX": "2",
     "MALLOC_TRIM_THRESHOLD_": "131072",
     "PYTHONUNBUFFERED": "1",
@@ -28,32 +28,25 @@ SWITCHES = {
 
 CONNECT_TIMEOUT_S = 5
 REGISTRY_USER = "TRACKING_REGISTRY_USER"
-"""Tells MLflow's process whom reserved tags are for."""
+"""Environment variable that passes REGISTRY_USER to MLflow's process."""
 
 DRIVER = "postgresql+psycopg2"
-"""Named, since SQLAlchemy 2.1 takes another driver by default."""
+"""Explicit, because the default driver differs in SQLAlchemy 2.1."""
 
 
 def database_uri(settings: Settings) -> str:
-    """SQLAlchemy's address of the database; every character of the password is legal because all are percent-encoded."""
+    """SQLAlchemy's URL of the database; user and password are percent-encoded and may contain any character."""
     login = f"{quote(settings.db_user, safe='')}:{quote(settings.db_pw.get_secret_value(), safe='')}"
     query = {"sslmode": settings.db_tls_mode, "connect_timeout": str(CONNECT_TIMEOUT_S)}
     if settings.db_tls_ca_file is not None:
         query["sslrootcert"] = str(settings.db_tls_ca_file)
-    place = f"{settings.db_endpoint}:{settings.db_port}/{quote(settings.db_name, safe='')}"
-    return f"{DRIVER}://{login}@{place}?{urlencode(query)}"
+    location = f"{settings.db_endpoint}:{settings.db_port}/{quote(settings.db_name, safe='')}"
+    return f"{DRIVER}://{login}@{location}?{urlencode(query)}"
 
 
 def mlflow_environment(settings: Settings) -> dict[str, str]:
-    """Everything that MLflow's process is told.
-
-    Args:
-        settings: see there.
-
-    Returns:
-        Variables that are set over those of the container.
-    """
-    environment = SWITCHES | {
+    """Environment variables of MLflow's process, in addition to those of the container."""
+    environment = OPTIONS | {
         "MLFLOW_BACKEND_STORE_URI": database_uri(settings),
         "MLFLOW_ARTIFACTS_DESTINATION": f"s3://{settings.aws_bucket_name}",
         "AWS_DEFAULT_REGION": settings.aws_region,

@@ -1,4 +1,4 @@
-"""Whether MLflow reaches the database and the bucket, asked of MLflow itself, so that what is checked is what is used."""
+"""Readiness: whether MLflow can use the database and the bucket, checked through MLflow's own API."""
 
 from __future__ import annotations
 
@@ -11,39 +11,39 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from atelier_tracking.log import say
+from atelier_tracking.log import log_event
 
-PATIENCE_S = 15.0
-"""A question that is not answered for so long counts as a no; it goes on: a second one would take another thread of MLflow."""
+RESPONSE_TIMEOUT_S = 15.0
+"""A check without a response for this long counts as failed. It keeps running: a second one would occupy another thread."""
+
+NOT_CHECKED = "not checked yet"
 
 
 @dataclass(frozen=True)
-class Question:
-    """One thing that MLflow needs.
+class DependencyCheck:
+    """A request to MLflow that uses one of its dependencies.
 
     Attributes:
-        name: as it is logged.
-        path: of MLflow, that answers from that thing.
-        fine: statuses that show that it was reached.
-        interval_s: seconds between two questions while all is well.
+        name: name of the dependency in the log.
+        path: path of the request.
+        success_statuses: statuses that prove that the dependency was used.
+        interval_s: seconds between two checks while the dependency is available.
     """
 
     name: str
     path: str
-    fine: tuple[int, ...]
+    success_statuses: tuple[int, ...]
     interval_s: float
 
 
-QUESTIONS = (
-    Question("database", "/api/2.0/mlflow/experiments/get-by-name?experiment_name=Default", (200, 404), 5),
-    Question("bucket", "/api/2.0/mlflow-artifacts/artifacts?path=readiness", (200,), 30),
+CHECKS = (
+    DependencyCheck("database", "/api/2.0/mlflow/experiments/get-by-name?experiment_name=Default", (200, 404), 5),
+    DependencyCheck("bucket", "/api/2.0/mlflow-artifacts/artifacts?path=readiness", (200,), 30),
 )
 RETRY_S = 2.0
 
 
 class UnixConnection(http.client.HTTPConnection):
-    """HTTP over a Unix socket."""
-
     def __init__(self, path: Path, timeout_s: float) -> None:
         super().__init__("tracking", timeout=timeout_s)
         self._path = path
@@ -54,84 +54,84 @@ class UnixConnection(http.client.HTTPConnection):
         self.sock.connect(str(self._path))
 
 
-def ask(path: Path, question: Question, timeout_s: float = 600) -> str | None:
-    """Asks once.
+def run_check(socket_path: Path, check: DependencyCheck, timeout_s: float = 600) -> str | None:
+    """Sends one request.
 
     Args:
-        path: MLflow's socket.
-        question: what to ask.
-        timeout_s: for the answer.
+        socket_path: MLflow's Unix socket.
+        check: the request.
+        timeout_s: seconds to wait for the response.
 
     Returns:
-        None when the thing was reached, otherwise why not, in one line.
+        None if the dependency is available, otherwise the reason in one line.
     """
-    connection = UnixConnection(path, timeout_s)
+    connection = UnixConnection(socket_path, timeout_s)
     try:
-        connection.request("GET", question.path)
-        answer = connection.getresponse()
-        body = answer.read(65536)
+        connection.request("GET", check.path)
+        response = connection.getresponse()
+        body = response.read(65536)
     except OSError as error:
-        return f"MLflow does not answer: {error}"
+        return f"MLflow does not respond: {error}"
     finally:
         connection.close()
-    if answer.status in question.fine:
+    if response.status in check.success_statuses:
         return None
     try:
         message = json.loads(body)["message"]
     except (ValueError, KeyError, TypeError):
         message = body.decode(errors="replace")
-    return f"status {answer.status}: {' '.join(str(message).split())[:500]}"
+    return f"status {response.status}: {' '.join(str(message).split())[:500]}"
 
 
-class Watch:
-    """Keeps asking, in a thread of its own; `reason` is None while the thing is reached."""
+class DependencyMonitor:
+    """Repeats a check in its own thread."""
 
-    def __init__(self, question: Question, ask_once: Callable[[Question], str | None]) -> None:
-        self.question = question
-        self._ask = ask_once
-        self._known: str | None = "not asked yet"
-        self._since: float | None = None
+    def __init__(self, check: DependencyCheck, run: Callable[[DependencyCheck], str | None]) -> None:
+        self.check = check
+        self._run = run
+        self._reason: str | None = NOT_CHECKED
+        self._running_since: float | None = None
 
     def start(self) -> None:
-        """Starts the thread, which ends with the process."""
-        threading.Thread(target=self._forever, name=self.question.name, daemon=True).start()
+        """Starts a daemon thread."""
+        threading.Thread(target=self._run_forever, name=self.check.name, daemon=True).start()
 
-    def once(self) -> None:
-        self._since = time.monotonic()
-        self._known = self._ask(self.question)
-        self._since = None
+    def run_once(self) -> None:
+        self._running_since = time.monotonic()
+        self._reason = self._run(self.check)
+        self._running_since = None
 
     def reason(self) -> str | None:
-        """Why the thing is not reached; None when it is."""
-        since = self._since
-        if since is not None and time.monotonic() - since > PATIENCE_S:
-            return f"no answer for {PATIENCE_S:.0f} s"
-        return self._known
+        """Why the dependency is unavailable; None if it is available."""
+        since = self._running_since
+        if since is not None and time.monotonic() - since > RESPONSE_TIMEOUT_S:
+            return f"no response for {RESPONSE_TIMEOUT_S:.0f} s"
+        return self._reason
 
-    def _forever(self) -> None:
+    def _run_forever(self) -> None:
         while True:
-            self.once()
-            time.sleep(self.question.interval_s if self._known is None else RETRY_S)
+            self.run_once()
+            time.sleep(self.check.interval_s if self._reason is None else RETRY_S)
 
 
-class Ready:
-    """A file that nginx answers /readyz from: it exists while everything is reached. Each change is said once."""
+class ReadinessFile:
+    """The file that nginx serves as /readyz; it exists while all dependencies are available. Changes are logged once."""
 
-    def __init__(self, file: Path, watches: list[Watch]) -> None:
+    def __init__(self, file: Path, monitors: list[DependencyMonitor]) -> None:
         self._file = file
-        self._watches = watches
-        self._said: dict[str, set[str | None]] = {watch.question.name: {"not asked yet"} for watch in watches}
+        self._monitors = monitors
+        self._logged: dict[str, set[str | None]] = {monitor.check.name: {NOT_CHECKED} for monitor in monitors}
 
     def update(self) -> None:
-        """Writes or removes the file, and says what changed."""
-        reasons = {watch.question.name: watch.reason() for watch in self._watches}
+        """Writes or removes the file, and logs changes."""
+        reasons = {monitor.check.name: monitor.reason() for monitor in self._monitors}
         for name, reason in reasons.items():
-            if reason not in self._said[name]:
-                say(f"{name} reachable") if reason is None else say(f"{name} not reachable", reason=reason)
-                # reasons that take turns are not said again before the thing was reached
-                self._said[name] = {reason} if reason is None else (self._said[name] - {None}) | {reason}
+            if reason not in self._logged[name]:
+                log_event(f"{name} available") if reason is None else log_event(f"{name} unavailable", reason=reason)
+                # alternating reasons are not logged again until the dependency was available
+                self._logged[name] = {reason} if reason is None else (self._logged[name] - {None}) | {reason}
         if any(reason is not None for reason in reasons.values()):
             self._file.unlink(missing_ok=True)
         elif not self._file.exists():
             self._file.write_text("ready\n")
-            say("ready")
+            log_event("ready")

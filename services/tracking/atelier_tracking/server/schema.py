@@ -1,7 +1,7 @@
-"""The revision of MLflow's tables: a start makes them in an empty database and leaves every other one as it is.
+"""Revision of MLflow's tables. A start creates tables in an empty database only; migrating is a separate command.
 
-MLflow by itself migrates at a start where a newer release added a table, and refuses where one changed a column; neither can be
-taken back. So a migration is a command of its own, before which a backup is made.
+MLflow itself migrates at start if a newer release added a table, and refuses to start if one changed a column. Migrations
+cannot be undone, so an operator runs them after a backup.
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ if TYPE_CHECKING:
 
 COMMAND = "python -m atelier_tracking migrate"
 LOCK = 0x61746C_0003
-"""Of PostgreSQL's advisory locks: one process makes or migrates tables, the others wait."""
+"""PostgreSQL advisory lock: one process at a time creates or migrates tables."""
 
 State = Literal["empty", "current", "older", "newer"]
 
 
 class Schema:
-    """The tables of one database against those that this image's MLflow needs."""
+    """Compares the tables of a database with those that this image's MLflow needs."""
 
     def __init__(self, engine: Engine) -> None:
         from alembic.script import ScriptDirectory
@@ -32,50 +32,50 @@ class Schema:
         self._engine, self._mlflow = engine, utils
         script = ScriptDirectory.from_config(utils._get_alembic_config(""))
         self.head = utils._get_latest_schema_revision()
-        self._known = {each.revision for each in script.walk_revisions()}
+        self._revisions = {revision.revision for revision in script.walk_revisions()}
 
     def revision(self) -> str | None:
-        """What the database says of itself; None where no migration was ever finished."""
-        found: str | None = self._mlflow._get_schema_version(self._engine)
-        return found
+        """Revision of the database; None if no migration was ever completed."""
+        revision: str | None = self._mlflow._get_schema_version(self._engine)
+        return revision
 
     def state(self) -> State:
-        """Where the database stands. A first start that was cut short left tables without a row, which count as none."""
+        """State of the database. Tables without rows, left by an interrupted first start, count as empty."""
         revision = self.revision()
         if revision == self.head:
             return "current"
         if revision is not None:
-            return "older" if revision in self._known else "newer"
-        return "older" if self._holds_rows() else "empty"
+            return "older" if revision in self._revisions else "newer"
+        return "older" if self._has_rows() else "empty"
 
     def require_current(self) -> None:
-        """Makes the tables of an empty database.
+        """Creates the tables of an empty database.
 
         Raises:
-            SchemaError: the tables are those of another release.
+            SchemaError: the tables have the revision of another release.
         """
         with self._locked():
             state, revision = self.state(), self.revision()
             if state == "empty":
                 self._mlflow._initialize_tables(self._engine)
-        self._engine.dispose()  # the server that starts now has connections of its own
+        self._engine.dispose()  # the server opens its own connections
         if state == "older":
             raise SchemaError(
                 f"the database's tables must be at revision {self.head} for this image; they are at {revision}, and a "
-                f"migration cannot be undone: make a backup, then run `{COMMAND}` with this image and the same settings "
+                f"migration cannot be undone: create a backup, then run `{COMMAND}` with this image and the same settings "
                 "(twin: `docker compose run --rm tracking migrate`; AWS: `python -m atelier_infra upgrade`)"
             )
         if state == "newer":
             raise self._later_release(revision)
 
     def migrate(self) -> tuple[str | None, str]:
-        """Brings the tables to this image's revision.
+        """Migrates the tables to this image's revision.
 
         Returns:
-            The revisions before and after; equal where there was nothing to do.
+            Revisions before and after; equal if nothing was done.
 
         Raises:
-            SchemaError: a later release wrote the database.
+            SchemaError: the tables have the revision of a later release.
         """
         with self._locked():
             before, state = self.revision(), self.state()
@@ -91,19 +91,19 @@ class Schema:
     def _later_release(self, revision: str | None) -> SchemaError:
         return SchemaError(
             f"the database's tables must be at revision {self.head} for this image; they are at {revision}, which "
-            "it does not know: start the later release that wrote them, or restore a backup from before"
+            "belongs to a later release: start that release, or restore a backup of this one"
         )
 
-    def _holds_rows(self) -> bool:
+    def _has_rows(self) -> bool:
         from mlflow.store.tracking.dbmodels.initial_models import Base
         from sqlalchemy import func, inspect, select
 
-        there = set(inspect(self._engine).get_table_names())
+        existing = set(inspect(self._engine).get_table_names())
         with self._engine.connect() as connection:
             return any(
                 connection.execute(select(func.count()).select_from(table)).scalar()
                 for name, table in Base.metadata.tables.items()
-                if name in there
+                if name in existing
             )
 
     @contextmanager
@@ -115,7 +115,7 @@ class Schema:
             return
         with self._engine.connect() as connection:
             connection.execute(text("SELECT pg_advisory_lock(:key)"), {"key": LOCK})
-            connection.commit()  # the lock is the session's; no transaction stays open under it
+            connection.commit()  # ends the transaction; the lock belongs to the session
             try:
                 yield
             finally:
@@ -124,7 +124,7 @@ class Schema:
 
 
 def open_schema(uri: str) -> Schema:
-    """The schema of the database at an SQLAlchemy address."""
+    """The schema of the database at an SQLAlchemy URL."""
     from mlflow.store.db.utils import create_sqlalchemy_engine
 
     return Schema(create_sqlalchemy_engine(uri))
