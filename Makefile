@@ -3,6 +3,8 @@
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 # Index of CPU or CUDA builds of torch; empty: the package index that pip is set up with (see README, "Install").
 TORCH_INDEX ?=
+# Processes that `make test` spreads the tests over; 0 runs them in one.
+TEST_WORKERS ?= logical
 VENV := .venv
 BIN := $(VENV)/bin
 EXTRAS := tracking,trainer,registry-api,infer,infra,embedded,docs,dev
@@ -47,8 +49,9 @@ down:  ## stop the twin; what it knows is kept (docker compose down --volumes fo
 logs:  ## follow what the twin's services say
 	@docker compose logs --follow --tail 50
 
+# Each worker computes with one thread, since together they take every core.
 test: $(INSTALLED)  ## run the tests; nothing but the install is needed
-	@$(BIN)/python -m pytest
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses $(TEST_WORKERS) --maxprocesses 8 --dist loadfile
 
 test-full: $(INSTALLED)  ## run the long matrices, and what runs at full size (hours; needs terraform and Docker)
 	@$(BIN)/python -m pytest -m full

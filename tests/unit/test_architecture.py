@@ -22,7 +22,7 @@ LAYERS = {
         "| access_log metrics periodic_task | problems | errors"
     ),
     "services/trainer/atelier_trainer": (
-        "__main__ | tune | train sync | prepare fit train_state context | objective checkpoint | export | tracking | data | synthetic | base_model "
+        "__main__ | tune | train sync | prepare fit | train_state context | objective checkpoint | export | tracking | data | synthetic | base_model "
         "| config | graceful_stop | errors"
     ),
     "infra/atelier_infra": "__main__ | commands | secrets | environment | terraform | aws | cli subprocess_runner | errors",
