@@ -22,8 +22,8 @@ LAYERS = {
         "| access_log metrics periodic_task | problems | errors"
     ),
     "services/trainer/atelier_trainer": (
-        "__main__ | tune | train sync | prepare fit | train_state context | objective checkpoint | export | tracking | data | synthetic | base_model "
-        "| config | graceful_stop | errors"
+        "__main__ | tune | train sync | prepare fit | train_state context | objective checkpoint | export | tracking | data "
+        "| synthetic | base_model | config | graceful_stop | errors"
     ),
     "infra/atelier_infra": "__main__ | commands | secrets | environment | terraform | aws | cli subprocess_runner | errors",
     "services/tracking/atelier_tracking": "__main__ | maintenance | server | gate | settings | htpasswd roles | log | errors",
@@ -33,10 +33,10 @@ FLAT = ("contracts/atelier_contracts", "embedded/atelier_embedded", "twin/locals
 MOST_MODULES = 12
 
 BANNED = frozenset(
-    """absent accept alone answers asking batch begin binding bodies bring callbacks chain choosing command courier decoding desk
-    drawing feed flags following gallery generating graphs half judging kept lines logins machine merged moving orders page
-    pictures places plan posting probe pushing raising recent refusals rollout sheet shelf staging stager stopping store switch
-    teardown texts turns utils helpers verifying versions waiting watching winner""".split()  # noqa: SIM905
+    """absent accept alone answers asking batch begin binding bodies bring callbacks chain choosing command courier decoding
+    desk drawing feed flags following gallery generating graphs half judging kept lines logins machine merged moving orders
+    page pictures places plan posting probe pushing raising recent refusals rollout sheet shelf staging stager stopping store
+    switch teardown texts turns utils helpers verifying versions waiting watching winner""".split()  # noqa: SIM905
 )
 """Names that do not say what a module holds; GLOSSARY.md has the words that are used."""
 
@@ -127,7 +127,8 @@ def test_a_folder_holds_at_most_twelve_modules(folder: str) -> None:
 
 @pytest.mark.parametrize("folder", [*LAYERS, *FLAT])
 def test_no_module_has_a_banned_name(folder: str) -> None:
-    found = [file.stem for file in modules(ROOT / folder).values() if file.name != "__init__.py"]  # Alembic names its own folder
+    # Alembic names the folder of its revisions
+    found = [file.stem for file in modules(ROOT / folder).values() if file.name != "__init__.py"]
     assert sorted(set(found) & BANNED) == []
 
 

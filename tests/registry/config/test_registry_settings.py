@@ -47,7 +47,7 @@ def test_all_problems_at_once(environment):
         "ATELIER_REGISTRY_TRACKING_URL",
     ]
     assert "received 'eighty'" in str(found.value)
-    assert "No such file or directory; received '/nowhere/tokens'" in str(found.value)
+    assert "No such file or directory: '/nowhere/tokens'" in str(found.value)
     assert "is required (address of the MLflow server)" in str(found.value)
     assert "no such setting" in str(found.value)
 
