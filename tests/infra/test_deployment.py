@@ -400,7 +400,7 @@ def test_switching_to_an_env_file(env):
         ("s3:GetObject",): f"arn:aws:s3:::{bucket}/tracking.env",
     }
     assert env.password()["db_password"] not in env.state()
-    assert "runs with settings from before the last `up`; `deploy --tag r2`" in env.run("status")
+    assert "runs with settings from before the last `up`; apply them with `deploy --tag r2`" in env.run("status")
 
 
 def test_with_amazons_certificates_services_verify_the_database(env, tmp_path):
