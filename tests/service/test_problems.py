@@ -2,9 +2,17 @@
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
+
+import atelier_infer.problems
+import atelier_registry.problems
 import pytest
+from atelier_service import auth, problems
 
 from .conftest import LIMIT_BYTES
+
+REFERENCE = Path(__file__).parents[2] / "docs/reference/problems.md"
 
 
 @pytest.mark.parametrize(
@@ -51,3 +59,15 @@ def test_every_type_can_be_looked_up_without_a_token(client):
     for each in listed:
         assert client.get(each["type"]).json() == each
     assert client.get("/problems/nothing").status_code == 404
+
+
+def test_the_reference_lists_every_type():
+    shared = (*problems.COMMON, auth.MISSING_TOKEN, auth.UNKNOWN_TOKEN, auth.ROLE_TOO_LOW)
+    tables = {"infer": atelier_infer.problems.TYPES, "registry-api": atelier_registry.problems.TYPES}
+    expected: dict[str, tuple[int, str, set[str]]] = {}
+    for service, types in tables.items():
+        for each in {*types.values(), *shared}:
+            expected.setdefault(each.uri, (each.status, each.description, set()))[2].add(service)
+    rows = re.findall(r"^\| `(\S+)` \| (\d+) \| (.+?) \| (.+?) \|$", REFERENCE.read_text(), re.M)
+    listed = {uri: (int(status), meaning, set(services.split(", "))) for uri, status, meaning, services in rows}
+    assert listed == expected
