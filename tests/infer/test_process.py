@@ -157,7 +157,7 @@ def test_an_image_that_exceeds_the_drain_timeout_gets_503(mlflow_server, start, 
         wait(lambda: other.get("/models").json()["admitted_images"] == 1)
     process.send_signal(signal.SIGTERM)
     thread.join()
-    assert (answers[0].status_code, answers[0].json()["title"]) == (503, "Service Unavailable")
+    assert (answers[0].status_code, answers[0].json()["title"]) == (503, "Shutting down")
     assert answers[0].headers["retry-after"] == "1"
     assert process.wait(20) == 0
 

@@ -76,7 +76,7 @@ def test_a_promotion_and_a_roll_back_from_end_to_end(serve, real_world, mlflow_s
     text = log.read_text()
     lines = [json.loads(line) for line in text.splitlines()]
     promoted = next(line for line in lines if line.get("path", "").endswith("/versions/2/promote"))
-    assert (promoted["actor"], promoted["status"], promoted["method"]) == ("pia", 200, "POST")
+    assert (promoted["token_id"], promoted["status"], promoted["method"]) == ("pia", 200, "POST")
     assert "secret" not in text
 
 

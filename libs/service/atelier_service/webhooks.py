@@ -9,6 +9,7 @@ from __future__ import annotations
 import base64
 import binascii
 import random
+import re
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -112,7 +113,9 @@ def deliver(url: str, key: bytes, message_id: str, body: bytes, *, user_agent: s
 def _cause(error: Exception) -> str:
     """What went wrong below requests, whose own message repeats the URL, which may hold a secret."""
     cause = getattr(error.args[0], "reason", None) if error.args else None
-    return str(cause).rpartition(">: ")[2] if cause else type(error).__name__
+    if cause is None:
+        return type(error).__name__
+    return re.sub(r"^\w+\(.*?\): |^<.*?>: ", "", str(cause))
 
 
 def retry_delay_s(failures: int, *, first_s: float, factor: float, longest_s: float, requested_s: float = 0.0) -> float:

@@ -128,12 +128,12 @@ def test_non_finite_images_of_a_version_count_as_well(service, store, bundle, tm
 
 
 def test_registry_api_reads_what_was_reverted(service, store, publish):
-    from atelier_registry.decisions.revert_monitor import HttpServedReader
+    from atelier_registry.decisions.revert_monitor import HttpServedModelReader
 
     from ..conftest import SECRET
 
-    reader = HttpServedReader(str(service.client.base_url).rstrip("/"), SECRET)
-    found = reader.served()
+    reader = HttpServedModelReader(str(service.client.base_url).rstrip("/"), SECRET)
+    found = reader.served_model()
     assert found.model == store.model
     assert (found.aliases["champion"].serving_version, found.aliases["champion"].reverted_version) == (1, None)
     assert found.aliases["champion"].adapter_digest == store.promoted[1]
@@ -141,4 +141,4 @@ def test_registry_api_reads_what_was_reverted(service, store, publish):
     store.set_alias("champion", number)
     service.wait(lambda: alias_state(service)["serving_version"] == number)
     service.app.state.service._tracker.record_outcome([number, number], valid=False)
-    assert reader.served().aliases["champion"].reverted_version == number
+    assert reader.served_model().aliases["champion"].reverted_version == number
