@@ -102,7 +102,7 @@ def test_registry_api_and_infer_call_each_other(twin):
     with twin.api("REGISTRY_API_PORT", "reader") as registry:
         drawn = registry.post(f"/models/{MODEL}/generate", json=asked).json()["results"]
     assert [(each["version"], each["problem"]) for each in drawn] == [(1, None), (2, None)]
-    assert "following events of registry-api" in twin.compose("logs", "infer")
+    assert "event stream connected" in twin.compose("logs", "infer")
 
 
 def test_the_chain_of_decisions_is_intact(twin):

@@ -42,9 +42,10 @@ def inspect_image(service: str) -> dict[str, object]:
 
 
 @pytest.mark.parametrize("service", PACKAGES)
-def test_an_image_has_its_own_package_and_the_contracts_only(service):
+def test_an_image_has_its_own_and_the_shared_packages_only(service):
     content = inspect_image(service)
-    assert content["packages"] == sorted(["atelier_contracts", PACKAGES[service]])
+    shared = ["atelier_contracts"] + (["atelier_service"] if service in ("registry-api", "infer") else [])
+    assert content["packages"] == sorted([*shared, PACKAGES[service]])
     assert content["user"] >= 10000
     assert content["writable"] == []
 
