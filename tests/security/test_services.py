@@ -107,10 +107,10 @@ def test_overwritten_files_of_the_champion_are_never_used(services: Services, ki
         CHECKS["image"](services)
         until(lambda: all(problems(services)), "both services to tell of the change", 60)
         told, drawn = problems(services)
-        assert services.names["digest_2"] in told[0] and "changed since it was promoted" in str(drawn)
+        assert services.names["digest_2"] in told[0] and "changed after its promotion" in str(drawn)
         CHECKS["image"](services)
-        assert "files of a version were changed" in first["registry-api"].log()
-        assert "files of a served version were changed" in first["infer"].log()
+        assert "files of a version changed" in first["registry-api"].log()
+        assert "files of a served version changed" in first["infer"].log()
         assert services.request("infer", "pia", "POST", "/stage", {"version": 2}).status == 409 or drawn_by(services) == "2"
         with ExitStack() as stack:
             stack.callback(services.servers.update, first)

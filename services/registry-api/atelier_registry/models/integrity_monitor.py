@@ -101,4 +101,4 @@ class IntegrityMonitor:
                 "current_digest": identity.digest,
                 "reason": identity.problem,
             }
-            log.error("files of a version were changed", extra={"fields": fields})
+            log.error("files of a version changed", extra={"fields": fields})
