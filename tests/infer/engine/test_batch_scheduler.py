@@ -173,3 +173,66 @@ def test_a_size_without_memory_does_not_block_the_others():
     assert scheduler.next_batch() == []
     assert len(scheduler) == 1
     assert list(scheduler) == [large]
+
+
+def test_it_counts_running_and_waiting_tasks_of_every_bucket():
+    scheduler = make_scheduler(rows_limit=4)
+    assert (len(scheduler), scheduler.running) == (0, 0)
+    small, large = add(scheduler, [Task() for _ in range(3)]), add(scheduler, [Task(key="large") for _ in range(5)])
+    scheduler.next_batch()
+    assert (len(scheduler), scheduler.running) == (8, 2)
+    scheduler.record_time(1.0)
+    scheduler.next_batch()
+    assert (len(scheduler), scheduler.running) == (8, 4)
+    assert sorted(map(id, scheduler)) == sorted(map(id, [*small, *large]))
+
+
+@pytest.mark.parametrize(("count", "kept"), [(2, 1), (3, 2), (4, 2), (5, 3), (7, 4)])
+def test_a_split_preempts_the_later_half_which_runs_first_when_there_is_room(count, kept):
+    scheduler = make_scheduler(rows_limit=64)
+    tasks = add(scheduler, [Task(rows=1) for _ in range(count)])
+    assert scheduler.next_batch() == tasks
+    room = [False]
+    scheduler._fits_memory = lambda batch: len(batch) <= kept or room[0]
+    scheduler.split()
+    assert scheduler.running == kept
+    assert scheduler.next_batch() == tasks[:kept]
+    late = add(scheduler, [Task(rows=1)])
+    room[0] = True
+    assert scheduler.next_batch() == [*tasks, *late]
+
+
+def test_a_split_without_a_batch_changes_nothing():
+    scheduler = make_scheduler()
+    scheduler.split()
+    scheduler.record_time(1.0)
+    tasks = add(scheduler, [Task()])
+    assert scheduler.next_batch() == tasks
+
+
+def test_one_task_after_the_other_is_preempted_until_the_rest_fits():
+    limit = [4]
+    scheduler = make_scheduler(rows_limit=64, fits_memory=lambda batch: len(batch) <= limit[0])
+    tasks = add(scheduler, [Task(rows=1) for _ in range(4)])
+    assert scheduler.next_batch() == tasks
+    for limit[0] in (3, 1):
+        assert scheduler.next_batch() == tasks[: limit[0]]
+        assert len(scheduler) == 4
+    limit[0] = 0
+    assert scheduler.next_batch() == []
+    assert scheduler.running == 1  # the last one is never preempted: its completed steps wait for memory
+
+
+def test_a_new_bucket_starts_level_with_the_one_that_used_least():
+    scheduler = make_scheduler()
+    [first] = add(scheduler, [Task(key="a")])
+    for _ in range(3):
+        assert scheduler.next_batch() == [first]
+        scheduler.record_time(1.0)
+    [second] = add(scheduler, [Task(key="b")])
+    served = []
+    for _ in range(6):
+        [task] = scheduler.next_batch()
+        served.append(task)
+        scheduler.record_time(1.0)
+    assert served.count(first) == served.count(second) == 3

@@ -69,6 +69,58 @@ def test_a_removed_end_is_found_with_a_known_head():
         hash_chain.verify(rows()[:4], head=rows()[-1]["hash"])
 
 
+def broken(made, **given):
+    with pytest.raises(hash_chain.BrokenChainError) as caught:
+        hash_chain.verify(made, **given)
+    return str(caught.value)
+
+
+def test_messages_name_the_entry_and_both_hashes():
+    made = rows()
+    hashes = [row["hash"] for row in made]
+    assert broken(made[:3] + made[4:]) == "entry 4 is missing: entry 3 is followed by entry 5"
+    linked = [*made[:2], made[2] | {"previous_hash": "f" * 64}]
+    assert broken(linked) == f"entry 3 refers to the hash {'f' * 64}, but entry 2 has the hash {hashes[1]}"
+    changed = [*made[:3], made[3] | {"actor": "eve"}]
+    expected = hash_chain.digest(changed[3])
+    assert broken(changed) == f"entry 4 was changed: its stored hash is {hashes[3]}, the hash of its content is {expected}"
+
+
+@pytest.mark.parametrize("number", [1, 3, 6])
+@pytest.mark.parametrize("anchored", ["0" * 64, "f" * 64])
+def test_a_chain_that_differs_from_an_anchor_is_found(number, anchored):
+    made = rows()
+    own = made[number - 1]["hash"]
+    message = f"entry {number} was anchored in mlflow with the hash {anchored}, and now has the hash {own}"
+    assert broken(made, anchors={"s3": (number, own), "mlflow": (number, anchored)}) == message
+    assert hash_chain.verify(made, anchors={"s3": (number, own), "mlflow": (number, own)}).entries == 6
+
+
+def test_a_chain_that_ends_before_an_anchor_is_found():
+    made = rows()
+    anchors = {"s3": (5, made[4]["hash"])}
+    assert hash_chain.verify(made[:5], anchors=anchors).entries == 5
+    assert (
+        broken(made[:4], anchors=anchors) == "entry 5 was anchored in s3, but the chain ends at entry 4: the rest was removed"
+    )
+    assert broken([], anchors=anchors).endswith("the chain ends at entry 0: the rest was removed")
+
+
+@pytest.mark.parametrize("head", ["0" * 63 + "1", "f" * 64])
+def test_a_head_that_does_not_occur_is_found(head):
+    assert broken(rows(), head=head) == (
+        f"the hash {head} does not occur among the 6 entries: the end was removed, or the chain was rewritten"
+    )
+    assert hash_chain.verify(rows(), head="".join([*"0" * 64])).entries == 6  # the start, as another object
+
+
+def test_content_without_a_json_form_has_no_digest():
+    for value in (float("nan"), float("inf")):
+        with pytest.raises(ValueError, match="not JSON compliant"):
+            hash_chain.canonical({"number": value})
+    assert hash_chain.canonical({"b": "ä", "a": [1, None]}) == '{"a":[1,null],"b":"\\u00e4"}'
+
+
 def test_the_database_refuses_changes(engine, ledger):
     from sqlalchemy import text
     from sqlalchemy.exc import DBAPIError
