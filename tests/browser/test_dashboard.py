@@ -91,7 +91,7 @@ def test_with_a_wrong_password_it_says_that_a_login_is_needed(chromium, origin):
         answer = page.goto(f"{origin}/")
         assert answer is not None
         assert answer.status == 401
-        assert "A login is needed" in page.inner_text("body")
+        assert "A login is required" in page.inner_text("body")
         assert page.title() != "MLflow"
 
 
