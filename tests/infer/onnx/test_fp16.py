@@ -127,7 +127,7 @@ def test_images_are_the_references_but_for_rounding(bundle, tmp_path, opened, pa
     assert TensorProto.FLOAT not in {item.data_type for item in kept.graph.initializer}
     assert not caplog.records
     (home / GRAPH).write_bytes(b"")
-    open_bundle(bundle[0], runtime=runtime)  # made anew
+    open_bundle(bundle[0], runtime=runtime)  # rebuilt
     assert ["damaged" in record.getMessage() for record in caplog.records] == [True]
     assert onnx.load(home / GRAPH) == kept
 
