@@ -169,4 +169,4 @@ def test_comments_and_unknown_fields_are_passed_over():
 
 @given(st.lists(st.binary(max_size=40)))
 def test_no_bytes_break_it(lines):
-    list(parse_events(lines))
+    assert all(isinstance(name, str) and isinstance(data, str) for name, data in parse_events(lines))

@@ -142,8 +142,8 @@ def test_a_revoked_token_ends_at_once(service):
 
 
 def test_other_paths_and_methods_are_problems_too(service):
-    problem(service.client.get("/nowhere"), 404)
-    problem(service.client.get("/generate"), 405)
+    assert "GET /nowhere" in problem(service.client.get("/nowhere"), 404)
+    assert "GET /generate" in problem(service.client.get("/generate"), 405)
 
 
 def test_an_unknown_version_names_those_that_exist(service, store, adapter):

@@ -186,7 +186,7 @@ def test_images_larger_than_the_crop_get_random_crops_and_others_get_one(small, 
     assert encode(small, images, Augmentation(SIZE_PX, SIZE_PX, False, 3), tmp_path).mean.shape[1] == 1
 
 
-def test_online_latents_crop_and_mirror_anew_and_depend_on_the_generator_alone(small, images):
+def test_online_latents_are_augmented_each_time_by_the_generator_alone(small, images):
     online = OnlineLatents(small.load_vae(), images, Augmentation(SIZE_PX, 8, True), 1.0)
     rows = torch.tensor([1, 1, 1])
     latents = online.sample(rows, torch.Generator().manual_seed(0))

@@ -5,6 +5,8 @@ from __future__ import annotations
 import logging
 import threading
 
+from atelier_service.periodic_task import PeriodicTask
+
 from atelier_infer.aliases.alias_tracker import AliasTracker
 from atelier_infer.artifacts.artifact_cache import ArtifactCache
 from atelier_infer.errors import InferError, RefusedError, UnknownVersionError
@@ -22,18 +24,17 @@ class IntegrityMonitor:
     """
 
     def __init__(self, *, cache: ArtifactCache, tracker: AliasTracker, interval_s: float) -> None:
-        self._cache, self._tracker, self._interval_s = cache, tracker, interval_s
-        self._stopping = threading.Event()
+        self._cache, self._tracker = cache, tracker
+        self._task = PeriodicTask("integrity check", self.check, interval_s, InferError)
         self._lock = threading.Lock()
         self._problems: dict[tuple[int, str], str] = {}
-        self._thread = threading.Thread(target=self._run, name="integrity", daemon=True)
 
     def start(self) -> None:
-        self._thread.start()
+        self._task.start()
 
     def stop(self) -> None:
         """Does not wait for the version that is being compared."""
-        self._stopping.set()
+        self._task.stop()
 
     def problem(self, number: int, digest: str) -> str | None:
         """Result of the last check of a version that is served with files of this digest."""
@@ -47,7 +48,7 @@ class IntegrityMonitor:
         with self._lock:
             self._problems = {key: problem for key, problem in self._problems.items() if key in served}
         for number, digest in sorted(served):
-            if self._stopping.is_set():
+            if self._task.stopping:
                 return
             try:
                 self._cache.compare_with_registry(number, digest)
@@ -68,10 +69,3 @@ class IntegrityMonitor:
         if known != problem:
             fields = {"version": number, "adapter_digest": digest, "reason": reason}
             log.error("files of a served version changed", extra={"fields": fields})
-
-    def _run(self) -> None:
-        while not self._stopping.wait(self._interval_s):
-            try:
-                self.check()
-            except Exception:
-                log.exception("integrity check failed")
