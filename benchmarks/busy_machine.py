@@ -16,14 +16,14 @@ import sys
 import time
 from pathlib import Path
 
-from atelier_trainer.__main__ import ENVIRONMENT
+from atelier_trainer.__main__ import SPIN_COUNT
 
 OPENMP_VARIABLES = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "OMP_NUM_THREADS")
 TRAINER = "trainer"
 SETTINGS = {
     "default": {},
-    TRAINER: {name: value for name, value in ENVIRONMENT.items() if name in OPENMP_VARIABLES},
-    "spin_1000": {"GOMP_SPINCOUNT": "1000"},
+    TRAINER: {"GOMP_SPINCOUNT": SPIN_COUNT},
+    "passive": {"OMP_WAIT_POLICY": "PASSIVE"},
     "one_thread": {"OMP_NUM_THREADS": "1"},
 }
 BATCH, RANK, WARM_UP_STEPS = 16, 16, 2

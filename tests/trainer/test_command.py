@@ -14,7 +14,7 @@ from pathlib import Path
 
 import mlflow
 import pytest
-from atelier_trainer.__main__ import main
+from atelier_trainer.__main__ import SPIN_COUNT, main
 from atelier_trainer.checkpoint import CheckpointFolder
 from atelier_trainer.config.options import TrainOptions
 from atelier_trainer.data.process_group import SingleProcess
@@ -128,14 +128,14 @@ def test_from_run_refuses_a_run_of_another_program(small, capsys):
 
 @pytest.mark.parametrize(
     ("environment", "expected"),
-    [({}, "PASSIVE"), ({"OMP_WAIT_POLICY": "ACTIVE"}, "ACTIVE")],
+    [({}, SPIN_COUNT), ({"GOMP_SPINCOUNT": "7"}, "7"), ({"OMP_WAIT_POLICY": "ACTIVE"}, "None")],
 )
-def test_waiting_threads_sleep_and_the_policy_is_set_before_torch_is_imported(environment, expected):
+def test_the_spin_count_is_set_before_torch_is_imported_unless_the_user_chose(environment, expected):
     """libgomp reads its variables when torch loads it."""
     script = (
         "import os, sys; from atelier_trainer.__main__ import set_environment; assert 'torch' not in sys.modules; "
-        "set_environment(); print(os.environ['OMP_WAIT_POLICY'])"
+        "set_environment(); print(os.environ.get('GOMP_SPINCOUNT'))"
     )
-    inherited = {name: value for name, value in os.environ.items() if name != "OMP_WAIT_POLICY"}
+    inherited = {name: value for name, value in os.environ.items() if name not in ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT")}
     ended = subprocess.run([sys.executable, "-c", script], env=inherited | environment, capture_output=True, text=True)
     assert ended.stdout.strip() == expected, ended.stderr
