@@ -1,0 +1,109 @@
+"""Loss and gradient of a step beside those of diffusers' `train_text_to_image_lora.py`, on equal noise and time steps."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from atelier_trainer.config.option_groups import OptimizationOptions
+from atelier_trainer.data.encoded import CachedLatents, CaptionEmbeddings, EncodedDataset
+from atelier_trainer.export.adapter import inject_lora
+from atelier_trainer.objective import TrainingLoss
+from diffusers import DDPMScheduler, UNet2DConditionModel
+from diffusers.training_utils import compute_snr
+from torch.nn import functional as F
+
+from .small_base import SIZE_PX, TOKENS, write_small_base
+
+ROWS, SCALE, BOUND = 6, 0.18215, 1e-5
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_small_base(tmp_path_factory.mktemp("base"))
+
+
+@pytest.fixture
+def unet(base: Path) -> UNet2DConditionModel:
+    """With LoRA whose B is not zero, so that A has a gradient as well."""
+    unet = UNet2DConditionModel.from_pretrained(base / "unet")
+    generator = torch.Generator().manual_seed(5)
+    for parameter in inject_lora(unet, 4, 2.0):
+        parameter.data.copy_(0.2 * torch.randn(parameter.shape, generator=generator))
+    return unet
+
+
+@pytest.fixture
+def dataset(unet: UNet2DConditionModel) -> EncodedDataset[CachedLatents]:
+    """Latents without any spread, so that a sample is the mean times the scale."""
+    generator = torch.Generator().manual_seed(3)
+    side, width = SIZE_PX // 2, unet.config.cross_attention_dim
+    mean = 4 * torch.randn(ROWS, 1, 4, side, side, generator=generator)
+    states = torch.randn(ROWS + 1, TOKENS, width, generator=generator)
+    captions = CaptionEmbeddings(states, torch.arange(1, ROWS + 1), states[0])
+    return EncodedDataset(CachedLatents(mean, torch.zeros_like(mean), SCALE), captions)
+
+
+class RecordedPrediction:
+    """The UNet's prediction; keeps its inputs."""
+
+    def __init__(self, unet: UNet2DConditionModel) -> None:
+        self._unet = unet
+
+    def __call__(self, noisy: torch.Tensor, times: torch.Tensor, states: torch.Tensor) -> torch.Tensor:
+        self.noisy, self.times, self.states = noisy, times, states
+        predicted: torch.Tensor = self._unet(noisy, times, states).sample
+        return predicted
+
+
+def gradients(unet: UNet2DConditionModel, loss: torch.Tensor) -> dict[str, torch.Tensor]:
+    unet.zero_grad()
+    loss.backward()
+    return {name: value.grad.clone() for name, value in unet.named_parameters() if value.grad is not None}
+
+
+def reference_loss(
+    unet: UNet2DConditionModel,
+    schedule: DDPMScheduler,
+    latents: torch.Tensor,
+    step: RecordedPrediction,
+    snr_gamma: float | None,
+) -> torch.Tensor:
+    """The official script's loss, with the noise solved from x_t = sqrt(a) x_0 + sqrt(1 - a) e in float64."""
+    a = schedule.alphas_cumprod.double()[step.times][:, None, None, None]
+    noise = ((step.noisy.double() - a.sqrt() * latents.double()) / (1 - a).sqrt()).float()
+    noisy = schedule.add_noise(latents, noise, step.times)
+    velocity = schedule.config.prediction_type == "v_prediction"
+    target = schedule.get_velocity(latents, noise, step.times) if velocity else noise
+    predicted = unet(noisy, step.times, step.states, return_dict=False)[0]
+    if snr_gamma is None:
+        return F.mse_loss(predicted.float(), target.float(), reduction="mean")
+    snr = compute_snr(schedule, step.times)
+    weights = torch.stack([snr, snr_gamma * torch.ones_like(step.times)], dim=1).min(dim=1)[0]
+    weights = weights / (snr + 1) if velocity else weights / snr
+    loss = F.mse_loss(predicted.float(), target.float(), reduction="none")
+    return (loss.mean(dim=list(range(1, loss.ndim))) * weights).mean()
+
+
+@pytest.mark.parametrize("noise_offset", [0.0, 0.3])
+@pytest.mark.parametrize("snr_gamma", [None, 5.0])
+@pytest.mark.parametrize("prediction_type", ["epsilon", "v_prediction"])
+def test_loss_and_gradient_equal_those_of_diffusers_script(
+    unet: UNet2DConditionModel,
+    dataset: EncodedDataset[CachedLatents],
+    prediction_type: str,
+    snr_gamma: float | None,
+    noise_offset: float,
+) -> None:
+    schedule = DDPMScheduler(beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", prediction_type=prediction_type)
+    options = OptimizationOptions(caption_dropout=0.3, snr_gamma=snr_gamma, noise_offset=noise_offset)
+    step, rows = RecordedPrediction(unet), torch.tensor([4, 0, 5, 2, 1, 3])
+    loss = TrainingLoss(options, schedule, dataset, torch.device("cpu"))(step, rows, torch.Generator().manual_seed(2))
+    own = gradients(unet, loss)
+    expected = reference_loss(unet, schedule, dataset.latents.mean[rows, 0] * SCALE, step, snr_gamma)
+    reference = gradients(unet, expected)
+    assert float(loss.detach()) == pytest.approx(float(expected.detach()), rel=BOUND)
+    assert own.keys() == reference.keys() and all(".lora_" in name for name in own)
+    largest = max(float(value.abs().max()) for value in reference.values())
+    assert all(float((own[name] - reference[name]).abs().max()) <= BOUND * largest for name in own)
