@@ -28,34 +28,42 @@ def since(started: Times) -> Times:
     return time.monotonic() - started[0], time.process_time() - started[1]
 
 
-def random_matrices(manifest: Any, rank: int, seed: int) -> dict[str, Any]:
-    """A [in, rank] and B [rank, out] of every target, small random numbers."""
+def random_weights(manifest: Any, rank: int, seed: int, group: str = "attention") -> dict[str, Any]:
+    """`LayerWeights` of small random numbers for every layer of one group of the UNet, by layer."""
     import numpy as np
-    from atelier_contracts import names
+    from atelier_infer.pipeline.lora_layout import LayerWeights
 
-    random, feeds = np.random.default_rng(seed), {}
-    for layer, (inner, outer) in manifest.lora_targets.items():
-        a, b = names.lora_inputs(layer)
-        feeds[a] = random.normal(scale=0.01, size=(inner, rank)).astype(np.float32)
-        feeds[b] = random.normal(scale=0.01, size=(rank, outer)).astype(np.float32)
-    return feeds
+    random = np.random.default_rng(seed)
+    return {
+        layer: LayerWeights(
+            random.normal(scale=0.01, size=(rank, inner * kernel**2)).astype(np.float32),
+            random.normal(scale=0.01, size=(outer, rank)).astype(np.float32),
+            1.0,
+        )
+        for layer, (inner, outer, kernel) in manifest.lora["unet"][group].items()
+    }
 
 
-def random_adapter(manifest: Any, rank: int, seed: int) -> Any:
-    from atelier_contracts.manifests import AdapterManifest
-    from atelier_infer.pipeline.adapter import Adapter
+def random_manifest(manifest: Any, weights: dict[str, Any], weights_sha256: str = "0" * 64) -> Any:
+    from atelier_contracts.manifests import AdapterLayer, AdapterManifest
 
-    adapter = AdapterManifest(
+    return AdapterManifest(
         bundle_digest=manifest.digest(),
-        weights_sha256="0" * 64,
-        rank=rank,
-        alpha=rank,
-        targets=tuple(manifest.lora_targets),
+        weights_sha256=weights_sha256,
+        layers={f"unet.{name}": AdapterLayer(rank=len(one.down), alpha=len(one.down)) for name, one in weights.items()},
         run_id="benchmark",
         dataset_digest="0" * 64,
         git_revision=None,
     )
-    return Adapter(f"random {seed}", adapter, random_matrices(manifest, rank, seed), 1.0)
+
+
+def random_adapter(manifest: Any, rank: int, seed: int) -> Any:
+    from atelier_infer.pipeline.adapter import Adapter
+    from atelier_infer.pipeline.lora_layout import LoraLayout
+
+    weights = random_weights(manifest, rank, seed)
+    layout = LoraLayout(manifest.lora["unet"])
+    return Adapter(f"random {seed}", random_manifest(manifest, weights), {"unet": layout.pack(weights)})
 
 
 def resident_mib(process: int | str = "self") -> float:

@@ -27,9 +27,10 @@ from common import PATHS, PROMPT, machine, random_adapter, versions
 
 def generate(options: argparse.Namespace) -> None:
     """Generates with one provider and writes uint8 [images, height, width, 3] to a file."""
-    from atelier_infer.engine.denoising_state import DenoisingState, SamplingParams, WeightedAdapter
+    from atelier_infer.engine.denoising_state import DenoisingState, SamplingParams
     from atelier_infer.engine.denoising_step import DenoisingStep
     from atelier_infer.onnx.providers import Runtime
+    from atelier_infer.pipeline.adapter import WeightedAdapter
     from atelier_infer.pipeline.bundle import open_bundle
 
     bundle = open_bundle(options.bundle, runtime=Runtime(options.provider, options.threads))

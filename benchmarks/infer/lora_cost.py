@@ -7,48 +7,93 @@ import multiprocessing
 import statistics
 import tempfile
 import time
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 
-def without_lora(bundle: Path, layers: Iterable[str], path: Path) -> None:
-    """Writes the UNet without LoRA inputs: every `plain + up` becomes `plain`."""
+def write_variants(bundle: Path, folder: Path) -> None:
+    """Writes two variants of the served UNet: `plain.onnx` without LoRA, `layers.onnx` with one A and one B per layer."""
     import onnx
+
+    served = onnx.load(bundle / names_of_runtime(bundle), load_external_data=False)
+    for name, rewrite in (("plain", _without_lora), ("layers", _input_per_layer)):
+        model = onnx.ModelProto()
+        model.CopyFrom(served)
+        rewrite(model.graph)
+        wanted, kept = {item.name for item in model.graph.output}, []
+        for node in reversed(model.graph.node):
+            if wanted & set(node.output):
+                wanted |= set(node.input)
+                kept.append(node)
+        inputs = [item for item in model.graph.input if item.name in wanted]
+        weights = [item for item in model.graph.initializer if item.name in wanted]
+        del model.graph.node[:], model.graph.input[:], model.graph.initializer[:]
+        model.graph.node.extend(reversed(kept))
+        model.graph.input.extend(inputs)
+        model.graph.initializer.extend(weights)
+        onnx.load_external_data_for_model(model, str(bundle))
+        onnx.save(model, folder / f"{name}.onnx", save_as_external_data=True, location=f"{name}.onnx.data")
+
+
+def names_of_runtime(bundle: Path) -> str:
+    """The graph that ONNX Runtime's own providers serve."""
     from atelier_contracts import names
 
-    model = onnx.load(bundle / names.UNET_FILE, load_external_data=False)
-    graph = model.graph
-    inputs = {name for layer in layers for name in names.lora_inputs(layer)}
-    readers: dict[str, list[Any]] = {}
-    for node in graph.node:
-        for name in node.input:
-            readers.setdefault(name, []).append(node)
-    instead: dict[str, str] = {}
-    for layer in layers:
-        [up] = readers[names.lora_inputs(layer)[1]]
-        [add] = readers[up.output[0]]
-        assert add.op_type == "Add", f"{layer} ends in {add.op_type}"
-        instead[add.output[0]] = next(name for name in add.input if name != up.output[0])
+    return names.FUSED_UNET_FILE if (bundle / names.FUSED_UNET_FILE).exists() else names.UNET_FILE
+
+
+def _without_lora(graph: Any) -> None:
+    """Every sum of a layer's own output and what LoRA adds becomes the layer's own output."""
+    lora, instead = {item.name for item in graph.input if ".lora_" in item.name}, dict[str, str]()
     for node in graph.node:
         for at, name in enumerate(node.input):
-            while name in instead:
-                name = node.input[at] = instead[name]
-    wanted, kept = {item.name for item in graph.output}, []
-    for node in reversed(graph.node):
-        if wanted & set(node.output):
-            wanted |= set(node.input)
-            kept.append(node)
-    left = sorted(wanted & inputs)  # the scales may remain: exports read the number of rows off them
-    assert not left, f"still read: {left[:3]}"
-    plain = onnx.ModelProto()
-    plain.CopyFrom(model)
-    del plain.graph.node[:], plain.graph.input[:], plain.graph.initializer[:]
-    plain.graph.node.extend(reversed(kept))
-    plain.graph.input.extend(item for item in graph.input if item.name in wanted)
-    plain.graph.initializer.extend(item for item in graph.initializer if item.name in wanted)
-    onnx.load_external_data_for_model(plain, str(bundle))
-    onnx.save(plain, path, save_as_external_data=True, location=f"{path.name}.data")
+            node.input[at] = instead.get(name, name)
+        from_lora = [name for name in node.input if name in lora]
+        if node.op_type == "Add" and len(from_lora) == 1:
+            instead[node.output[0]] = next(name for name in node.input if name not in lora)
+        elif from_lora and node.op_type != "Shape":
+            lora |= set(node.output)
+
+
+def _input_per_layer(graph: Any) -> None:
+    """Every slice of a packed input becomes an input of its own, named after the packed one and its rows."""
+    from onnx import TensorProto, helper, numpy_helper
+
+    packed = {item.name for item in graph.input if item.name.endswith((".lora_A", ".lora_B"))}
+    weights = {item.name: item for item in graph.initializer}
+    made, nodes = dict[str, str](), list[Any]()
+    for node in graph.node:
+        if node.op_type == "Slice" and node.input[0] in packed:
+            first, last = (int(numpy_helper.to_array(weights[name])[0]) for name in node.input[1:3])
+            own = f"{node.input[0]}_{first}_{last}"
+            if own not in made.values():
+                shape = [last - first, f"r {node.input[0].split('.')[0]}"]
+                graph.input.append(helper.make_tensor_value_info(own, TensorProto.FLOAT, shape))
+            made[node.output[0]] = own
+        else:
+            for at, name in enumerate(node.input):
+                node.input[at] = made.get(name, name)
+            nodes.append(node)
+    del graph.node[:]
+    graph.node.extend(nodes)
+
+
+KINDS = ("attention", "all")
+"""The layers that an adapter touches."""
+
+
+def lora_feeds(layout: Any, kind: str, rank: int, rows: int) -> dict[str, Any]:
+    """Of one adapter of small random numbers; groups that it does not touch have the smallest rank."""
+    import numpy as np
+    from atelier_infer.pipeline.lora_layout import GroupWeights
+
+    random = np.random.default_rng(rank)
+    part = {
+        group: GroupWeights(*(random.standard_normal(one.shape, np.float32) * 0.01 for one in (zero.a, zero.b)), 1.0)
+        for group, zero in layout.uniform(rank).items()
+        if rank and kind in ("all", group)
+    }
+    return layout.arrays([part]) | layout.scales([part], [{0: 1.0}] * rows)
 
 
 def measure_ranks(options: argparse.Namespace) -> dict[str, Any]:
@@ -57,68 +102,95 @@ def measure_ranks(options: argparse.Namespace) -> dict[str, Any]:
     from atelier_contracts import names
     from atelier_contracts.manifests import BundleManifest
     from atelier_infer.onnx.providers import Runtime
-    from common import now, random_matrices, since
+    from atelier_infer.pipeline.lora_layout import LoraLayout
+    from common import now, since
 
     manifest = BundleManifest.model_validate_json((options.bundle / names.BUNDLE_FILE).read_bytes())
-    runtime = Runtime(options.provider, options.threads)
-    with tempfile.TemporaryDirectory() as name:
+    layout, loads = LoraLayout(manifest.lora["unet"]), dict[str, float]()
+    runtime, sessions = Runtime(options.provider, options.threads), dict[str, Any]()
+    with tempfile.TemporaryDirectory(dir=options.scratch) as name:
         # in a child process, so that the memory for rewriting gigabytes is free before the measurement
-        made = Path(name) / names.UNET_FILE
-        maker = multiprocessing.get_context("spawn").Process(
-            target=without_lora, args=(options.bundle, list(manifest.lora_targets), made)
-        )
-        maker.start()
-        maker.join()
-        plain = runtime.session(made, "plain")
-    served = runtime.session(options.bundle / names.UNET_FILE, "served")
+        process = multiprocessing.get_context("spawn").Process(target=write_variants, args=(options.bundle, Path(name)))
+        process.start()
+        process.join()
+        served = names_of_runtime(options.bundle) if runtime.fuses else names.UNET_FILE
+        files = {"plain": Path(name) / "plain.onnx", "packed": options.bundle / served, "layers": Path(name) / "layers.onnx"}
+        for kind, file in files.items():
+            started = time.monotonic()
+            sessions[kind] = runtime.session(file, kind)
+            loads[kind] = time.monotonic() - started
+            print(f"{kind}: {len(sessions[kind].get_inputs())} inputs, opened in {loads[kind]:.1f} s", flush=True)
     side = (options.size or manifest.native_size_px) // manifest.vae_factor
-    plain_inputs = {item.name for item in plain.get_inputs()}
-    width = next(item.shape[2] for item in plain.get_inputs() if item.name == "encoder_hidden_states")
+    width = next(item.shape[2] for item in sessions["plain"].get_inputs() if item.name == "encoder_hidden_states")
+    tokens = next(iter(manifest.text_encoders.values())).tokens
     draw, found = np.random.default_rng(0), []
-    print(f"{'rows':>4} {'ranks':>6} {'median s/step':>13} {'fastest':>8} {'busy s/step':>11} {'to plain':>9}")
+    print(f"{'rows':>4} {'inputs':>7} {'layers':>9} {'rank':>4} {'median s/step':>13} {'busy s/step':>11} {'to plain':>9}")
     for rows in options.rows:
-        feeds: dict[str, Any] = {
+        step: dict[str, Any] = {
             "sample": draw.standard_normal((rows, manifest.latent_channels, side, side), np.float32),
             "timestep": np.linspace(999, 1, rows, dtype=np.float32).round(),
-            "encoder_hidden_states": draw.standard_normal((rows, manifest.text_tokens, width), np.float32),
+            "encoder_hidden_states": draw.standard_normal((rows, tokens, width), np.float32),
         }
-        more = {names.LORA_SCALE: np.zeros((rows, 1, 0), np.float32)} if names.LORA_SCALE in plain_inputs else {}
-        calls: dict[str, Any] = {"plain": (plain, feeds | more)}
-        for rank in (0, 4, 16, 64, 128):
-            lora = {names.LORA_SCALE: draw.random((rows, 1, rank), np.float32)} | random_matrices(manifest, rank, rank)
-            calls[str(rank)] = (served, feeds | lora)
-        seconds: dict[str, list[float]] = {kind: [] for kind in calls}
-        busy: dict[str, list[float]] = {kind: [] for kind in calls}
-        first: dict[str, Any] = {}
+        none = lora_feeds(layout, "none", 0, rows)
+        shapes_read = {item.name for item in sessions["plain"].get_inputs()} & none.keys()
+        calls: dict[tuple[str, str, int], Any] = {("plain", "-", 0): step | {name: none[name] for name in shapes_read}}
+        for layers, rank in (("none", 0), *((layers, rank) for layers in KINDS for rank in options.ranks)):
+            lora = lora_feeds(layout, layers, rank, rows)
+            calls["packed", layers, rank] = step | lora
+            names_of_layers = [item.name for item in sessions["layers"].get_inputs() if ".lora_" in item.name]
+            sliced = {name: np.ascontiguousarray(_rows_of(lora, name)) for name in names_of_layers}
+            calls["layers", layers, rank] = step | sliced
+        seconds: dict[Any, list[float]] = {kind: [] for kind in calls}
+        busy: dict[Any, list[float]] = {kind: [] for kind in calls}
+        first: dict[Any, Any] = {}
         for turn in range(options.rounds + 1):
-            for kind, (session, given) in calls.items():
-                started = now()
-                out = session.run(None, given)[0]
+            for kind, feeds in calls.items():
+                started_at = now()
+                out = sessions[kind[0]].run(None, feeds)[0]
                 if turn:
-                    wall, own = since(started)
+                    wall, own = since(started_at)
                     seconds[kind].append(wall)
                     busy[kind].append(own)
                 else:
                     first[kind] = out
+        plain = "plain", "-", 0
         for kind, times in busy.items():
             # each call relative to the plain one of its own round, which other load affects alike
-            over = 100 * (statistics.median(one / other for one, other in zip(times, busy["plain"], strict=True)) - 1)
+            over = 100 * (statistics.median(one / other for one, other in zip(times, busy[plain], strict=True)) - 1)
             wall, own = statistics.median(seconds[kind]), statistics.median(times)
+            inputs, layers, rank = kind
             found.append(
-                {"rows": rows, "ranks": kind, "over_plain_percent": over, "seconds": seconds[kind], "busy_seconds": times}
+                {
+                    "rows": rows,
+                    "inputs": inputs,
+                    "layers": layers,
+                    "rank": rank,
+                    "over_plain_percent": over,
+                    "seconds": seconds[kind],
+                    "busy_seconds": times,
+                }
             )
-            print(f"{rows:4} {kind:>6} {wall:13.3f} {min(seconds[kind]):8.3f} {own:11.3f} {over:+8.1f} %", flush=True)
-        apart = float(np.abs(first["0"] - first["plain"]).max())
+            print(f"{rows:4} {inputs:>7} {layers:>9} {rank:4} {wall:13.3f} {own:11.3f} {over:+8.1f} %", flush=True)
+        apart = float(np.abs(first["packed", "none", 0] - first[plain]).max())
         found.append({"rows": rows, "no adapter apart from plain": apart})
         print(f"{rows:4} rows: the served graph without an adapter is {apart} from the plain base", flush=True)
-    return {"ranks": found}
+    return {"ranks": found, "open_seconds": loads}
+
+
+def _rows_of(lora: dict[str, Any], name: str) -> Any:
+    """The array of an input of `_input_per_layer`, or of one that both graphs have."""
+    if name in lora:
+        return lora[name]
+    packed, first, last = name.rsplit("_", 2)
+    return lora[packed][int(first) : int(last)]
 
 
 def measure_mixed(options: argparse.Namespace) -> dict[str, Any]:
     """Runs in this process and alternates step by step, so that other load affects all three alike."""
-    from atelier_infer.engine.denoising_state import DenoisingState, SamplingParams, WeightedAdapter
+    from atelier_infer.engine.denoising_state import DenoisingState, SamplingParams
     from atelier_infer.engine.denoising_step import DenoisingStep
     from atelier_infer.onnx.providers import Runtime
+    from atelier_infer.pipeline.adapter import WeightedAdapter
     from atelier_infer.pipeline.bundle import open_bundle
     from common import PROMPT, random_adapter
 

@@ -46,53 +46,47 @@ def main() -> int:
 
 
 def served(options: argparse.Namespace) -> tuple[dict[str, Any], dict[int, dict[str, Any]], Any]:
-    """One call of the exported graph. Returns what it was fed, the matrices by rank, and what it gave."""
+    """One call of the exported graph. Returns what it was fed, the weights by rank, and what it gave."""
     import numpy as np
     from atelier_contracts import names
     from atelier_contracts.manifests import BundleManifest
     from atelier_infer.onnx.providers import Runtime
-    from common import random_matrices
+    from atelier_infer.pipeline.lora_layout import LoraLayout
+    from common import random_weights
 
     manifest = BundleManifest.model_validate_json((options.bundle / names.BUNDLE_FILE).read_bytes())
     session = Runtime("cpu", options.threads).session(options.bundle / names.UNET_FILE, "unet")
     side, draw = manifest.native_size_px // manifest.vae_factor, np.random.default_rng(0)
     width = next(item.shape[2] for item in session.get_inputs() if item.name == "encoder_hidden_states")
-    weights = {rank: random_matrices(manifest, rank, rank) for rank in RANKS}
-    scales = np.zeros((len(ROWS), 1, sum(RANKS)), np.float32)
-    for row, mix in enumerate(ROWS):
-        for rank, weight in mix.items():
-            start = sum(other for other in RANKS if other < rank)
-            scales[row, :, start : start + rank] = weight
+    weights = {rank: random_weights(manifest, rank, rank) for rank in RANKS}
+    layout = LoraLayout(manifest.lora["unet"])
+    parts = [layout.pack(weights[rank]) for rank in RANKS]
+    rows = [{RANKS.index(rank): weight for rank, weight in mix.items()} for mix in ROWS]
+    tokens = next(iter(manifest.text_encoders.values())).tokens
     feeds: dict[str, Any] = {
         "sample": draw.standard_normal((len(ROWS), manifest.latent_channels, side, side), np.float32),
         "timestep": np.array([999, 750, 500, 250, 100, 1], np.float32),
-        "encoder_hidden_states": draw.standard_normal((len(ROWS), manifest.text_tokens, width), np.float32),
+        "encoder_hidden_states": draw.standard_normal((len(ROWS), tokens, width), np.float32),
     }
-    lora = {names.LORA_SCALE: scales}
-    for layer in manifest.lora_targets:
-        for name, axis in zip(names.lora_inputs(layer), (1, 0), strict=True):
-            lora[name] = np.concatenate([weights[rank][name] for rank in RANKS], axis=axis)
-    return feeds, weights, session.run(None, feeds | lora)[0]
+    return feeds, weights, session.run(None, feeds | layout.arrays(parts) | layout.scales(parts, rows))[0]
 
 
 def one_by_one(options: argparse.Namespace, feeds: dict[str, Any], weights: dict[int, dict[str, Any]]) -> list[Any]:
     """What diffusers' UNet gives for each row by itself."""
     import torch
-    from atelier_contracts import names
     from diffusers import UNet2DConditionModel
     from peft import LoraConfig
 
     if options.threads:
         torch.set_num_threads(options.threads)
     unet = UNet2DConditionModel.from_pretrained(options.base, subfolder="unet", torch_dtype=torch.float32).eval()
-    for rank, matrices in weights.items():
-        layers = sorted(name.removesuffix(".lora_A") for name in matrices if name.endswith(".lora_A"))
-        unet.add_adapter(LoraConfig(r=rank, lora_alpha=rank, target_modules=layers), f"rank_{rank}")
+    for rank, layers in weights.items():
+        unet.add_adapter(LoraConfig(r=rank, lora_alpha=rank, target_modules=list(layers)), f"rank_{rank}")
         with torch.no_grad():
-            for layer in layers:
+            for layer, one in layers.items():
                 module = unet.get_submodule(layer)
-                for half, name in zip("AB", names.lora_inputs(layer), strict=True):
-                    getattr(module, f"lora_{half}")[f"rank_{rank}"].weight.copy_(torch.from_numpy(matrices[name]).T)
+                module.lora_A[f"rank_{rank}"].weight.copy_(torch.from_numpy(one.down))
+                module.lora_B[f"rank_{rank}"].weight.copy_(torch.from_numpy(one.up))
     found = []
     with torch.inference_mode():
         for row, mix in enumerate(ROWS):

@@ -22,7 +22,7 @@ from typing import Any
 
 from atelier_contracts import names
 from atelier_contracts.manifests import AdapterManifest, BundleManifest, file_sha256
-from common import PROMPT, resident_mib
+from common import PROMPT, random_manifest, random_weights, resident_mib
 
 SECRET = "benchmark"
 
@@ -68,25 +68,14 @@ class FolderStore:
 
 def write_adapter(folder: Path, manifest: BundleManifest, rank: int, seed: int) -> None:
     """Random weights in the trainer's format."""
-    import numpy as np
     from safetensors.numpy import save_file
 
     folder.mkdir(parents=True)
-    random, tensors = np.random.default_rng(seed), {}
-    for layer, (inner, outer) in manifest.lora_targets.items():
-        tensors[f"unet.{layer}.lora_A.weight"] = random.normal(scale=0.01, size=(rank, inner)).astype(np.float32)
-        tensors[f"unet.{layer}.lora_B.weight"] = random.normal(scale=0.01, size=(outer, rank)).astype(np.float32)
+    weights, tensors = random_weights(manifest, rank, seed), {}
+    for layer, one in weights.items():
+        tensors |= {f"unet.{layer}.lora_A.weight": one.down, f"unet.{layer}.lora_B.weight": one.up}
     save_file(tensors, folder / names.WEIGHTS_FILE)
-    adapter = AdapterManifest(
-        bundle_digest=manifest.digest(),
-        weights_sha256=file_sha256(folder / names.WEIGHTS_FILE),
-        rank=rank,
-        alpha=rank,
-        targets=tuple(manifest.lora_targets),
-        run_id="benchmark",
-        dataset_digest="0" * 64,
-        git_revision=None,
-    )
+    adapter = random_manifest(manifest, weights, file_sha256(folder / names.WEIGHTS_FILE))
     (folder / names.ADAPTER_FILE).write_text(adapter.model_dump_json())
 
 

@@ -55,6 +55,8 @@ def main() -> int:
     parser.add_argument("--images", type=int, default=4, help="per client")
     parser.add_argument("--provider", default="cpu")
     parser.add_argument("--rows", type=int, nargs="+", default=[2, 4, 8], help="of `ranks`")
+    parser.add_argument("--ranks", type=int, nargs="+", default=[16, 64, 128], help="of `ranks`")
+    parser.add_argument("--scratch", type=Path, help="folder for two more copies of the UNet, for `ranks`")
     parser.add_argument("--json", type=Path, help="also write the figures here")
     options = parser.parse_args()
     if options.what == "worker":
@@ -119,9 +121,10 @@ def _worker(command: list[str]) -> dict[str, Any]:
 
 def work_ort(options: argparse.Namespace, provider: str) -> dict[str, Any]:
     """Infer's own code: an image with guidance and an adapter."""
-    from atelier_infer.engine.denoising_state import DenoisingState, SamplingParams, WeightedAdapter
+    from atelier_infer.engine.denoising_state import DenoisingState, SamplingParams
     from atelier_infer.engine.denoising_step import DenoisingStep
     from atelier_infer.onnx.providers import Runtime
+    from atelier_infer.pipeline.adapter import WeightedAdapter
     from atelier_infer.pipeline.bundle import open_bundle
 
     begun = time.monotonic()
@@ -147,6 +150,7 @@ def work_plain(options: argparse.Namespace) -> dict[str, Any]:
     import onnxruntime as ort
     from atelier_contracts import names
     from atelier_contracts.manifests import BundleManifest
+    from atelier_infer.pipeline.lora_layout import LoraLayout
 
     manifest = BundleManifest.model_validate_json((options.bundle / names.BUNDLE_FILE).read_bytes())
     begun = time.monotonic()
@@ -156,15 +160,14 @@ def work_plain(options: argparse.Namespace) -> dict[str, Any]:
     loaded = time.monotonic()
     side = (options.size or manifest.native_size_px) // manifest.vae_factor
     width = next(item.shape[2] for item in session.get_inputs() if item.name == "encoder_hidden_states")
+    tokens, layout = next(iter(manifest.text_encoders.values())).tokens, LoraLayout(manifest.lora["unet"])
     feeds: dict[str, Any] = {
         "sample": np.zeros((2, manifest.latent_channels, side, side), np.float32),
         "timestep": np.full(2, 500, np.float32),
-        "encoder_hidden_states": np.zeros((2, manifest.text_tokens, width), np.float32),
-        names.LORA_SCALE: np.zeros((2, 1, 0), np.float32),
+        "encoder_hidden_states": np.zeros((2, tokens, width), np.float32),
+        **layout.arrays([]),
+        **layout.scales([], [{}] * 2),
     }
-    for layer, (inner, outer) in manifest.lora_targets.items():
-        a, b = names.lora_inputs(layer)
-        feeds |= {a: np.zeros((inner, 0), np.float32), b: np.zeros((0, outer), np.float32)}
     return result(_timed(lambda: session.run(None, feeds), options.steps), loaded - begun)
 
 

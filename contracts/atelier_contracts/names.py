@@ -1,5 +1,7 @@
 """Names of aliases, tags, files, graph inputs and headers that two services must spell alike."""
 
+from typing import NamedTuple
+
 CHAMPION = "champion"
 """The alias that infer serves when a request names neither a version nor an alias."""
 
@@ -17,17 +19,39 @@ CHAIN_MODEL, TAG_CHAIN_HEAD = "atelier-decisions", "atelier.chain_head"
 # Files of an adapter, in the folder that the MLflow model keeps its weights in; and of a bundle.
 WEIGHTS_FILE, ADAPTER_FILE, EVIDENCE_FILE = "pytorch_lora_weights.safetensors", "adapter.json", "evidence.json"
 ADAPTER_FOLDER = "adapter_weights"  # mlflow.diffusers' own name
-BUNDLE_FILE, TOKENIZER_FILE, SCHEDULER_FILE = "bundle.json", "tokenizer.json", "scheduler_config.json"
-TEXT_ENCODER_FILE, UNET_FILE, VAE_DECODER_FILE = "text_encoder.onnx", "unet.onnx", "vae_decoder.onnx"
+BUNDLE_FILE, SCHEDULER_FILE = "bundle.json", "scheduler_config.json"
+UNET_FILE, VAE_DECODER_FILE = "unet.onnx", "vae_decoder.onnx"
 FUSED_UNET_FILE = "unet_fused.onnx"  # unet.onnx with ONNX Runtime's own attention operator; older bundles lack it
 
-# Inputs of unet.onnx. Shapes: b batch, r sum of the ranks in the batch, in/out features of the layer.
-LORA_SCALE = "lora_scale"  # [b, 1, r]
+
+class LoraInputs(NamedTuple):
+    """Graph inputs that hold the adapters of one group of layers.
+
+    Shapes: b batch, r sum of the ranks in the batch, per layer in and out features or channels and k side of the kernel.
+    Each layer has its own rows, in the manifest's order; its A is the weight [r, in, k, k] as [r, in * k * k], transposed.
+
+    Attributes:
+        a: float32 [sum of in * k * k, r].
+        b: float32 [sum of out, r].
+        scale: float32 [b, 1, r].
+    """
+
+    a: str
+    b: str
+    scale: str
 
 
-def lora_inputs(layer: str) -> tuple[str, str]:
-    """Input names of one layer's A [in, r] and B [r, out]."""
-    return f"{layer}.lora_A", f"{layer}.lora_B"
+LORA_MIN_RANK = {"projection": 1, "convolution": 1}
+"""Smallest r by group, 0 for the others; without an adapter it is one of zeros.
+
+These groups hold convolutions, whose B is the left factor of a batched product, and ONNX Runtime leaves the result of a
+batched product over no element uninitialized.
+"""
+
+
+def lora_inputs(group: str) -> LoraInputs:
+    """Names of the inputs of one group."""
+    return LoraInputs(f"{group}.lora_A", f"{group}.lora_B", f"{group}.lora_scale")
 
 
 # Response headers of an image, and the PNG text key that holds its `generate.GenerationMetadata` as JSON.

@@ -14,7 +14,10 @@ from safetensors.numpy import save_file
 from tokenizers import Regex, Tokenizer, normalizers, pre_tokenizers, processors
 from tokenizers.models import BPE
 
-TARGETS = {"mid.to_q": (4, 6), "mid.to_out.0": (6, 4)}
+TARGETS = {"mid.to_q": (4, 6, 1), "mid.to_out.0": (6, 4, 1)}
+TEXT_TARGETS = {"layer.q_proj": (8, 8, 1)}
+LORA = {"unet": {"attention": TARGETS}, "text_encoder": {"attention": TEXT_TARGETS}}
+TEXT_ENCODER_FILE, TOKENIZER_FILE = "text_encoder.onnx", "tokenizer.json"
 TEXT_TOKENS, TEXT_WIDTH, CHANNELS = 16, 8, 4
 START, END = "<|startoftext|>", "<|endoftext|>"
 SCHEDULE = {
@@ -60,16 +63,17 @@ def build_bundle(
     """Writes a bundle; `seed` makes another base."""
     folder.mkdir(parents=True, exist_ok=True)
     draw = np.random.default_rng(seed)
-    _save(_text_encoder(draw), folder / names.TEXT_ENCODER_FILE)
+    _save(_text_encoder(draw), folder / TEXT_ENCODER_FILE)
     _save(_unet(draw), folder / names.UNET_FILE, external=True)
     _save(_vae_decoder(draw), folder / names.VAE_DECODER_FILE)
-    tokenizer().save(str(folder / names.TOKENIZER_FILE))
+    tokenizer().save(str(folder / TOKENIZER_FILE))
     (folder / names.SCHEDULER_FILE).write_text(json.dumps(SCHEDULE | (schedule or {})))
     return write_manifest(folder, seed=seed, **(manifest_changes or {}))
 
 
 def write_manifest(folder: Path, *, seed: int = 0, **changes) -> BundleManifest:
     values = {
+        "family": "sd",
         "base": "tiny/base",
         "revision": None,
         "source_digest": hashlib.sha256(str(seed).encode()).hexdigest(),
@@ -80,9 +84,10 @@ def write_manifest(folder: Path, *, seed: int = 0, **changes) -> BundleManifest:
         "size_multiple_px": 16,
         "native_size_px": 32,
         "prediction_type": "epsilon",
-        "text_tokens": TEXT_TOKENS,
-        "pad_token_id": 0,
-        "lora_targets": TARGETS,
+        "text_encoders": {
+            "text_encoder": {"graph": TEXT_ENCODER_FILE, "tokenizer": TOKENIZER_FILE, "tokens": TEXT_TOKENS, "pad_token_id": 0}
+        },
+        "lora": LORA,
         "files": {file.name: file_sha256(file) for file in sorted(folder.iterdir()) if file.name != names.BUNDLE_FILE},
     }
     manifest = BundleManifest(**(values | changes))
@@ -107,24 +112,30 @@ def adapter_tensors(*, seed: int = 1, rank: int = 2, scale: float = 1.0, layers=
     draw = np.random.default_rng(seed)
     found = {}
     for layer in layers:
-        inner, outer = TARGETS[layer]
+        inner, outer, _ = TARGETS[layer]
         found[f"unet.{layer}.lora_A.weight"] = draw.normal(size=(rank, inner)).astype(np.float32)
         found[f"unet.{layer}.lora_B.weight"] = (scale * draw.normal(size=(outer, rank))).astype(np.float32)
     return found
 
 
-def build_adapter(folder: Path, bundle_digest: str, tensors: dict[str, np.ndarray] | None = None, **changes) -> AdapterManifest:
+def build_adapter(
+    folder: Path,
+    bundle_digest: str,
+    tensors: dict[str, np.ndarray] | None = None,
+    *,
+    rank: int = 2,
+    alpha: float = 4.0,
+    **changes,
+) -> AdapterManifest:
     """Writes weights, adapter.json and evidence.json into `folder`."""
     folder.mkdir(parents=True, exist_ok=True)
     tensors = adapter_tensors() if tensors is None else tensors
     save_file(tensors, folder / names.WEIGHTS_FILE)
-    layers = {key.removeprefix("unet.").rsplit(".lora_", 1)[0] for key in tensors}
+    layers = {key.rsplit(".lora_", 1)[0] for key in tensors}
     values = {
         "bundle_digest": bundle_digest,
         "weights_sha256": file_sha256(folder / names.WEIGHTS_FILE),
-        "rank": 2,
-        "alpha": 4.0,
-        "targets": tuple(sorted(layers)),
+        "layers": {layer: {"rank": rank, "alpha": alpha} for layer in sorted(layers)},
         "run_id": "run",
         "dataset_digest": "d" * 64,
         "git_revision": None,
@@ -162,11 +173,18 @@ def _values(**kinds) -> list[onnx.ValueInfoProto]:
 
 def _text_encoder(draw: np.random.Generator) -> onnx.GraphProto:
     return helper.make_graph(
-        [helper.make_node("Gather", ["words", "input_ids"], ["last_hidden_state"])],
+        [
+            helper.make_node("Gather", ["words", "input_ids"], ["states"]),
+            *_lora("layer.q_proj", "states", "last_hidden_state"),
+        ],
         "text_encoder",
-        _values(input_ids=(TensorProto.INT64, ["b", TEXT_TOKENS])),
-        _values(last_hidden_state=(TensorProto.FLOAT, ["b", TEXT_TOKENS, TEXT_WIDTH])),
-        _weights(draw, words=(len(vocabulary()[0]), TEXT_WIDTH)),
+        _values(input_ids=(TensorProto.INT64, [1, TEXT_TOKENS]), **_lora_inputs(TEXT_TARGETS, 1)),
+        _values(last_hidden_state=(TensorProto.FLOAT, [1, TEXT_TOKENS, TEXT_WIDTH])),
+        [
+            *_weights(draw, words=(len(vocabulary()[0]), TEXT_WIDTH)),
+            numpy_helper.from_array(np.eye(TEXT_WIDTH, dtype=np.float32), "W layer.q_proj"),
+            *_lora_rows(TEXT_TARGETS),
+        ],
     )
 
 
@@ -184,14 +202,37 @@ def _vae_decoder(draw: np.random.Generator) -> onnx.GraphProto:
 
 
 def _lora(layer: str, x: str, out: str) -> list[onnx.NodeProto]:
-    a, b = names.lora_inputs(layer)
+    inputs = names.lora_inputs("attention")
     return [
         helper.make_node("MatMul", [x, f"W {layer}"], [f"{out} plain"]),
-        helper.make_node("MatMul", [x, a], [f"{out} down"]),
-        helper.make_node("Mul", [f"{out} down", names.LORA_SCALE], [f"{out} scaled"]),
-        helper.make_node("MatMul", [f"{out} scaled", b], [f"{out} up"]),
+        helper.make_node("Slice", [inputs.a, f"{layer} A from", f"{layer} A to", "axis 0"], [f"{out} A"]),
+        helper.make_node("Slice", [inputs.b, f"{layer} B from", f"{layer} B to", "axis 0"], [f"{out} B"]),
+        helper.make_node("Transpose", [f"{out} B"], [f"{out} B^T"], perm=[1, 0]),
+        helper.make_node("MatMul", [x, f"{out} A"], [f"{out} down"]),
+        helper.make_node("Mul", [f"{out} down", inputs.scale], [f"{out} scaled"]),
+        helper.make_node("MatMul", [f"{out} scaled", f"{out} B^T"], [f"{out} up"]),
         helper.make_node("Add", [f"{out} plain", f"{out} up"], [out]),
     ]
+
+
+def _lora_rows(targets: dict[str, tuple[int, int, int]]) -> list[onnx.TensorProto]:
+    """Where each layer's rows begin and end."""
+    rows, ends = [numpy_helper.from_array(np.array([0], np.int64), "axis 0")], {"A": 0, "B": 0}
+    for layer, (inner, outer, _) in targets.items():
+        for half, size in (("A", inner), ("B", outer)):
+            rows.append(numpy_helper.from_array(np.array([ends[half]], np.int64), f"{layer} {half} from"))
+            ends[half] += size
+            rows.append(numpy_helper.from_array(np.array([ends[half]], np.int64), f"{layer} {half} to"))
+    return rows
+
+
+def _lora_inputs(targets: dict[str, tuple[int, int, int]], batch: int | str) -> dict[str, tuple[int, list[int | str]]]:
+    inputs = names.lora_inputs("attention")
+    return {
+        inputs.a: (TensorProto.FLOAT, [sum(inner for inner, _, _ in targets.values()), "r"]),
+        inputs.b: (TensorProto.FLOAT, [sum(outer for _, outer, _ in targets.values()), "r"]),
+        inputs.scale: (TensorProto.FLOAT, [batch, 1, "r"]),
+    }
 
 
 def _unet(draw: np.random.Generator) -> onnx.GraphProto:
@@ -214,7 +255,8 @@ def _unet(draw: np.random.Generator) -> onnx.GraphProto:
     ]
     weights = [
         *_weights(draw, kernel=(CHANNELS, CHANNELS, 3, 3)),
-        *(_weights(draw, **{f"W {layer}": shape for layer, shape in TARGETS.items()})),
+        *(_weights(draw, **{f"W {layer}": shape[:2] for layer, shape in TARGETS.items()})),
+        *_lora_rows(TARGETS),
         *_weights(draw, **{"W text": (TEXT_WIDTH, 6)}),
         numpy_helper.from_array((draw.normal(size=6) / 1000).astype(np.float32), "W time"),
         numpy_helper.from_array(np.array([0, CHANNELS, -1], np.int64), "flat"),
@@ -225,11 +267,8 @@ def _unet(draw: np.random.Generator) -> onnx.GraphProto:
         "sample": (TensorProto.FLOAT, ["b", CHANNELS, "h", "w"]),
         "timestep": (TensorProto.FLOAT, ["b"]),
         "encoder_hidden_states": (TensorProto.FLOAT, ["b", TEXT_TOKENS, TEXT_WIDTH]),
-        names.LORA_SCALE: (TensorProto.FLOAT, ["b", 1, "r"]),
+        **_lora_inputs(TARGETS, "b"),
     }
-    for layer, (inner, outer) in TARGETS.items():
-        a, b = names.lora_inputs(layer)
-        inputs |= {a: (TensorProto.FLOAT, [inner, "r"]), b: (TensorProto.FLOAT, ["r", outer])}
     outputs = _values(out_sample=(TensorProto.FLOAT, ["b", CHANNELS, "h", "w"]))
     return helper.make_graph(nodes, "unet", _values(**inputs), outputs, weights)
 

@@ -18,6 +18,7 @@ from atelier_trainer.base_model import BaseModel, load_base_model
 from atelier_trainer.config.option_groups import ModelOptions
 from atelier_trainer.config.options import TrainOptions
 from atelier_trainer.export.bundle import source_digest
+from atelier_trainer.families.sd import SD
 from atelier_trainer.synthetic.scenes.dataset import write_imagefolder
 from atelier_trainer.tracking.metric_sink import MetricSink
 from atelier_trainer.tracking.mlflow_client import TrackingClient
@@ -124,7 +125,7 @@ def published(mlflow_server, sketches, tmp_path_factory) -> PublishedTraining:
 def bundle(published: PublishedTraining, tmp_path_factory) -> tuple[Path, BundleManifest]:
     """The bundle that the first training exported, as the registry gives it back."""
     tracking = TrackingClient(str(published.options.tracking.tracking_uri))
-    registered = tracking.bundle_version(source_digest(TINY))
+    registered = tracking.bundle_version(source_digest(TINY, SD))
     assert registered is not None
     file = next(tracking.download(*registered, tmp_path_factory.mktemp("bundle")).rglob(names.BUNDLE_FILE))
     return file.parent, BundleManifest.model_validate_json(file.read_text())

@@ -20,8 +20,8 @@ def test_a_pipeline_of_another_class_is_refused(small_base, tmp_path):
     folder = tmp_path / "other"
     shutil.copytree(small_base, folder)
     index = (folder / "model_index.json").read_text()
-    (folder / "model_index.json").write_text(index.replace("StableDiffusionPipeline", "StableDiffusionXLPipeline"))
-    with pytest.raises(BaseModelError, match="is a StableDiffusionXLPipeline"):
+    (folder / "model_index.json").write_text(index.replace("StableDiffusionPipeline", "FluxPipeline"))
+    with pytest.raises(BaseModelError, match="is a FluxPipeline; the base model must be a StableDiffusionPipeline"):
         load_base_model(ModelOptions(pretrained_model_name_or_path=str(folder)))
 
 

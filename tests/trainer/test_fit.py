@@ -286,5 +286,5 @@ def test_tensorboard_gets_curves_and_images(small):
 
 def test_a_target_that_matches_no_layer_is_refused(small_base):
     unet = load_base_model(ModelOptions(pretrained_model_name_or_path=str(small_base))).load_unet()
-    with pytest.raises(OptionError, match=r"no attention layer ends in 'ff.net'; choose from to_q"):
+    with pytest.raises(OptionError, match=r"no layer that takes LoRA ends in 'ff.net'; choose from to_q"):
         adapter.inject_lora(unet, 2, 2.0, targets=["ff.net"])

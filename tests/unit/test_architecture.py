@@ -14,7 +14,7 @@ ROOT = Path(__file__).parents[2]
 LAYERS = {
     # from the top down: a module may import what stands further right; the names of one group do not import each other
     "services/infer/atelier_infer": (
-        "__main__ | app | api | generation | aliases | artifacts | engine | registry | pipeline | onnx "
+        "__main__ | app | api | generation | aliases | artifacts | engine | registry | pipeline | families onnx "
         "| http_timeouts metrics settings upload_limiter | problems | client | errors arrays"
     ),
     "services/registry-api/atelier_registry": (
@@ -23,7 +23,7 @@ LAYERS = {
     ),
     "services/trainer/atelier_trainer": (
         "__main__ | tune | train sync | prepare fit | train_state context | objective checkpoint | export | tracking | data "
-        "| synthetic | base_model | config | graceful_stop | errors"
+        "| synthetic | base_model | config | adapter_formats | families | graceful_stop | errors"
     ),
     "infra/atelier_infra": "__main__ | commands | secrets | environment | terraform | aws | cli subprocess_runner | errors",
     "services/tracking/atelier_tracking": "__main__ | maintenance | server | gate | settings | htpasswd roles | log | errors",

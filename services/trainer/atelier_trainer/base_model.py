@@ -10,24 +10,26 @@ from typing import Any
 
 import torch
 from atelier_contracts.manifests import file_sha256
-from diffusers import AutoencoderKL, DDPMScheduler, StableDiffusionPipeline, UNet2DConditionModel
+from diffusers import AutoencoderKL, DDPMScheduler, UNet2DConditionModel
 from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
-from transformers import CLIPTextModel, CLIPTokenizer
+from transformers import CLIPTokenizer
 
 from atelier_trainer.config.option_groups import ModelOptions
 from atelier_trainer.errors import BaseModelError, first_line
+from atelier_trainer.families import FAMILIES
+from atelier_trainer.families.family import Family, TextEncoderPart
 
-PARTS = ("unet", "vae", "text_encoder", "tokenizer", "scheduler")
 HUB_PATTERNS = ["*.json", "*.txt", "*.safetensors", "*/*.json", "*/*.txt", "*/*.safetensors"]
 SAFE = {"use_safetensors": True}  # pickles are never loaded
 
 
 @dataclass(frozen=True)
 class BaseModel:
-    """A Stable Diffusion folder. Parts are loaded in float32, from safetensors only.
+    """A diffusers folder. Parts are loaded in float32, from safetensors only.
 
     Attributes:
+        family: what kind of model it is.
         folder: in diffusers' layout.
         variant: of the weight files.
         noise_schedule: diffusers' DDPMScheduler: adds noise and gives targets.
@@ -35,6 +37,7 @@ class BaseModel:
         revision: commit of the hub repository; None for a local folder.
     """
 
+    family: Family
     folder: Path
     variant: str | None
     noise_schedule: Any
@@ -48,22 +51,18 @@ class BaseModel:
         """An AutoencoderKL in evaluation mode."""
         return self._load(AutoencoderKL, "vae").eval().requires_grad_(False)
 
-    def load_text_encoder(self) -> Any:
-        """A CLIPTextModel in evaluation mode."""
-        return self._load(CLIPTextModel, "text_encoder").eval().requires_grad_(False)
+    def load_text_encoder(self, part: TextEncoderPart) -> Any:
+        """One of the family's text encoders, in evaluation mode."""
+        return self._load(part.model_class, part.part).eval().requires_grad_(False)
 
-    def load_tokenizer(self) -> Any:
-        return CLIPTokenizer.from_pretrained(self.folder / "tokenizer")
+    def load_tokenizer(self, part: TextEncoderPart) -> Any:
+        """Of one of the family's text encoders."""
+        return CLIPTokenizer.from_pretrained(self.folder / part.tokenizer)
 
     def load_pipeline(self) -> Any:
-        """All parts as a StableDiffusionPipeline, for the export."""
-        pipeline = StableDiffusionPipeline.from_pretrained(
-            self.folder,
-            dtype=torch.float32,
-            variant=self.variant,
-            **SAFE,
-            safety_checker=None,
-            requires_safety_checker=False,
+        """All parts as the family's pipeline, for the export."""
+        pipeline = self.family.pipeline_class.from_pretrained(
+            self.folder, dtype=torch.float32, variant=self.variant, **SAFE, **self.family.pipeline_arguments
         )
         pipeline.set_progress_bar_config(disable=True)
         return pipeline
@@ -117,10 +116,10 @@ def load_base_model(options: ModelOptions) -> BaseModel:
     else:
         name, folder = location, _download(location, options.revision)
         revision = folder.name
-    missing = [part for part in PARTS if not (folder / part).is_dir()]
+    family = _family(folder, name)
+    missing = [part for part in family.parts if not (folder / part).is_dir()]
     if missing:
-        raise BaseModelError(f"{name!r} is not a complete Stable Diffusion folder: {', '.join(missing)} missing")
-    _check_pipeline_class(folder, name)
+        raise BaseModelError(f"{name!r} is not a complete {family.pipeline_class.__name__}: {', '.join(missing)} missing")
     try:
         noise_schedule = DDPMScheduler.from_pretrained(folder / "scheduler")
     except (OSError, ValueError, TypeError) as error:
@@ -130,7 +129,7 @@ def load_base_model(options: ModelOptions) -> BaseModel:
             f"--prediction_type must be the base model's own, because whatever generates with it reads it there: "
             f"{name!r} says {noise_schedule.config.prediction_type!r}; received {options.prediction_type!r}"
         )
-    return BaseModel(folder, options.variant, noise_schedule, name, revision)
+    return BaseModel(family, folder, options.variant, noise_schedule, name, revision)
 
 
 def _download(hub_id: str, revision: str | None) -> Path:
@@ -144,10 +143,12 @@ def _download(hub_id: str, revision: str | None) -> Path:
         ) from error
 
 
-def _check_pipeline_class(folder: Path, name: str) -> None:
+def _family(folder: Path, name: str) -> Family:
     try:
         pipeline_class = json.loads((folder / "model_index.json").read_text()).get("_class_name")
     except (OSError, ValueError) as error:
         raise BaseModelError(f"{name!r} has no readable model_index.json, so it is not a diffusers folder") from error
-    if pipeline_class != "StableDiffusionPipeline":
-        raise BaseModelError(f"{name!r} is a {pipeline_class}; the base model must be a StableDiffusionPipeline (1.x or 2.x)")
+    by_class = {family.pipeline_class.__name__: family for family in FAMILIES}
+    if pipeline_class not in by_class:
+        raise BaseModelError(f"{name!r} is a {pipeline_class}; the base model must be a {' or a '.join(by_class)}")
+    return by_class[pipeline_class]

@@ -139,8 +139,9 @@ def main(context: TrainContext, extras: RunExtras, resumed: Checkpoint | None) -
     """The training in the main process, which owns the run's folder and the MLflow run."""
     options, folder = context.options, context.output_dir
     dataset_digest = context.train_images.digest()
+    base_digest = source_digest(context.base.folder, context.base.family)
     validation_digest = objective.validation_digest(
-        context.validation_images.digest(), source_digest(context.base.folder), context.width, context.height
+        context.validation_images.digest(), base_digest, context.width, context.height
     )
     run = _open_run(context, {"atelier.dataset_digest": dataset_digest, **(extras.tags or {})})
     with _failure_reported(run, context.progress):

@@ -86,10 +86,11 @@ def test_damaged_weights_are_refused(artifacts, store, adapter, cache):
     assert left_behind(cache) == []
 
 
-def test_a_manifest_of_another_format_is_refused(artifacts, store, adapter):
+@pytest.mark.parametrize(("number", "message"), [(1, "has format 1, which"), (3, "not an adapter manifest")])
+def test_a_manifest_of_another_format_is_refused(artifacts, store, adapter, number, message):
     file = adapter[0] / names.ADAPTER_FILE
-    file.write_text(json.dumps(json.loads(file.read_text()) | {"format": 2}))
-    with pytest.raises(AdapterError, match="not an adapter manifest"):
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"format": number}))
+    with pytest.raises(AdapterError, match=message):
         artifacts.adapter(store.publish_adapter(adapter[0]))
 
 

@@ -5,10 +5,11 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from atelier_infer.engine import denoising_state
-from atelier_infer.engine.denoising_state import DenoisingState, SamplingParams, WeightedAdapter
+from atelier_infer.engine.denoising_state import DenoisingState, SamplingParams
 from atelier_infer.engine.denoising_step import DenoisingStep, probe
 from atelier_infer.errors import GraphError, NonFiniteError
 from atelier_infer.onnx.providers import Runtime
+from atelier_infer.pipeline.adapter import WeightedAdapter
 from atelier_infer.pipeline.bundle import open_bundle
 from atelier_infer.pipeline.noise import initial_noise
 
@@ -78,7 +79,8 @@ def test_without_guidance_there_is_one_row_and_no_negative(opened, loaded, param
 
     class Counting:
         def run(self, outputs, feeds):
-            rows.append([feeds[name].shape[0] for name in ("sample", "timestep", "encoder_hidden_states", "lora_scale")])
+            by_row = ("sample", "timestep", "encoder_hidden_states", "attention.lora_scale")
+            rows.append([feeds[name].shape[0] for name in by_row])
             return unet.run(outputs, feeds)
 
     for guidance in (1.0, 1.5):

@@ -4,12 +4,14 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from atelier_infer.engine.denoising_state import DenoisingState, WeightedAdapter
-from atelier_infer.engine.denoising_step import DenoisingStep, lora_scale
+from atelier_infer.engine.denoising_state import DenoisingState
+from atelier_infer.engine.denoising_step import DenoisingStep
 from atelier_infer.errors import GraphError, NonFiniteError
+from atelier_infer.pipeline.adapter import WeightedAdapter
+from atelier_infer.pipeline.lora_layout import GroupWeights
 
 from ..support import run_together
-from ..tiny_bundle import TARGETS, adapter_tensors, build_adapter, read_adapter
+from ..tiny_bundle import adapter_tensors, build_adapter, read_adapter
 
 SCHEDULERS = ["ddim", "euler", "euler_ancestral", "dpmpp_2m_karras"]
 
@@ -76,13 +78,10 @@ def test_a_blend_is_the_sum_of_its_parts(opened, make_adapter, params):
     """Two adapters blended are one adapter of the summed rank whose B hold the weights."""
     first, second = make_adapter(1, 2), make_adapter(2, 4)
     blend = run_together(opened, [([WeightedAdapter(first, 0.7), WeightedAdapter(second, -0.4)], params)])[0]
-    feeds = {}
-    for layer in TARGETS:
-        a, b = f"{layer}.lora_A", f"{layer}.lora_B"
-        feeds[a] = np.concatenate([first.feeds[a], second.feeds[a]], axis=1)
-        scaled = [0.7 * first.scale * first.feeds[b], -0.4 * second.scale * second.feeds[b]]
-        feeds[b] = np.concatenate(scaled).astype(np.float32)
-    merged = replace(first, digest="merged", feeds=feeds, scale=1.0, manifest=first.manifest.model_copy(update={"rank": 6}))
+    groups = [adapter.parts["unet"]["attention"] for adapter in (first, second)]
+    weighted = [weight * group.scale * group.b for weight, group in zip((0.7, -0.4), groups, strict=True)]
+    a, b = np.concatenate([group.a for group in groups], axis=1), np.concatenate(weighted, axis=1).astype(np.float32)
+    merged = replace(first, digest="merged", parts={"unet": {"attention": GroupWeights(a, b, 1.0)}})
     one = run_together(opened, [([WeightedAdapter(merged)], params)])[0]
     np.testing.assert_allclose(blend.sample, one.sample, rtol=1e-4, atol=1e-4)
 
@@ -101,9 +100,13 @@ def test_each_row_has_its_own_scales(opened, make_adapter, params):
         DenoisingState(opened, [], params),
         DenoisingState(opened, [WeightedAdapter(first), WeightedAdapter(second, 2.0)], params),
     ]
-    scales = lora_scale(states, {first.digest: first, second.digest: second})
+    for state in states:
+        state.prepare()
+    scales = DenoisingStep()._feeds(states)[0]["attention.lora_scale"]
     assert scales.shape == (5, 1, 5)
-    assert scales[:, 0].tolist() == [[0, 0, 1, 1, 1], [0] * 5, [0] * 5, [2, 2, 4, 4, 4], [2, 2, 4, 4, 4]]
+    by_adapter = {first.digest: ([0, 0, 0, 2, 2], 2), second.digest: ([1, 0, 0, 4, 4], 3)}  # weights times 2, and the rank
+    blocks = [np.repeat([[weight] for weight in by_adapter[one][0]], by_adapter[one][1], axis=1) for one in sorted(by_adapter)]
+    assert scales[:, 0].tolist() == np.concatenate(blocks, axis=1).tolist()
 
 
 def test_guidance_stops_after_its_part_of_the_steps(opened, params):

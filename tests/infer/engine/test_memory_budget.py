@@ -7,11 +7,12 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from atelier_infer.engine.denoising_state import DenoisingState, WeightedAdapter
+from atelier_infer.engine.denoising_state import DenoisingState
 from atelier_infer.engine.denoising_step import DenoisingStep
 from atelier_infer.engine.memory_budget import MIB, MemoryBudget, resident_bytes
 from atelier_infer.errors import ImageSizeError, OutOfMemoryError
 from atelier_infer.onnx.providers import Runtime
+from atelier_infer.pipeline.adapter import WeightedAdapter
 from atelier_infer.pipeline.bundle import open_bundle
 from atelier_infer.pipeline.memory_model import Cost, MemoryModel
 from onnx import TensorProto, helper

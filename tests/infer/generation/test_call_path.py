@@ -62,7 +62,7 @@ def test_a_request_passes_few_functions_and_types(make_service, store, adapter, 
     service = make_service()
     wait_until_ready(service)
     (bundle,) = service.app.state.loader.loaded()[1].values()
-    ids = bundle.tokenizer.encode("a cat").ids
+    (ids,) = bundle.tokenizer.encode("a cat").ids
     created: dict[asyncio.Task, list[Call]] = {}
     calls: dict[str, list[Call]] = {}
     create_task, submit, unet = asyncio.create_task, Engine.submit, bundle.unet

@@ -6,14 +6,14 @@ import numpy as np
 import onnx
 import onnxruntime as ort
 import pytest
-from atelier_contracts import names
-from atelier_infer.engine.denoising_state import DenoisingState, WeightedAdapter
-from atelier_infer.engine.denoising_step import DenoisingStep, lora_scale
+from atelier_infer.engine.denoising_state import DenoisingState
+from atelier_infer.engine.denoising_step import DenoisingStep
 from atelier_infer.errors import BundleError
 from atelier_infer.onnx import fp16, providers
 from atelier_infer.onnx.graph_cache import GRAPH
 from atelier_infer.onnx.io_binding import BoundSession
 from atelier_infer.onnx.providers import Runtime
+from atelier_infer.pipeline.adapter import WeightedAdapter
 from atelier_infer.pipeline.bundle import open_bundle
 from onnx import TensorProto, helper, numpy_helper
 
@@ -110,12 +110,16 @@ def test_images_are_the_references_but_for_rounding(bundle, tmp_path, opened, pa
     draw = np.random.default_rng(0)
     state = DenoisingState(opened, adapters, params)
     state.prepare()
-    feeds = DenoisingStep()._adapter_feeds(opened, {adapter.digest: adapter}) | {
-        names.LORA_SCALE: lora_scale([state], {adapter.digest: adapter}),
-        "sample": draw.normal(size=(2, 4, 4, 6)).astype(np.float32),
-        "timestep": np.full(2, 999, np.float32),
-        "encoder_hidden_states": draw.normal(size=(2, TEXT_TOKENS, TEXT_WIDTH)).astype(np.float32),
-    }
+    by_row, shared = DenoisingStep()._feeds([state])
+    feeds = (
+        by_row
+        | shared
+        | {
+            "sample": draw.normal(size=(2, 4, 4, 6)).astype(np.float32),
+            "timestep": np.full(2, 999, np.float32),
+            "encoder_hidden_states": draw.normal(size=(2, TEXT_TOKENS, TEXT_WIDTH)).astype(np.float32),
+        }
+    )
     [exact], [rounded] = opened.unet.run(None, feeds), convert_to_fp16.unet.run(None, feeds)
     assert rounded.dtype == np.float32
     assert 0 < np.abs(rounded - exact).max() < 5e-3 * np.abs(exact).max()

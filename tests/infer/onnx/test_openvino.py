@@ -17,42 +17,20 @@ from ..support import run_together
 
 pytestmark = [pytest.mark.full, pytest.mark.timeout(1800)]
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 SEEDS, SIDE = (1, 2, 3), 128
-
-CODE = """
-import sys
-from pathlib import Path
-import numpy as np
-from atelier_infer.engine.denoising_step import Batch
-from atelier_infer.pipeline.bundle import open_bundle
-from atelier_infer.engine.denoising_state import Drawing, Plan
-from atelier_infer.onnx.providers import Runtime
-from ..support import run_together
-
-runtime = Runtime("openvino", 1, Path(sys.argv[3]))
-runtime.check()
-bundle = open_bundle(Path(sys.argv[1]), runtime=runtime)
-assert bundle.unet.get_providers()[0] == "OpenVINOExecutionProvider"
-ids = [bundle.prompts.read(text).ids for text in ("a cat on a chair", "")]
-drawings, batch = [Drawing(bundle, [], Plan(*ids, 8, 4.0, seed, 128, 128, "ddim")) for seed in (1, 2, 3)], Batch()
-for drawing in drawings:
-    drawing.prepare()
-while not drawings[0].done:
-    assert batch.step(drawings) == [None] * 3
-np.save(sys.argv[2], np.stack([drawing.finish() for drawing in drawings]))
-"""
 
 
 @pytest.fixture(scope="module")
 def tiny_base(tmp_path_factory) -> Path:
     """The shipped base, exported."""
     from atelier_trainer.export.bundle import export_bundle
+    from atelier_trainer.families.sd import SD
     from diffusers import StableDiffusionPipeline
 
     folder = tmp_path_factory.mktemp("tiny")
     pipeline = StableDiffusionPipeline.from_pretrained(ROOT / "models/tiny-sd", safety_checker=None)
-    export_bundle(pipeline, folder, base="tiny", revision=None, source="0" * 64)
+    export_bundle(pipeline, SD, folder, base="tiny", revision=None, source="0" * 64)
     return folder
 
 
@@ -68,7 +46,7 @@ def python(tmp_path_factory) -> Path:
 
 
 def test_images_are_close_to_the_reference(python, tiny_base, tmp_path):
-    command = [python, "-c", CODE, tiny_base, tmp_path / "images.npy", tmp_path / "cache"]
+    command = [python, Path(__file__).with_name("openvino_images.py"), tiny_base, tmp_path / "images.npy", tmp_path / "cache"]
     subprocess.run(command, check=True, env={"PATH": os.environ["PATH"], "HOME": str(tmp_path)})
     assert list((tmp_path / "cache/graphs").rglob("*.blob")), "nothing was kept of compiling"
     bundle = open_bundle(tiny_base, runtime=Runtime(intra_op_threads=1))

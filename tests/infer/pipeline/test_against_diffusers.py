@@ -6,15 +6,18 @@ import numpy as np
 import pytest
 import torch
 from atelier_contracts import names
-from atelier_infer.engine.denoising_state import DenoisingState, SamplingParams, WeightedAdapter
+from atelier_infer.engine.denoising_state import DenoisingState, SamplingParams
 from atelier_infer.engine.denoising_step import DenoisingStep
 from atelier_infer.onnx.providers import Runtime
+from atelier_infer.pipeline.adapter import WeightedAdapter
 from atelier_infer.pipeline.bundle import open_bundle
 from atelier_infer.pipeline.noise import initial_noise
 from atelier_infer.pipeline.schedulers import NoiseSchedule, make_scheduler
-from atelier_trainer.export.adapter import inject_lora, save_weights
+from atelier_trainer.adapter_formats.adapter_weights import LoraPair
+from atelier_trainer.export.adapter import inject_lora, lora_pairs, save_weights
 from atelier_trainer.export.bundle import export_bundle
 from atelier_trainer.export.manifests import write_adapter_manifest
+from atelier_trainer.families.sd import SD
 from diffusers import (
     AutoencoderKL,
     DDIMScheduler,
@@ -102,13 +105,12 @@ def pipeline_and_bundle(tmp_path_factory):
     torch.set_num_threads(1)  # the graphs are tiny
     pipeline, folder = tiny_pipeline(), tmp_path_factory.mktemp("exported")
     pipeline.set_progress_bar_config(disable=True)
-    manifest = export_bundle(pipeline, folder, base="tiny", revision=None, source="0" * 64)
+    manifest = export_bundle(pipeline, SD, folder, base="tiny", revision=None, source="0" * 64)
     for parameter in inject_lora(pipeline.unet, RANK, ALPHA):
         torch.nn.init.normal_(parameter, std=0.3)
     adapter = tmp_path_factory.mktemp("adapter")
     weights = save_weights(pipeline.unet, adapter)
-    targets = tuple(manifest.lora_targets)
-    write_adapter_manifest(weights, manifest, rank=RANK, alpha=ALPHA, targets=targets, run_id="r", dataset_digest="d" * 64)
+    write_adapter_manifest(weights, manifest, lora_pairs(pipeline.unet), run_id="r", dataset_digest="d" * 64)
     yield (
         pipeline,
         pipeline.scheduler.config,
@@ -176,7 +178,7 @@ def test_the_exported_schedule_is_read(pipeline_and_bundle):
     products = pipeline.scheduler.alphas_cumprod.numpy()
     np.testing.assert_allclose(bundle.schedule.alphas_cumprod(), products, rtol=1e-6)
     assert json.loads(bundle.schedule.model_dump_json())["prediction_type"] == "v_prediction"
-    assert names.LORA_SCALE in {item.name for item in bundle.unet.get_inputs()}
+    assert "attention.lora_scale" in {item.name for item in bundle.unet.get_inputs()}
 
 
 @pytest.mark.parametrize("guidance", [1.0, 4.0])
@@ -198,29 +200,23 @@ def test_several_adapters_in_one_batch_are_torch_peft_one_by_one(pipeline_and_bu
     loaded = {}
     for rank in (4, 8, 16):
         name = f"rank {rank}"
-        targets = sorted(bundle.manifest.lora_targets)
-        pipeline.unet.add_adapter(LoraConfig(r=rank, lora_alpha=2 * rank, target_modules=targets), name.replace(" ", "_"))
+        known = [layer for group in bundle.manifest.lora["unet"].values() for layer in group]
+        pipeline.unet.add_adapter(LoraConfig(r=rank, lora_alpha=2 * rank, target_modules=known), name.replace(" ", "_"))
         pipeline.unet.set_adapter(name.replace(" ", "_"))
         torch.manual_seed(rank)
-        tensors = {}
-        for layer in targets:
-            module = pipeline.unet.get_submodule(layer)
+        tensors, pairs = {}, {}
+        for layer in known:
+            module, weights = pipeline.unet.get_submodule(layer), []
             for half in "AB":
                 parameter = getattr(module, f"lora_{half}")[name.replace(" ", "_")].weight
-                torch.nn.init.normal_(parameter, std=0.2)
-                tensors[f"unet.{layer}.lora_{half}.weight"] = parameter.detach().numpy().copy()
+                torch.nn.init.normal_(parameter, std=0.1)
+                weights.append(parameter.detach().clone())
+                tensors[f"unet.{layer}.lora_{half}.weight"] = weights[-1].numpy()
+            pairs[f"unet.{layer}"] = LoraPair(*weights, alpha=2.0 * rank)
         folder = tmp_path / name
         folder.mkdir()
         save_file(tensors, folder / names.WEIGHTS_FILE)
-        write_adapter_manifest(
-            folder / names.WEIGHTS_FILE,
-            bundle.manifest,
-            rank=rank,
-            alpha=2.0 * rank,
-            targets=tuple(targets),
-            run_id="r",
-            dataset_digest="d" * 64,
-        )
+        write_adapter_manifest(folder / names.WEIGHTS_FILE, bundle.manifest, pairs, run_id="r", dataset_digest="d" * 64)
         loaded[rank] = read_adapter(folder, bundle.manifest)
     mixes = [
         {4: 1.0},

@@ -9,14 +9,14 @@ from atelier_infer.errors import BundleError
 from atelier_infer.onnx.providers import Runtime
 from atelier_infer.pipeline.bundle import open_bundle
 
-from ..tiny_bundle import SCHEDULE, build_bundle, write_manifest
+from ..tiny_bundle import LORA, SCHEDULE, TARGETS, TOKENIZER_FILE, build_bundle, write_manifest
 
 
 def test_an_opened_bundle(bundle):
     opened = open_bundle(bundle[0], runtime=Runtime(intra_op_threads=1))
     assert opened.digest == bundle[1].digest()
-    assert opened.no_adapter["mid.to_q.lora_A"].shape == (4, 0)
-    assert opened.no_adapter["mid.to_q.lora_B"].shape == (0, 6)
+    none = opened.lora.arrays([])
+    assert {name: array.shape for name, array in none.items()} == {"attention.lora_A": (10, 0), "attention.lora_B": (10, 0)}
     assert opened.unet.get_providers() == ["CPUExecutionProvider"]
 
 
@@ -29,15 +29,16 @@ def test_an_opened_bundle(bundle):
         ({}, {"prediction_type": "v_prediction"}, "prediction_type is epsilon.*and v_prediction"),
         ({"native_size_px": 40}, {}, "native_size_px must be a multiple"),
         ({"vae_factor": 5}, {}, "of vae_factor"),
+        ({"family": "sdxl"}, {}, "family sdxl has the parts unet, text_encoder, text_encoder_2; received text_encoder, unet"),
         (
-            {"lora_targets": {"mid.to_q": (4, 6)}},
+            {"lora": LORA | {"unet": {}}},
             {},
-            r"unet.onnx: its inputs.*missing nothing; unknown mid.to_out.0.lora_A tensor\(float\)",
+            r"unet.onnx: its inputs.*missing nothing; unknown attention.lora_A tensor\(float\)",
         ),
         (
-            {"lora_targets": {"mid.to_q": (4, 6), "mid.to_out.0": (6, 4), "up.to_q": (4, 4)}},
+            {"lora": LORA | {"unet": {"attention": TARGETS, "feed_forward": {"up.ff": (4, 4, 1)}}}},
             {},
-            r"missing up.to_q.lora_A tensor\(float\), up.to_q.lora_B tensor\(float\); unknown nothing",
+            r"missing feed_forward.lora_A tensor\(float\), feed_forward.lora_B.*unknown nothing",
         ),
     ],
 )
@@ -47,7 +48,7 @@ def test_refusals(tmp_path, manifest, schedule, message):
         open_bundle(tmp_path, runtime=Runtime(intra_op_threads=1))
 
 
-@pytest.mark.parametrize("file", [names.TOKENIZER_FILE, names.UNET_FILE, names.VAE_DECODER_FILE])
+@pytest.mark.parametrize("file", [TOKENIZER_FILE, names.UNET_FILE, names.VAE_DECODER_FILE])
 def test_files_that_cannot_be_read(tmp_path, file):
     build_bundle(tmp_path)
     (tmp_path / file).write_bytes(b"nonsense")
@@ -84,4 +85,11 @@ def test_an_input_of_another_type_is_refused(tmp_path):
     onnx.save(model, tmp_path / names.VAE_DECODER_FILE)
     write_manifest(tmp_path)
     with pytest.raises(BundleError, match=r"vae_decoder.onnx"):
+        open_bundle(tmp_path, runtime=Runtime(intra_op_threads=1))
+
+
+def test_a_bundle_of_the_first_format_says_what_to_do(tmp_path):
+    build_bundle(tmp_path)
+    (tmp_path / names.BUNDLE_FILE).write_text(json.dumps({"format": 1, "base": "x"}))
+    with pytest.raises(BundleError, match=r"has format 1, which.*python -m atelier_trainer import WEIGHTS"):
         open_bundle(tmp_path, runtime=Runtime(intra_op_threads=1))

@@ -1,6 +1,7 @@
 """Token ids are those of CLIPTokenizer."""
 
 import pytest
+from atelier_contracts.manifests import TextEncoder
 from atelier_infer.pipeline.tokenizer import PromptTokenizer
 from tokenizers import Tokenizer
 from transformers import CLIPTokenizer
@@ -25,15 +26,18 @@ def clip() -> CLIPTokenizer:
     return CLIPTokenizer(vocab=words, merges=merges, model_max_length=TEXT_TOKENS, pad_token="!")
 
 
+def prompt_tokenizer(tokenizer: Tokenizer, pad_token_id: int) -> PromptTokenizer:
+    encoder = TextEncoder(graph="x.onnx", tokenizer="x.json", tokens=TEXT_TOKENS, pad_token_id=pad_token_id)
+    return PromptTokenizer([(tokenizer, encoder)])
+
+
 @pytest.mark.parametrize("prompt", PROMPTS)
 def test_ids_are_cliptokenizers(clip, prompt, tmp_path):
     clip.backend_tokenizer.save(str(tmp_path / "tokenizer.json"))
-    reader = PromptTokenizer(
-        Tokenizer.from_file(str(tmp_path / "tokenizer.json")), text_tokens=TEXT_TOKENS, pad_token_id=clip.pad_token_id
-    )
+    reader = prompt_tokenizer(Tokenizer.from_file(str(tmp_path / "tokenizer.json")), clip.pad_token_id)
     expected = clip(prompt, padding="max_length", truncation=True, max_length=TEXT_TOKENS).input_ids
     found = reader.encode(prompt)
-    assert found.ids.tolist() == expected
+    assert [ids.tolist() for ids in found.ids] == [expected]
     assert found.dropped == max(0, len(clip(prompt).input_ids) - TEXT_TOKENS)
 
 
@@ -41,6 +45,6 @@ def test_lengths_kept_in_the_file_do_not_count():
     left_over = tokenizer()
     left_over.enable_truncation(3)
     left_over.enable_padding(length=40)
-    ids = PromptTokenizer(left_over, text_tokens=TEXT_TOKENS, pad_token_id=0).encode("cat cat cat").ids
+    (ids,) = prompt_tokenizer(left_over, 0).encode("cat cat cat").ids
     assert ids.shape == (TEXT_TOKENS,)
     assert (ids != 0).sum() == 5

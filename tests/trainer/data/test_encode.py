@@ -51,7 +51,7 @@ def encode(base: BaseModel, images: ImageDataset, augmentation: Augmentation, fo
 def forbid_encoding(monkeypatch):
     def forbid():
         monkeypatch.setattr(BaseModel, "load_vae", lambda _: pytest.fail("encoded again"))
-        monkeypatch.setattr(BaseModel, "load_text_encoder", lambda _: pytest.fail("encoded again"))
+        monkeypatch.setattr(BaseModel, "load_text_encoder", lambda *_: pytest.fail("encoded again"))
 
     return forbid
 
@@ -69,7 +69,8 @@ def test_cached_mean_and_std_are_those_of_the_vae(small, images, tmp_path, flip,
 
 def test_cached_states_are_those_of_the_text_encoder(small, images, tmp_path):
     captions = encoder(small, tmp_path).encode_captions(images.captions)
-    expected = text_states(small.load_tokenizer(), small.load_text_encoder(), ["", images.captions[2]])
+    (part,) = small.family.text_encoders
+    expected = text_states(small.load_tokenizer(part), small.load_text_encoder(part), ["", images.captions[2]])
     torch.testing.assert_close(captions.of_images(torch.tensor([2]))[0], expected[1], atol=1e-5, rtol=1e-4)
     torch.testing.assert_close(captions.empty, expected[0], atol=1e-5, rtol=1e-4)
 

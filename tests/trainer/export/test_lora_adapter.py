@@ -4,8 +4,8 @@ import pytest
 import torch
 from atelier_contracts import names
 from atelier_trainer.export import adapter
-from atelier_trainer.export.lora_inputs import ATTENTION_LAYERS, lora_layers
 from atelier_trainer.export.manifests import write_adapter_manifest
+from atelier_trainer.families.lora_layers import layers_by_ending, unet_lora_layers
 from diffusers import StableDiffusionPipeline, UNet2DConditionModel
 from safetensors import safe_open
 
@@ -35,9 +35,9 @@ def step(unet):
 
 
 def test_injecting_trains_lora_alone_and_changes_no_output(pipeline):
-    plain = step(pipeline.unet)
+    plain, before = step(pipeline.unet), len(layers_by_ending(pipeline.unet, adapter.ATTENTION_LAYERS))
     parameters = adapter.inject_lora(pipeline.unet, rank=4, alpha=4.0)
-    assert len(parameters) == 2 * len(lora_layers(pipeline.unet, [f"{name}.base_layer" for name in ATTENTION_LAYERS]))
+    assert len(parameters) == 2 * before
     assert all(parameter.dtype == torch.float32 for parameter in parameters)
     torch.testing.assert_close(step(pipeline.unet), plain, rtol=0, atol=0)
 
@@ -65,9 +65,10 @@ def test_weights_have_diffusers_names(pipeline, tmp_path):
 def test_the_manifest_describes_the_weights(pipeline, bundle, tmp_path):
     adapter.inject_lora(pipeline.unet, rank=2, alpha=3.0)
     weights = adapter.save_weights(pipeline.unet, tmp_path)
-    manifest = write_adapter_manifest(
-        weights, bundle[1], rank=2, alpha=3.0, targets=tuple(bundle[1].lora_targets), run_id="r", dataset_digest="a" * 64
-    )
+    pairs = adapter.lora_pairs(pipeline.unet)
+    manifest = write_adapter_manifest(weights, bundle[1], pairs, run_id="r", dataset_digest="a" * 64)
+    assert {(layer.rank, layer.alpha) for layer in manifest.layers.values()} == {(2, 3.0)}
+    assert set(manifest.layers) == {f"unet.{layer}" for layer in bundle[1].lora["unet"]["attention"]}
     assert manifest.bundle_digest == bundle[1].digest()
     assert (tmp_path / names.ADAPTER_FILE).exists()
     assert str(tmp_path) not in (tmp_path / names.ADAPTER_FILE).read_text()
@@ -75,9 +76,7 @@ def test_the_manifest_describes_the_weights(pipeline, bundle, tmp_path):
     changed = write_adapter_manifest(
         adapter.save_weights(pipeline.unet, tmp_path),
         bundle[1],
-        rank=2,
-        alpha=3.0,
-        targets=tuple(bundle[1].lora_targets),
+        adapter.lora_pairs(pipeline.unet),
         run_id="r",
         dataset_digest="a" * 64,
     )
@@ -86,7 +85,7 @@ def test_the_manifest_describes_the_weights(pipeline, bundle, tmp_path):
 
 def share(unet, rank):
     """Parameters of an adapter on the attention over those of the whole UNet: the merged file in the same dtype."""
-    adapters = sum(rank * (layer.in_features + layer.out_features) for layer in lora_layers(unet).values())
+    adapters = sum(rank * (layer.in_features + layer.out_features) for layer in unet_lora_layers(unet)["attention"].values())
     return adapters / sum(parameter.numel() for parameter in unet.parameters())
 
 

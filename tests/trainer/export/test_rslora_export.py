@@ -27,17 +27,17 @@ def test_manifest_weights_file_and_merged_graph_agree(small, small_base):
     assert result.version == 1
     folder = Path(options.output.output_dir)
     manifest = AdapterManifest.model_validate_json((folder / names.ADAPTER_FILE).read_text())
-    assert manifest.alpha / manifest.rank == pytest.approx(3.0 / 2.0)
-    assert {layer.rpartition(".attn")[2] for layer in manifest.targets} == {"2.to_k", "1.to_v", "2.to_v"}
+    assert all(layer.alpha / layer.rank == pytest.approx(3.0 / 2.0) for layer in manifest.layers.values())
+    assert {name.rpartition(".attn")[2] for name in manifest.layers} == {"2.to_k", "1.to_v", "2.to_v"}
     plain, stock = (StableDiffusionPipeline.from_pretrained(small_base, safety_checker=None) for _ in range(2))
     stock.load_lora_weights(folder)
     generator = torch.Generator().manual_seed(0)
     sample, states = torch.randn(1, 4, 8, 8, generator=generator), torch.randn(1, 16, 16, generator=generator)
     weights = load_file(folder / names.WEIGHTS_FILE)
-    for layer in manifest.targets:
-        module = plain.unet.get_submodule(layer)
-        a, b = (weights[f"unet.{layer}.lora_{side}.weight"] for side in "AB")
-        module.weight.data += manifest.alpha / manifest.rank * b @ a
+    for name, layer in manifest.layers.items():
+        module = plain.unet.get_submodule(name.removeprefix("unet."))
+        a, b = (weights[f"{name}.lora_{side}.weight"] for side in "AB")
+        module.weight.data += layer.alpha / layer.rank * b @ a
     with torch.inference_mode():
         expected = plain.unet(sample, 300, states).sample
         torch.testing.assert_close(stock.unet(sample, 300, states).sample, expected, rtol=1e-4, atol=1e-5)

@@ -7,7 +7,7 @@ import torch
 from atelier_trainer.__main__ import main
 from atelier_trainer.base_model import load_base_model
 from atelier_trainer.config.option_groups import ModelOptions
-from atelier_trainer.export.lora_inputs import lora_layers
+from atelier_trainer.families.lora_layers import unet_lora_layers
 from atelier_trainer.synthetic import random_base
 from diffusers import StableDiffusionPipeline
 
@@ -22,7 +22,7 @@ def test_the_sizes_are_the_published_ones(architecture):
     with torch.device("meta"):
         parts = random_base.build_parts(architecture, (0, 1, 1))
     assert {name: sum(p.numel() for p in part.parameters()) for name, part in parts.items()} == PUBLISHED[architecture]
-    assert len(lora_layers(parts["unet"])) == 128
+    assert len(unet_lora_layers(parts["unet"])["attention"]) == 128
 
 
 def test_the_command_writes_a_folder_that_loads(tmp_path, monkeypatch, capsys):

@@ -7,11 +7,10 @@ from dataclasses import replace
 from pathlib import Path
 
 from atelier_contracts import names
-from atelier_contracts.manifests import BundleManifest
 
 from atelier_infer.engine.memory_budget import MemoryBudget
 from atelier_infer.onnx.providers import Runtime
-from atelier_infer.pipeline.bundle import Bundle, open_bundle
+from atelier_infer.pipeline.bundle import Bundle, open_bundle, parse_bundle_manifest
 from atelier_infer.pipeline.memory_model import MemoryModel
 
 
@@ -43,7 +42,7 @@ class BundleOpener:
             ProviderError, BundleError: see `bundle.open_bundle` and `memory_profiler.MemoryProfiler`.
         """
         memory = self._memory
-        manifest = BundleManifest.model_validate_json((folder / names.BUNDLE_FILE).read_bytes())
+        manifest = parse_bundle_manifest((folder / names.BUNDLE_FILE).read_bytes(), f"bundle in {folder.name}")
         digest = manifest.digest()
         memory.check_bundle(digest, sum((folder / file).stat().st_size for file in manifest.files))
         # while one base model is in use, the next one is measured in half of the free memory

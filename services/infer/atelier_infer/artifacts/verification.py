@@ -6,18 +6,11 @@ from pathlib import Path
 
 from atelier_contracts import names
 from atelier_contracts.identifiers import parse_file_name
-from atelier_contracts.manifests import AdapterManifest, BundleManifest, file_sha256
+from atelier_contracts.manifests import AdapterManifest, file_sha256, outdated_format
 from pydantic import ValidationError
 
 from atelier_infer.errors import AdapterError, BundleError, BundleMismatchError, CorruptFileError
-
-REQUIRED_BUNDLE_FILES = {
-    names.TEXT_ENCODER_FILE,
-    names.UNET_FILE,
-    names.VAE_DECODER_FILE,
-    names.TOKENIZER_FILE,
-    names.SCHEDULER_FILE,
-}
+from atelier_infer.pipeline.bundle import parse_bundle_manifest
 
 
 def parse_adapter_manifest(text: bytes, where: str) -> AdapterManifest:
@@ -29,7 +22,8 @@ def parse_adapter_manifest(text: bytes, where: str) -> AdapterManifest:
     try:
         return AdapterManifest.model_validate_json(text)
     except ValidationError as error:
-        raise AdapterError(f"{where}: {names.ADAPTER_FILE} is not an adapter manifest: {error}") from error
+        reason = outdated_format(text) or f"it is not an adapter manifest: {error}"
+        raise AdapterError(f"{where}: {names.ADAPTER_FILE}: {reason}") from error
 
 
 def check_bundle(folder: Path, digest: str) -> list[str]:
@@ -39,13 +33,12 @@ def check_bundle(folder: Path, digest: str) -> list[str]:
         BundleError, BundleMismatchError, CorruptFileError: the files are not those of the digest.
     """
     where = f"bundle {digest}"
-    try:
-        manifest = BundleManifest.model_validate_json((folder / names.BUNDLE_FILE).read_bytes())
-    except ValidationError as error:
-        raise BundleError(f"{where}: {names.BUNDLE_FILE} is not a bundle manifest: {error}") from error
+    manifest = parse_bundle_manifest((folder / names.BUNDLE_FILE).read_bytes(), where)
     if manifest.digest() != digest:
         raise BundleMismatchError("the registry's bundle", expected=digest, received=manifest.digest())
-    if missing := REQUIRED_BUNDLE_FILES - set(manifest.files):
+    required = {names.UNET_FILE, names.VAE_DECODER_FILE, names.SCHEDULER_FILE}
+    required |= {file for encoder in manifest.text_encoders.values() for file in (encoder.graph, encoder.tokenizer)}
+    if missing := required - set(manifest.files):
         raise BundleError(f"{where}: {names.BUNDLE_FILE} does not list {', '.join(sorted(missing))}; export the bundle again")
     for file, sha256 in manifest.files.items():
         check_file(where, folder / parse_file_name(file), sha256)

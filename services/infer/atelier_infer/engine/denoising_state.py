@@ -4,26 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
 from atelier_infer.arrays import Array
 from atelier_infer.engine.denoising_task import DenoisingTask
 from atelier_infer.errors import NonFiniteError
-from atelier_infer.pipeline.adapter import Adapter
+from atelier_infer.families.family import Conditioning
+from atelier_infer.pipeline.adapter import WeightedAdapter
 from atelier_infer.pipeline.bundle import Bundle
 from atelier_infer.pipeline.noise import initial_noise
 from atelier_infer.pipeline.schedulers import SchedulerName, make_scheduler
+from atelier_infer.pipeline.tokenizer import TokenIds
 from atelier_infer.pipeline.vae_decode import Pixels, decode
-
-
-class WeightedAdapter(NamedTuple):
-    """`weight` multiplies the adapter's own scale."""
-
-    adapter: Adapter
-    weight: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -31,15 +24,14 @@ class SamplingParams:
     """A checked request with every default filled in.
 
     Attributes:
-        prompt: int64 [s], token ids.
-        negative: int64 [s]; not read when guidance_scale is 1 or less.
+        negative: not read when guidance_scale is 1 or less.
         width: px, a multiple of the bundle's size_multiple_px.
         height: px, likewise.
         guidance_until: fraction of the steps with guidance, in [0, 1]; rounded up to whole steps.
     """
 
-    prompt: NDArray[np.int64]
-    negative: NDArray[np.int64]
+    prompt: TokenIds
+    negative: TokenIds
     steps: int
     guidance_scale: float
     seed: int
@@ -57,8 +49,7 @@ class SamplingParams:
 class DenoisingState(DenoisingTask):
     """The latents of one image between two steps.
 
-    Notation: b rows (2 while guided: negative, then prompt; else 1), s text tokens, d text width, c latent channels, h and w
-    latent height and width, r sum of the adapters' ranks.
+    Notation: b rows (2 while guided: negative, then prompt; else 1), c latent channels, h and w latent height and width.
 
     Attributes:
         adapters: none for the base model, several for a blend.
@@ -70,7 +61,7 @@ class DenoisingState(DenoisingTask):
     def __init__(self, bundle: Bundle, adapters: Sequence[WeightedAdapter], params: SamplingParams) -> None:
         super().__init__()
         self.bundle, self.adapters, self.params, self._index = bundle, tuple(adapters), params, 0
-        self._ranks = {adapter.digest: adapter.manifest.rank for adapter, _ in self.adapters}
+        self._ranks = {adapter.digest: adapter.unet_rank for adapter, _ in self.adapters}
         self._scheduler = make_scheduler(params.scheduler, bundle.schedule, params.steps, params.seed)
 
     @property
@@ -101,15 +92,18 @@ class DenoisingState(DenoisingTask):
     def prepare(self) -> None:
         """Encodes the prompts and generates the initial noise."""
         params, manifest = self.params, self.bundle.manifest
-        texts = [params.negative, params.prompt] if params.guided_steps else [params.prompt]
-        self._embeddings = np.stack([self.bundle.text_embeddings.get(ids) for ids in texts])  # [1 or 2, s, d]
+        size = params.width, params.height
+        rows = [self.bundle.conditioning(params.prompt, self.adapters, *size)]
+        if params.guided_steps:
+            rows.insert(0, self.bundle.conditioning(params.negative, self.adapters, *size, negative=True))
+        self._conditioning = {name: np.concatenate([row[name] for row in rows]) for name in rows[0]}
         height, width = params.height // manifest.vae_factor, params.width // manifest.vae_factor
         noise = initial_noise(params.seed, manifest.latent_channels, height, width)
         self.sample = noise * np.float32(self._scheduler.init_noise_sigma)
 
-    def text_embeddings(self) -> Array:
-        """float32 [b, s, d] for the next step."""
-        return self._embeddings[-self.rows :]
+    def conditioning(self) -> Conditioning:
+        """Of the next step, with a first dimension of b."""
+        return {name: array[-self.rows :] for name, array in self._conditioning.items()}
 
     def model_input(self) -> Array:
         """float32 [b, c, h, w] for the next step."""

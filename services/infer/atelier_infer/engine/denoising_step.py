@@ -6,23 +6,20 @@ Notation: b rows of all images, c latent channels, h and w latent height and wid
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
-from atelier_contracts import names
 
 from atelier_infer.arrays import Array
-from atelier_infer.engine.denoising_state import DenoisingState, SamplingParams, WeightedAdapter
+from atelier_infer.engine.denoising_state import DenoisingState, SamplingParams
 from atelier_infer.errors import GenerationError, OutOfMemoryError
 from atelier_infer.onnx.session import Feeds, run_graph
-from atelier_infer.pipeline.adapter import Adapter
+from atelier_infer.pipeline.adapter import Adapter, WeightedAdapter
 from atelier_infer.pipeline.bundle import Bundle
+from atelier_infer.pipeline.lora_layout import LoraLayout
 
 MAX_CACHED = 2
 """Combinations of adapters whose concatenated arrays are cached; a combination usually takes many steps in a row."""
-
-BY_ROW = {names.LORA_SCALE, "sample", "timestep", "encoder_hidden_states"}
-"""Inputs whose first dimension is b."""
 
 States = Sequence[DenoisingState]
 
@@ -68,7 +65,7 @@ class DenoisingStep:
             OutOfMemoryError: no image has taken the step.
         """
         try:
-            outputs = self._run_unet(states, self._feeds(states))
+            outputs = self._run_unet(states, *self._feeds(states))
         except GenerationError as error:
             if len(states) == 1:
                 return [error]
@@ -88,69 +85,64 @@ class DenoisingStep:
                 errors.append(None)
         return errors
 
-    def _feeds(self, states: States) -> Feeds:
+    def _feeds(self, states: States) -> tuple[Feeds, Feeds]:
+        """By row, and those of the adapters, which all rows share."""
         rows = [state.rows for state in states]
         used = {adapter.digest: adapter for state in states for adapter, _ in state.adapters}
         adapters = {digest: used[digest] for digest in sorted(used)}  # so that sums do not depend on the order of arrival
-        return {
-            **self._adapter_feeds(states[0].bundle, adapters),
-            names.LORA_SCALE: lora_scale(states, adapters),
+        lora, conditionings = states[0].bundle.lora, [state.conditioning() for state in states]
+        parts = [adapter.parts.get("unet", {}) for adapter in adapters.values()]
+        by_row: Feeds = {
+            **lora.scales(parts, _weights_by_row(states, list(adapters))),
             "sample": np.concatenate([state.model_input() for state in states]),
             "timestep": np.repeat(np.array([state.timestep() for state in states], np.float32), rows),
-            "encoder_hidden_states": np.concatenate([state.text_embeddings() for state in states]),
+            **{name: np.concatenate([one[name] for one in conditionings]) for name in conditionings[0]},
         }
+        return by_row, self._adapter_feeds(lora, adapters)
 
-    def _run_unet(self, states: States, feeds: Feeds) -> Array:
+    def _run_unet(self, states: States, by_row: Feeds, shared: Feeds) -> Array:
         """float32 [b, c, h, w]. Runs all rows at once or one after another, which changes nothing but rounding."""
         rows, unet = _total_rows(states), states[0].bundle.unet
         try:
             if self._max_rows(states) >= rows:
-                return run_graph(unet, feeds, shrink=self._shrink_after(states, rows))
+                return run_graph(unet, by_row | shared, shrink=self._shrink_after(states, rows))[0]
         except OutOfMemoryError:
             self._record_out_of_memory(states, rows)
             if rows == 1 or len(states) > 1:
                 raise
         shrink, outputs = self._shrink_after(states, 1), list[Array]()
         for row in range(rows):
-            row_feeds = {name: array[row : row + 1] if name in BY_ROW else array for name, array in feeds.items()}
+            own = {name: array[row : row + 1] for name, array in by_row.items()}
             try:
-                outputs.append(run_graph(unet, row_feeds, shrink=shrink))
+                outputs += run_graph(unet, own | shared, shrink=shrink)
             except OutOfMemoryError:
                 self._record_out_of_memory(states, 1)
                 raise
         return np.concatenate(outputs)
 
-    def _adapter_feeds(self, bundle: Bundle, adapters: dict[str, Adapter]) -> Feeds:
-        """A [in, r] and B [r, out] of every target, the adapters concatenated along r."""
-        if not adapters:
-            return dict(bundle.no_adapter)
-        if len(adapters) == 1:
-            return dict(next(iter(adapters.values())).feeds)
+    def _adapter_feeds(self, lora: LoraLayout, adapters: dict[str, Adapter]) -> Feeds:
+        """A and B of every group, the adapters concatenated along r."""
+        parts = [adapter.parts.get("unet", {}) for adapter in adapters.values()]
+        if len(parts) < 2:
+            return dict(lora.arrays(parts))
         key = tuple(adapters)
         if key not in self._concatenated:
-            feeds: Feeds = {}
-            for layer in bundle.manifest.lora_targets:
-                for name, axis in zip(names.lora_inputs(layer), (1, 0), strict=True):
-                    feeds[name] = np.concatenate([adapter.feeds[name] for adapter in adapters.values()], axis=axis)
-            self._concatenated[key] = feeds
+            self._concatenated[key] = dict(lora.arrays(parts))
             if len(self._concatenated) > MAX_CACHED:
                 self._concatenated.popitem(last=False)
         self._concatenated.move_to_end(key)
         return self._concatenated[key]
 
 
-def lora_scale(states: States, adapters: dict[str, Adapter]) -> Array:
-    """float32 [b, 1, r]: a row holds the image's scales in the blocks of its own adapters, and 0 elsewhere."""
-    ends = dict(zip(adapters, np.cumsum([adapter.manifest.rank for adapter in adapters.values()]).tolist(), strict=True))
-    scales = np.zeros((_total_rows(states), 1, max(ends.values(), default=0)), np.float32)
-    start = 0
+def _weights_by_row(states: States, adapters: Sequence[str]) -> Iterator[dict[int, float]]:
+    """Per batch row the weight of each of its adapters, by the adapter's position."""
     for state in states:
+        weights: dict[int, float] = {}
         for adapter, weight in state.adapters:
-            end = ends[adapter.digest]
-            # added, because a blend may name one adapter twice
-            scales[start : start + state.rows, :, end - adapter.manifest.rank : end] += adapter.scale * weight
-        start += state.rows
-    return scales
+            position = adapters.index(adapter.digest)
+            weights[position] = weights.get(position, 0.0) + weight  # a blend may name one adapter twice
+        for _ in range(state.rows):
+            yield weights
 
 
 def probe(bundle: Bundle, adapter: Adapter) -> None:

@@ -22,14 +22,13 @@ from typing import Any
 
 import numpy as np
 from atelier_contracts import names
-from atelier_contracts.manifests import BundleManifest
 from pydantic import ValidationError
 
 from atelier_infer.engine.malloc import return_large_blocks
 from atelier_infer.errors import BundleError
 from atelier_infer.onnx.providers import Runtime
 from atelier_infer.onnx.session import Feeds, run_graph
-from atelier_infer.pipeline.bundle import Bundle, open_bundle
+from atelier_infer.pipeline.bundle import Bundle, open_bundle, parse_bundle_manifest
 from atelier_infer.pipeline.memory_model import MemoryModel, fit
 
 log = logging.getLogger(__name__)
@@ -73,7 +72,7 @@ class MemoryProfiler:
         """
         if self.runtime.provider == "cuda":
             return None
-        digest = BundleManifest.model_validate_json((folder / names.BUNDLE_FILE).read_bytes()).digest()
+        digest = parse_bundle_manifest((folder / names.BUNDLE_FILE).read_bytes(), f"bundle in {folder.name}").digest()
         cached = self._cache_file(digest)
         if cached:
             try:
@@ -152,20 +151,19 @@ def measure(bundle: Bundle, before: int, *, max_side_px: int, seconds: float, li
     multiple, native = manifest.size_multiple_px, manifest.native_size_px
     rounded = {max(multiple, int(native * ratio) // multiple * multiple) for ratio in RATIOS}
     sides = [side for side in sorted(rounded) if side <= max_side_px] or [multiple]
-    embeddings = bundle.text_embeddings.get(bundle.tokenizer.encode("").ids)
-    adapter = {
-        name: np.zeros((inner, RANK) if name.endswith("A") else (RANK, outer), np.float32)
-        for layer, (inner, outer) in manifest.lora_targets.items()
-        for name in names.lora_inputs(layer)
-    }
+    ids = bundle.tokenizer.encode("").ids
+    part = bundle.lora.uniform(RANK)
+    adapter = bundle.lora.arrays([part])
 
     def step(rows: int, side: int) -> None:
         latent = side // manifest.vae_factor
-        feeds: Feeds = adapter | {
-            names.LORA_SCALE: np.ones((rows, 1, RANK), np.float32),
+        conditioning = bundle.conditioning(ids, (), side, side)
+        feeds: Feeds = {
             "sample": np.zeros((rows, manifest.latent_channels, latent, latent), np.float32),
             "timestep": np.full(rows, 500.0, np.float32),
-            "encoder_hidden_states": np.repeat(embeddings[np.newaxis], rows, axis=0),
+            **{name: np.repeat(array, rows, axis=0) for name, array in conditioning.items()},
+            **adapter,
+            **bundle.lora.scales([part], [{0: 1.0}] * rows),
         }
         run_graph(bundle.unet, feeds, shrink=True)
 

@@ -12,8 +12,9 @@ from starlette.concurrency import run_in_threadpool
 
 from atelier_infer.aliases.alias_tracker import AliasTracker, VersionSelector
 from atelier_infer.artifacts.version_loader import Version, VersionLoader
-from atelier_infer.engine.denoising_state import SamplingParams, WeightedAdapter
+from atelier_infer.engine.denoising_state import SamplingParams
 from atelier_infer.errors import BlendError, VersionChangedError
+from atelier_infer.pipeline.adapter import WeightedAdapter
 from atelier_infer.pipeline.bundle import Bundle
 
 

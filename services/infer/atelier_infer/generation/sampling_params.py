@@ -64,7 +64,7 @@ class SamplingRules:
             "negative_prompt": bundle.tokenizer.encode(request.negative_prompt),
         }
         warnings = [
-            f"{name} truncated to {bundle.manifest.text_tokens} tokens: {encoded.dropped} dropped"
+            f"{name} truncated to {bundle.tokenizer.tokens} tokens: {encoded.dropped} dropped"
             for name, encoded in tokens.items()
             if encoded.dropped
         ]

@@ -15,7 +15,7 @@ class BoundSession:
     """Implements `session.Session`. Used by one thread.
 
     Args:
-        session: with one output.
+        session: of the graph.
         device: `cuda` or `cpu`.
 
     Attributes:

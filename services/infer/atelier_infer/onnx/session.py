@@ -26,11 +26,11 @@ OUT_OF_MEMORY = re.compile(
 """Messages of ONNX Runtime and its providers, which have no error code for this."""
 
 
-def run_graph(session: Session, feeds: Feeds, *, shrink: bool = False) -> Array:
-    """The single output of a graph, float32.
+def run_graph(session: Session, feeds: Feeds, *, shrink: bool = False) -> list[Array]:
+    """The outputs of a graph, in its order.
 
     Args:
-        session: of a graph with one output.
+        session: of the graph.
         feeds: array by input name.
         shrink: return the free memory of the session's arena afterwards; costs the next run some page faults.
 
@@ -43,7 +43,7 @@ def run_graph(session: Session, feeds: Feeds, *, shrink: bool = False) -> Array:
         options = ort.RunOptions()
         options.add_run_config_entry("memory.enable_memory_arena_shrinkage", "cpu:0")
     try:
-        (output,) = session.run(None, feeds, options) if options else session.run(None, feeds)
+        return session.run(None, feeds, options) if options else session.run(None, feeds)
     except Exception as error:  # ONNX Runtime's exceptions have no narrower common base
         if isinstance(error, MemoryError) or OUT_OF_MEMORY.search(str(error)):
             raise OutOfMemoryError(
@@ -52,5 +52,3 @@ def run_graph(session: Session, feeds: Feeds, *, shrink: bool = False) -> Array:
                 30,
             ) from error
         raise GraphError(f"ONNX Runtime failed: {error}") from error
-    result: Array = output
-    return result

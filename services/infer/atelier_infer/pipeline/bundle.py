@@ -1,35 +1,34 @@
-"""A base model in memory: three ONNX sessions, tokenizer and noise schedule."""
+"""A base model in memory: its ONNX sessions, tokenizers and noise schedule."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import onnxruntime as ort
 from atelier_contracts import names
-from atelier_contracts.manifests import BundleManifest
+from atelier_contracts.manifests import BundleManifest, outdated_format
 from pydantic import ValidationError
 from tokenizers import Tokenizer
 
-from atelier_infer.arrays import Array
 from atelier_infer.errors import BundleError
+from atelier_infer.families import FAMILIES
+from atelier_infer.families.family import Conditioning, Family
 from atelier_infer.onnx.providers import Runtime
 from atelier_infer.onnx.session import Session
+from atelier_infer.pipeline.adapter import WeightedAdapter
+from atelier_infer.pipeline.lora_layout import LoraLayout
 from atelier_infer.pipeline.memory_model import MemoryModel
 from atelier_infer.pipeline.schedulers import NoiseSchedule
-from atelier_infer.pipeline.text_embeddings import TextEmbeddingCache
-from atelier_infer.pipeline.tokenizer import PromptTokenizer
+from atelier_infer.pipeline.text_embeddings import TextEmbeddingCache, TextEncoderGraph
+from atelier_infer.pipeline.tokenizer import PromptTokenizer, TokenIds
 
 FLOATS, INTEGERS = "tensor(float)", "tensor(int64)"
 Signature = tuple[dict[str, str], dict[str, str]]
 """Inputs and outputs of a graph: name to type."""
 
-TEXT_ENCODER_SIGNATURE: Signature = {"input_ids": INTEGERS}, {"last_hidden_state": FLOATS}
-UNET_SIGNATURE: Signature = (
-    {"sample": FLOATS, "timestep": FLOATS, "encoder_hidden_states": FLOATS, names.LORA_SCALE: FLOATS},
-    {"out_sample": FLOATS},
-)
 VAE_DECODER_SIGNATURE: Signature = {"latents": FLOATS}, {"image": FLOATS}
 
 
@@ -37,28 +36,66 @@ VAE_DECODER_SIGNATURE: Signature = {"latents": FLOATS}, {"image": FLOATS}
 class Bundle:
     """Only the engine's thread uses text_embeddings and unet, and only the decoder's thread uses vae_decoder.
 
-    Notation: b batch, s text_tokens, d text width, c latent channels, h and w latent height and width, r rank.
+    Notation: b batch, c latent channels, h and w latent height and width.
 
     Attributes:
-        unet: sample float32 [b, c, h, w], timestep float32 [b], encoder_hidden_states float32 [b, s, d], lora_scale
-            float32 [b, 1, r], per target A float32 [in, r] and B float32 [r, out] → out_sample float32 [b, c, h, w].
+        unet: sample float32 [b, c, h, w], timestep float32 [b], the family's conditioning, and LoRA inputs → out_sample
+            float32 [b, c, h, w].
+        lora: layout of the UNet's LoRA inputs.
         vae_decoder: latents float32 [b, c, h, w], divided by latent_scale → image float32 [b, 3, h * vae_factor,
             w * vae_factor], about [-1, 1].
-        no_adapter: A and B of rank 0 for every target.
         decode_tile_px: longest side that is decoded whole.
         memory: None when it was not measured.
     """
 
     digest: str
     manifest: BundleManifest
+    family: Family
     schedule: NoiseSchedule
     tokenizer: PromptTokenizer
     text_embeddings: TextEmbeddingCache
     unet: Session
+    lora: LoraLayout
     vae_decoder: Session
-    no_adapter: dict[str, Array]
     decode_tile_px: int
     memory: MemoryModel | None = None
+
+    def conditioning(
+        self, ids: TokenIds, adapters: Sequence[WeightedAdapter], width: int, height: int, *, negative: bool = False
+    ) -> Conditioning:
+        """What one row of the UNet is conditioned on.
+
+        Args:
+            ids: of the text.
+            adapters: whose LoRA for the text encoders applies.
+            width: of the image in px.
+            height: of the image in px.
+            negative: whether the text is the negative prompt.
+
+        Raises:
+            GraphError: ONNX Runtime failed.
+        """
+        texts = self.text_embeddings.get(ids, adapters)
+        if negative and self.manifest.zero_empty_negative and _equal(ids, self.tokenizer.encode("").ids):
+            texts = {part: {name: np.zeros_like(array) for name, array in outputs.items()} for part, outputs in texts.items()}
+        return self.family.conditioning(texts, width, height)
+
+
+def _equal(ids: TokenIds, others: TokenIds) -> bool:
+    return all(np.array_equal(one, other) for one, other in zip(ids, others, strict=True))
+
+
+def parse_bundle_manifest(text: bytes, where: str) -> BundleManifest:
+    """`where` begins the error's message.
+
+    Raises:
+        BundleError: it is not a manifest that this release reads.
+    """
+    try:
+        return BundleManifest.model_validate_json(text)
+    except ValidationError as error:
+        reason = outdated_format(text) or f"it is not a bundle manifest: {error}"
+        raise BundleError(f"{where}: {names.BUNDLE_FILE}: {reason}") from error
 
 
 def open_bundle(folder: Path, *, runtime: Runtime, decode_tile_px: int = 768, memory: MemoryModel | None = None) -> Bundle:
@@ -74,7 +111,7 @@ def open_bundle(folder: Path, *, runtime: Runtime, decode_tile_px: int = 768, me
         ProviderError: a graph would run on another provider than the runtime's.
         BundleError: a graph's inputs or outputs differ from the contract, or a configuration is not supported.
     """
-    manifest = BundleManifest.model_validate_json((folder / names.BUNDLE_FILE).read_bytes())
+    manifest = parse_bundle_manifest((folder / names.BUNDLE_FILE).read_bytes(), f"bundle in {folder.name}")
     where = f"bundle {manifest.digest()}"
     try:
         schedule = NoiseSchedule.model_validate_json((folder / names.SCHEDULER_FILE).read_bytes())
@@ -91,38 +128,50 @@ def open_bundle(folder: Path, *, runtime: Runtime, decode_tile_px: int = 768, me
             f"{where}: native_size_px must be a multiple of size_multiple_px, and that of vae_factor; received "
             f"{manifest.native_size_px}, {manifest.size_multiple_px}, {manifest.vae_factor}"
         )
-    try:
-        tokenizer = Tokenizer.from_file(str(folder / names.TOKENIZER_FILE))
-    except Exception as error:  # the library raises bare Exception
-        raise BundleError(f"{where}: {names.TOKENIZER_FILE} cannot be read: {error}") from error
-    lora_inputs = {name: FLOATS for layer in manifest.lora_targets for name in names.lora_inputs(layer)}
+    family = FAMILIES[manifest.family]
     unet = names.FUSED_UNET_FILE if runtime.fuses and names.FUSED_UNET_FILE in manifest.files else names.UNET_FILE
+    layouts = {part: LoraLayout(groups) for part, groups in manifest.lora.items()}
+    if set(layouts) != {"unet", *manifest.text_encoders} or set(manifest.text_encoders) != set(family.text_outputs):
+        raise BundleError(
+            f"{where}: a base model of family {manifest.family} has the parts unet, {', '.join(family.text_outputs)}; received "
+            f"{', '.join(sorted(layouts | manifest.text_encoders))}; export the bundle again"
+        )
 
-    def open_session(file: str, signature: Signature, *, fp16: bool = False) -> ort.InferenceSession:
+    def open_session(file: str, part: str | None, signature: Signature, *, fp16: bool = False) -> ort.InferenceSession:
         session = runtime.session(folder / file, f"{manifest.digest()}-{file.removesuffix('.onnx')}", fp16=fp16)
-        _check_signature(file, session, signature)
+        inputs, outputs = signature
+        lora = {name: FLOATS for group in layouts[part].names.values() for name in group} if part else {}
+        _check_signature(file, session, (inputs | lora, outputs))
         return session
 
+    encoders = {}
+    for part, encoder in manifest.text_encoders.items():
+        signature = {"input_ids": INTEGERS}, dict.fromkeys(family.text_outputs[part], FLOATS)
+        session = open_session(encoder.graph, part, signature)
+        encoders[part] = TextEncoderGraph(session, layouts[part], tuple(item.name for item in session.get_outputs()))
+    inputs = dict.fromkeys(("sample", "timestep", *family.unet_inputs), FLOATS)
     return Bundle(
         digest=manifest.digest(),
         manifest=manifest,
+        family=family,
         schedule=schedule,
-        tokenizer=PromptTokenizer(tokenizer, text_tokens=manifest.text_tokens, pad_token_id=manifest.pad_token_id),
-        text_embeddings=TextEmbeddingCache(open_session(names.TEXT_ENCODER_FILE, TEXT_ENCODER_SIGNATURE)),
-        unet=runtime.bind(open_session(unet, (UNET_SIGNATURE[0] | lora_inputs, UNET_SIGNATURE[1]), fp16=True)),
-        vae_decoder=open_session(names.VAE_DECODER_FILE, VAE_DECODER_SIGNATURE),
-        no_adapter=_rank_zero(manifest.lora_targets),
+        tokenizer=PromptTokenizer(
+            [(_open_tokenizer(where, folder / encoder.tokenizer), encoder) for encoder in manifest.text_encoders.values()]
+        ),
+        text_embeddings=TextEmbeddingCache(encoders),
+        unet=runtime.bind(open_session(unet, "unet", (inputs, {"out_sample": FLOATS}), fp16=True)),
+        lora=layouts["unet"],
+        vae_decoder=open_session(names.VAE_DECODER_FILE, None, VAE_DECODER_SIGNATURE),
         decode_tile_px=decode_tile_px,
         memory=memory,
     )
 
 
-def _rank_zero(targets: dict[str, tuple[int, int]]) -> dict[str, Array]:
-    feeds = {}
-    for layer, (inner, outer) in targets.items():
-        a, b = names.lora_inputs(layer)
-        feeds[a], feeds[b] = np.zeros((inner, 0), np.float32), np.zeros((0, outer), np.float32)
-    return feeds
+def _open_tokenizer(where: str, file: Path) -> Tokenizer:
+    try:
+        return Tokenizer.from_file(str(file))
+    except Exception as error:  # the library raises bare Exception
+        raise BundleError(f"{where}: {file.name} cannot be read: {error}") from error
 
 
 def _check_signature(file: str, session: ort.InferenceSession, signature: Signature) -> None:

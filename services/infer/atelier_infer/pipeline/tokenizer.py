@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from atelier_contracts.manifests import TextEncoder
 from numpy.typing import NDArray
 from tokenizers import Tokenizer
+
+TokenIds = tuple[NDArray[np.int64], ...]
+"""Of one text, by text encoder: int64 [s], s = its tokens."""
 
 
 @dataclass(frozen=True)
@@ -14,28 +19,42 @@ class Tokens:
     """Of one prompt.
 
     Attributes:
-        ids: int64 [s], s = the bundle's text_tokens.
-        dropped: number of tokens that did not fit.
+        ids: by text encoder.
+        dropped: number of tokens that did not fit; the largest of the text encoders.
     """
 
-    ids: NDArray[np.int64]
+    ids: TokenIds
     dropped: int
 
 
 class PromptTokenizer:
-    """Wraps the bundle's tokenizer, whose file defines normaliser, byte pairs, and start and end tokens."""
+    """Wraps a bundle's tokenizers, whose files define normaliser, byte pairs, and start and end tokens.
 
-    def __init__(self, tokenizer: Tokenizer, *, text_tokens: int, pad_token_id: int) -> None:
-        self._tokenizer, self._length, self._pad = tokenizer, text_tokens, pad_token_id
-        # a tokenizer file may store the padding and truncation of its last use
-        tokenizer.no_padding()
-        tokenizer.no_truncation()
+    Args:
+        tokenizers: of each text encoder, in the manifest's order.
+    """
+
+    def __init__(self, tokenizers: Sequence[tuple[Tokenizer, TextEncoder]]) -> None:
+        self._tokenizers = tokenizers
+        for tokenizer, _ in tokenizers:  # a tokenizer file may store the padding and truncation of its last use
+            tokenizer.no_padding()
+            tokenizer.no_truncation()
+
+    @property
+    def tokens(self) -> int:
+        """Number of tokens of a prompt; the smallest of the text encoders."""
+        return min(encoder.tokens for _, encoder in self._tokenizers)
 
     def encode(self, prompt: str) -> Tokens:
         """Truncates before the end token or pads after it."""
-        ids = self._tokenizer.encode(prompt).ids
-        dropped = max(0, len(ids) - self._length)
-        if dropped:
-            ids = [*ids[: self._length - 1], ids[-1]]
-        padded = ids + [self._pad] * (self._length - len(ids))
-        return Tokens(np.array(padded, np.int64), dropped)
+        encoded = [_encode(tokenizer, encoder, prompt) for tokenizer, encoder in self._tokenizers]
+        return Tokens(tuple(ids for ids, _ in encoded), max(dropped for _, dropped in encoded))
+
+
+def _encode(tokenizer: Tokenizer, encoder: TextEncoder, prompt: str) -> tuple[NDArray[np.int64], int]:
+    ids = tokenizer.encode(prompt).ids
+    dropped = max(0, len(ids) - encoder.tokens)
+    if dropped:
+        ids = [*ids[: encoder.tokens - 1], ids[-1]]
+    padded = ids + [encoder.pad_token_id] * (encoder.tokens - len(ids))
+    return np.array(padded, np.int64), dropped

@@ -70,7 +70,8 @@ def _run(bundle: Bundle, scaled: Array, keep_going: Callable[[], bool]) -> Array
         raise CancelledJobError("the request was cancelled; send it again to generate the image")
     px = scaled.shape[2] * scaled.shape[3] * bundle.manifest.vae_factor**2
     large = bundle.memory is not None and bundle.memory.decode.bytes(1, px) >= SHRINK_FROM
-    return run_graph(bundle.vae_decoder, {"latents": scaled}, shrink=large)
+    (image,) = run_graph(bundle.vae_decoder, {"latents": scaled}, shrink=large)
+    return image
 
 
 def _tiled(bundle: Bundle, scaled: Array, tile: int, keep_going: Callable[[], bool]) -> Array:

@@ -23,7 +23,7 @@ class ModelOptions:
     rank: int = flag(8, "rank of the LoRA matrices")
     alpha: float | None = flag(None, "LoRA scale is alpha / rank; alpha = rank by default")
     lora_dropout: float = flag(0.0, "dropout on the inputs of LoRA layers")
-    lora_targets: str = flag("to_q,to_k,to_v,to_out.0", "name endings of the attention layers that get LoRA")
+    lora_targets: str = flag("to_q,to_k,to_v,to_out.0", "name endings of the layers that get LoRA, for example ff.net.0.proj")
     use_rslora: bool = flag(False, "scale by alpha / sqrt(rank), so that high ranks learn as fast as low ones")
 
     @property

@@ -80,14 +80,15 @@ class Encoder:
         """Text states of the captions, from the cache or the text encoder."""
         distinct = ["", *sorted(set(captions) - {""})]
         distinct_digest = hashlib.sha256("\0".join(distinct).encode()).hexdigest()
+        (part,) = self.base.family.text_encoders
         key = [CAPTIONS_FORMAT, self.base.part_digest("text_encoder", "tokenizer"), distinct_digest]
         models: list[Any] = []
 
-        def encode(part: int) -> dict[str, torch.Tensor]:
+        def encode(number: int) -> dict[str, torch.Tensor]:
             if not models:
-                models.extend((self.base.load_tokenizer(), self.base.load_text_encoder().to(self.device)))
+                models.extend((self.base.load_tokenizer(part), self.base.load_text_encoder(part).to(self.device)))
             tokenizer, text_encoder = models
-            batch = distinct[part * CAPTION_BATCH : (part + 1) * CAPTION_BATCH]
+            batch = distinct[number * CAPTION_BATCH : (number + 1) * CAPTION_BATCH]
             return {"states": text_states(tokenizer, text_encoder, batch)}
 
         parts = -(-len(distinct) // CAPTION_BATCH)

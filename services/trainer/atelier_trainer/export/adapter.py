@@ -16,8 +16,11 @@ from peft import LoraConfig
 from peft.utils import get_peft_model_state_dict, set_peft_model_state_dict
 from safetensors.torch import load_file
 
+from atelier_trainer.adapter_formats.adapter_weights import LoraPair
 from atelier_trainer.errors import CheckpointError, OptionError
-from atelier_trainer.export.lora_inputs import ATTENTION_LAYERS, lora_layers
+from atelier_trainer.families.lora_layers import layers_by_ending
+
+ATTENTION_LAYERS = ("to_q", "to_k", "to_v", "to_out.0")
 
 
 def inject_lora(
@@ -29,25 +32,24 @@ def inject_lora(
     dropout: float = 0.0,
     rslora: bool = False,
 ) -> list[torch.nn.Parameter]:
-    """Freezes the UNet and adds peft's LoRA to its attention layers; returns the trainable parameters (float32).
+    """Freezes the UNet and adds peft's LoRA to the layers; returns the trainable parameters (float32).
 
     Args:
         unet: diffusers' UNet2DConditionModel.
         rank: of the matrices.
         alpha: the scale is alpha / rank, or alpha / sqrt(rank) with rslora.
-        targets: endings of layer names, for example `to_q` or `attn2.to_v`.
+        targets: endings of layer names, for example `to_q`, `attn2.to_v` or `ff.net.0.proj`.
         dropout: on the layers' inputs.
         rslora: see alpha. Source: Kalajdzievski 2023, arXiv:2312.03732.
 
     Raises:
-        OptionError: an ending matches no attention layer.
+        OptionError: an ending matches no layer that takes LoRA.
     """
-    layers = lora_layers(unet)
     for target in targets:
-        if not any(name.endswith("." + target) for name in layers):
+        if not layers_by_ending(unet, [target]):
             raise OptionError(
-                f"--lora_targets: no attention layer ends in {target!r}; choose from {', '.join(ATTENTION_LAYERS)}, with or "
-                "without attn1. or attn2. in front"
+                f"--lora_targets: no layer that takes LoRA ends in {target!r}; choose from {', '.join(ATTENTION_LAYERS)}, with "
+                "or without attn1. or attn2. in front, ff.net.0.proj, ff.net.2, proj_in, proj_out, time_emb_proj, conv1, conv2"
             )
     unet.requires_grad_(False)
     unet.add_adapter(
@@ -69,6 +71,17 @@ def lora_scale(unet: Any) -> float:
 def lora_weights(unet: Any) -> dict[str, torch.Tensor]:
     """A copy of the LoRA weights on the CPU in float32, by peft's names."""
     return {name: value.detach().float().cpu().clone() for name, value in get_peft_model_state_dict(unet).items()}
+
+
+def lora_pairs(unet: Any) -> dict[str, LoraPair]:
+    """The same weights by layer, with the alpha that gives the UNet's own scale."""
+    weights, scale = lora_weights(unet), lora_scale(unet)
+    layers = {name.removesuffix(".lora_A.weight") for name in weights if name.endswith(".lora_A.weight")}
+    pairs = {}
+    for layer in sorted(layers):
+        down = weights[f"{layer}.lora_A.weight"]
+        pairs[f"unet.{layer}"] = LoraPair(down, weights[f"{layer}.lora_B.weight"], scale * down.shape[0])
+    return pairs
 
 
 def set_lora_weights(unet: Any, weights: dict[str, torch.Tensor]) -> None:

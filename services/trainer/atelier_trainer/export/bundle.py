@@ -12,34 +12,39 @@ from typing import Any
 
 import torch
 from atelier_contracts import names
-from atelier_contracts.manifests import BundleManifest, file_sha256
+from atelier_contracts.manifests import BundleManifest, TextEncoder, file_sha256
 from torch.export import Dim
 
-from atelier_trainer.base_model import PARTS
 from atelier_trainer.errors import ExportError
-from atelier_trainer.export.attention import fused_attention, split_graphs
-from atelier_trainer.export.lora_inputs import ATTENTION_LAYERS, EXPORTED_MODULE, lora_layers, with_lora_inputs
+from atelier_trainer.export.attention import fused_attention
+from atelier_trainer.export.lora_inputs import layer_shapes, lora_inputs, lora_signature
 from atelier_trainer.export.onnx_export import OPSET, GraphSignature, write_graph
+from atelier_trainer.export.standard_operators import split_graphs
+from atelier_trainer.families.family import Family, TextEncoderPart
+from atelier_trainer.families.lora_layers import Groups
 
-FORMAT = "atelier-bundle-3"  # part of the source digest: a new way of exporting makes new bundles
+FORMAT = "atelier-bundle-4"  # part of the source digest: a new way of exporting makes new bundles
 
 
-def source_digest(folder: Path) -> str:
+def source_digest(folder: Path, family: Family) -> str:
     """Identity of what a bundle is exported from: all files of a diffusers folder's parts, and the way of exporting."""
-    digest = hashlib.sha256(f"{FORMAT} opset {OPSET} {' '.join(ATTENTION_LAYERS)}\n".encode())
-    for part in PARTS:
+    digest = hashlib.sha256(f"{FORMAT} opset {OPSET} {family.name}\n".encode())
+    for part in family.parts:
         for file in sorted((folder / part).rglob("*")):
             if file.is_file():
                 digest.update(f"{file.relative_to(folder).as_posix()} {file_sha256(file)}\n".encode())
     return digest.hexdigest()
 
 
-def export_bundle(pipeline: Any, folder: Path, *, base: str, revision: str | None, source: str) -> BundleManifest:
-    """Exports a StableDiffusionPipeline (float32, CPU) to an empty folder.
+def export_bundle(
+    pipeline: Any, family: Family, folder: Path, *, base: str, revision: str | None, source: str
+) -> BundleManifest:
+    """Exports a pipeline of diffusers (float32, CPU) to an empty folder.
 
     Args:
-        pipeline: diffusers' StableDiffusionPipeline.
-        folder: gets graphs, tokenizer, scheduler configuration and bundle.json.
+        pipeline: of the family's class.
+        family: of the base model.
+        folder: gets graphs, tokenizers, scheduler configuration and bundle.json.
         base: hub id or name of the base model, never a path.
         revision: commit of the hub repository, if there is one.
         source: `source_digest` of the pipeline's folder.
@@ -48,22 +53,23 @@ def export_bundle(pipeline: Any, folder: Path, *, base: str, revision: str | Non
         The content of bundle.json.
 
     Raises:
-        ExportError: the UNet has no attention layer for LoRA.
+        ExportError: the UNet has no layer that takes LoRA.
     """
     unet, vae = pipeline.unet.float().eval(), pipeline.vae.float().eval()
-    text_encoder, tokenizer = pipeline.text_encoder.float().eval(), pipeline.tokenizer
-    layers = lora_layers(unet)
-    if not layers:
-        raise ExportError(f"the base model {base!r} has no attention layer named {', '.join(ATTENTION_LAYERS)}")
+    layers = family.lora_layers(pipeline)
+    if not layers["unet"]:
+        raise ExportError(f"the base model {base!r} has no layer that takes LoRA")
+    encoders = {}
     with torch.inference_mode():
-        _export_text_encoder(text_encoder, tokenizer.model_max_length, folder / names.TEXT_ENCODER_FILE)
-        _export_unet(unet, layers, tokenizer.model_max_length, folder / names.UNET_FILE)
+        for part in family.text_encoders:
+            encoders[part.part] = _export_text_encoder(pipeline, part, layers[part.part], folder)
+        _export_unet(pipeline, family, layers["unet"], folder / names.UNET_FILE)
         _export_vae_decoder(vae, folder / names.VAE_DECODER_FILE)
-    tokenizer.backend_tokenizer.save(str(folder / names.TOKENIZER_FILE))
     scheduler_config = dict(pipeline.scheduler.config)
     (folder / names.SCHEDULER_FILE).write_text(json.dumps(scheduler_config, indent=2, sort_keys=True, default=str))
-    vae_factor = _halvings(vae)
+    vae_factor = _downsampling(vae)
     manifest = BundleManifest(
+        family=family.name,
         base=base,
         revision=revision,
         source_digest=source,
@@ -71,70 +77,87 @@ def export_bundle(pipeline: Any, folder: Path, *, base: str, revision: str | Non
         latent_channels=vae.config.latent_channels,
         latent_scale=vae.config.scaling_factor,
         vae_factor=vae_factor,
-        size_multiple_px=vae_factor * _halvings(unet),
+        size_multiple_px=vae_factor * _downsampling(unet),
         native_size_px=unet.config.sample_size * vae_factor,
         prediction_type=pipeline.scheduler.config.prediction_type,
-        text_tokens=tokenizer.model_max_length,
-        pad_token_id=tokenizer.pad_token_id,
-        lora_targets={name: (layer.in_features, layer.out_features) for name, layer in layers.items()},
+        text_encoders=encoders,
+        zero_empty_negative=bool(pipeline.config.get("force_zeros_for_empty_prompt", False)),
+        lora={part: layer_shapes(groups) for part, groups in layers.items()},
         files={file.name: file_sha256(file) for file in sorted(folder.iterdir())},
     )
     (folder / names.BUNDLE_FILE).write_text(manifest.model_dump_json(indent=2))
     return manifest
 
 
-def _halvings(model: Any) -> int:
+def _downsampling(model: Any) -> int:
     """By how much a model divides its grid: it halves it once per block but the last."""
     return int(2 ** (len(model.config.block_out_channels) - 1))
 
 
-def _export_unet(unet: Any, layers: dict[str, torch.nn.Linear], tokens: int, file: Path) -> None:
+class UNetStep(torch.nn.Module):
+    """The UNet with plain tensors as arguments, conditioning in the order of its names."""
+
+    def __init__(self, unet: Any, family: Family, conditioning: list[str]) -> None:
+        super().__init__()
+        self.unet, self.family, self.conditioning = unet, family, conditioning
+
+    def forward(self, sample: torch.Tensor, timestep: torch.Tensor, *conditioning: torch.Tensor) -> torch.Tensor:
+        arguments = self.family.unet_arguments(dict(zip(self.conditioning, conditioning, strict=True)))
+        out: torch.Tensor = self.unet(sample, timestep, **arguments, return_dict=False)[0]
+        return out
+
+
+def _export_unet(pipeline: Any, family: Family, layers: Groups, file: Path) -> None:
     """Writes the graph in standard operators to `file`, and the one with fused attention next to it."""
-    side, multiple = unet.config.sample_size, _halvings(unet)
+    unet, rows = pipeline.unet, 2
+    side, multiple = unet.config.sample_size, _downsampling(unet)
     # b is left to the exporter: with a range given, it adds a guard for some sizes, fails, and traces everything again
-    b, h, w, r = Dim.DYNAMIC, Dim("h", min=1, max=64), Dim("w", min=1, max=64), Dim("r", min=0, max=4096)
-    rank = 3
-    example: list[torch.Tensor] = [
-        torch.randn(2, unet.config.in_channels, side, side),
+    b, h, w = Dim.DYNAMIC, Dim("h", min=1, max=64), Dim("w", min=1, max=64)
+    conditioning = family.conditioning_example(unet, pipeline.tokenizer.model_max_length, rows)
+    example = [
+        torch.randn(rows, unet.config.in_channels, side, side),
         torch.tensor([10.0, 500.5]),  # float: some schedulers use time steps between two of the training's
-        torch.randn(2, tokens, unet.config.cross_attention_dim),
-        torch.randn(2, 1, rank),
+        *conditioning.values(),
     ]
-    shapes: list[dict[int, Any]] = [{0: b, 2: multiple * h, 3: multiple * w}, {0: b}, {0: b}, {0: b, 2: r}]
-    input_names = ["sample", "timestep", "encoder_hidden_states", names.LORA_SCALE]
-    for name, linear in layers.items():
-        example += [torch.randn(linear.in_features, rank), torch.randn(rank, linear.out_features)]
-        shapes += [{1: r}, {0: r}]
-        input_names += names.lora_inputs(name)
-    signature = GraphSignature(input_names, ["out_sample"], example, (*shapes[:4], tuple(shapes[4:])))
-    with with_lora_inputs(unet, layers) as module, fused_attention(unet):
+    shapes: list[dict[int, Any]] = [{0: b, 2: multiple * h, 3: multiple * w}, {0: b}, *({0: b} for _ in conditioning)]
+    lora = lora_signature(layers, b, rows)
+    signature = GraphSignature(
+        ["sample", "timestep", *conditioning, *lora.names],
+        ["out_sample"],
+        [*example, *lora.example],
+        (tuple(shapes + lora.dynamic_shapes),),
+    )
+    step = UNetStep(unet, family, list(conditioning))
+    with lora_inputs(unet, step, layers, len(example)) as module, fused_attention(unet):
         write_graph(module, signature, file)
     split_graphs(file.with_name(names.FUSED_UNET_FILE), file)
 
 
-class LastHiddenState(torch.nn.Module):
-    __module__ = EXPORTED_MODULE
-    __qualname__ = "_export_text_encoder.<locals>.LastHiddenState"
-
-    def __init__(self, text_encoder: torch.nn.Module) -> None:
+class TextEncoding(torch.nn.Module):
+    def __init__(self, text_encoder: torch.nn.Module, part: TextEncoderPart) -> None:
         super().__init__()
-        self.text_encoder = text_encoder
+        self.text_encoder, self.part = text_encoder, part
 
-    def forward(self, input_ids: torch.Tensor) -> torch.Tensor:
-        states: torch.Tensor = self.text_encoder(input_ids).last_hidden_state
-        return states
+    def forward(self, input_ids: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        return self.part.encode(self.text_encoder, input_ids)
 
 
-def _export_text_encoder(text_encoder: torch.nn.Module, tokens: int, file: Path) -> None:
-    example = [torch.zeros(2, tokens, dtype=torch.long)]
-    shapes = ({0: Dim("b", min=1, max=256)},)
-    write_graph(LastHiddenState(text_encoder), GraphSignature(["input_ids"], ["last_hidden_state"], example, shapes), file)
+def _export_text_encoder(pipeline: Any, part: TextEncoderPart, layers: Groups, folder: Path) -> TextEncoder:
+    """Writes the graph, which encodes one text at a time, and the tokenizer."""
+    text_encoder, tokenizer = getattr(pipeline, part.part).float().eval(), getattr(pipeline, part.tokenizer)
+    files = f"{part.part}.onnx", f"{part.tokenizer}.json"
+    lora = lora_signature(layers, None, 1)
+    example = [torch.zeros(1, tokenizer.model_max_length, dtype=torch.long), *lora.example]
+    signature = GraphSignature(["input_ids", *lora.names], list(part.outputs), example, (({}, *lora.dynamic_shapes),))
+    with lora_inputs(text_encoder, TextEncoding(text_encoder, part), layers, 1) as module:
+        write_graph(module, signature, folder / files[0])
+    tokenizer.backend_tokenizer.save(str(folder / files[1]))
+    return TextEncoder(
+        graph=files[0], tokenizer=files[1], tokens=tokenizer.model_max_length, pad_token_id=tokenizer.pad_token_id
+    )
 
 
 class Decode(torch.nn.Module):
-    __module__ = EXPORTED_MODULE
-    __qualname__ = "_export_vae_decoder.<locals>.Decode"
-
     def __init__(self, vae: Any) -> None:
         super().__init__()
         self.vae = vae
@@ -145,7 +168,7 @@ class Decode(torch.nn.Module):
 
 
 def _export_vae_decoder(vae: Any, file: Path) -> None:
-    side = vae.config.sample_size // _halvings(vae)
+    side = vae.config.sample_size // _downsampling(vae)
     example = [torch.randn(2, vae.config.latent_channels, side, side)]
     shapes = ({0: Dim("b", min=1, max=256), 2: Dim("h", min=2, max=512), 3: Dim("w", min=2, max=512)},)
     write_graph(Decode(vae), GraphSignature(["latents"], ["image"], example, shapes), file)

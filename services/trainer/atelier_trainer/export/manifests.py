@@ -6,7 +6,9 @@ import subprocess
 from pathlib import Path
 
 from atelier_contracts import names
-from atelier_contracts.manifests import AdapterManifest, BundleManifest, Evidence, file_sha256
+from atelier_contracts.manifests import AdapterLayer, AdapterManifest, BundleManifest, Evidence, ImportSource, file_sha256
+
+from atelier_trainer.adapter_formats.adapter_weights import AdapterWeights
 
 GIT_TIMEOUT_S = 10
 
@@ -14,22 +16,29 @@ GIT_TIMEOUT_S = 10
 def write_adapter_manifest(
     weights: Path,
     bundle: BundleManifest,
+    pairs: AdapterWeights,
     *,
-    rank: int,
-    alpha: float,
-    targets: tuple[str, ...],
     run_id: str,
-    dataset_digest: str,
+    dataset_digest: str | None,
+    imported_from: ImportSource | None = None,
 ) -> AdapterManifest:
-    """Describes a weights file in adapter.json."""
+    """Describes a weights file in adapter.json.
+
+    Args:
+        weights: the file.
+        bundle: manifest of the bundle that it fits.
+        pairs: what the file holds.
+        run_id: of the MLflow run.
+        dataset_digest: of the training images, if they are known.
+        imported_from: the file of another tool, if it is one.
+    """
     manifest = AdapterManifest(
         bundle_digest=bundle.digest(),
         weights_sha256=file_sha256(weights),
-        rank=rank,
-        alpha=alpha,
-        targets=targets,
+        layers={name: AdapterLayer(rank=pair.rank, alpha=pair.alpha) for name, pair in sorted(pairs.items())},
         run_id=run_id,
         dataset_digest=dataset_digest,
+        imported_from=imported_from,
         git_revision=git_revision(),
     )
     (weights.parent / names.ADAPTER_FILE).write_text(manifest.model_dump_json(indent=2))

@@ -41,7 +41,7 @@ def export_merged(unet: Any, base: BaseModel, folder: Path) -> Path:
     """
     unet.eval()
     generator, side = torch.Generator().manual_seed(0), int(unet.config.sample_size)
-    tokens, channels = int(base.load_tokenizer().model_max_length), int(unet.config.in_channels)
+    tokens, channels = int(base.load_tokenizer(base.family.text_encoders[0]).model_max_length), int(unet.config.in_channels)
     sample = torch.randn(2, channels, side, side, generator=generator)
     states = torch.randn(2, tokens, unet.config.cross_attention_dim, generator=generator)
     times = torch.tensor([999.0, 1.0])

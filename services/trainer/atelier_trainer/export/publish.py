@@ -18,7 +18,6 @@ from atelier_trainer.base_model import BaseModel, load_base_model
 from atelier_trainer.config.options import TrainOptions
 from atelier_trainer.export import adapter, hub
 from atelier_trainer.export.bundle import export_bundle, source_digest
-from atelier_trainer.export.lora_inputs import lora_layers
 from atelier_trainer.export.manifests import write_adapter_manifest, write_evidence
 from atelier_trainer.export.merged_unet import export_merged
 from atelier_trainer.export.outcome import Outcome
@@ -51,19 +50,18 @@ def publish(folder: Path, outcome: Outcome, target: RunTarget, report: Report) -
     with tempfile.TemporaryDirectory(prefix="atelier-") as scratch:
         bundle_dir, bundle = _fetch_or_export_bundle(base, target, Path(scratch), report)
         unet = base.load_unet()
-        layers = tuple(lora_layers(unet, options.model.targets))
         adapter.inject_lora(unet, **options.model.lora)
         adapter.set_lora_weights(unet, adapter.load_weights(folder))
+        pairs = adapter.lora_pairs(unet)
         manifest = write_adapter_manifest(
             folder / names.WEIGHTS_FILE,
             bundle,
-            rank=options.model.rank,
-            alpha=adapter.lora_scale(unet) * options.model.rank,
-            targets=layers,
+            pairs,
             run_id=target.run_id,
             dataset_digest=outcome.dataset_digest,
         )
-        write_evidence(folder, _evidence(outcome, manifest, measure_parity(unet, bundle_dir, bundle)))
+        parity = measure_parity({"unet": unet}, base.family, pairs, bundle_dir, bundle)
+        write_evidence(folder, _evidence(outcome, manifest, parity))
         files = _copy_adapter(folder, Path(scratch) / "adapter")
         stored_base = base.name if base.revision is not None else f"bundle:{bundle.digest()}"
         model_id, version = target.tracking.log_adapter(target.run_id, files, stored_base), None
@@ -81,7 +79,7 @@ def publish(folder: Path, outcome: Outcome, target: RunTarget, report: Report) -
 
 def _fetch_or_export_bundle(base: BaseModel, target: RunTarget, scratch: Path, report: Report) -> tuple[Path, BundleManifest]:
     """The bundle's folder and manifest: downloaded where the registry has it, otherwise exported and registered."""
-    source = source_digest(base.folder)
+    source = source_digest(base.folder, base.family)
     registered = target.tracking.bundle_version(source)
     if registered is not None:
         downloaded = target.tracking.download(*registered, scratch)
@@ -90,7 +88,7 @@ def _fetch_or_export_bundle(base: BaseModel, target: RunTarget, scratch: Path, r
             return manifest_file.parent, BundleManifest.model_validate_json(manifest_file.read_text())
     report(f"exporting the base model {base.name!r} to ONNX; this happens once per base model")
     folder = Path(tempfile.mkdtemp(dir=scratch))
-    manifest = export_bundle(base.load_pipeline(), folder, base=base.name, revision=base.revision, source=source)
+    manifest = export_bundle(base.load_pipeline(), base.family, folder, base=base.name, revision=base.revision, source=source)
     target.tracking.register_bundle(target.run_id, folder, manifest)
     return folder, manifest
 

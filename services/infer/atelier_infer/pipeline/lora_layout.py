@@ -1,0 +1,135 @@
+"""Where the LoRA matrices of each layer lie in a graph's inputs, and how adapters are concatenated.
+
+Notation: b batch, r rank of one or sum of several adapters; of a layer, in and out features or channels, k side of its kernel.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+from atelier_contracts import names
+from atelier_contracts.manifests import LoraGroups, LoraLayer
+
+from atelier_infer.arrays import Array
+
+
+class LayerWeights(NamedTuple):
+    """Of one layer.
+
+    Attributes:
+        down: A, float32 [r, in * k * k].
+        up: B, float32 [out, r].
+        scale: alpha / r, the factor of the product.
+    """
+
+    down: Array
+    up: Array
+    scale: float
+
+
+@dataclass(frozen=True)
+class GroupWeights:
+    """One adapter's weights of a group; layers with a smaller rank are padded with zeros, layers without LoRA are all zeros.
+
+    Attributes:
+        a: float32 [sum of in * k * k, r].
+        b: float32 [sum of out, r].
+        scale: the largest of the layers' scales; the others' ratio to it is in b.
+    """
+
+    a: Array
+    b: Array
+    scale: float
+
+    @property
+    def rank(self) -> int:
+        return int(self.a.shape[1])
+
+    @property
+    def nbytes(self) -> int:
+        return self.a.nbytes + self.b.nbytes
+
+
+PartWeights = Mapping[str, GroupWeights]
+"""One adapter's weights for one graph, by group; groups without any are missing."""
+
+
+class LoraLayout:
+    """The LoRA inputs of one graph.
+
+    Args:
+        groups: from the bundle's manifest.
+    """
+
+    def __init__(self, groups: LoraGroups) -> None:
+        self.groups = groups
+        self.names = {group: names.lora_inputs(group) for group in groups}
+        self._none = {group: self._zeros(group, names.LORA_MIN_RANK.get(group, 0)) for group in groups}
+
+    def pack(self, layers: Mapping[str, LayerWeights]) -> dict[str, GroupWeights]:
+        """The weights of one adapter as inputs.
+
+        Args:
+            layers: by layer name, each a layer of the graph with its shapes.
+        """
+        return {
+            group: self._pack_group(group, shapes, layers)
+            for group, shapes in self.groups.items()
+            if not layers.keys().isdisjoint(shapes)
+        }
+
+    def uniform(self, rank: int) -> dict[str, GroupWeights]:
+        """Zeros of one rank for every layer."""
+        return {group: self._zeros(group, rank, 1.0) for group in self.groups}
+
+    def arrays(self, parts: Sequence[PartWeights]) -> dict[str, Array]:
+        """A and B of every group, the adapters concatenated along r."""
+        feeds = {}
+        for group, none in self._none.items():
+            found = [part[group] for part in parts if group in part] or [none]
+            for name, sides in zip(self.names[group], ([one.a for one in found], [one.b for one in found]), strict=False):
+                feeds[name] = sides[0] if len(sides) == 1 else np.concatenate(sides, axis=1)
+        return feeds
+
+    def scales(self, parts: Sequence[PartWeights], rows: Iterable[Mapping[int, float]]) -> dict[str, Array]:
+        """Scale of every group, float32 [b, 1, r]; a row has its adapters' scales in their blocks, and 0 elsewhere.
+
+        Args:
+            parts: as given to `arrays`.
+            rows: per batch row the weight of each adapter that it uses, by position in `parts`.
+        """
+        rows = list(rows)
+        return {inputs.scale: self._scales(group, parts, rows) for group, inputs in self.names.items()}
+
+    def _scales(self, group: str, parts: Sequence[PartWeights], rows: Sequence[Mapping[int, float]]) -> Array:
+        blocks, end = {}, 0
+        for position, part in enumerate(parts):
+            if group in part:
+                blocks[position] = slice(end, end := end + part[group].rank)
+        scales: Array = np.zeros((len(rows), 1, end or self._none[group].rank), np.float32)
+        for row, weights in enumerate(rows):
+            for position, weight in weights.items():
+                if position in blocks:
+                    scales[row, :, blocks[position]] = parts[position][group].scale * weight
+        return scales
+
+    def _pack_group(self, group: str, shapes: Mapping[str, LoraLayer], layers: Mapping[str, LayerWeights]) -> GroupWeights:
+        own = [layers[name] for name in shapes if name in layers]
+        scale = max(layer.scale for layer in own)
+        packed = self._zeros(group, max(layer.down.shape[0] for layer in own), scale)
+        start_a = start_b = 0
+        for name, (inner, outer, kernel) in shapes.items():
+            if layer := layers.get(name):
+                rank = layer.down.shape[0]
+                packed.a[start_a : start_a + inner * kernel**2, :rank] = layer.down.T
+                packed.b[start_b : start_b + outer, :rank] = layer.up * np.float32(layer.scale / scale)
+            start_a, start_b = start_a + inner * kernel**2, start_b + outer
+        return packed
+
+    def _zeros(self, group: str, rank: int, scale: float = 0.0) -> GroupWeights:
+        shapes = self.groups[group].values()
+        rows_a, rows_b = sum(inner * kernel**2 for inner, _, kernel in shapes), sum(outer for _, outer, _ in shapes)
+        return GroupWeights(np.zeros((rows_a, rank), np.float32), np.zeros((rows_b, rank), np.float32), scale)

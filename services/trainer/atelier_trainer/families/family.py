@@ -1,0 +1,67 @@
+"""What the trainer needs to know of a family of base models; each family is a folder next to this module."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+
+from atelier_trainer.families.lora_layers import Groups, text_encoder_lora_layers, unet_lora_layers
+
+Conditioning = dict[str, torch.Tensor]
+"""What a UNet is conditioned on: tensors by the name of the graph's input, all with the batch as first dimension."""
+
+
+@dataclass(frozen=True)
+class TextEncoderPart:
+    """A text encoder of the diffusers folder.
+
+    Attributes:
+        part: folder, and prefix of its layers in an adapter's keys.
+        tokenizer: folder of its tokenizer.
+        model_class: transformers' class.
+        outputs: names of the graph's outputs.
+        encode: from the model and token ids int64 [b, s] to the outputs.
+    """
+
+    part: str
+    tokenizer: str
+    model_class: Any
+    outputs: tuple[str, ...]
+    encode: Callable[[Any, torch.Tensor], tuple[torch.Tensor, ...]]
+
+
+@dataclass(frozen=True)
+class Family:
+    """A family of base models.
+
+    Attributes:
+        name: as bundle.json has it.
+        pipeline_class: diffusers' class; its name is in model_index.json.
+        pipeline_arguments: for its `from_pretrained`.
+        text_encoders: in the order in which their states are concatenated.
+        conditioning: from the outputs of the text encoders, by part, and width and height in px to what the UNet takes.
+        conditioning_example: random conditioning of a UNet, for a number of text tokens and of rows.
+        unet_arguments: from conditioning to the keyword arguments of diffusers' UNet.
+    """
+
+    name: Literal["sd", "sdxl"]
+    pipeline_class: Any
+    pipeline_arguments: Mapping[str, Any]
+    text_encoders: tuple[TextEncoderPart, ...]
+    conditioning: Callable[[Mapping[str, tuple[torch.Tensor, ...]], int, int], Conditioning]
+    conditioning_example: Callable[[Any, int, int], Conditioning]
+    unet_arguments: Callable[[Conditioning], dict[str, Any]]
+
+    @property
+    def parts(self) -> tuple[str, ...]:
+        """Folders of a complete base model."""
+        encoders = [encoder.part for encoder in self.text_encoders]
+        return ("unet", "vae", *encoders, *(encoder.tokenizer for encoder in self.text_encoders), "scheduler")
+
+    def lora_layers(self, pipeline: Any) -> dict[str, Groups]:
+        """The layers that take LoRA, by part."""
+        encoders = {part.part: text_encoder_lora_layers(getattr(pipeline, part.part)) for part in self.text_encoders}
+        return {"unet": unet_lora_layers(pipeline.unet)} | encoders

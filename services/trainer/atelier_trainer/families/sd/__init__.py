@@ -1,0 +1,39 @@
+"""Stable Diffusion 1.x and 2.x: one text encoder, whose last hidden states the UNet attends to."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from diffusers import StableDiffusionPipeline
+from transformers import CLIPTextModel
+
+from atelier_trainer.families.family import Conditioning, Family, TextEncoderPart
+
+
+def _encode(text_encoder: Any, ids: torch.Tensor) -> tuple[torch.Tensor, ...]:
+    return (text_encoder(ids).last_hidden_state,)
+
+
+def _conditioning(outputs: Mapping[str, tuple[torch.Tensor, ...]], width: int, height: int) -> Conditioning:
+    return {"encoder_hidden_states": outputs["text_encoder"][0]}
+
+
+def _conditioning_example(unet: Any, tokens: int, rows: int) -> Conditioning:
+    return {"encoder_hidden_states": torch.randn(rows, tokens, unet.config.cross_attention_dim)}
+
+
+def _unet_arguments(conditioning: Conditioning) -> dict[str, Any]:
+    return {"encoder_hidden_states": conditioning["encoder_hidden_states"]}
+
+
+SD = Family(
+    name="sd",
+    pipeline_class=StableDiffusionPipeline,
+    pipeline_arguments={"safety_checker": None, "requires_safety_checker": False},
+    text_encoders=(TextEncoderPart("text_encoder", "tokenizer", CLIPTextModel, ("last_hidden_state",), _encode),),
+    conditioning=_conditioning,
+    conditioning_example=_conditioning_example,
+    unet_arguments=_unet_arguments,
+)

@@ -1,0 +1,66 @@
+"""Stable Diffusion XL: the states of two text encoders side by side, one text's embedding, and the image's sizes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from diffusers import StableDiffusionXLPipeline
+from transformers import CLIPTextModel, CLIPTextModelWithProjection
+
+from atelier_trainer.families.family import Conditioning, Family, TextEncoderPart
+
+SIZE_IDS = 6
+
+
+def _encode_1(text_encoder: Any, ids: torch.Tensor) -> tuple[torch.Tensor, ...]:
+    return (text_encoder(ids, output_hidden_states=True).hidden_states[-2],)
+
+
+def _encode_2(text_encoder: Any, ids: torch.Tensor) -> tuple[torch.Tensor, ...]:
+    outputs = text_encoder(ids, output_hidden_states=True)
+    return outputs.hidden_states[-2], outputs.text_embeds
+
+
+def _conditioning(outputs: Mapping[str, tuple[torch.Tensor, ...]], width: int, height: int) -> Conditioning:
+    """The sizes are original, corner of the crop, target, each as height and width. Source: arXiv:2307.01952, section 2.2."""
+    (states_1,), (states_2, embeds) = outputs["text_encoder"], outputs["text_encoder_2"]
+    sizes = torch.tensor([height, width, 0, 0, height, width], dtype=embeds.dtype, device=embeds.device)
+    return {
+        "encoder_hidden_states": torch.cat([states_1, states_2], dim=-1),
+        "text_embeds": embeds,
+        "time_ids": sizes.expand(len(embeds), SIZE_IDS),
+    }
+
+
+def _conditioning_example(unet: Any, tokens: int, rows: int) -> Conditioning:
+    config = unet.config
+    width = config.projection_class_embeddings_input_dim - SIZE_IDS * config.addition_time_embed_dim
+    side = 8.0 * config.sample_size
+    return {
+        "encoder_hidden_states": torch.randn(rows, tokens, config.cross_attention_dim),
+        "text_embeds": torch.randn(rows, width),
+        "time_ids": torch.tensor([side, side, 0, 0, side, side]).repeat(rows, 1),
+    }
+
+
+def _unet_arguments(conditioning: Conditioning) -> dict[str, Any]:
+    added = {name: conditioning[name] for name in ("text_embeds", "time_ids")}
+    return {"encoder_hidden_states": conditioning["encoder_hidden_states"], "added_cond_kwargs": added}
+
+
+SDXL = Family(
+    name="sdxl",
+    pipeline_class=StableDiffusionXLPipeline,
+    pipeline_arguments={"add_watermarker": False},
+    text_encoders=(
+        TextEncoderPart("text_encoder", "tokenizer", CLIPTextModel, ("hidden_states",), _encode_1),
+        TextEncoderPart(
+            "text_encoder_2", "tokenizer_2", CLIPTextModelWithProjection, ("hidden_states", "text_embeds"), _encode_2
+        ),
+    ),
+    conditioning=_conditioning,
+    conditioning_example=_conditioning_example,
+    unet_arguments=_unet_arguments,
+)
