@@ -26,9 +26,10 @@ import psutil
 import torch
 from atelier_trainer.base_model import BaseModel, load_base_model
 from atelier_trainer.config.option_groups import ModelOptions, OptimizationOptions
-from atelier_trainer.data.encode import text_states
+from atelier_trainer.data.encode import encode_texts
 from atelier_trainer.data.encoded import CachedLatents, CaptionEmbeddings, EncodedDataset
 from atelier_trainer.export import adapter
+from atelier_trainer.families.family import Conditioning, unet_arguments
 from atelier_trainer.objective import TrainingLoss, target
 from atelier_trainer.tracking.journal import Journal
 from torch.nn import functional as F
@@ -43,14 +44,15 @@ class Benchmark:
     def __init__(self, base: BaseModel, size_px: int, batch: int, precision: str, device: torch.device) -> None:
         self.base, self.size_px, self.batch, self.device = base, size_px, batch, device
         self.dtype, self.mixed = FORMATS[precision], precision != "no"
-        self.vae, self.tokenizer, self.text_encoder = base.load_vae(), base.load_tokenizer(), base.load_text_encoder()
+        (part,) = base.family.text_encoders
+        self.vae, self.tokenizer, self.text_encoder = base.load_vae(), base.load_tokenizer(part), base.load_text_encoder(part)
         side = size_px // base.vae_factor
         channels = base.config("vae")["latent_channels"]
         generator = torch.Generator().manual_seed(0)
         mean = torch.randn(batch, 1, channels, side, side, generator=generator)
         self.latents = CachedLatents(mean, torch.full_like(mean, 0.1), float(base.config("vae")["scaling_factor"]))
-        states = text_states(self.tokenizer, self.text_encoder, ["", CAPTION])
-        self.captions = CaptionEmbeddings(states, torch.ones(batch, dtype=torch.long), states[0])
+        (states,) = encode_texts(part, self.tokenizer, self.text_encoder, ["", CAPTION])
+        self.captions = CaptionEmbeddings({"encoder_hidden_states": states}, torch.ones(batch, dtype=torch.long))
         self.pixels = torch.rand(batch, 3, size_px, size_px, generator=generator) * 2 - 1
         self.unet, self.compiled = base.load_unet().to(device, self.dtype), None
         self.parameters = adapter.inject_lora(self.unet, 8, 8.0)
@@ -62,20 +64,20 @@ class Benchmark:
         for part in (self.vae, self.text_encoder):
             part.to(device, self.dtype)
 
-    def predict(self, noisy: torch.Tensor, times: torch.Tensor, states: torch.Tensor) -> torch.Tensor:
+    def predict(self, noisy: torch.Tensor, times: torch.Tensor, conditioning: Conditioning) -> torch.Tensor:
         """The UNet's prediction in its precision."""
-        return self._call(self.unet, noisy, times, states)
+        return self._call(self.unet, noisy, times, conditioning)
 
-    def predict_compiled(self, noisy: torch.Tensor, times: torch.Tensor, states: torch.Tensor) -> torch.Tensor:
+    def predict_compiled(self, noisy: torch.Tensor, times: torch.Tensor, conditioning: Conditioning) -> torch.Tensor:
         """The same UNet through torch.compile, which compiles it at the first call."""
         if self.compiled is None:
             self.compiled = torch.compile(self.unet)
-        return self._call(self.compiled, noisy, times, states)
+        return self._call(self.compiled, noisy, times, conditioning)
 
-    def _call(self, unet: Any, noisy: torch.Tensor, times: torch.Tensor, states: torch.Tensor) -> torch.Tensor:
+    def _call(self, unet: Any, noisy: torch.Tensor, times: torch.Tensor, conditioning: Conditioning) -> torch.Tensor:
         """One forward pass, with autocast where the precision is mixed."""
         with torch.autocast(self.device.type, self.dtype, enabled=self.mixed):
-            predicted: torch.Tensor = unet(noisy, times, states).sample
+            predicted: torch.Tensor = unet(noisy, times, **unet_arguments(conditioning)).sample
         return predicted
 
     def cached(self) -> None:
@@ -101,7 +103,7 @@ class Benchmark:
     def loss_of_uncached(self, vae: bool, text: bool) -> torch.Tensor:
         """The loss of a step that runs VAE or text encoder, or both."""
         latents = self.latents.sample(torch.arange(self.batch), self.generator).to(self.device)
-        states = self.captions.states[self.captions.rows].to(self.device)
+        states = self.captions.of_images(torch.arange(self.batch))["encoder_hidden_states"].to(self.device)
         with torch.no_grad():
             if vae:
                 posterior = self.vae.encode(self.pixels.to(self.device, self.dtype)).latent_dist
@@ -115,7 +117,7 @@ class Benchmark:
         times = torch.randint(0, 1000, (self.batch,), generator=self.generator)
         noisy = self.base.noise_schedule.add_noise(latents.cpu(), noise.cpu(), times).to(self.device)
         expected = target(self.base.noise_schedule, latents.cpu(), noise.cpu(), times).to(self.device)
-        return F.mse_loss(self.predict(noisy, times.to(self.device), states).float(), expected)
+        return F.mse_loss(self.predict(noisy, times.to(self.device), {"encoder_hidden_states": states}).float(), expected)
 
     def optimize(self, loss: torch.Tensor) -> None:
         """Backward and AdamW."""
@@ -129,8 +131,10 @@ class Benchmark:
         with torch.no_grad():
             side = self.size_px // self.base.vae_factor
             noisy = torch.randn(self.batch, self.latents.mean.shape[2], side, side, device=self.device)
-            states = self.captions.states[self.captions.rows].to(self.device)
-            self.predict(noisy, torch.zeros(self.batch, dtype=torch.long, device=self.device), states)
+            states = self.captions.of_images(torch.arange(self.batch))["encoder_hidden_states"].to(self.device)
+            self.predict(
+                noisy, torch.zeros(self.batch, dtype=torch.long, device=self.device), {"encoder_hidden_states": states}
+            )
 
 
 def seconds(step: Callable[[], None], device: torch.device) -> float:

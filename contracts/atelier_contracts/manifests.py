@@ -107,6 +107,21 @@ class ImportSource(Frozen):
     max_error: float = Field(ge=0, description="largest relative error of a layer's product; 0 where the conversion is exact")
 
 
+class Style(Frozen):
+    """What people should know of an adapter, and the settings that its author recommends."""
+
+    title: str | None = Field(default=None, max_length=200)
+    description: str | None = Field(default=None, max_length=5000)
+    author: str | None = Field(default=None, max_length=200)
+    licence: str | None = Field(default=None, max_length=200)
+    trigger_words: tuple[str, ...] = Field(default=(), max_length=50)
+    tags: tuple[str, ...] = Field(default=(), max_length=50)
+    scale: float | None = Field(default=None, description="factor of the adapter's own scale")
+    steps: int | None = Field(default=None, ge=1)
+    scheduler: str | None = Field(default=None, max_length=50)
+    guidance_scale: float | None = Field(default=None, ge=0)
+
+
 class AdapterManifest(Frozen):
     """adapter.json: what the weights beside it are, and where they come from."""
 
@@ -117,6 +132,7 @@ class AdapterManifest(Frozen):
     run_id: str
     dataset_digest: Digest | None = Field(description="of the training images, None for an imported adapter")
     imported_from: ImportSource | None = None
+    style: Style = Style()
     git_revision: str | None = Field(description="of the trainer's source tree, None outside a checkout")
 
     @property
@@ -134,7 +150,9 @@ class Evidence(Frozen):
     )
     output_finite: bool
     onnx_max_error: float = Field(description="largest |ONNX - torch| of one UNet step, over the largest |torch|")
-    validation_loss: float
-    base_validation_loss: float = Field(description="the same measurement without the adapter")
-    validation_digest: str = Field(description="sha256 of what it was measured on: images, captions, time steps, size")
-    validation_images: int
+    validation_loss: float | None = Field(default=None, description="None for an adapter that was imported without images")
+    base_validation_loss: float | None = Field(default=None, description="the same measurement without the adapter")
+    validation_digest: str | None = Field(
+        default=None, description="sha256 of what it was measured on: images, captions, time steps, size"
+    )
+    validation_images: int = 0

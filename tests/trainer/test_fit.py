@@ -21,6 +21,7 @@ from atelier_trainer.config.options import TrainOptions
 from atelier_trainer.context import TrainContext
 from atelier_trainer.errors import OptionError
 from atelier_trainer.export import adapter
+from atelier_trainer.families.family import unet_arguments
 from atelier_trainer.fit import build_optimizer, fit, row_order
 from atelier_trainer.objective import TrainingLoss, validation_loss
 from atelier_trainer.prepare import prepare
@@ -71,7 +72,7 @@ def reference_step(options: TrainOptions, generators: list[torch.Generator]) -> 
     unet.train()
     for number, generator in enumerate(generators):
         micro_batch = rows[number * batch : (number + 1) * batch]
-        loss = loss_of(lambda noisy, times, states: unet(noisy, times, states).sample, micro_batch, generator)
+        loss = loss_of(lambda noisy, times, text: unet(noisy, times, **unet_arguments(text)).sample, micro_batch, generator)
         (loss / len(generators)).backward()
     torch.nn.utils.clip_grad_norm_(parameters, o.max_grad_norm)
     optimizer.step()

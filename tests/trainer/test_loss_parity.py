@@ -9,6 +9,7 @@ import torch
 from atelier_trainer.config.option_groups import OptimizationOptions
 from atelier_trainer.data.encoded import CachedLatents, CaptionEmbeddings, EncodedDataset
 from atelier_trainer.export.adapter import inject_lora
+from atelier_trainer.families.family import Conditioning, unet_arguments
 from atelier_trainer.objective import TrainingLoss
 from diffusers import DDPMScheduler, UNet2DConditionModel
 from diffusers.training_utils import compute_snr
@@ -41,7 +42,7 @@ def dataset(unet: UNet2DConditionModel) -> EncodedDataset[CachedLatents]:
     side, width = SIZE_PX // 2, unet.config.cross_attention_dim
     mean = 4 * torch.randn(ROWS, 1, 4, side, side, generator=generator)
     states = torch.randn(ROWS + 1, TOKENS, width, generator=generator)
-    captions = CaptionEmbeddings(states, torch.arange(1, ROWS + 1), states[0])
+    captions = CaptionEmbeddings({"encoder_hidden_states": states}, torch.arange(1, ROWS + 1))
     return EncodedDataset(CachedLatents(mean, torch.zeros_like(mean), SCALE), captions)
 
 
@@ -51,9 +52,9 @@ class RecordedPrediction:
     def __init__(self, unet: UNet2DConditionModel) -> None:
         self._unet = unet
 
-    def __call__(self, noisy: torch.Tensor, times: torch.Tensor, states: torch.Tensor) -> torch.Tensor:
-        self.noisy, self.times, self.states = noisy, times, states
-        predicted: torch.Tensor = self._unet(noisy, times, states).sample
+    def __call__(self, noisy: torch.Tensor, times: torch.Tensor, conditioning: Conditioning) -> torch.Tensor:
+        self.noisy, self.times, self.conditioning = noisy, times, unet_arguments(conditioning)
+        predicted: torch.Tensor = self._unet(noisy, times, **self.conditioning).sample
         return predicted
 
 
@@ -76,7 +77,7 @@ def reference_loss(
     noisy = schedule.add_noise(latents, noise, step.times)
     velocity = schedule.config.prediction_type == "v_prediction"
     target = schedule.get_velocity(latents, noise, step.times) if velocity else noise
-    predicted = unet(noisy, step.times, step.states, return_dict=False)[0]
+    predicted = unet(noisy, step.times, **step.conditioning, return_dict=False)[0]
     if snr_gamma is None:
         return F.mse_loss(predicted.float(), target.float(), reduction="mean")
     snr = compute_snr(schedule, step.times)

@@ -12,6 +12,7 @@ from atelier_trainer.data.dataset import load_images
 from atelier_trainer.data.encode import Encoder
 from atelier_trainer.data.encoded import Augmentation, CachedLatents, CaptionEmbeddings, EncodedDataset
 from atelier_trainer.data.process_group import SingleProcess
+from atelier_trainer.families.family import Conditioning
 from atelier_trainer.objective import TrainingLoss, validation_digest, validation_loss
 from diffusers import DDPMScheduler
 
@@ -31,15 +32,16 @@ def dataset() -> EncodedDataset[CachedLatents]:
     mean = torch.randn(ROWS, 1, *SHAPE, generator=generator)
     states = torch.randn(ROWS + 1, TOKENS, WIDTH, generator=generator)
     return EncodedDataset(
-        CachedLatents(mean, torch.zeros_like(mean), 0.5), CaptionEmbeddings(states, torch.arange(1, ROWS + 1), states[0])
+        CachedLatents(mean, torch.zeros_like(mean), 0.5),
+        CaptionEmbeddings({"encoder_hidden_states": states}, torch.arange(1, ROWS + 1)),
     )
 
 
 class Prediction:
     """Predicts zeros, and keeps what it was called with."""
 
-    def __call__(self, noisy: torch.Tensor, times: torch.Tensor, states: torch.Tensor) -> torch.Tensor:
-        self.noisy, self.times, self.states = noisy, times, states
+    def __call__(self, noisy: torch.Tensor, times: torch.Tensor, conditioning: Conditioning) -> torch.Tensor:
+        self.noisy, self.times, self.states = noisy, times, conditioning["encoder_hidden_states"]
         return torch.zeros_like(noisy)
 
 
@@ -67,7 +69,7 @@ def test_a_steps_loss_is_that_of_the_papers(dataset, prediction_type, snr_gamma)
         snr = signal / (1 - signal)
         squared = squared * snr.clamp(max=snr_gamma) / (snr if prediction_type == "epsilon" else snr + 1)
     assert loss == pytest.approx(float(squared.mean()), rel=1e-4)
-    assert torch.equal(seen.states, dataset.captions.states[1:])
+    assert torch.equal(seen.states, dataset.captions.conditioning["encoder_hidden_states"][1:])
 
 
 def test_a_noise_offset_shifts_whole_channels(dataset):
@@ -83,7 +85,7 @@ def test_a_noise_offset_shifts_whole_channels(dataset):
 def test_dropped_captions_become_the_empty_one(dataset, share, dropped):
     share = min(share, 1 - 1e-9)
     _, seen = loss_of(OptimizationOptions(caption_dropout=share), schedule("epsilon"), dataset)
-    assert sum(torch.equal(states, dataset.captions.empty) for states in seen.states) == dropped
+    assert sum(torch.equal(states, dataset.captions.empty["encoder_hidden_states"][0]) for states in seen.states) == dropped
 
 
 @pytest.mark.parametrize("prediction_type", ["epsilon", "v_prediction"])
@@ -113,7 +115,7 @@ def test_the_validation_loss_depends_on_the_weights_alone(small_base, sketches, 
     images = load_images(DataOptions(train_data_dir=str(sketches))).select(range(20))
     encoder = Encoder(base, TensorCache(tmp_path, SingleProcess()))
     latents = encoder.encode_images(images, Augmentation(SIZE_PX, SIZE_PX), lambda *_: None)
-    dataset, unet = EncodedDataset(latents, encoder.encode_captions(images.captions)), base.load_unet()
+    dataset, unet = EncodedDataset(latents, encoder.encode_captions(images.captions, SIZE_PX, SIZE_PX)), base.load_unet()
     torch.manual_seed(1)
     first = validation_loss(unet, base.noise_schedule, dataset)
     torch.manual_seed(2)

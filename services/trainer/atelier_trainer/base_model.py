@@ -67,6 +67,14 @@ class BaseModel:
         pipeline.set_progress_bar_config(disable=True)
         return pipeline
 
+    def skeletons(self) -> dict[str, Any]:
+        """The UNet and the text encoders by part, with shapes and without weights."""
+        with torch.device("meta"):
+            models: dict[str, Any] = {"unet": UNet2DConditionModel.from_config(self.config("unet"))}
+            for part in self.family.text_encoders:
+                models[part.part] = part.model_class(part.model_class.config_class(**self.config(part.part)))
+        return models
+
     def config(self, part: str) -> dict[str, Any]:
         """The part's config.json."""
         content: dict[str, Any] = json.loads((self.folder / part / "config.json").read_text())

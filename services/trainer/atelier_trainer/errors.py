@@ -3,6 +3,7 @@
 TrainerError
 ├── OptionError      a flag or a combination of flags is invalid; nothing was started
 ├── DataError        the data set cannot be read or is incomplete; nothing was started
+├── AdapterFileError an adapter's file is damaged, does not fit the base model, or cannot be expressed as LoRA
 ├── BaseModelError   the base model cannot be located or is not a Stable Diffusion pipeline
 ├── ExportError      a graph could not be written, or does not compute what the model computes
 ├── TrackingError    MLflow did not answer, or refused
@@ -22,6 +23,9 @@ class OptionError(TrainerError): ...
 
 
 class DataError(TrainerError): ...
+
+
+class AdapterFileError(TrainerError): ...
 
 
 class BaseModelError(TrainerError): ...

@@ -15,6 +15,7 @@ from atelier_trainer.checkpoint import Checkpoint, CheckpointFolder
 from atelier_trainer.config.option_groups import OptimizationOptions
 from atelier_trainer.context import PreparedData, TrainContext
 from atelier_trainer.errors import NotFinite, Stopped
+from atelier_trainer.families.family import Conditioning, unet_arguments
 from atelier_trainer.objective import TrainingLoss, validation_loss
 from atelier_trainer.tracking.metric_sink import MetricSink
 from atelier_trainer.train_state import TrainProgress, TrainState
@@ -27,9 +28,9 @@ class TrainModule(torch.nn.Module):
         super().__init__()
         self.unet = torch.compile(unet) if compiled else unet
 
-    def forward(self, noisy: torch.Tensor, times: torch.Tensor, states: torch.Tensor) -> torch.Tensor:
+    def forward(self, noisy: torch.Tensor, times: torch.Tensor, conditioning: Conditioning) -> torch.Tensor:
         """The UNet's prediction, [b, c, h, w]."""
-        predicted: torch.Tensor = self.unet(noisy, times, states).sample
+        predicted: torch.Tensor = self.unet(noisy, times, **unet_arguments(conditioning)).sample
         return predicted
 
 

@@ -1,6 +1,6 @@
 """The diffusion objective: the loss of a training step, and the validation loss, which is the same for the same weights.
 
-Notation: b batch, c h w latent shape, s text tokens, d text width.
+Notation: b batch, c h w latent shape.
 """
 
 from __future__ import annotations
@@ -17,11 +17,12 @@ from torch.nn import functional as F
 from atelier_trainer.config.option_groups import OptimizationOptions
 from atelier_trainer.data.encoded import CachedLatents, EncodedDataset, Latents
 from atelier_trainer.data.process_group import ProcessGroup, SingleProcess
+from atelier_trainer.families.family import Conditioning, unet_arguments
 
 VALIDATION_TIMES = (50, 200, 350, 500, 650, 800, 950)  # of 1000; spread over all noise levels
 VALIDATION_SEED = 20_221
 VALIDATION_BATCH = 16
-Predict = Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
+Predict = Callable[[torch.Tensor, torch.Tensor, Conditioning], torch.Tensor]
 
 
 def target(noise_schedule: Any, latents: torch.Tensor, noise: torch.Tensor, times: torch.Tensor) -> torch.Tensor:
@@ -63,7 +64,7 @@ class TrainingLoss:
         """The loss of these rows, a scalar.
 
         Args:
-            predict: noisy latents [b, c, h, w], times [b] and text states [b, s, d] to the UNet's prediction.
+            predict: noisy latents [b, c, h, w], times [b] and conditioning to the UNet's prediction.
             rows: int64 [b].
             generator: source of everything random in the step; on the CPU, so that every device gets the same numbers.
         """
@@ -74,9 +75,9 @@ class TrainingLoss:
             noise = noise + options.noise_offset * torch.randn((*latents.shape[:2], 1, 1), generator=generator)
         times = torch.randint(0, schedule.config.num_train_timesteps, (len(rows),), generator=generator)
         dropped = torch.rand(len(rows), generator=generator) < options.caption_dropout
-        states = torch.where(dropped[:, None, None], captions.empty, captions.of_images(rows))
+        conditioning = _with_dropped(captions.of_images(rows), captions.empty, dropped)
         noisy = schedule.add_noise(latents, noise, times)
-        predicted = predict(noisy.to(self.device), times.to(self.device), states.to(self.device)).float()
+        predicted = predict(noisy.to(self.device), times.to(self.device), _on(self.device, conditioning)).float()
         expected = target(schedule, latents, noise, times).to(self.device)
         if options.snr_gamma is None:
             return F.mse_loss(predicted, expected)
@@ -130,13 +131,24 @@ def _validation_batches(
             yield batch, torch.randn(batch.shape, generator=generator), torch.full((len(rows),), time), rows
 
 
-def _predict_in_weights_dtype(unet: Any, *inputs: torch.Tensor) -> torch.Tensor:
+def _with_dropped(conditioning: Conditioning, empty: Conditioning, dropped: torch.Tensor) -> Conditioning:
+    """That of the empty caption in the rows where `dropped`, bool [b], is true."""
+    return {
+        name: torch.where(dropped.reshape(-1, *[1] * (tensor.dim() - 1)), empty[name], tensor)
+        for name, tensor in conditioning.items()
+    }
+
+
+def _on(device: torch.device, conditioning: Conditioning) -> Conditioning:
+    return {name: tensor.to(device) for name, tensor in conditioning.items()}
+
+
+def _predict_in_weights_dtype(unet: Any, noisy: torch.Tensor, times: torch.Tensor, conditioning: Conditioning) -> torch.Tensor:
     """One prediction in the dtype of the UNet's frozen weights; bf16 weights need autocast, because the LoRA is in float32."""
     parameter = next(unet.parameters())
-    noisy, times, states = (value.to(parameter.device) for value in inputs)
-    mixed = parameter.dtype != torch.float32
-    with torch.autocast(parameter.device.type, parameter.dtype, enabled=mixed):
-        predicted: torch.Tensor = unet(noisy, times, states).sample
+    device, mixed = parameter.device, parameter.dtype != torch.float32
+    with torch.autocast(device.type, parameter.dtype, enabled=mixed):
+        predicted: torch.Tensor = unet(noisy.to(device), times.to(device), **unet_arguments(_on(device, conditioning))).sample
     return predicted
 
 

@@ -41,7 +41,7 @@ def prepare(context: TrainContext) -> PreparedData:
     else:
         latents = encoder.encode_images(images, augmentation, on_progress)
     validation_latents = encoder.encode_images(held_out, Augmentation(context.width, context.height), on_progress)
-    captions = encoder.encode_captions([*images.captions, *held_out.captions])
+    captions = encoder.encode_captions([*images.captions, *held_out.captions], context.width, context.height)
     prepared = PreparedData(
         EncodedDataset(latents, captions.slice(0, len(images))),
         EncodedDataset(validation_latents, captions.slice(len(images), len(images) + len(held_out))),
@@ -57,5 +57,5 @@ def _image_sampler(context: TrainContext, encoder: Encoder) -> ImageSampler | No
     validation, seed = context.options.validation, context.options.optimization.seed
     if validation.validation_prompt is None:
         return None
-    prompt = encoder.encode_captions([validation.validation_prompt])
+    prompt = encoder.encode_captions([validation.validation_prompt], context.width, context.height)
     return ImageSampler(context.base, prompt, context.width, context.height, validation.num_validation_images, seed)

@@ -75,6 +75,7 @@ def test_a_version_is_shown_with_its_lineage_and_evidence(start, world, name):
         "dataset_digest": ADAPTER.dataset_digest,
         "git_revision": ADAPTER.git_revision,
         "weights_sha256": ADAPTER.weights_sha256,
+        "imported_from": None,
     }
     assert detail["evidence"] == EVIDENCE.model_dump()
     assert detail["problems"] == []

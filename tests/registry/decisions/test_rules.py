@@ -85,6 +85,20 @@ def test_metric_bounds(bound, metrics, passed):
     assert evaluate(evidence_rules.metric_bound(bound), candidate_version(metrics=metrics)).passed == passed
 
 
+@pytest.mark.parametrize(("where_comparable", "passed"), [(True, True), (False, False)])
+@pytest.mark.parametrize("imported", [1, 2])
+def test_an_imported_version_without_a_loss_is_not_comparable(where_comparable, passed, imported):
+    nothing = {"validation_loss": None, "base_validation_loss": None, "validation_digest": None, "validation_images": 0}
+    candidate, champion = (candidate_version(number, **(nothing if number == imported else {})) for number in (2, 1))
+    rule = evidence_rules.better_than_champion(Better(where_comparable=where_comparable))
+    verdict = evaluate(rule, candidate, champion)
+    assert verdict.passed == passed
+    assert f"no loss was measured on version {imported}, which was imported" in verdict.reason
+    bound = evaluate(evidence_rules.metric_bound(Bound(name="validation_loss", at_most=1.0)), candidate)
+    assert bound.passed == (imported == 1)
+    assert ("was not measured" in bound.reason) == (imported == 2)
+
+
 def test_better_than_the_champion():
     rule = evidence_rules.better_than_champion(Better(by_at_least=0.01))
     assert "no other champion" in evaluate(rule).reason

@@ -13,7 +13,7 @@ from atelier_trainer.base_model import BaseModel, load_base_model
 from atelier_trainer.config.option_groups import DataOptions, ModelOptions
 from atelier_trainer.data.cache import TensorCache
 from atelier_trainer.data.dataset import Crop, ImageDataset, load_images
-from atelier_trainer.data.encode import Encoder, text_states
+from atelier_trainer.data.encode import Encoder, encode_texts
 from atelier_trainer.data.encoded import Augmentation, CachedLatents, OnlineLatents
 from atelier_trainer.data.process_group import ProcessGroup, SingleProcess
 
@@ -68,11 +68,13 @@ def test_cached_mean_and_std_are_those_of_the_vae(small, images, tmp_path, flip,
 
 
 def test_cached_states_are_those_of_the_text_encoder(small, images, tmp_path):
-    captions = encoder(small, tmp_path).encode_captions(images.captions)
+    captions = encoder(small, tmp_path).encode_captions(images.captions, SIZE_PX, SIZE_PX)
     (part,) = small.family.text_encoders
-    expected = text_states(small.load_tokenizer(part), small.load_text_encoder(part), ["", images.captions[2]])
-    torch.testing.assert_close(captions.of_images(torch.tensor([2]))[0], expected[1], atol=1e-5, rtol=1e-4)
-    torch.testing.assert_close(captions.empty, expected[0], atol=1e-5, rtol=1e-4)
+    (expected,) = encode_texts(part, small.load_tokenizer(part), small.load_text_encoder(part), ["", images.captions[2]])
+    torch.testing.assert_close(
+        captions.of_images(torch.tensor([2]))["encoder_hidden_states"][0], expected[1], atol=1e-5, rtol=1e-4
+    )
+    torch.testing.assert_close(captions.empty["encoder_hidden_states"][0], expected[0], atol=1e-5, rtol=1e-4)
 
 
 def test_samples_follow_the_posterior(small, images, tmp_path):
@@ -84,12 +86,16 @@ def test_samples_follow_the_posterior(small, images, tmp_path):
 
 
 def test_a_second_run_reads_the_cache_and_loads_no_model(small, images, tmp_path, forbid_encoding):
-    latents, captions = encode(small, images, PLAIN, tmp_path), encoder(small, tmp_path).encode_captions(images.captions)
+    latents, captions = (
+        encode(small, images, PLAIN, tmp_path),
+        encoder(small, tmp_path).encode_captions(images.captions, SIZE_PX, SIZE_PX),
+    )
     forbid_encoding()
     again = encode(small, images, PLAIN, tmp_path)
     assert torch.equal(latents.mean, again.mean)
     assert torch.equal(latents.std, again.std)
-    assert torch.equal(encoder(small, tmp_path).encode_captions(images.captions).states, captions.states)
+    same = encoder(small, tmp_path).encode_captions(images.captions, SIZE_PX, SIZE_PX)
+    assert torch.equal(same.conditioning["encoder_hidden_states"], captions.conditioning["encoder_hidden_states"])
 
 
 @pytest.mark.parametrize("change", ["size", "flip", "crops", "images", "vae"])

@@ -84,6 +84,7 @@ DETAIL: dict[str, Any] = VERSION | {
         "dataset_digest": "9e" * 32,
         "git_revision": "1c2f7a9",
         "weights_sha256": "d4" * 32,
+        "imported_from": None,
     },
     "evidence": {
         "weights_sha256": "d4" * 32,

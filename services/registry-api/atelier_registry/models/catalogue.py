@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from math import isfinite
 from typing import TypeVar
 
-from atelier_contracts.manifests import AdapterManifest, Evidence
+from atelier_contracts.manifests import AdapterManifest, Evidence, outdated_format
 from atelier_contracts.names import ADAPTER_FILE, CHAIN_MODEL, EVIDENCE_FILE, KIND_ADAPTER, KIND_BUNDLE, TAG_BUNDLE_DIGEST
 from pydantic import BaseModel, ValidationError
 
@@ -161,6 +161,7 @@ def _lineage(version: Version, run: Run | None, manifest: AdapterManifest | None
         dataset_digest=manifest.dataset_digest,
         git_revision=manifest.git_revision or commit,
         weights_sha256=manifest.weights_sha256,
+        imported_from=manifest.imported_from,
     )
 
 
@@ -171,8 +172,10 @@ def parse_file(kind: type[M], file: str, files: dict[str, str], problems: list[s
     try:
         content = kind.model_validate_json(files[file])
     except ValidationError as error:
+        reason = outdated_format(files[file])
+        outdated = f"{file}: {reason}" if reason else None
         details = "; ".join(f"{'.'.join(map(str, fault['loc'])) or 'content'}: {fault['msg']}" for fault in error.errors()[:3])
-        problems.append(f"{file} is not a valid {kind.__name__}: {details}")
+        problems.append(outdated or f"{file} is not a valid {kind.__name__}: {details}")
         return None
     non_finite = [name for name, value in content.model_dump().items() if isinstance(value, float) and not isfinite(value)]
     if non_finite:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Annotated
 
-from atelier_contracts.manifests import Evidence
+from atelier_contracts.manifests import Evidence, ImportSource
 from pydantic import BaseModel, ConfigDict, Field, WithJsonSchema
 
 JsonFloat = Annotated[
@@ -56,6 +56,7 @@ class Lineage(BaseModel):
     dataset_digest: str | None = None
     git_revision: str | None = None
     weights_sha256: str | None = None
+    imported_from: ImportSource | None = Field(default=None, description="the file of another tool")
 
 
 class VersionDetail(VersionSummary):

@@ -1,7 +1,7 @@
-"""Encodes a data set once with the frozen VAE and text encoder; the result is cached by the content that it depends on.
+"""Encodes a data set once with the frozen VAE and text encoders; the result is cached by the content that it depends on.
 
 The posterior's mean and standard deviation are cached, not a sample: each step samples again, so caching loses nothing.
-Notation: n images, v variants of each (crops x flips), c h w latent shape, s text tokens, d text width.
+Notation: n images, v variants of each (crops x flips), c h w latent shape.
 """
 
 from __future__ import annotations
@@ -20,8 +20,9 @@ from atelier_trainer.base_model import BaseModel
 from atelier_trainer.data.cache import TensorCache
 from atelier_trainer.data.dataset import CENTER, Crop, ImageDataset
 from atelier_trainer.data.encoded import Augmentation, CachedLatents, CaptionEmbeddings
+from atelier_trainer.families.family import TextEncoderPart
 
-LATENTS_FORMAT, CAPTIONS_FORMAT = "latents-1", "captions-1"
+LATENTS_FORMAT, CAPTIONS_FORMAT = "latents-1", "captions-2"
 ENCODE_BATCH, CAPTION_BATCH = 16, 64
 CROP_SEED = 11  # not the run's seed: runs with other seeds share the cache
 Positions = np.ndarray[Any, np.dtype[np.float32]]
@@ -76,25 +77,35 @@ class Encoder:
         on_progress(len(images), len(images))
         return CachedLatents(**tensors, scale=float(self.base.config("vae")["scaling_factor"]))
 
-    def encode_captions(self, captions: list[str]) -> CaptionEmbeddings:
-        """Text states of the captions, from the cache or the text encoder."""
+    def encode_captions(self, captions: list[str], width: int, height: int) -> CaptionEmbeddings:
+        """Conditioning of the captions, from the cache or the text encoders.
+
+        Args:
+            captions: of the images.
+            width: of the images in px.
+            height: of the images in px.
+        """
         distinct = ["", *sorted(set(captions) - {""})]
         distinct_digest = hashlib.sha256("\0".join(distinct).encode()).hexdigest()
-        (part,) = self.base.family.text_encoders
-        key = [CAPTIONS_FORMAT, self.base.part_digest("text_encoder", "tokenizer"), distinct_digest]
-        models: list[Any] = []
+        family, parts = self.base.family, [name for one in self.base.family.text_encoders for name in (one.part, one.tokenizer)]
+        key = [CAPTIONS_FORMAT, self.base.part_digest(*parts), distinct_digest]
+        models: dict[str, tuple[Any, Any]] = {}
 
         def encode(number: int) -> dict[str, torch.Tensor]:
-            if not models:
-                models.extend((self.base.load_tokenizer(part), self.base.load_text_encoder(part).to(self.device)))
-            tokenizer, text_encoder = models
             batch = distinct[number * CAPTION_BATCH : (number + 1) * CAPTION_BATCH]
-            return {"states": text_states(tokenizer, text_encoder, batch)}
+            outputs: dict[str, torch.Tensor] = {}
+            for part in family.text_encoders:
+                if part.part not in models:
+                    models[part.part] = self.base.load_tokenizer(part), self.base.load_text_encoder(part).to(self.device)
+                encoded = encode_texts(part, *models[part.part], batch)
+                outputs |= {f"{part.part}.{name}": one for name, one in zip(part.outputs, encoded, strict=True)}
+            return outputs
 
-        parts = -(-len(distinct) // CAPTION_BATCH)
-        states = self.cache.get_or_build("captions", key, parts, encode, lambda _: None)["states"]
+        found = self.cache.get_or_build("captions", key, -(-len(distinct) // CAPTION_BATCH), encode, lambda _: None)
+        outputs = {part.part: tuple(found[f"{part.part}.{name}"] for name in part.outputs) for part in family.text_encoders}
         row_of = {text: row for row, text in enumerate(distinct)}
-        return CaptionEmbeddings(states, torch.tensor([row_of[text] for text in captions]), states[0])
+        rows = torch.tensor([row_of[text] for text in captions])
+        return CaptionEmbeddings(family.conditioning(outputs, width, height), rows)
 
 
 class _ImageBatches:
@@ -137,14 +148,14 @@ class _ImageBatches:
         return np.stack(list(self._pool.map(read, rows) if self._pool else map(read, rows)))
 
 
-def text_states(tokenizer: Any, text_encoder: Any, captions: list[str]) -> torch.Tensor:
-    """Last hidden states of the text encoder, float32 [b, s, d] on the CPU."""
+def encode_texts(part: TextEncoderPart, tokenizer: Any, text_encoder: Any, texts: list[str]) -> tuple[torch.Tensor, ...]:
+    """The text encoder's outputs on the CPU, float32 with a first dimension of len(texts)."""
     tokens = tokenizer(
-        captions, padding="max_length", max_length=tokenizer.model_max_length, truncation=True, return_tensors="pt"
+        texts, padding="max_length", max_length=tokenizer.model_max_length, truncation=True, return_tensors="pt"
     ).input_ids
     with torch.inference_mode():
-        states: torch.Tensor = text_encoder(tokens.to(text_encoder.device)).last_hidden_state
-    return states.cpu().clone()
+        outputs = part.encode(text_encoder, tokens.to(text_encoder.device))
+    return tuple(output.cpu().clone() for output in outputs)
 
 
 def _crop_positions(images: ImageDataset, augmentation: Augmentation) -> Positions:

@@ -1,6 +1,6 @@
 """A data set as the UNet sees it: latents to sample from, and embeddings of the captions.
 
-Notation: n images, v variants of each (crops x flips), b batch, c h w latent shape, s text tokens, d text width.
+Notation: n images, v variants of each (crops x flips), b batch, c h w latent shape.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import numpy as np
 import torch
 
 from atelier_trainer.data.dataset import Crop, ImageDataset
+from atelier_trainer.families.family import Conditioning
 
 
 @dataclass(frozen=True)
@@ -33,25 +34,28 @@ class Augmentation:
 
 @dataclass(frozen=True)
 class CaptionEmbeddings:
-    """Text states.
+    """What the captions condition the UNet on.
 
     Attributes:
-        states: float32 [distinct captions, s, d].
-        rows: int64 [n], the row of each image's caption in `states`.
-        empty: float32 [s, d], the states of the empty caption.
+        conditioning: float32, with the distinct captions as first dimension; the first one is the empty caption.
+        rows: int64 [n], the row of each image's caption.
     """
 
-    states: torch.Tensor
+    conditioning: Conditioning
     rows: torch.Tensor
-    empty: torch.Tensor
 
-    def of_images(self, images: torch.Tensor) -> torch.Tensor:
-        """States of these images' captions, [b, s, d]."""
-        return self.states[self.rows[images]]
+    def of_images(self, images: torch.Tensor) -> Conditioning:
+        """Of these images' captions, with a first dimension of b."""
+        return {name: tensor[self.rows[images]] for name, tensor in self.conditioning.items()}
+
+    @property
+    def empty(self) -> Conditioning:
+        """Of the empty caption, with a first dimension of 1."""
+        return {name: tensor[:1] for name, tensor in self.conditioning.items()}
 
     def slice(self, start: int, stop: int) -> CaptionEmbeddings:
         """Those of a range of images."""
-        return CaptionEmbeddings(self.states, self.rows[start:stop], self.empty)
+        return CaptionEmbeddings(self.conditioning, self.rows[start:stop])
 
 
 class Latents(Protocol):

@@ -20,7 +20,7 @@ from atelier_trainer.export.attention import fused_attention
 from atelier_trainer.export.lora_inputs import layer_shapes, lora_inputs, lora_signature
 from atelier_trainer.export.onnx_export import OPSET, GraphSignature, write_graph
 from atelier_trainer.export.standard_operators import split_graphs
-from atelier_trainer.families.family import Family, TextEncoderPart
+from atelier_trainer.families.family import Family, TextEncoderPart, unet_arguments
 from atelier_trainer.families.lora_layers import Groups
 
 FORMAT = "atelier-bundle-4"  # part of the source digest: a new way of exporting makes new bundles
@@ -56,7 +56,7 @@ def export_bundle(
         ExportError: the UNet has no layer that takes LoRA.
     """
     unet, vae = pipeline.unet.float().eval(), pipeline.vae.float().eval()
-    layers = family.lora_layers(pipeline)
+    layers = family.lora_layers(pipeline.components)
     if not layers["unet"]:
         raise ExportError(f"the base model {base!r} has no layer that takes LoRA")
     encoders = {}
@@ -97,12 +97,12 @@ def _downsampling(model: Any) -> int:
 class UNetStep(torch.nn.Module):
     """The UNet with plain tensors as arguments, conditioning in the order of its names."""
 
-    def __init__(self, unet: Any, family: Family, conditioning: list[str]) -> None:
+    def __init__(self, unet: Any, conditioning: list[str]) -> None:
         super().__init__()
-        self.unet, self.family, self.conditioning = unet, family, conditioning
+        self.unet, self.conditioning = unet, conditioning
 
     def forward(self, sample: torch.Tensor, timestep: torch.Tensor, *conditioning: torch.Tensor) -> torch.Tensor:
-        arguments = self.family.unet_arguments(dict(zip(self.conditioning, conditioning, strict=True)))
+        arguments = unet_arguments(dict(zip(self.conditioning, conditioning, strict=True)))
         out: torch.Tensor = self.unet(sample, timestep, **arguments, return_dict=False)[0]
         return out
 
@@ -127,7 +127,7 @@ def _export_unet(pipeline: Any, family: Family, layers: Groups, file: Path) -> N
         [*example, *lora.example],
         (tuple(shapes + lora.dynamic_shapes),),
     )
-    step = UNetStep(unet, family, list(conditioning))
+    step = UNetStep(unet, list(conditioning))
     with lora_inputs(unet, step, layers, len(example)) as module, fused_attention(unet):
         write_graph(module, signature, file)
     split_graphs(file.with_name(names.FUSED_UNET_FILE), file)

@@ -6,7 +6,15 @@ import subprocess
 from pathlib import Path
 
 from atelier_contracts import names
-from atelier_contracts.manifests import AdapterLayer, AdapterManifest, BundleManifest, Evidence, ImportSource, file_sha256
+from atelier_contracts.manifests import (
+    AdapterLayer,
+    AdapterManifest,
+    BundleManifest,
+    Evidence,
+    ImportSource,
+    Style,
+    file_sha256,
+)
 
 from atelier_trainer.adapter_formats.adapter_weights import AdapterWeights
 
@@ -21,6 +29,7 @@ def write_adapter_manifest(
     run_id: str,
     dataset_digest: str | None,
     imported_from: ImportSource | None = None,
+    style: Style | None = None,
 ) -> AdapterManifest:
     """Describes a weights file in adapter.json.
 
@@ -31,6 +40,7 @@ def write_adapter_manifest(
         run_id: of the MLflow run.
         dataset_digest: of the training images, if they are known.
         imported_from: the file of another tool, if it is one.
+        style: what people should know of it.
     """
     manifest = AdapterManifest(
         bundle_digest=bundle.digest(),
@@ -39,6 +49,7 @@ def write_adapter_manifest(
         run_id=run_id,
         dataset_digest=dataset_digest,
         imported_from=imported_from,
+        style=style or Style(),
         git_revision=git_revision(),
     )
     (weights.parent / names.ADAPTER_FILE).write_text(manifest.model_dump_json(indent=2))

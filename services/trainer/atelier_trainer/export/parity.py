@@ -14,7 +14,7 @@ from atelier_contracts.manifests import BundleManifest, LoraGroups
 
 from atelier_trainer.adapter_formats.adapter_weights import AdapterWeights, LoraPair
 from atelier_trainer.errors import ExportError
-from atelier_trainer.families.family import Family
+from atelier_trainer.families.family import Family, unet_arguments
 
 PARITY_BOUND = 1e-4  # of the largest |torch|; 1.2e-6 is usual in float32
 Feeds = dict[str, np.ndarray[Any, np.dtype[Any]]]
@@ -81,7 +81,7 @@ def _unet_outputs(
     }
     computed = _session(bundle_dir / names.UNET_FILE).run(None, feeds)[0]
     with torch.inference_mode():
-        expected = unet(sample, times, **family.unet_arguments(conditioning)).sample.numpy()
+        expected = unet(sample, times, **unet_arguments(conditioning)).sample.numpy()
     return computed, expected
 
 

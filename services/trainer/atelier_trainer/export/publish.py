@@ -48,7 +48,7 @@ def publish(folder: Path, outcome: Outcome, target: RunTarget, report: Report) -
     options = TrainOptions.from_flags(**outcome.flags)
     base = load_base_model(options.model)
     with tempfile.TemporaryDirectory(prefix="atelier-") as scratch:
-        bundle_dir, bundle = _fetch_or_export_bundle(base, target, Path(scratch), report)
+        bundle_dir, bundle = fetch_or_export_bundle(base, target, Path(scratch), report)
         unet = base.load_unet()
         adapter.inject_lora(unet, **options.model.lora)
         adapter.set_lora_weights(unet, adapter.load_weights(folder))
@@ -77,7 +77,7 @@ def publish(folder: Path, outcome: Outcome, target: RunTarget, report: Report) -
     return published
 
 
-def _fetch_or_export_bundle(base: BaseModel, target: RunTarget, scratch: Path, report: Report) -> tuple[Path, BundleManifest]:
+def fetch_or_export_bundle(base: BaseModel, target: RunTarget, scratch: Path, report: Report) -> tuple[Path, BundleManifest]:
     """The bundle's folder and manifest: downloaded where the registry has it, otherwise exported and registered."""
     source = source_digest(base.folder, base.family)
     registered = target.tracking.bundle_version(source)

@@ -14,6 +14,13 @@ Conditioning = dict[str, torch.Tensor]
 """What a UNet is conditioned on: tensors by the name of the graph's input, all with the batch as first dimension."""
 
 
+def unet_arguments(conditioning: Conditioning) -> dict[str, Any]:
+    """The keyword arguments of diffusers' UNet2DConditionModel: everything but the text's states is added conditioning."""
+    added = {name: tensor for name, tensor in conditioning.items() if name != "encoder_hidden_states"}
+    arguments: dict[str, Any] = {"encoder_hidden_states": conditioning["encoder_hidden_states"]}
+    return arguments | {"added_cond_kwargs": added} if added else arguments
+
+
 @dataclass(frozen=True)
 class TextEncoderPart:
     """A text encoder of the diffusers folder.
@@ -44,7 +51,11 @@ class Family:
         text_encoders: in the order in which their states are concatenated.
         conditioning: from the outputs of the text encoders, by part, and width and height in px to what the UNet takes.
         conditioning_example: random conditioning of a UNet, for a number of text tokens and of rows.
-        unet_arguments: from conditioning to the keyword arguments of diffusers' UNet.
+        prompt_arguments: from one text's conditioning to arguments of diffusers' pipeline, without the word negative.
+        kohya_original_names: whether kohya's files name the UNet's layers as the original code does.
+        kohya_prefixes: by text encoder, what its layers' names begin with in kohya's files; the first one is written.
+        comfyui_encoders: by text encoder, its names in ComfyUI's files; likewise.
+        architecture: of an adapter, in modelspec's metadata.
     """
 
     name: Literal["sd", "sdxl"]
@@ -53,7 +64,11 @@ class Family:
     text_encoders: tuple[TextEncoderPart, ...]
     conditioning: Callable[[Mapping[str, tuple[torch.Tensor, ...]], int, int], Conditioning]
     conditioning_example: Callable[[Any, int, int], Conditioning]
-    unet_arguments: Callable[[Conditioning], dict[str, Any]]
+    prompt_arguments: Callable[[Conditioning], dict[str, torch.Tensor]]
+    kohya_original_names: bool
+    kohya_prefixes: Mapping[str, tuple[str, ...]]
+    comfyui_encoders: Mapping[str, tuple[str, ...]]
+    architecture: str
 
     @property
     def parts(self) -> tuple[str, ...]:
@@ -61,7 +76,11 @@ class Family:
         encoders = [encoder.part for encoder in self.text_encoders]
         return ("unet", "vae", *encoders, *(encoder.tokenizer for encoder in self.text_encoders), "scheduler")
 
-    def lora_layers(self, pipeline: Any) -> dict[str, Groups]:
-        """The layers that take LoRA, by part."""
-        encoders = {part.part: text_encoder_lora_layers(getattr(pipeline, part.part)) for part in self.text_encoders}
-        return {"unet": unet_lora_layers(pipeline.unet)} | encoders
+    def lora_layers(self, models: Mapping[str, Any]) -> dict[str, Groups]:
+        """The layers that take LoRA, by part.
+
+        Args:
+            models: the UNet and the text encoders, by part.
+        """
+        encoders = {part.part: text_encoder_lora_layers(models[part.part]) for part in self.text_encoders}
+        return {"unet": unet_lora_layers(models["unet"])} | encoders

@@ -7,7 +7,7 @@ import logging
 import os
 import re
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -48,6 +48,16 @@ class TrackingClient:
             experiment_id = existing.experiment_id if existing is not None else self._create_experiment(experiment)
             source = {"mlflow.user": getpass.getuser(), "mlflow.source.name": "atelier_trainer", "mlflow.source.type": "LOCAL"}
             return str(self.client.create_run(experiment_id, tags=source | tags, run_name=name).info.run_id)
+
+    def log_params(self, run_id: str, params: Mapping[str, Any]) -> None:
+        with translate_errors(self.uri):
+            for name, value in params.items():
+                self.client.log_param(run_id, name, value)
+
+    def end_run(self, run_id: str, status: str) -> None:
+        """Sets a run's final status."""
+        with translate_errors(self.uri):
+            self.client.set_terminated(run_id, status)
 
     def artifact_text(self, run_id: str, path: str) -> str | None:
         """A text artifact of a run; None where the run has none of that name."""

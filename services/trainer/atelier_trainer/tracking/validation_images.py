@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from diffusers import StableDiffusionPipeline
 
 from atelier_trainer.base_model import BaseModel
 from atelier_trainer.data.encoded import CaptionEmbeddings
@@ -22,7 +21,7 @@ class ImageSampler:
 
     Attributes:
         base: its VAE and scheduler are loaded at each call and released afterwards.
-        prompt: text states of the prompt and of the empty prompt.
+        prompt: conditioning of the prompt and of the empty prompt.
         width: px.
         height: px.
         count: number of images.
@@ -41,16 +40,19 @@ class ImageSampler:
         parameter, was_training = next(unet.parameters()), unet.training
         device, mixed = parameter.device, parameter.dtype != torch.float32
         unet.eval()
-        pipeline = StableDiffusionPipeline.from_pretrained(
-            self.base.folder, unet=unet, vae=self.base.load_vae().to(device), text_encoder=None, tokenizer=None,
-            safety_checker=None, feature_extractor=None, requires_safety_checker=False,
-        )  # fmt: skip
+        family = self.base.family
+        left_out = {name: None for part in family.text_encoders for name in (part.part, part.tokenizer)}
+        pipeline = family.pipeline_class.from_pretrained(
+            self.base.folder, unet=unet, vae=self.base.load_vae().to(device), **left_out, **family.pipeline_arguments
+        )
+        prompt = family.prompt_arguments(self.prompt.of_images(torch.tensor([0])))
+        negative = family.prompt_arguments(self.prompt.empty)
+        texts = prompt | {f"negative_{name}": tensor for name, tensor in negative.items()}
         pipeline.set_progress_bar_config(disable=True)
         for index in range(self.count):
             with torch.inference_mode(), torch.autocast(device.type, parameter.dtype, enabled=mixed):
                 latents = pipeline(
-                    prompt_embeds=self.prompt.states[self.prompt.rows[:1]].to(device),
-                    negative_prompt_embeds=self.prompt.empty[None].to(device),
+                    **{name: tensor.to(device) for name, tensor in texts.items()},
                     width=self.width,
                     height=self.height,
                     num_inference_steps=STEPS,

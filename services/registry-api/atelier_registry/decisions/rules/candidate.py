@@ -38,7 +38,8 @@ class Candidate:
     def value(self, metric: str) -> float | None:
         """From the evidence, or else the run's metric."""
         if self.evidence and metric in ("validation_loss", "base_validation_loss", "onnx_max_error"):
-            return float(getattr(self.evidence, metric))
+            value: float | None = getattr(self.evidence, metric)
+            return value
         return self.metrics.get(metric)
 
 

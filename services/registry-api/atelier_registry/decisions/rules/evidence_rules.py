@@ -74,6 +74,10 @@ def better_than_champion(required: Better) -> Rule:
         if theirs is None:
             reason = f"version {champion.version.number} has no usable evidence, so losses cannot be compared"
             return verdict(required.where_comparable, reason)
+        for version, evidence in ((candidate.version, ours), (champion.version, theirs)):
+            if evidence.validation_digest is None:
+                reason = f"no loss was measured on version {version.number}, which was imported, so losses cannot be compared"
+                return verdict(required.where_comparable, reason)
         if ours.validation_digest != theirs.validation_digest:
             return verdict(
                 required.where_comparable,

@@ -24,16 +24,20 @@ def _conditioning_example(unet: Any, tokens: int, rows: int) -> Conditioning:
     return {"encoder_hidden_states": torch.randn(rows, tokens, unet.config.cross_attention_dim)}
 
 
-def _unet_arguments(conditioning: Conditioning) -> dict[str, Any]:
-    return {"encoder_hidden_states": conditioning["encoder_hidden_states"]}
+def _prompt_arguments(conditioning: Conditioning) -> dict[str, torch.Tensor]:
+    return {"prompt_embeds": conditioning["encoder_hidden_states"]}
 
 
 SD = Family(
     name="sd",
     pipeline_class=StableDiffusionPipeline,
-    pipeline_arguments={"safety_checker": None, "requires_safety_checker": False},
+    pipeline_arguments={"safety_checker": None, "feature_extractor": None, "requires_safety_checker": False},
     text_encoders=(TextEncoderPart("text_encoder", "tokenizer", CLIPTextModel, ("last_hidden_state",), _encode),),
     conditioning=_conditioning,
     conditioning_example=_conditioning_example,
-    unet_arguments=_unet_arguments,
+    prompt_arguments=_prompt_arguments,
+    kohya_original_names=False,
+    kohya_prefixes={"text_encoder": ("lora_te", "lora_te1")},
+    comfyui_encoders={"text_encoder": ("clip_l", "clip_h")},
+    architecture="stable-diffusion-v1/lora",
 )

@@ -45,9 +45,8 @@ def _conditioning_example(unet: Any, tokens: int, rows: int) -> Conditioning:
     }
 
 
-def _unet_arguments(conditioning: Conditioning) -> dict[str, Any]:
-    added = {name: conditioning[name] for name in ("text_embeds", "time_ids")}
-    return {"encoder_hidden_states": conditioning["encoder_hidden_states"], "added_cond_kwargs": added}
+def _prompt_arguments(conditioning: Conditioning) -> dict[str, torch.Tensor]:
+    return {"prompt_embeds": conditioning["encoder_hidden_states"], "pooled_prompt_embeds": conditioning["text_embeds"]}
 
 
 SDXL = Family(
@@ -62,5 +61,9 @@ SDXL = Family(
     ),
     conditioning=_conditioning,
     conditioning_example=_conditioning_example,
-    unet_arguments=_unet_arguments,
+    prompt_arguments=_prompt_arguments,
+    kohya_original_names=True,
+    kohya_prefixes={"text_encoder": ("lora_te1",), "text_encoder_2": ("lora_te2",)},
+    comfyui_encoders={"text_encoder": ("clip_l",), "text_encoder_2": ("clip_g",)},
+    architecture="stable-diffusion-xl-v1-base/lora",
 )
