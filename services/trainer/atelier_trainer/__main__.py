@@ -118,6 +118,18 @@ def _parser() -> argparse.ArgumentParser:
     importing.add_argument("--trigger_words", "--trigger-words", help="separated by commas; default: the file's own")
     importing.set_defaults(command=_import)
 
+    exporting = commands.add_parser(
+        "export", help="write a version as a LoRA file of another tool", description="Write a registered version as a file."
+    )
+    exporting.add_argument("version", metavar="MODEL:VERSION|MODEL@ALIAS", help="for example ink:3 or ink@champion")
+    exporting.add_argument(
+        "--format", choices=("diffusers", "kohya", "comfyui"), default="kohya", help="whose names the keys get"
+    )
+    exporting.add_argument("--out", type=Path, required=True, metavar="FILE", help="safetensors file to write")
+    exporting.add_argument("--overwrite", action="store_true", help="replace an existing file")
+    exporting.add_argument("--tracking_uri", "--tracking-uri", help="MLflow server (default: MLFLOW_TRACKING_URI)")
+    exporting.set_defaults(command=_export)
+
     sync = commands.add_parser("sync", help="deliver to MLflow what it did not take during the training")
     sync.add_argument("run_dir", type=Path, metavar="RUN_DIR", help="--output_dir of a training or a search")
     sync.add_argument("--tracking_uri", "--tracking-uri", help="MLflow server (default: that of the run)")
@@ -247,6 +259,25 @@ def _import(parsed: argparse.Namespace, console: Console) -> int:
         console.print(f"version {imported.version} of {imported.model}", highlight=False)
         results.append({"model": imported.model, "version": imported.version, "run_id": imported.run_id})
     console.print_json(data=results if len(results) > 1 else results[0])
+    return 0
+
+
+def _export(parsed: argparse.Namespace, console: Console) -> int:
+    uri, file = parsed.tracking_uri or os.environ.get("MLFLOW_TRACKING_URI"), parsed.out.expanduser()
+    if uri is None:
+        raise OptionError("export needs --tracking_uri or MLFLOW_TRACKING_URI")
+    if file.exists() and not parsed.overwrite:
+        raise OptionError(f"--out: {str(file)!r} exists; give another name, or --overwrite")
+    from atelier_trainer.exchange.export_adapter import export_adapter
+    from atelier_trainer.tracking.mlflow_client import TrackingClient
+
+    written = export_adapter(parsed.version, parsed.format, file, TrackingClient(uri))
+    console.print(
+        f"wrote version {written.version} of {written.model} to {file}: sha256 {written.sha256} "
+        f"(AutoV2 {written.sha256[:10].upper()})",
+        soft_wrap=True,
+        highlight=False,
+    )
     return 0
 
 

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
-from typing import Any
 
 from atelier_trainer.families.family import Family
 
@@ -53,15 +52,15 @@ class LayerNames:
 
     Args:
         family: of the base model.
-        unet_config: config.json of its UNet.
         layers: `part.layer` of every layer that takes LoRA.
     """
 
-    def __init__(self, family: Family, unet_config: Mapping[str, Any], layers: Iterable[str]) -> None:
+    def __init__(self, family: Family, layers: Collection[str]) -> None:
+        self._family, self._blocks = family, UNetBlocks.of_layers(layers)
         self._layers: dict[str, tuple[str, str]] = {}
         for layer in layers:
             self._layers[layer] = layer, "diffusers"
-            for naming, names in other_names(family, unet_config, layer).items():
+            for naming, names in self.all_names(layer).items():
                 self._layers |= dict.fromkeys(names, (layer, naming))
 
     def find(self, key: str) -> LayerKey | None:
@@ -77,12 +76,36 @@ class LayerNames:
             return LayerKey(found[0], suffix, found[1])
         return None
 
+    def all_names(self, layer: str) -> dict[str, list[str]]:
+        """The names of a layer by whose they are; the first name of each is what `export` writes."""
+        return _all_names(self._family, self._blocks, layer)
 
-def other_names(family: Family, unet_config: Mapping[str, Any], layer: str) -> dict[str, list[str]]:
-    """The names of a layer by whose they are; the first name of each is what `export` writes."""
+
+@dataclass(frozen=True)
+class UNetBlocks:
+    """How a UNet's blocks are numbered in its original code.
+
+    Attributes:
+        layers: residual layers of a level on the way down.
+        up_attention: levels on the way up that have attention.
+    """
+
+    layers: int
+    up_attention: frozenset[int]
+
+    @staticmethod
+    def of_layers(layers: Iterable[str]) -> UNetBlocks:
+        """Read off the names of a UNet's layers in diffusers."""
+        names = list(layers)
+        resnets = [int(match[1]) for name in names if (match := re.match(r"unet\.down_blocks\.0\.resnets\.(\d+)\.", name))]
+        attention = [int(match[1]) for name in names if (match := re.match(r"unet\.up_blocks\.(\d+)\.attentions\.", name))]
+        return UNetBlocks(1 + max(resnets, default=0), frozenset(attention))
+
+
+def _all_names(family: Family, blocks: UNetBlocks, layer: str) -> dict[str, list[str]]:
     part, _, module = layer.partition(".")
     if part == "unet":
-        original = original_unet_name(module, unet_config)
+        original = original_unet_name(module, blocks)
         flat = [name.replace(".", "_") for name in (original, module)]
         return {
             "diffusers": [layer],
@@ -117,16 +140,16 @@ _OUTSIDE = {
 }
 
 
-def original_unet_name(module: str, config: Mapping[str, Any]) -> str:
+def original_unet_name(module: str, unet: UNetBlocks) -> str:
     """A module's name in the original code of Stable Diffusion, which numbers the blocks one after another.
 
     Args:
         module: in diffusers' UNet2DConditionModel.
-        config: of the UNet.
+        unet: its blocks.
     """
     if module in _OUTSIDE:
         return _OUTSIDE[module]
-    layers = int(config["layers_per_block"])
+    layers = unet.layers
     kind, _, rest = module.partition(".")
     if kind == "mid_block":
         what, number, inner = rest.split(".", 2)
@@ -139,7 +162,7 @@ def original_unet_name(module: str, config: Mapping[str, Any]) -> str:
     if what == "downsamplers":
         return f"input_blocks.{1 + first + layers}.0.op"
     if what == "upsamplers":
-        position = 2 if "Attn" in config["up_block_types"][int(level)] else 1
+        position = 2 if int(level) in unet.up_attention else 1
         return f"output_blocks.{first + layers}.{position}.{inner}"
     blocks, offset = ("input_blocks", 1) if kind == "down_blocks" else ("output_blocks", 0)
     return f"{blocks}.{offset + first + int(number)}.{int(what == 'attentions')}.{_inside(what, inner)}"

@@ -139,7 +139,7 @@ class Importer:
             for layers in groups.values()
             for name, layer in layers.items()
         }
-        self._names = LayerNames(base.family, base.config("unet"), self._layers)
+        self._names = LayerNames(base.family, self._layers)
 
     def prepare(self, source: Source) -> Prepared:
         """Reads a file and converts it; nothing is written.

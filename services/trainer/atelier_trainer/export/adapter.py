@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +17,7 @@ from peft.utils import get_peft_model_state_dict, set_peft_model_state_dict
 from safetensors.torch import load_file
 
 from atelier_trainer.adapter_formats.adapter_weights import AdapterWeights, LoraPair
+from atelier_trainer.adapter_formats.write_adapter import peft_configuration
 from atelier_trainer.errors import CheckpointError, OptionError
 from atelier_trainer.families.lora_layers import layers_by_ending
 
@@ -120,24 +120,10 @@ def save_pairs(pairs: AdapterWeights, pipeline_class: Any, folder: Path) -> Path
         matrices = {f"{layer}.lora_A.weight": pair.down for layer, pair in layers.items()}
         matrices |= {f"{layer}.lora_B.weight": pair.up for layer, pair in layers.items()}
         arguments[f"{part}_lora_layers"] = {name: tensor.to(dtype).contiguous() for name, tensor in matrices.items()}
-        arguments[f"{part}_lora_adapter_metadata"] = _configuration(layers)
+        arguments[f"{part}_lora_adapter_metadata"] = peft_configuration(layers)
     pipeline_class.save_lora_weights(folder, **arguments)
     _sort_metadata(folder / names.WEIGHTS_FILE)
     return folder / names.WEIGHTS_FILE
-
-
-def _configuration(layers: Mapping[str, LoraPair]) -> dict[str, Any]:
-    """Peft's configuration of layers whose ranks and alphas may differ."""
-    rank = Counter(pair.rank for pair in layers.values()).most_common(1)[0][0]
-    alpha = Counter(pair.alpha for pair in layers.values()).most_common(1)[0][0]
-    configuration = LoraConfig(
-        r=rank,
-        lora_alpha=alpha,
-        target_modules=sorted(layers),
-        rank_pattern={layer: pair.rank for layer, pair in sorted(layers.items()) if pair.rank != rank},
-        alpha_pattern={layer: pair.alpha for layer, pair in sorted(layers.items()) if pair.alpha != alpha},
-    )
-    return {name: _ordered(value) for name, value in configuration.to_dict().items()}
 
 
 def save_weights(unet: Any, folder: Path) -> Path:

@@ -56,6 +56,7 @@ class Family:
         kohya_prefixes: by text encoder, what its layers' names begin with in kohya's files; the first one is written.
         comfyui_encoders: by text encoder, its names in ComfyUI's files; likewise.
         architecture: of an adapter, in modelspec's metadata.
+        kohya_base_version: of the base model, in kohya's metadata.
     """
 
     name: Literal["sd", "sdxl"]
@@ -69,6 +70,7 @@ class Family:
     kohya_prefixes: Mapping[str, tuple[str, ...]]
     comfyui_encoders: Mapping[str, tuple[str, ...]]
     architecture: str
+    kohya_base_version: str
 
     @property
     def parts(self) -> tuple[str, ...]:

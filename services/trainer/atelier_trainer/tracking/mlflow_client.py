@@ -80,6 +80,25 @@ class TrackingClient:
         with translate_errors(self.uri):
             return Path(mlflow.artifacts.download_artifacts(f"models:/{name}/{version}", dst_path=str(folder)))
 
+    def alias_version(self, model: str, alias: str) -> int:
+        """The version that an alias of a registered model points at."""
+        with translate_errors(self.uri):
+            return int(self.client.get_model_version_by_alias(model, alias).version)
+
+    def bundle_manifest(self, digest: str, folder: Path) -> str:
+        """The text of bundle.json of a registered bundle, without its graphs.
+
+        Raises:
+            TrackingError: no bundle of this digest is registered.
+        """
+        with translate_errors(self.uri):
+            found = self.client.search_model_versions(f"tags.`{names.TAG_BUNDLE_DIGEST}` = '{digest}'")
+            bundles = [version for version in found if version.tags.get(names.TAG_KIND) == names.KIND_BUNDLE]
+            if not bundles:
+                raise TrackingError(f"no bundle of digest {digest} is registered at {self.uri}")
+            uri = f"models:/{bundles[0].name}/{bundles[0].version}/{names.BUNDLE_FILE}"
+            return Path(mlflow.artifacts.download_artifacts(uri, dst_path=str(folder))).read_text()
+
     def register_bundle(self, run_id: str, folder: Path, manifest: BundleManifest) -> str:
         """Registers a bundle as a version of `<base model>-base`; returns `name/version`."""
         name = re.sub(r"[^A-Za-z0-9_.-]+", "-", manifest.base) + "-base"

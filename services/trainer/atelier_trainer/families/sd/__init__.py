@@ -40,4 +40,5 @@ SD = Family(
     kohya_prefixes={"text_encoder": ("lora_te", "lora_te1")},
     comfyui_encoders={"text_encoder": ("clip_l", "clip_h")},
     architecture="stable-diffusion-v1/lora",
+    kohya_base_version="sd_v1",
 )

@@ -66,4 +66,5 @@ SDXL = Family(
     kohya_prefixes={"text_encoder": ("lora_te1",), "text_encoder_2": ("lora_te2",)},
     comfyui_encoders={"text_encoder": ("clip_l",), "text_encoder_2": ("clip_g",)},
     architecture="stable-diffusion-xl-v1-base/lora",
+    kohya_base_version="sdxl_base_v1-0",
 )
