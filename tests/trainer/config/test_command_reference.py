@@ -24,9 +24,8 @@ def test_every_command_is_listed():
 @pytest.mark.parametrize("command", ["import", "export"])
 def test_every_flag_is_listed_with_its_default(command):
     table = TEXT.partition(f"| flag of `{command}` |")[2].partition("\n\n")[0]
-    listed = {
-        flag: row[1] for row in re.findall(r"^\| (.+?) \| (.*?) \| ", table, re.M) for flag in re.findall(r"`--(\w+)`", row[0])
-    }
+    rows = [[cell.strip() for cell in line.split("|")[1:3]] for line in table.splitlines() if line.startswith("| `--")]
+    listed = {flag: default for flags, default in rows for flag in re.findall(r"`--(\w+)`", flags)}
     actions = [action for action in commands()[command]._actions if action.option_strings and action.dest != "help"]
     assert set(listed) == {action.dest for action in actions}
     for action in actions:
