@@ -50,7 +50,8 @@ class Benchmark:
         channels = base.config("vae")["latent_channels"]
         generator = torch.Generator().manual_seed(0)
         mean = torch.randn(batch, 1, channels, side, side, generator=generator)
-        self.latents = CachedLatents(mean, torch.full_like(mean, 0.1), float(base.config("vae")["scaling_factor"]))
+        scale = float(base.config("vae")["scaling_factor"])
+        self.latents = CachedLatents(mean, torch.full_like(mean, 0.1), torch.zeros(batch, 1, 4), scale)
         (states,) = encode_texts(part, self.tokenizer, self.text_encoder, ["", CAPTION])
         self.captions = CaptionEmbeddings({"encoder_hidden_states": states}, torch.ones(batch, dtype=torch.long))
         self.pixels = torch.rand(batch, 3, size_px, size_px, generator=generator) * 2 - 1
@@ -102,7 +103,7 @@ class Benchmark:
 
     def loss_of_uncached(self, vae: bool, text: bool) -> torch.Tensor:
         """The loss of a step that runs VAE or text encoder, or both."""
-        latents = self.latents.sample(torch.arange(self.batch), self.generator).to(self.device)
+        latents = self.latents.sample(torch.arange(self.batch), self.generator).latents.to(self.device)
         states = self.captions.of_images(torch.arange(self.batch))["encoder_hidden_states"].to(self.device)
         with torch.no_grad():
             if vae:

@@ -10,19 +10,22 @@ from atelier_trainer.config.option_groups import OptimizationOptions
 from atelier_trainer.data.encoded import CachedLatents, CaptionEmbeddings, EncodedDataset
 from atelier_trainer.export.adapter import inject_lora
 from atelier_trainer.families.family import Conditioning, unet_arguments
+from atelier_trainer.families.sd import SD
+from atelier_trainer.families.sdxl import SDXL
 from atelier_trainer.objective import TrainingLoss
 from diffusers import DDPMScheduler, UNet2DConditionModel
 from diffusers.training_utils import compute_snr
 from torch.nn import functional as F
 
-from .small_base import SIZE_PX, TOKENS, write_small_base
+from .small_base import SIZE_PX, TOKENS, write_small_base, write_small_xl_base
 
 ROWS, SCALE, BOUND = 6, 0.18215, 1e-5
 
 
-@pytest.fixture(scope="module")
-def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_small_base(tmp_path_factory.mktemp("base"))
+@pytest.fixture(scope="module", params=["sd", "sdxl"])
+def base(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> Path:
+    write = write_small_base if request.param == "sd" else write_small_xl_base
+    return write(tmp_path_factory.mktemp("base"))
 
 
 @pytest.fixture
@@ -42,8 +45,13 @@ def dataset(unet: UNet2DConditionModel) -> EncodedDataset[CachedLatents]:
     side, width = SIZE_PX // 2, unet.config.cross_attention_dim
     mean = 4 * torch.randn(ROWS, 1, 4, side, side, generator=generator)
     states = torch.randn(ROWS + 1, TOKENS, width, generator=generator)
-    captions = CaptionEmbeddings({"encoder_hidden_states": states}, torch.arange(1, ROWS + 1))
-    return EncodedDataset(CachedLatents(mean, torch.zeros_like(mean), SCALE), captions)
+    texts, geometry = {"encoder_hidden_states": states}, torch.tensor([[[64.0, 48.0, 3.0, 0.0]]]).repeat(ROWS, 1, 1)
+    if embedding := unet.config.projection_class_embeddings_input_dim:  # SDXL's
+        texts["text_embeds"] = torch.randn(ROWS + 1, embedding - 6 * unet.config.addition_time_embed_dim, generator=generator)
+    captions = CaptionEmbeddings(texts, torch.arange(1, ROWS + 1))
+    family = SDXL if embedding else SD
+    latents = CachedLatents(mean, torch.zeros_like(mean), geometry, SCALE)
+    return EncodedDataset(latents, captions, lambda geometry: family.size_conditioning(geometry, SIZE_PX, SIZE_PX))
 
 
 class RecordedPrediction:
@@ -102,6 +110,8 @@ def test_loss_and_gradient_equal_those_of_diffusers_script(
     step, rows = RecordedPrediction(unet), torch.tensor([4, 0, 5, 2, 1, 3])
     loss = TrainingLoss(options, schedule, dataset, torch.device("cpu"))(step, rows, torch.Generator().manual_seed(2))
     own = gradients(unet, loss)
+    added = step.conditioning.get("added_cond_kwargs", {})
+    assert set(added) == ({"text_embeds", "time_ids"} if unet.config.addition_embed_type else set())
     expected = reference_loss(unet, schedule, dataset.latents.mean[rows, 0] * SCALE, step, snr_gamma)
     reference = gradients(unet, expected)
     assert float(loss.detach()) == pytest.approx(float(expected.detach()), rel=BOUND)

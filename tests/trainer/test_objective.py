@@ -32,7 +32,7 @@ def dataset() -> EncodedDataset[CachedLatents]:
     mean = torch.randn(ROWS, 1, *SHAPE, generator=generator)
     states = torch.randn(ROWS + 1, TOKENS, WIDTH, generator=generator)
     return EncodedDataset(
-        CachedLatents(mean, torch.zeros_like(mean), 0.5),
+        CachedLatents(mean, torch.zeros_like(mean), torch.zeros(ROWS, 1, 4), 0.5),
         CaptionEmbeddings({"encoder_hidden_states": states}, torch.arange(1, ROWS + 1)),
     )
 
@@ -115,7 +115,7 @@ def test_the_validation_loss_depends_on_the_weights_alone(small_base, sketches, 
     images = load_images(DataOptions(train_data_dir=str(sketches))).select(range(20))
     encoder = Encoder(base, TensorCache(tmp_path, SingleProcess()))
     latents = encoder.encode_images(images, Augmentation(SIZE_PX, SIZE_PX), lambda *_: None)
-    dataset, unet = EncodedDataset(latents, encoder.encode_captions(images.captions, SIZE_PX, SIZE_PX)), base.load_unet()
+    dataset, unet = EncodedDataset(latents, encoder.encode_captions(images.captions)), base.load_unet()
     torch.manual_seed(1)
     first = validation_loss(unet, base.noise_schedule, dataset)
     torch.manual_seed(2)

@@ -75,6 +75,12 @@ class BaseModel:
                 models[part.part] = part.model_class(part.model_class.config_class(**self.config(part.part)))
         return models
 
+    @property
+    def zero_empty_negative(self) -> bool:
+        """Whether images without a negative prompt are conditioned on zeros and not on the empty text."""
+        index = json.loads((self.folder / "model_index.json").read_text())
+        return bool(index.get("force_zeros_for_empty_prompt", False))
+
     def config(self, part: str) -> dict[str, Any]:
         """The part's config.json."""
         content: dict[str, Any] = json.loads((self.folder / part / "config.json").read_text())

@@ -69,13 +69,14 @@ class TrainingLoss:
             generator: source of everything random in the step; on the CPU, so that every device gets the same numbers.
         """
         options, schedule, captions = self.options, self.noise_schedule, self.dataset.captions
-        latents = self.dataset.latents.sample(rows, generator)
+        latents, geometry = self.dataset.latents.sample(rows, generator)
         noise = torch.randn(latents.shape, generator=generator)
         if options.noise_offset:  # Guttenberg 2023, "Diffusion with Offset Noise": whole channels become brighter or darker
             noise = noise + options.noise_offset * torch.randn((*latents.shape[:2], 1, 1), generator=generator)
         times = torch.randint(0, schedule.config.num_train_timesteps, (len(rows),), generator=generator)
         dropped = torch.rand(len(rows), generator=generator) < options.caption_dropout
         conditioning = _with_dropped(captions.of_images(rows), captions.empty, dropped)
+        conditioning |= self.dataset.size_conditioning(geometry)
         noisy = schedule.add_noise(latents, noise, times)
         predicted = predict(noisy.to(self.device), times.to(self.device), _on(self.device, conditioning)).float()
         expected = target(schedule, latents, noise, times).to(self.device)
@@ -110,7 +111,9 @@ def validation_loss(
                 sums.append(0.0)
                 continue
             noisy = noise_schedule.add_noise(latents, noise, times)
-            predicted = _predict_in_weights_dtype(unet, noisy, times, dataset.captions.of_images(rows))
+            conditioning = dataset.captions.of_images(rows)
+            conditioning |= dataset.size_conditioning(dataset.latents.geometry[rows, 0])
+            predicted = _predict_in_weights_dtype(unet, noisy, times, conditioning)
             sums.append(float(F.mse_loss(predicted.float().cpu(), expected, reduction="sum")))
     unet.train(was_training)
     totals = torch.tensor(sums, dtype=torch.float64)

@@ -11,6 +11,7 @@ from atelier_trainer.context import PreparedData, TrainContext
 from atelier_trainer.data.cache import TensorCache
 from atelier_trainer.data.encode import Encoder
 from atelier_trainer.data.encoded import Augmentation, EncodedDataset, Latents, OnlineLatents
+from atelier_trainer.families.family import Conditioning
 from atelier_trainer.tracking.validation_images import ImageSampler
 
 
@@ -41,10 +42,14 @@ def prepare(context: TrainContext) -> PreparedData:
     else:
         latents = encoder.encode_images(images, augmentation, on_progress)
     validation_latents = encoder.encode_images(held_out, Augmentation(context.width, context.height), on_progress)
-    captions = encoder.encode_captions([*images.captions, *held_out.captions], context.width, context.height)
+    captions = encoder.encode_captions([*images.captions, *held_out.captions])
+
+    def sizes(geometry: torch.Tensor) -> Conditioning:
+        return context.base.family.size_conditioning(geometry, context.width, context.height)
+
     prepared = PreparedData(
-        EncodedDataset(latents, captions.slice(0, len(images))),
-        EncodedDataset(validation_latents, captions.slice(len(images), len(images) + len(held_out))),
+        EncodedDataset(latents, captions.slice(0, len(images)), sizes),
+        EncodedDataset(validation_latents, captions.slice(len(images), len(images) + len(held_out)), sizes),
         _image_sampler(context, encoder),
     )
     gc.collect()
@@ -57,5 +62,5 @@ def _image_sampler(context: TrainContext, encoder: Encoder) -> ImageSampler | No
     validation, seed = context.options.validation, context.options.optimization.seed
     if validation.validation_prompt is None:
         return None
-    prompt = encoder.encode_captions([validation.validation_prompt], context.width, context.height)
+    prompt = encoder.encode_captions([validation.validation_prompt])
     return ImageSampler(context.base, prompt, context.width, context.height, validation.num_validation_images, seed)

@@ -68,7 +68,7 @@ def test_cached_mean_and_std_are_those_of_the_vae(small, images, tmp_path, flip,
 
 
 def test_cached_states_are_those_of_the_text_encoder(small, images, tmp_path):
-    captions = encoder(small, tmp_path).encode_captions(images.captions, SIZE_PX, SIZE_PX)
+    captions = encoder(small, tmp_path).encode_captions(images.captions)
     (part,) = small.family.text_encoders
     (expected,) = encode_texts(part, small.load_tokenizer(part), small.load_text_encoder(part), ["", images.captions[2]])
     torch.testing.assert_close(
@@ -80,7 +80,7 @@ def test_cached_states_are_those_of_the_text_encoder(small, images, tmp_path):
 def test_samples_follow_the_posterior(small, images, tmp_path):
     latents = encode(small, images, PLAIN, tmp_path)
     rows = torch.full((4000,), 3)
-    samples = latents.sample(rows, torch.Generator().manual_seed(0)) / latents.scale
+    samples = latents.sample(rows, torch.Generator().manual_seed(0)).latents / latents.scale
     torch.testing.assert_close(samples.mean(0), latents.mean[3, 0], atol=5 * float(latents.std[3].max()) / 60, rtol=0)
     torch.testing.assert_close(samples.std(0), latents.std[3, 0], atol=0, rtol=0.1)
 
@@ -88,13 +88,13 @@ def test_samples_follow_the_posterior(small, images, tmp_path):
 def test_a_second_run_reads_the_cache_and_loads_no_model(small, images, tmp_path, forbid_encoding):
     latents, captions = (
         encode(small, images, PLAIN, tmp_path),
-        encoder(small, tmp_path).encode_captions(images.captions, SIZE_PX, SIZE_PX),
+        encoder(small, tmp_path).encode_captions(images.captions),
     )
     forbid_encoding()
     again = encode(small, images, PLAIN, tmp_path)
     assert torch.equal(latents.mean, again.mean)
     assert torch.equal(latents.std, again.std)
-    same = encoder(small, tmp_path).encode_captions(images.captions, SIZE_PX, SIZE_PX)
+    same = encoder(small, tmp_path).encode_captions(images.captions)
     assert torch.equal(same.conditioning["encoder_hidden_states"], captions.conditioning["encoder_hidden_states"])
 
 
@@ -196,10 +196,10 @@ def test_images_larger_than_the_crop_get_random_crops_and_others_get_one(small, 
 def test_online_latents_are_augmented_each_time_by_the_generator_alone(small, images):
     online = OnlineLatents(small.load_vae(), images, Augmentation(SIZE_PX, 8, True), 1.0)
     rows = torch.tensor([1, 1, 1])
-    latents = online.sample(rows, torch.Generator().manual_seed(0))
+    latents = online.sample(rows, torch.Generator().manual_seed(0)).latents
     assert latents.shape == (3, 4, 4, 8)
     assert not torch.equal(latents[0], latents[1])
-    assert torch.equal(online.sample(rows, torch.Generator().manual_seed(0)), latents)
+    assert torch.equal(online.sample(rows, torch.Generator().manual_seed(0)).latents, latents)
 
 
 def test_a_crop_position_is_a_share_of_what_is_cut_off(images):

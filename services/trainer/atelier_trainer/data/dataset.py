@@ -37,6 +37,12 @@ class Crop:
     mirror: bool = False
     position: tuple[float, float] = CENTER
 
+    def place(self, size: tuple[int, int]) -> tuple[tuple[int, int], int, int]:
+        """The scaled size of an image of this size, and left and top of the crop in it."""
+        scaled = covering_size(size, self.width, self.height)
+        left, top = int((scaled[0] - self.width) * self.position[0]), int((scaled[1] - self.height) * self.position[1])
+        return scaled, left, top
+
 
 @dataclass(frozen=True)
 class ImageDataset:
@@ -88,24 +94,33 @@ class ImageDataset:
             DataError: the bytes are not an image.
         """
         image = self.open(row)
-        size = covering_size(image.size, crop.width, crop.height)
+        size, left, top = crop.place(image.size)
         if size != image.size:
             image = image.resize(size, Image.Resampling.LANCZOS)
-        left, top = int((size[0] - crop.width) * crop.position[0]), int((size[1] - crop.height) * crop.position[1])
         pixels = np.asarray(image.crop((left, top, left + crop.width, top + crop.height)), np.float32) / 127.5 - 1.0
         return np.ascontiguousarray((pixels[:, ::-1] if crop.mirror else pixels).transpose(2, 0, 1))
 
+    def size(self, row: int) -> tuple[int, int]:
+        """Width and height of an image in px, read from its header.
+
+        Raises:
+            DataError: the bytes are not an image.
+        """
+        try:
+            with Image.open(io.BytesIO(self.files[row])) as header:
+                return header.size
+        except UNREADABLE:
+            return self.open(row).size  # raises with the image's label
+
+    def geometry(self, row: int, crop: Crop) -> tuple[int, int, int, int]:
+        """Height and width of the original image, top and left of the crop in the scaled one, in px."""
+        width, height = self.size(row)
+        _, left, top = crop.place((width, height))
+        return height, width, top, left
+
     def any_larger_than(self, width: int, height: int) -> bool:
         """Whether any image, scaled to cover this size, is larger than it, so that crops can differ."""
-        for row, content in enumerate(self.files):
-            try:
-                with Image.open(io.BytesIO(content)) as header:
-                    size = header.size
-            except UNREADABLE:
-                size = self.open(row).size  # raises with the image's label
-            if covering_size(size, width, height) != (width, height):
-                return True
-        return False
+        return any(covering_size(self.size(row), width, height) != (width, height) for row in range(len(self)))
 
 
 @lru_cache(maxsize=1024)

@@ -22,7 +22,7 @@ from atelier_trainer.data.dataset import CENTER, Crop, ImageDataset
 from atelier_trainer.data.encoded import Augmentation, CachedLatents, CaptionEmbeddings
 from atelier_trainer.families.family import TextEncoderPart
 
-LATENTS_FORMAT, CAPTIONS_FORMAT = "latents-1", "captions-2"
+LATENTS_FORMAT, CAPTIONS_FORMAT = "latents-2", "captions-2"
 ENCODE_BATCH, CAPTION_BATCH = 16, 64
 CROP_SEED = 11  # not the run's seed: runs with other seeds share the cache
 Positions = np.ndarray[Any, np.dtype[np.float32]]
@@ -77,14 +77,8 @@ class Encoder:
         on_progress(len(images), len(images))
         return CachedLatents(**tensors, scale=float(self.base.config("vae")["scaling_factor"]))
 
-    def encode_captions(self, captions: list[str], width: int, height: int) -> CaptionEmbeddings:
-        """Conditioning of the captions, from the cache or the text encoders.
-
-        Args:
-            captions: of the images.
-            width: of the images in px.
-            height: of the images in px.
-        """
+    def encode_captions(self, captions: list[str]) -> CaptionEmbeddings:
+        """Conditioning of the captions, from the cache or the text encoders."""
         distinct = ["", *sorted(set(captions) - {""})]
         distinct_digest = hashlib.sha256("\0".join(distinct).encode()).hexdigest()
         family, parts = self.base.family, [name for one in self.base.family.text_encoders for name in (one.part, one.tokenizer)]
@@ -105,7 +99,7 @@ class Encoder:
         outputs = {part.part: tuple(found[f"{part.part}.{name}"] for name in part.outputs) for part in family.text_encoders}
         row_of = {text: row for row, text in enumerate(distinct)}
         rows = torch.tensor([row_of[text] for text in captions])
-        return CaptionEmbeddings(family.conditioning(outputs, width, height), rows)
+        return CaptionEmbeddings(family.conditioning(outputs), rows, self.base.zero_empty_negative)
 
 
 class _ImageBatches:
@@ -124,28 +118,30 @@ class _ImageBatches:
         self._vae: Any = None
 
     def encode(self, number: int) -> dict[str, torch.Tensor]:
-        """`mean` and `std` of one batch, float32 [b, v, c, h, w]."""
+        """`mean` and `std` of one batch, float32 [b, v, c, h, w], and `geometry`, float32 [b, v, 4]."""
         if self._vae is None:
             self._vae = self._encoder.base.load_vae().to(self._encoder.device)
         rows = range(number * ENCODE_BATCH, min((number + 1) * ENCODE_BATCH, len(self._images)))
-        means, stds = [], []
+        means, stds, places = [], [], []
         for crop in range(self._positions.shape[1]):
             for mirror in (False, True) if self._augmentation.flip else (False,):
-                pixels = self._pixels(rows, crop, mirror)
+                crops = [self._crop(row, crop, mirror) for row in rows]
+                pixels = self._pixels(rows, crops)
+                places.append(torch.tensor([self._images.geometry(row, one) for row, one in zip(rows, crops, strict=True)]))
                 with torch.inference_mode():
                     posterior = self._vae.encode(torch.from_numpy(pixels).to(self._encoder.device)).latent_dist
                 means.append(posterior.mean.cpu())
                 stds.append(posterior.std.cpu())
-        return {"mean": torch.stack(means, 1), "std": torch.stack(stds, 1)}
+        return {"mean": torch.stack(means, 1), "std": torch.stack(stds, 1), "geometry": torch.stack(places, 1).float()}
 
-    def _pixels(self, rows: range, crop: int, mirror: bool) -> np.ndarray[Any, np.dtype[np.float32]]:
+    def _crop(self, row: int, crop: int, mirror: bool) -> Crop:
+        x, y = self._positions[row, crop].tolist()
+        return Crop(self._augmentation.width, self._augmentation.height, mirror, (x, y))
+
+    def _pixels(self, rows: range, crops: list[Crop]) -> np.ndarray[Any, np.dtype[np.float32]]:
         """float32 [b, 3, height, width]."""
-
-        def read(row: int) -> Any:
-            x, y = self._positions[row, crop].tolist()
-            return self._images.pixels(row, Crop(self._augmentation.width, self._augmentation.height, mirror, (x, y)))
-
-        return np.stack(list(self._pool.map(read, rows) if self._pool else map(read, rows)))
+        read = self._images.pixels
+        return np.stack(list(self._pool.map(read, rows, crops) if self._pool else map(read, rows, crops)))
 
 
 def encode_texts(part: TextEncoderPart, tokenizer: Any, text_encoder: Any, texts: list[str]) -> tuple[torch.Tensor, ...]:

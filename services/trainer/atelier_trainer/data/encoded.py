@@ -5,8 +5,9 @@ Notation: n images, v variants of each (crops x flips), b batch, c h w latent sh
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Generic, Protocol, TypeVar
+from typing import Any, Generic, NamedTuple, Protocol, TypeVar
 
 import numpy as np
 import torch
@@ -39,10 +40,12 @@ class CaptionEmbeddings:
     Attributes:
         conditioning: float32, with the distinct captions as first dimension; the first one is the empty caption.
         rows: int64 [n], the row of each image's caption.
+        zero_empty: whether the empty caption is zeros, as when images are generated without a negative prompt.
     """
 
     conditioning: Conditioning
     rows: torch.Tensor
+    zero_empty: bool = False
 
     def of_images(self, images: torch.Tensor) -> Conditioning:
         """Of these images' captions, with a first dimension of b."""
@@ -51,36 +54,54 @@ class CaptionEmbeddings:
     @property
     def empty(self) -> Conditioning:
         """Of the empty caption, with a first dimension of 1."""
-        return {name: tensor[:1] for name, tensor in self.conditioning.items()}
+        first = {name: tensor[:1] for name, tensor in self.conditioning.items()}
+        return {name: torch.zeros_like(tensor) for name, tensor in first.items()} if self.zero_empty else first
 
     def slice(self, start: int, stop: int) -> CaptionEmbeddings:
         """Those of a range of images."""
-        return CaptionEmbeddings(self.conditioning, self.rows[start:stop])
+        return CaptionEmbeddings(self.conditioning, self.rows[start:stop], self.zero_empty)
+
+
+class LatentSample(NamedTuple):
+    """Of a batch of images.
+
+    Attributes:
+        latents: scaled, float32 [b, c, h, w].
+        geometry: float32 [b, 4], height and width of the original image, top and left of its crop, in px.
+    """
+
+    latents: torch.Tensor
+    geometry: torch.Tensor
 
 
 class Latents(Protocol):
     def __len__(self) -> int:
         """Number of images."""
 
-    def sample(self, rows: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
-        """A new variant and a new posterior sample of each of these images, scaled, float32 [b, c, h, w]."""
+    def sample(self, rows: torch.Tensor, generator: torch.Generator) -> LatentSample:
+        """A new variant and a new posterior sample of each of these images."""
 
 
 @dataclass(frozen=True)
 class CachedLatents:
-    """Latents from the cache: `mean` and `std` float32 [n, v, c, h, w]; samples are multiplied by `scale`."""
+    """Latents from the cache: `mean` and `std` float32 [n, v, c, h, w]; samples are multiplied by `scale`.
+
+    `geometry` is float32 [n, v, 4], see `LatentSample`.
+    """
 
     mean: torch.Tensor
     std: torch.Tensor
+    geometry: torch.Tensor
     scale: float
 
     def __len__(self) -> int:
         return len(self.mean)
 
-    def sample(self, rows: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+    def sample(self, rows: torch.Tensor, generator: torch.Generator) -> LatentSample:
         variants = torch.randint(0, self.mean.shape[1], (len(rows),), generator=generator)
         mean, std = self.mean[rows, variants], self.std[rows, variants]
-        return (mean + std * torch.randn(mean.shape, generator=generator)) * self.scale
+        latents = (mean + std * torch.randn(mean.shape, generator=generator)) * self.scale
+        return LatentSample(latents, self.geometry[rows, variants])
 
 
 @dataclass(frozen=True)
@@ -95,20 +116,18 @@ class OnlineLatents:
     def __len__(self) -> int:
         return len(self.images)
 
-    def sample(self, rows: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+    def sample(self, rows: torch.Tensor, generator: torch.Generator) -> LatentSample:
         size = (self.augmentation.width, self.augmentation.height)
         positions = torch.rand((len(rows), 2), generator=generator).tolist()
         mirrored = (torch.rand(len(rows), generator=generator) < (0.5 if self.augmentation.flip else 0.0)).tolist()
-        pixels = np.stack(
-            [
-                self.images.pixels(row, Crop(*size, mirror, (x, y)))
-                for row, (x, y), mirror in zip(rows.tolist(), positions, mirrored, strict=True)
-            ]
-        )
+        crops = [Crop(*size, mirror, (x, y)) for (x, y), mirror in zip(positions, mirrored, strict=True)]
+        pixels = np.stack([self.images.pixels(row, crop) for row, crop in zip(rows.tolist(), crops, strict=True)])
+        geometry = [self.images.geometry(row, crop) for row, crop in zip(rows.tolist(), crops, strict=True)]
         with torch.no_grad():
             posterior = self.vae.encode(torch.from_numpy(pixels).to(self.vae.device)).latent_dist
         mean, std = posterior.mean.cpu(), posterior.std.cpu()
-        return (mean + std * torch.randn(mean.shape, generator=generator)) * self.scale
+        latents = (mean + std * torch.randn(mean.shape, generator=generator)) * self.scale
+        return LatentSample(latents, torch.tensor(geometry, dtype=torch.float32))
 
 
 SomeLatents = TypeVar("SomeLatents", bound=Latents, covariant=True)
@@ -116,10 +135,15 @@ SomeLatents = TypeVar("SomeLatents", bound=Latents, covariant=True)
 
 @dataclass(frozen=True)
 class EncodedDataset(Generic[SomeLatents]):
-    """Latents and captions of the same images, in the same order."""
+    """Latents and captions of the same images, in the same order.
+
+    Attributes:
+        size_conditioning: what the images' geometry conditions the UNet on; nothing by default.
+    """
 
     latents: SomeLatents
     captions: CaptionEmbeddings
+    size_conditioning: Callable[[torch.Tensor], Conditioning] = lambda _: {}
 
     def __len__(self) -> int:
         return len(self.latents)

@@ -12,20 +12,11 @@ from torch.export import Dim
 
 from atelier_trainer.base_model import BaseModel
 from atelier_trainer.errors import ExportError
+from atelier_trainer.export.bundle import UNetStep
 from atelier_trainer.export.onnx_export import GraphSignature, write_graph
 from atelier_trainer.export.parity import PARITY_BOUND
 
 FILE = "unet_merged.onnx"
-
-
-class _PlainUNet(torch.nn.Module):
-    def __init__(self, unet: Any) -> None:
-        super().__init__()
-        self.unet = unet
-
-    def forward(self, sample: torch.Tensor, timestep: torch.Tensor, encoder_hidden_states: torch.Tensor) -> torch.Tensor:
-        predicted: torch.Tensor = self.unet(sample, timestep, encoder_hidden_states, return_dict=False)[0]
-        return predicted
 
 
 def export_merged(unet: Any, base: BaseModel, folder: Path) -> Path:
@@ -40,23 +31,31 @@ def export_merged(unet: Any, base: BaseModel, folder: Path) -> Path:
         ExportError: the graph does not compute what the UNet with its adapter computes.
     """
     unet.eval()
-    generator, side = torch.Generator().manual_seed(0), int(unet.config.sample_size)
-    tokens, channels = int(base.load_tokenizer(base.family.text_encoders[0]).model_max_length), int(unet.config.in_channels)
-    sample = torch.randn(2, channels, side, side, generator=generator)
-    states = torch.randn(2, tokens, unet.config.cross_attention_dim, generator=generator)
+    side, channels = int(unet.config.sample_size), int(unet.config.in_channels)
+    tokens = min(int(base.load_tokenizer(part).model_max_length) for part in base.family.text_encoders)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        sample = torch.randn(2, channels, side, side)
+        conditioning = base.family.conditioning_example(unet, tokens, 2)
     times = torch.tensor([999.0, 1.0])
+    inputs = {"sample": sample, "timestep": times, **conditioning}
+    step = UNetStep(unet, list(conditioning))
     with torch.inference_mode():
-        expected = unet(sample, times, states).sample.numpy()
+        expected = step(*inputs.values()).numpy()
     unet.fuse_lora()
     unet.unload_lora()
     multiple = 2 ** (len(unet.config.block_out_channels) - 1)
     h, w = Dim("h", min=1, max=64), Dim("w", min=1, max=64)
-    shapes = ({0: Dim.DYNAMIC, 2: multiple * h, 3: multiple * w}, {0: Dim.DYNAMIC}, {0: Dim.DYNAMIC})
-    inputs = ["sample", "timestep", "encoder_hidden_states"]
+    shapes = (
+        {0: Dim.DYNAMIC, 2: multiple * h, 3: multiple * w},
+        {0: Dim.DYNAMIC},
+        tuple({0: Dim.DYNAMIC} for _ in conditioning),
+    )
+    signature = GraphSignature(list(inputs), ["out_sample"], list(inputs.values()), shapes)
     with torch.inference_mode():
-        write_graph(_PlainUNet(unet), GraphSignature(inputs, ["out_sample"], [sample, times, states], shapes), folder / FILE)
+        write_graph(step, signature, folder / FILE)
     session = onnxruntime.InferenceSession(str(folder / FILE), providers=["CPUExecutionProvider"])
-    computed = session.run(None, dict(zip(inputs, (sample.numpy(), times.numpy(), states.numpy()), strict=True)))[0]
+    computed = session.run(None, {name: tensor.numpy() for name, tensor in inputs.items()})[0]
     error = float(np.abs(computed - expected).max() / np.abs(expected).max())
     if not error <= PARITY_BOUND:
         raise ExportError(

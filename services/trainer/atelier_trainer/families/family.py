@@ -49,7 +49,9 @@ class Family:
         pipeline_class: diffusers' class; its name is in model_index.json.
         pipeline_arguments: for its `from_pretrained`.
         text_encoders: in the order in which their states are concatenated.
-        conditioning: from the outputs of the text encoders, by part, and width and height in px to what the UNet takes.
+        conditioning: from the outputs of the text encoders, by part, to what the UNet takes of the text.
+        size_conditioning: from the geometry of images, float32 [b, 4] (height and width of the original image, top and left of
+            its crop, in px), and the width and height of the crop to what the UNet takes of it.
         conditioning_example: random conditioning of a UNet, for a number of text tokens and of rows.
         prompt_arguments: from one text's conditioning to arguments of diffusers' pipeline, without the word negative.
         kohya_original_names: whether kohya's files name the UNet's layers as the original code does.
@@ -63,7 +65,8 @@ class Family:
     pipeline_class: Any
     pipeline_arguments: Mapping[str, Any]
     text_encoders: tuple[TextEncoderPart, ...]
-    conditioning: Callable[[Mapping[str, tuple[torch.Tensor, ...]], int, int], Conditioning]
+    conditioning: Callable[[Mapping[str, tuple[torch.Tensor, ...]]], Conditioning]
+    size_conditioning: Callable[[torch.Tensor, int, int], Conditioning]
     conditioning_example: Callable[[Any, int, int], Conditioning]
     prompt_arguments: Callable[[Conditioning], dict[str, torch.Tensor]]
     kohya_original_names: bool

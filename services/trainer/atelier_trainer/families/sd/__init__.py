@@ -16,8 +16,12 @@ def _encode(text_encoder: Any, ids: torch.Tensor) -> tuple[torch.Tensor, ...]:
     return (text_encoder(ids).last_hidden_state,)
 
 
-def _conditioning(outputs: Mapping[str, tuple[torch.Tensor, ...]], width: int, height: int) -> Conditioning:
+def _conditioning(outputs: Mapping[str, tuple[torch.Tensor, ...]]) -> Conditioning:
     return {"encoder_hidden_states": outputs["text_encoder"][0]}
+
+
+def _size_conditioning(geometry: torch.Tensor, width: int, height: int) -> Conditioning:
+    return {}
 
 
 def _conditioning_example(unet: Any, tokens: int, rows: int) -> Conditioning:
@@ -34,6 +38,7 @@ SD = Family(
     pipeline_arguments={"safety_checker": None, "feature_extractor": None, "requires_safety_checker": False},
     text_encoders=(TextEncoderPart("text_encoder", "tokenizer", CLIPTextModel, ("last_hidden_state",), _encode),),
     conditioning=_conditioning,
+    size_conditioning=_size_conditioning,
     conditioning_example=_conditioning_example,
     prompt_arguments=_prompt_arguments,
     kohya_original_names=False,

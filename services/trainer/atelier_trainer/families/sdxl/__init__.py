@@ -23,15 +23,15 @@ def _encode_2(text_encoder: Any, ids: torch.Tensor) -> tuple[torch.Tensor, ...]:
     return outputs.hidden_states[-2], outputs.text_embeds
 
 
-def _conditioning(outputs: Mapping[str, tuple[torch.Tensor, ...]], width: int, height: int) -> Conditioning:
-    """The sizes are original, corner of the crop, target, each as height and width. Source: arXiv:2307.01952, section 2.2."""
+def _conditioning(outputs: Mapping[str, tuple[torch.Tensor, ...]]) -> Conditioning:
     (states_1,), (states_2, embeds) = outputs["text_encoder"], outputs["text_encoder_2"]
-    sizes = torch.tensor([height, width, 0, 0, height, width], dtype=embeds.dtype, device=embeds.device)
-    return {
-        "encoder_hidden_states": torch.cat([states_1, states_2], dim=-1),
-        "text_embeds": embeds,
-        "time_ids": sizes.expand(len(embeds), SIZE_IDS),
-    }
+    return {"encoder_hidden_states": torch.cat([states_1, states_2], dim=-1), "text_embeds": embeds}
+
+
+def _size_conditioning(geometry: torch.Tensor, width: int, height: int) -> Conditioning:
+    """Original size, corner of the crop and target size, each as height and width. Source: arXiv:2307.01952, section 2.2."""
+    target = torch.tensor([height, width], dtype=geometry.dtype).expand(len(geometry), 2)
+    return {"time_ids": torch.cat([geometry, target], dim=-1)}
 
 
 def _conditioning_example(unet: Any, tokens: int, rows: int) -> Conditioning:
@@ -60,6 +60,7 @@ SDXL = Family(
         ),
     ),
     conditioning=_conditioning,
+    size_conditioning=_size_conditioning,
     conditioning_example=_conditioning_example,
     prompt_arguments=_prompt_arguments,
     kohya_original_names=True,
