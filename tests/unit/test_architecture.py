@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
@@ -146,3 +147,18 @@ def test_the_walk_notices_upward_imports_and_circles(tmp_path: Path) -> None:
         (package / f"{name}.py").write_text(text)
     assert upward(package, "top | low") == ["example.low.second imports example.top.first", "example.stray stands in no layer"]
     assert circles(package) == [["example.low.second", "example.top.first"]]
+
+
+def test_only_a_familys_own_folder_asks_which_family_it_is():
+    """What differs between families is data of `families/`; a condition elsewhere would be forgotten by the next family."""
+    asks = re.compile(r"\b(if|elif|case)\b.*(sdxl|family\.name|manifest\.family|is (SD|SDXL)\b)|[=!]= *.sdxl", re.IGNORECASE)
+    assert asks.search('    if bundle.manifest.family == "sd":') and asks.search('kind = x if family == "sdxl" else y')
+    services = ("infer/atelier_infer", "trainer/atelier_trainer", "registry-api/atelier_registry")
+    files = [file for service in services for file in sorted((ROOT / "services" / service).rglob("*.py"))]
+    lines = [
+        f"{file.relative_to(ROOT)}:{number}: {line.strip()}"
+        for file in files
+        for number, line in enumerate(file.read_text().splitlines(), 1)
+        if "families" not in file.parts and asks.search(line)
+    ]
+    assert lines == []

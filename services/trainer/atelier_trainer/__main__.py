@@ -137,7 +137,7 @@ def _parser() -> argparse.ArgumentParser:
 
     base = commands.add_parser("base", help="train the tiny base model (hours), or write a full-size one with random weights")
     base.add_argument("out", type=Path, help="diffusers folder to write")
-    base.add_argument("--architecture", choices=("tiny", "sd15", "sd21"), default="tiny")
+    base.add_argument("--architecture", choices=("tiny", "sd15", "sd21", "sdxl"), default="tiny")
     base.add_argument("--random", action="store_true", help="random weights, to measure speed and memory")
     base.add_argument("--start", type=Path, metavar="DIR", help="tiny: start from the weights of this diffusers folder")
     base.add_argument("--state_dir", type=Path, default=Path("~/.cache/atelier/tiny-base"), help="images, latents, checkpoints")
@@ -291,8 +291,8 @@ def _sync(parsed: argparse.Namespace, console: Console) -> int:
 def _base(parsed: argparse.Namespace, console: Console) -> int:
     if parsed.random != (parsed.architecture != "tiny"):
         raise OptionError(
-            f"--random needs --architecture sd15 or sd21, which need --random; received --architecture {parsed.architecture}"
-            + (" with --random" if parsed.random else " without --random")
+            "--random needs --architecture sd15, sd21 or sdxl, which need --random; received --architecture "
+            f"{parsed.architecture} {'with' if parsed.random else 'without'} --random"
         )
     if parsed.random:
         from atelier_trainer.synthetic.random_base import write_random_base

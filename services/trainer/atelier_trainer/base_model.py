@@ -162,7 +162,7 @@ def _family(folder: Path, name: str) -> Family:
         pipeline_class = json.loads((folder / "model_index.json").read_text()).get("_class_name")
     except (OSError, ValueError) as error:
         raise BaseModelError(f"{name!r} has no readable model_index.json, so it is not a diffusers folder") from error
-    by_class = {family.pipeline_class.__name__: family for family in FAMILIES}
+    by_class = {family.pipeline_class.__name__: family for family in FAMILIES.values()}
     if pipeline_class not in by_class:
         raise BaseModelError(f"{name!r} is a {pipeline_class}; the base model must be a {' or a '.join(by_class)}")
     return by_class[pipeline_class]

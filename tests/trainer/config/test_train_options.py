@@ -218,4 +218,4 @@ def test_dataset_refuses_a_folder_that_is_not_empty(tmp_path, capsys):
 @pytest.mark.parametrize("arguments", [["--random"], ["--architecture=sd21"]])
 def test_a_full_size_architecture_needs_random_weights(tmp_path, capsys, arguments):
     assert main(["base", str(tmp_path / "x"), *arguments]) == 2
-    assert "--random needs --architecture sd15 or sd21" in capsys.readouterr().err
+    assert "--random needs --architecture sd15, sd21 or sdxl" in capsys.readouterr().err

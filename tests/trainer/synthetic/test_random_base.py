@@ -13,6 +13,12 @@ from diffusers import StableDiffusionPipeline
 
 PUBLISHED = {  # parameters; Rombach et al.'s v1-5 and Stability's 2-1-base
     "sd15": {"unet": 859_520_964, "vae": 83_653_863, "text_encoder": 123_060_480},
+    "sdxl": {
+        "unet": 2_567_463_684,
+        "vae": 83_653_863,
+        "text_encoder": 123_060_480,
+        "text_encoder_2": 694_659_840,
+    },
     "sd21": {"unet": 865_910_724, "vae": 83_653_863, "text_encoder": 340_387_840},
 }
 
@@ -22,7 +28,8 @@ def test_the_sizes_are_the_published_ones(architecture):
     with torch.device("meta"):
         parts = random_base.build_parts(architecture, (0, 1, 1))
     assert {name: sum(p.numel() for p in part.parameters()) for name, part in parts.items()} == PUBLISHED[architecture]
-    assert len(unet_lora_layers(parts["unet"])["attention"]) == 128
+    attention = {"sd15": 128, "sd21": 128, "sdxl": 560}
+    assert len(unet_lora_layers(parts["unet"])["attention"]) == attention[architecture]
 
 
 def test_the_command_writes_a_folder_that_loads(tmp_path, monkeypatch, capsys):
@@ -35,7 +42,7 @@ def test_the_command_writes_a_folder_that_loads(tmp_path, monkeypatch, capsys):
     }
     text = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 1, "num_attention_heads": 2, "hidden_act": "gelu"}
     monkeypatch.setitem(random_base.UNET, "sd21", narrow)
-    monkeypatch.setitem(random_base.TEXT, "sd21", text)
+    monkeypatch.setitem(random_base.TEXT, "sd21", {"text_encoder": text})
     command = ["base", str(tmp_path / "sd"), "--architecture=sd21", "--random"]
     assert main(command) == 0
     assert "M random parameters" in capsys.readouterr().err

@@ -61,7 +61,7 @@ def export_adapter(reference: str, format: Format, file: Path, tracking: Trackin
     if not file.parent.is_dir():
         raise OptionError(f"--out: there is no folder {str(file.parent)!r}")
     adapter = read_registered(reference, tracking)
-    family = next(family for family in FAMILIES if family.name == adapter.bundle.family)
+    family = FAMILIES[adapter.bundle.family]
     layer_names = LayerNames(family, adapter.bundle.lora_layers())
     name = f"{adapter.model}-{adapter.version}"
     metadata = describe_adapter(adapter.pairs, family, adapter.bundle, adapter.manifest.style, name)

@@ -6,4 +6,5 @@ from atelier_trainer.families.family import Family
 from atelier_trainer.families.sd import SD
 from atelier_trainer.families.sdxl import SDXL
 
-FAMILIES: tuple[Family, ...] = (SD, SDXL)
+FAMILIES: dict[str, Family] = {family.name: family for family in (SD, SDXL)}
+"""By the name in bundle.json."""
