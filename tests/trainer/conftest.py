@@ -60,8 +60,15 @@ def small_base(tmp_path_factory) -> Path:
     return write_small_base(tmp_path_factory.mktemp("base") / "small-sd")
 
 
+@pytest.fixture(scope="session")
+def bundle_cache(tmp_path_factory) -> Path:
+    """A --cache_dir whose bundles all workers of a session share: a base model is exported once."""
+    folder = tmp_path_factory.getbasetemp()
+    return (folder.parent if "PYTEST_XDIST_WORKER" in os.environ else folder) / "shared-cache"
+
+
 @pytest.fixture
-def small(small_base, sketches, mlflow_server, tmp_path, tmp_path_factory) -> TrainOptions:
+def small(small_base, sketches, mlflow_server, tmp_path, bundle_cache) -> TrainOptions:
     """A training of seconds on the small base, in a folder of its own."""
     return TrainOptions.from_flags(
         pretrained_model_name_or_path=str(small_base),
@@ -74,7 +81,7 @@ def small(small_base, sketches, mlflow_server, tmp_path, tmp_path_factory) -> Tr
         train_batch_size=2,
         gradient_accumulation_steps=2,
         learning_rate=1e-2,
-        cache_dir=str(tmp_path_factory.getbasetemp() / "small-cache"),
+        cache_dir=str(bundle_cache),
         output_dir=str(tmp_path / "out"),
         tracking_uri=mlflow_server.uri,
         tracking_patience_s=5,
@@ -100,7 +107,7 @@ class PublishedTraining:
 
 
 @pytest.fixture(scope="session")
-def published(mlflow_server, sketches, tmp_path_factory) -> PublishedTraining:
+def published(mlflow_server, sketches, tmp_path_factory, bundle_cache) -> PublishedTraining:
     folder = tmp_path_factory.mktemp("train")
     options = TrainOptions.from_flags(
         pretrained_model_name_or_path=str(TINY),
@@ -113,7 +120,7 @@ def published(mlflow_server, sketches, tmp_path_factory) -> PublishedTraining:
         validation_steps=2,
         train_batch_size=4,
         learning_rate=1e-2,
-        cache_dir=str(folder / "cache"),
+        cache_dir=str(bundle_cache),
         output_dir=str(folder / "out"),
         tracking_uri=mlflow_server.uri,
         register=MODEL,

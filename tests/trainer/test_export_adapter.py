@@ -24,12 +24,13 @@ FORMATS = ("diffusers", "kohya", "comfyui")
 
 
 @pytest.fixture(scope="module")
-def registered(mlflow_server, small_base, tmp_path_factory) -> Path:
+def registered(mlflow_server, small_base, bundle_cache, tmp_path_factory) -> Path:
     """The file that `brush` version 1, its champion, was imported from; ranks and alphas differ between layers."""
     options = {"rank_pattern": {"proj_in": 5}, "alpha_pattern": {"proj_in": 10.0}}
     file = write_diffusers(load(small_base), tmp_path_factory.mktemp("made"), **options)
     style = ["--title=Brush", "--trigger_words=brsh, ink", "--licence=MIT"]
     command = ["import", str(file), f"--base={small_base}", "--register=brush", f"--tracking_uri={mlflow_server.uri}"]
+    command.append(f"--cache_dir={bundle_cache}")
     assert main([*command, *style]) == 0
     mlflow.MlflowClient(mlflow_server.uri).set_registered_model_alias("brush", "champion", 1)
     return file
@@ -45,7 +46,7 @@ def test_importing_an_exported_file_gives_the_same_weights(mlflow_server, regist
     assert run_export(mlflow_server, "brush@champion", file, f"--format={format}") == 0
     assert f"sha256 {file_sha256(file)} (AutoV2 {file_sha256(file)[:10].upper()})" in capsys.readouterr().err
     base = load_base_model(ModelOptions(pretrained_model_name_or_path=str(small_base)))
-    again = Importer(base, ImportOptions("x", "x")).prepare(Source(file, file.name))
+    again = Importer(base, ImportOptions("x", "x", Path("unused"))).prepare(Source(file, file.name))
     stored = read_registered("brush:1", TrackingClient(mlflow_server.uri)).pairs
     assert again.adapter.naming == format
     assert again.adapter.pairs.keys() == stored.keys()

@@ -105,6 +105,9 @@ def _parser() -> argparse.ArgumentParser:
     importing.add_argument("--tracking_uri", "--tracking-uri", help="MLflow server (default: MLFLOW_TRACKING_URI)")
     importing.add_argument("--experiments_name", "--experiments-name", default="import", help="MLflow experiment")
     importing.add_argument(
+        "--cache_dir", "--cache-dir", type=Path, default=Path("~/.cache/atelier"), help="keeps the base model's bundle"
+    )
+    importing.add_argument(
         "--network_alpha", "--network-alpha", type=float, help="alpha of layers whose file has none (default: their rank)"
     )
     importing.add_argument(
@@ -241,6 +244,7 @@ def _import(parsed: argparse.Namespace, console: Console) -> int:
     options = ImportOptions(
         register=parsed.register or "{name}",
         experiment=parsed.experiments_name,
+        cache_dir=parsed.cache_dir.expanduser(),
         network_alpha=parsed.network_alpha,
         limits=ConversionLimits(parsed.max_error, parsed.max_rank),
         style=Style(**given),

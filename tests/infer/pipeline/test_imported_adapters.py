@@ -60,7 +60,7 @@ def registered(base, manifest, pairs, folder: Path) -> Adapter:
 
 
 def imported(base, manifest, file: Path, folder: Path) -> Adapter:
-    prepared = Importer(base, ImportOptions("x", "x")).prepare(Source(file, file.name))
+    prepared = Importer(base, ImportOptions("x", "x", Path("unused"))).prepare(Source(file, file.name))
     return registered(base, manifest, prepared.adapter.pairs, folder)
 
 

@@ -55,13 +55,13 @@ def files(base, tmp_path_factory) -> dict[str, Path]:
     """LoRA in the UNet and both text encoders, as diffusers writes it; and the same in kohya's names."""
     folder = tmp_path_factory.mktemp("files")
     file = write_diffusers(pipeline_of(base), folder)
-    prepared = Importer(base, ImportOptions("x", "x")).prepare(Source(file, file.name))
+    prepared = Importer(base, ImportOptions("x", "x", Path("unused"))).prepare(Source(file, file.name))
     kohya = write_adapter(prepared.adapter.pairs, names_of(base), "kohya", {}, folder / "kohya.safetensors")
     return {"diffusers": file, "kohya": kohya}
 
 
 def names_of(base) -> LayerNames:
-    return Importer(base, ImportOptions("x", "x"))._names
+    return Importer(base, ImportOptions("x", "x", Path("unused")))._names
 
 
 def pipeline_of(base):
@@ -117,7 +117,7 @@ def test_the_empty_text_is_not_zeros(base, bundle):
 def test_lora_in_all_parts_is_diffusers(base, exported, bundle, files, format, tmp_path):
     """Kohya's file is read by diffusers' own mapping from the original code's names."""
     file, manifest = files[format], exported[1]
-    importer = Importer(base, ImportOptions("x", "x"))
+    importer = Importer(base, ImportOptions("x", "x", Path("unused")))
     pairs = importer.prepare(Source(file, file.name)).adapter.pairs
     assert {name.partition(".")[0] for name in pairs} == {"unet", "text_encoder", "text_encoder_2"}
     weights = save_pairs(pairs, base.family.pipeline_class, tmp_path)

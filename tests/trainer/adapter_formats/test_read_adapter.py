@@ -33,7 +33,7 @@ def file(small_base, tmp_path_factory) -> Path:
 
 
 def read(base, file: Path, *, network_alpha: float | None = None, limits: ConversionLimits | None = None):
-    options = ImportOptions("x", "x", network_alpha=network_alpha, limits=limits or ConversionLimits())
+    options = ImportOptions("x", "x", Path("unused"), network_alpha=network_alpha, limits=limits or ConversionLimits())
     return Importer(base, options).prepare(Source(file, file.name)).adapter
 
 

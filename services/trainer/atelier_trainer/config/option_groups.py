@@ -58,7 +58,7 @@ class DataOptions:
     random_crops: int = flag(4, "random crops encoded per image; 0 encodes a new one at each step")
     random_flip: bool = flag(False, "mirror half of the images at random (captions that say left or right become wrong)")
     dataloader_num_workers: int = flag(0, "threads that read images while others are encoded")
-    cache_dir: str = flag("~/.cache/atelier", "encoded data sets, shared by all runs on this machine")
+    cache_dir: str = flag("~/.cache/atelier", "encoded data sets and bundles, shared by all runs on this machine")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -116,6 +116,9 @@ class OutputOptions:
     checkpoints_total_limit: int | None = flag(None, "newest checkpoints to keep; all by default")
     resume_from_checkpoint: str | None = flag(None, "latest, or a checkpoint's folder: resume that run")
     register: str | None = flag(None, "registered model that gets the new version; not registered by default")
+    title: str | None = flag(None, "of the style, for people")
+    trigger_words: str | None = flag(None, "words of a prompt that call for the style, separated by commas")
+    licence: str | None = flag(None, "of the adapter, for example CC-BY-4.0")
     export: Literal["adapter", "merged"] = flag("adapter", "merged also logs a whole UNet as ONNX (GBs)")
     push_to_hub: bool = flag(False, "upload the adapter to the Hugging Face hub as well; needs HF_TOKEN")
     hub_model_id: str | None = flag(None, "hub repository; output_dir's name in your own namespace by default")

@@ -24,7 +24,8 @@ LOCAL_FLAGS = ("cache_dir", "output_dir", "logging_dir", "tracking_uri", "resume
 PATH_FLAGS = ("pretrained_model_name_or_path", "train_data_dir", "dataset_name")
 WITHOUT_EFFECT_ON_WEIGHTS = (
     "base_name", "dataloader_num_workers", "checkpointing_steps", "checkpoints_total_limit", "experiments_name", "run_name",
-    "tracking_patience_s", "report_to", "register", "export", "push_to_hub", "hub_model_id",
+    "tracking_patience_s", "report_to", "register", "title", "trigger_words", "licence", "export", "push_to_hub",
+    "hub_model_id",
 )  # fmt: skip
 MAY_CHANGE_ON_RESUME = frozenset((*WITHOUT_EFFECT_ON_WEIGHTS, *LOCAL_FLAGS))
 

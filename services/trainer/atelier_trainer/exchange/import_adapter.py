@@ -44,6 +44,7 @@ class ImportOptions:
     Attributes:
         register: registered model; `{name}` stands for the name of the file.
         experiment: MLflow's experiment for the run.
+        cache_dir: keeps the base model's bundle.
         network_alpha: for layers whose alpha the file does not have; their rank by default.
         limits: of the conversion.
         style: what the file's metadata says is replaced by what is given here.
@@ -51,6 +52,7 @@ class ImportOptions:
 
     register: str
     experiment: str
+    cache_dir: Path
     network_alpha: float | None = None
     limits: ConversionLimits = field(default_factory=ConversionLimits)
     style: Style = field(default_factory=Style)
@@ -186,7 +188,7 @@ class Importer:
         target.tracking.log_params(target.run_id, {"base_model": base.name} | origin.model_dump())
         with tempfile.TemporaryDirectory(prefix="atelier-") as name:
             scratch = Path(name)
-            bundle_dir, bundle = fetch_or_export_bundle(base, target, scratch, report)
+            bundle_dir, bundle = fetch_or_export_bundle(base, target, self.options.cache_dir, report)
             folder = scratch / "adapter"
             folder.mkdir()
             weights = save_pairs(pairs, base.family.pipeline_class, folder)

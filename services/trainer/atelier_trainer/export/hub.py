@@ -1,13 +1,19 @@
-"""The adapter on the Hugging Face hub; the login comes from HF_TOKEN or `hf auth login`."""
+"""The adapter on the Hugging Face hub, with a model card; the login comes from HF_TOKEN or `hf auth login`."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
-from huggingface_hub import HfApi
+from atelier_contracts import names
+from atelier_contracts.manifests import AdapterManifest, Evidence
+from huggingface_hub import HfApi, ModelCardData
 from huggingface_hub.errors import HfHubHTTPError, LocalTokenNotFoundError, OfflineModeIsEnabled
 
+from atelier_trainer.base_model import BaseModel
 from atelier_trainer.errors import OptionError, TrackingError, first_line
+
+CARD_FILE = "README.md"
 
 
 def check_login() -> None:
@@ -30,3 +36,52 @@ def push(folder: Path, repository: str) -> str:
     except (HfHubHTTPError, OSError, ValueError) as error:
         raise TrackingError(f"upload to the hub repository {repository!r} failed: {first_line(error)}") from error
     return str(created)
+
+
+def write_model_card(folder: Path, name: str, manifest: AdapterManifest, base: BaseModel, images: Sequence[Path]) -> Path:
+    """Writes README.md: what it is, how to use it with diffusers, what was measured, and pictures.
+
+    Args:
+        folder: with the weights and evidence.json.
+        name: of the adapter, where its style has no title.
+        manifest: of the adapter.
+        base: model that it belongs to.
+        images: in the folder.
+    """
+    style, evidence = manifest.style, Evidence.model_validate_json((folder / names.EVIDENCE_FILE).read_text())
+    hub_base = base.name if base.revision is not None else None
+    pipeline, trigger = base.family.pipeline_class.__name__, ", ".join(style.trigger_words)
+    data = ModelCardData(
+        base_model=hub_base,
+        library_name="diffusers",
+        license=style.licence,
+        pipeline_tag="text-to-image",
+        tags=sorted({"lora", "diffusers", "text-to-image", *style.tags}),
+    )
+    if trigger:
+        data.__dict__["instance_prompt"] = trigger  # a field of LoRA cards that the class does not name
+    losses = [
+        ("validation loss", evidence.validation_loss),
+        ("of the base model", evidence.base_validation_loss),
+        ("largest difference between ONNX and PyTorch", evidence.onnx_max_error),
+    ]
+    lines = [
+        "---", data.to_yaml(), "---", "",
+        f"# {style.title or name}", "",
+        *([style.description, ""] if style.description else []),
+        f"A LoRA of rank {manifest.rank} for {base.name}, trained with Atelier.", "",
+        *([f"Trigger words: {trigger}", ""] if trigger else []),
+        *(f"![{image.stem}]({image.relative_to(folder).as_posix()})" for image in images),
+        "", "## Use", "",
+        "```python",
+        f"from diffusers import {pipeline}", "",
+        f'pipeline = {pipeline}.from_pretrained("{hub_base or "PATH/OF/" + base.name}")',
+        'pipeline.load_lora_weights("THIS/REPOSITORY")',
+        f'image = pipeline("{trigger or "a cat"}").images[0]',
+        "```", "", "## Measured", "",
+        "| what | value |", "|---|---|",
+        *(f"| {what} | {value:.4g} |" for what, value in losses if value is not None),
+        "", f"sha256 of the weights: `{manifest.weights_sha256}`", "",
+    ]  # fmt: skip
+    (folder / CARD_FILE).write_text("\n".join(lines))
+    return folder / CARD_FILE

@@ -5,16 +5,19 @@ It reads the run's folder alone, so that `sync` can do it long after the trainin
 
 from __future__ import annotations
 
+import fcntl
 import math
+import shutil
 import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from atelier_contracts import names
-from atelier_contracts.manifests import AdapterManifest, BundleManifest, Evidence
+from atelier_contracts.manifests import AdapterManifest, BundleManifest, Evidence, Style, file_sha256
 
 from atelier_trainer.base_model import BaseModel, load_base_model
+from atelier_trainer.config.option_groups import OutputOptions
 from atelier_trainer.config.options import TrainOptions
 from atelier_trainer.export import adapter, hub
 from atelier_trainer.export.bundle import export_bundle, source_digest
@@ -46,9 +49,9 @@ def publish(folder: Path, outcome: Outcome, target: RunTarget, report: Report) -
         ExportError: ONNX Runtime and torch differ.
     """
     options = TrainOptions.from_flags(**outcome.flags)
-    base = load_base_model(options.model)
+    base, cache_dir = load_base_model(options.model), Path(options.data.cache_dir).expanduser()
     with tempfile.TemporaryDirectory(prefix="atelier-") as scratch:
-        bundle_dir, bundle = fetch_or_export_bundle(base, target, Path(scratch), report)
+        bundle_dir, bundle = fetch_or_export_bundle(base, target, cache_dir, report)
         unet = base.load_unet()
         adapter.inject_lora(unet, **options.model.lora)
         adapter.set_lora_weights(unet, adapter.load_weights(folder))
@@ -59,6 +62,7 @@ def publish(folder: Path, outcome: Outcome, target: RunTarget, report: Report) -
             pairs,
             run_id=target.run_id,
             dataset_digest=outcome.dataset_digest,
+            style=_style(options.output),
         )
         parity = measure_parity({"unet": unet}, base.family, pairs, bundle_dir, bundle)
         write_evidence(folder, _evidence(outcome, manifest, parity))
@@ -71,26 +75,68 @@ def publish(folder: Path, outcome: Outcome, target: RunTarget, report: Report) -
             report("exporting the merged UNet to ONNX")
             target.tracking.log_merged(target.run_id, export_merged(unet, base, Path(scratch)))
         if options.output.push_to_hub:
-            report(f"uploaded to {hub.push(files, options.output.hub_model_id or folder.resolve().name)}")
+            name = options.output.hub_model_id or folder.resolve().name
+            images = target.tracking.download_images(target.run_id, files)
+            hub.write_model_card(files, name.rpartition("/")[2], manifest, base, images)
+            report(f"uploaded to {hub.push(files, name)}")
     published = replace(outcome, version=version, published=True)
     published.write(folder)
     return published
 
 
-def fetch_or_export_bundle(base: BaseModel, target: RunTarget, scratch: Path, report: Report) -> tuple[Path, BundleManifest]:
-    """The bundle's folder and manifest: downloaded where the registry has it, otherwise exported and registered."""
+def fetch_or_export_bundle(base: BaseModel, target: RunTarget, cache_dir: Path, report: Report) -> tuple[Path, BundleManifest]:
+    """The bundle's folder and manifest: from this machine's cache, from the registry, or exported; registered in any case.
+
+    Args:
+        base: model that the bundle is of.
+        target: registers it where the registry does not have it.
+        cache_dir: folder of this machine's bundles, by source digest.
+        report: gets a line before an export.
+    """
     source = source_digest(base.folder, base.family)
-    registered = target.tracking.bundle_version(source)
+    home, registered = cache_dir / "bundles" / source, target.tracking.bundle_version(source)
+    home.parent.mkdir(parents=True, exist_ok=True)
+    with home.with_suffix(".lock").open("a") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        manifest = _cached_manifest(home)
+        if manifest is None:
+            with tempfile.TemporaryDirectory(prefix="incoming-", dir=home.parent) as name:
+                folder, manifest = _download_or_export(base, target, registered, Path(name), source, report)
+                shutil.rmtree(home, ignore_errors=True)
+                folder.rename(home)
+    if registered is None:
+        target.tracking.register_bundle(target.run_id, home, manifest)
+    return home, manifest
+
+
+def _download_or_export(
+    base: BaseModel, target: RunTarget, registered: tuple[str, str] | None, scratch: Path, source: str, report: Report
+) -> tuple[Path, BundleManifest]:
     if registered is not None:
         downloaded = target.tracking.download(*registered, scratch)
         manifest_file = next(downloaded.rglob(names.BUNDLE_FILE), None)
         if manifest_file is not None:
             return manifest_file.parent, BundleManifest.model_validate_json(manifest_file.read_text())
     report(f"exporting the base model {base.name!r} to ONNX; this happens once per base model")
-    folder = Path(tempfile.mkdtemp(dir=scratch))
+    folder = scratch / "bundle"
+    folder.mkdir()
     manifest = export_bundle(base.load_pipeline(), base.family, folder, base=base.name, revision=base.revision, source=source)
-    target.tracking.register_bundle(target.run_id, folder, manifest)
     return folder, manifest
+
+
+def _cached_manifest(home: Path) -> BundleManifest | None:
+    """Of a bundle in the cache whose files are all as it says; None otherwise."""
+    try:
+        manifest = BundleManifest.model_validate_json((home / names.BUNDLE_FILE).read_text())
+        intact = all(file_sha256(home / name) == digest for name, digest in manifest.files.items())
+    except (OSError, ValueError):
+        return None
+    return manifest if intact else None
+
+
+def _style(options: OutputOptions) -> Style:
+    words = tuple(word for part in (options.trigger_words or "").split(",") if (word := part.strip()))
+    return Style(title=options.title, licence=options.licence, trigger_words=words)
 
 
 def _evidence(outcome: Outcome, manifest: AdapterManifest, parity: tuple[bool, float]) -> Evidence:

@@ -19,6 +19,9 @@ from mlflow.exceptions import MlflowException
 
 from atelier_trainer.errors import TrackingError, first_line
 
+IMAGE_FILE = re.compile(r"(?P<name>[^+]+)\+step\+(?P<step>\d+)\+.*\.png")
+"""As `MlflowRun.log_image` names them."""
+
 
 @contextmanager
 def translate_errors(uri: str) -> Iterator[None]:
@@ -79,6 +82,20 @@ class TrackingClient:
         """Downloads a registered version; returns the folder of its artifacts."""
         with translate_errors(self.uri):
             return Path(mlflow.artifacts.download_artifacts(f"models:/{name}/{version}", dst_path=str(folder)))
+
+    def download_images(self, run_id: str, folder: Path) -> list[Path]:
+        """The newest validation image of each name, as `folder`/images/NAME.png."""
+        newest: dict[str, tuple[int, str]] = {}
+        with translate_errors(self.uri):
+            for file in self.client.list_artifacts(run_id, "images"):
+                if match := IMAGE_FILE.fullmatch(Path(file.path).name):
+                    newest[match["name"]] = max(newest.get(match["name"], (-1, "")), (int(match["step"]), str(file.path)))
+            found = []
+            for name, (_, path) in sorted(newest.items()):
+                downloaded = Path(self.client.download_artifacts(run_id, path, str(folder)))
+                (folder / "images").mkdir(exist_ok=True)
+                found.append(downloaded.replace(folder / "images" / f"{name}.png"))
+        return found
 
     def alias_version(self, model: str, alias: str) -> int:
         """The version that an alias of a registered model points at."""

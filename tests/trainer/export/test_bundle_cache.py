@@ -1,0 +1,64 @@
+"""A base model is exported once per machine: the cache serves every registry, and is replaced when it is damaged."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+from atelier_contracts import names
+from atelier_trainer.base_model import load_base_model
+from atelier_trainer.config.option_groups import ModelOptions
+from atelier_trainer.export.bundle import source_digest
+from atelier_trainer.export.publish import RunTarget, fetch_or_export_bundle
+
+pytestmark = pytest.mark.timeout(1200)  # an export takes minutes on a machine that is busy
+
+
+class Registry:
+    """Has the bundles that were registered, and counts what it is asked for."""
+
+    def __init__(self, folder: Path | None = None) -> None:
+        self.folder, self.registered, self.downloads = folder, 0, 0
+
+    def bundle_version(self, source: str) -> tuple[str, str] | None:
+        return ("small-base", "1") if self.folder else None
+
+    def register_bundle(self, run_id: str, folder: Path, manifest) -> str:
+        self.folder, self.registered = folder, self.registered + 1
+        return "small-base/1"
+
+    def download(self, name: str, version: str, into: Path) -> Path:
+        self.downloads += 1
+        return Path(shutil.copytree(self.folder, into / "bundle"))
+
+
+@pytest.fixture(scope="module")
+def base(small_base):
+    return load_base_model(ModelOptions(pretrained_model_name_or_path=str(small_base)))
+
+
+def fetch(base, registry: Registry, cache: Path) -> tuple[Path, list[str]]:
+    reports: list[str] = []
+    folder, manifest = fetch_or_export_bundle(base, RunTarget(registry, "run"), cache, reports.append)
+    assert set(manifest.files) == {file.name for file in folder.iterdir()} - {names.BUNDLE_FILE}
+    return folder, reports
+
+
+def test_the_cache_serves_another_registry_and_heals(base, bundle_cache, tmp_path):
+    fetch(base, Registry(), bundle_cache)  # exports, unless an earlier test did
+    registry = Registry()
+    folder, reports = fetch(base, registry, bundle_cache)
+    assert reports == []
+    assert (registry.registered, registry.downloads) == (1, 0)
+    assert folder == bundle_cache / "bundles" / source_digest(base.folder, base.family)
+
+    copy = tmp_path / "cache"
+    shutil.copytree(folder, copy / "bundles" / folder.name)
+    damaged = copy / "bundles" / folder.name / names.UNET_FILE
+    damaged.write_bytes(b"damaged")
+    healed, reports = fetch(base, registry, copy)
+    assert reports == []
+    assert (registry.registered, registry.downloads) == (1, 1)
+    assert (healed / names.UNET_FILE).read_bytes() == (folder / names.UNET_FILE).read_bytes()
+    assert sorted(file.name for file in (copy / "bundles").iterdir()) == [folder.name, f"{folder.name}.lock"]
