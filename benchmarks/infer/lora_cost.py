@@ -11,11 +11,11 @@ from pathlib import Path
 from typing import Any
 
 
-def write_variants(bundle: Path, folder: Path) -> None:
+def write_variants(graph: Path, folder: Path) -> None:
     """Writes two variants of the served UNet: `plain.onnx` without LoRA, `layers.onnx` with one A and one B per layer."""
     import onnx
 
-    served = onnx.load(bundle / names_of_runtime(bundle), load_external_data=False)
+    served = onnx.load(graph, load_external_data=False)
     for name, rewrite in (("plain", _without_lora), ("layers", _input_per_layer)):
         model = onnx.ModelProto()
         model.CopyFrom(served)
@@ -31,15 +31,8 @@ def write_variants(bundle: Path, folder: Path) -> None:
         model.graph.node.extend(reversed(kept))
         model.graph.input.extend(inputs)
         model.graph.initializer.extend(weights)
-        onnx.load_external_data_for_model(model, str(bundle))
+        onnx.load_external_data_for_model(model, str(graph.parent))
         onnx.save(model, folder / f"{name}.onnx", save_as_external_data=True, location=f"{name}.onnx.data")
-
-
-def names_of_runtime(bundle: Path) -> str:
-    """The graph that ONNX Runtime's own providers serve."""
-    from atelier_contracts import names
-
-    return names.FUSED_UNET_FILE if (bundle / names.FUSED_UNET_FILE).exists() else names.UNET_FILE
 
 
 def _without_lora(graph: Any) -> None:
@@ -109,12 +102,12 @@ def measure_ranks(options: argparse.Namespace) -> dict[str, Any]:
     layout, loads = LoraLayout(manifest.lora["unet"]), dict[str, float]()
     runtime, sessions = Runtime(options.provider, options.threads), dict[str, Any]()
     with tempfile.TemporaryDirectory(dir=options.scratch) as name:
+        served = options.bundle / (names.FUSED_UNET_FILE if runtime.fuses else names.UNET_FILE)
         # in a child process, so that the memory for rewriting gigabytes is free before the measurement
-        process = multiprocessing.get_context("spawn").Process(target=write_variants, args=(options.bundle, Path(name)))
+        process = multiprocessing.get_context("spawn").Process(target=write_variants, args=(served, Path(name)))
         process.start()
         process.join()
-        served = names_of_runtime(options.bundle) if runtime.fuses else names.UNET_FILE
-        files = {"plain": Path(name) / "plain.onnx", "packed": options.bundle / served, "layers": Path(name) / "layers.onnx"}
+        files = {"plain": Path(name) / "plain.onnx", "packed": served, "layers": Path(name) / "layers.onnx"}
         for kind, file in files.items():
             started = time.monotonic()
             sessions[kind] = runtime.session(file, kind)
@@ -144,9 +137,14 @@ def measure_ranks(options: argparse.Namespace) -> dict[str, Any]:
         busy: dict[Any, list[float]] = {kind: [] for kind in calls}
         first: dict[Any, Any] = {}
         for turn in range(options.rounds + 1):
-            for kind, feeds in calls.items():
+            for kind, feeds in list(calls.items()):
                 started_at = now()
-                out = sessions[kind[0]].run(None, feeds)[0]
+                try:
+                    out = sessions[kind[0]].run(None, feeds)[0]
+                except Exception as error:  # noqa: BLE001  ONNX Runtime's exceptions have no narrower common base
+                    print(f"{kind[0]}, {kind[1]} layers at rank {kind[2]} cannot run: {str(error).strip().splitlines()[-1]}")
+                    del calls[kind], seconds[kind], busy[kind]
+                    continue
                 if turn:
                     wall, own = since(started_at)
                     seconds[kind].append(wall)
