@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -28,7 +28,10 @@ class Frozen(BaseModel):
         return hashlib.sha256(self.model_dump_json().encode()).hexdigest()
 
 
-LoraLayer = tuple[int, int, int]
+Width = Annotated[int, Field(ge=1, le=2**20)]
+"""Features or channels of a layer."""
+
+LoraLayer = tuple[Width, Width, Annotated[int, Field(ge=1, le=16)]]
 """Input features or channels, output features or channels, and side of the kernel, which is 1 for a linear layer."""
 
 LoraGroups = dict[str, dict[str, LoraLayer]]
@@ -93,8 +96,8 @@ class BundleManifest(Frozen):
 class AdapterLayer(Frozen):
     """One LoRA pair: `alpha / rank` is the factor of its product."""
 
-    rank: int = Field(ge=1)
-    alpha: float = Field(gt=0)
+    rank: int = Field(ge=1, le=2**20)
+    alpha: float = Field(gt=0, allow_inf_nan=False)
 
 
 class ImportSource(Frozen):

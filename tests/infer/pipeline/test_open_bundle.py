@@ -29,6 +29,11 @@ def test_an_opened_bundle(bundle):
         ({}, {"prediction_type": "v_prediction"}, "prediction_type is epsilon.*and v_prediction"),
         ({"native_size_px": 40}, {}, "native_size_px must be a multiple"),
         ({"vae_factor": 5}, {}, "of vae_factor"),
+        (
+            {"lora": LORA | {"unet": {"attention": TARGETS | {"mid.to_q": (5, 6, 1)}}}},
+            {},
+            "unet.onnx: attention.lora_A must have the 11 rows of the layers in bundle.json; it has 10",
+        ),
         ({"family": "sdxl"}, {}, "family sdxl has the parts unet, text_encoder, text_encoder_2; received text_encoder, unet"),
         (
             {"lora": LORA | {"unet": {}}},
@@ -92,4 +97,14 @@ def test_a_bundle_of_the_first_format_says_what_to_do(tmp_path):
     build_bundle(tmp_path)
     (tmp_path / names.BUNDLE_FILE).write_text(json.dumps({"format": 1, "base": "x"}))
     with pytest.raises(BundleError, match=r"has format 1, which.*python -m atelier_trainer import WEIGHTS"):
+        open_bundle(tmp_path, runtime=Runtime(intra_op_threads=1))
+
+
+@pytest.mark.parametrize("layer", [(2**40, 6, 1), (4, 0, 1), (4, 6, 10**6), (-4, 6, 1)])
+def test_sizes_that_no_layer_has_are_refused_before_memory_is_taken(tmp_path, layer):
+    build_bundle(tmp_path)
+    manifest = json.loads((tmp_path / names.BUNDLE_FILE).read_text())
+    manifest["lora"]["unet"]["attention"]["mid.to_q"] = layer
+    (tmp_path / names.BUNDLE_FILE).write_text(json.dumps(manifest))
+    with pytest.raises(BundleError, match=r"(?s)is not a bundle manifest.*mid\.to_q"):
         open_bundle(tmp_path, runtime=Runtime(intra_op_threads=1))

@@ -142,6 +142,8 @@ def open_bundle(folder: Path, *, runtime: Runtime, decode_tile_px: int = 768, me
         inputs, outputs = signature
         lora = {name: FLOATS for group in layouts[part].names.values() for name in group} if part else {}
         _check_signature(file, session, (inputs | lora, outputs))
+        if part:
+            _check_rows(file, session, layouts[part])
         return session
 
     encoders = {}
@@ -180,6 +182,17 @@ def _check_signature(file: str, session: ort.InferenceSession, signature: Signat
         if expected != received:
             missing, unknown = _shown(expected.items() - received.items()), _shown(received.items() - expected.items())
             raise BundleError(f"{file}: its {kind} differ from the contract: missing {missing}; unknown {unknown}")
+
+
+def _check_rows(file: str, session: ort.InferenceSession, layout: LoraLayout) -> None:
+    """The graph slices each layer's rows at fixed places, so rows in other places would be silently wrong."""
+    rows = layout.rows()
+    for item in session.get_inputs():
+        if item.name in rows and item.shape[:1] != [rows[item.name]]:
+            raise BundleError(
+                f"{file}: {item.name} must have the {rows[item.name]} rows of the layers in {names.BUNDLE_FILE}; it has "
+                f"{item.shape[0]}; export the bundle again"
+            )
 
 
 def _shown(items: set[tuple[str, str]]) -> str:

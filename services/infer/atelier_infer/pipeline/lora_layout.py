@@ -67,7 +67,16 @@ class LoraLayout:
     def __init__(self, groups: LoraGroups) -> None:
         self.groups = groups
         self.names = {group: names.lora_inputs(group) for group in groups}
-        self._none = {group: self._zeros(group, names.LORA_MIN_RANK.get(group, 0)) for group in groups}
+        self._none: dict[str, GroupWeights] = {}
+
+    def rows(self) -> dict[str, int]:
+        """Number of rows of every A and B, by the input's name."""
+        found = {}
+        for group, layers in self.groups.items():
+            inputs = self.names[group]
+            found[inputs.a] = sum(inner * kernel**2 for inner, _, kernel in layers.values())
+            found[inputs.b] = sum(outer for _, outer, _ in layers.values())
+        return found
 
     def pack(self, layers: Mapping[str, LayerWeights]) -> dict[str, GroupWeights]:
         """The weights of one adapter as inputs.
@@ -88,8 +97,8 @@ class LoraLayout:
     def arrays(self, parts: Sequence[PartWeights]) -> dict[str, Array]:
         """A and B of every group, the adapters concatenated along r."""
         feeds = {}
-        for group, none in self._none.items():
-            found = [part[group] for part in parts if group in part] or [none]
+        for group in self.groups:
+            found = [part[group] for part in parts if group in part] or [self._unused(group)]
             for name, sides in zip(self.names[group], ([one.a for one in found], [one.b for one in found]), strict=False):
                 feeds[name] = sides[0] if len(sides) == 1 else np.concatenate(sides, axis=1)
         return feeds
@@ -109,12 +118,18 @@ class LoraLayout:
         for position, part in enumerate(parts):
             if group in part:
                 blocks[position] = slice(end, end := end + part[group].rank)
-        scales: Array = np.zeros((len(rows), 1, end or self._none[group].rank), np.float32)
+        scales: Array = np.zeros((len(rows), 1, end or self._unused(group).rank), np.float32)
         for row, weights in enumerate(rows):
             for position, weight in weights.items():
                 if position in blocks:
                     scales[row, :, blocks[position]] = parts[position][group].scale * weight
         return scales
+
+    def _unused(self, group: str) -> GroupWeights:
+        """What a group gets that no adapter touches; the same arrays each time, which IO binding then copies once."""
+        if group not in self._none:
+            self._none[group] = self._zeros(group, names.LORA_MIN_RANK.get(group, 0))
+        return self._none[group]
 
     def _pack_group(self, group: str, shapes: Mapping[str, LoraLayer], layers: Mapping[str, LayerWeights]) -> GroupWeights:
         own = [layers[name] for name in shapes if name in layers]
