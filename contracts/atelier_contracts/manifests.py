@@ -19,13 +19,23 @@ def file_sha256(path: Path) -> str:
 
 
 class Frozen(BaseModel):
-    """Unknown fields are an error: a manifest of another format must not half work."""
+    """Unknown fields are an error: a file of another format must not half work."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
+
+class Manifest(Frozen):
+    """A manifest with an identity."""
+
+    format: int
+
     def digest(self) -> str:
-        """The identity of what the manifest describes: sha256 over the manifest, which holds the digest of every file."""
-        return hashlib.sha256(self.model_dump_json().encode()).hexdigest()
+        """The identity of what the manifest describes: sha256 over the manifest, which holds the digest of every file.
+
+        Fields with their default value are left out, so a new field does not change the digest of what is registered already.
+        """
+        content = {"format": self.format} | json.loads(self.model_dump_json(exclude_defaults=True))
+        return hashlib.sha256(json.dumps(content, separators=(",", ":"), ensure_ascii=False).encode()).hexdigest()
 
 
 Width = Annotated[int, Field(ge=1, le=2**20)]
@@ -61,7 +71,7 @@ class TextEncoder(Frozen):
     pad_token_id: int
 
 
-class BundleManifest(Frozen):
+class BundleManifest(Manifest):
     """bundle.json: one base model at one revision, as ONNX graphs with LoRA inputs."""
 
     format: Literal[2] = 2
@@ -125,7 +135,7 @@ class Style(Frozen):
     guidance_scale: float | None = Field(default=None, ge=0)
 
 
-class AdapterManifest(Frozen):
+class AdapterManifest(Manifest):
     """adapter.json: what the weights beside it are, and where they come from."""
 
     format: Literal[2] = 2
