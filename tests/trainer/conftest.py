@@ -134,5 +134,7 @@ def bundle(published: PublishedTraining, tmp_path_factory) -> tuple[Path, Bundle
     tracking = TrackingClient(str(published.options.tracking.tracking_uri))
     registered = tracking.bundle_version(source_digest(TINY, SD))
     assert registered is not None
-    file = next(tracking.download(*registered, tmp_path_factory.mktemp("bundle")).rglob(names.BUNDLE_FILE))
+    file = next(
+        tracking.download(registered.name, registered.version, tmp_path_factory.mktemp("bundle")).rglob(names.BUNDLE_FILE)
+    )
     return file.parent, BundleManifest.model_validate_json(file.read_text())

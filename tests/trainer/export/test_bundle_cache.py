@@ -7,10 +7,12 @@ from pathlib import Path
 
 import pytest
 from atelier_contracts import names
+from atelier_contracts.manifests import BundleManifest
 from atelier_trainer.base_model import load_base_model
 from atelier_trainer.config.option_groups import ModelOptions
 from atelier_trainer.export.bundle import source_digest
 from atelier_trainer.export.publish import RunTarget, fetch_or_export_bundle
+from atelier_trainer.tracking.mlflow_client import RegisteredBundle
 
 pytestmark = pytest.mark.timeout(1200)  # an export takes minutes on a machine that is busy
 
@@ -21,8 +23,11 @@ class Registry:
     def __init__(self, folder: Path | None = None) -> None:
         self.folder, self.registered, self.downloads = folder, 0, 0
 
-    def bundle_version(self, source: str) -> tuple[str, str] | None:
-        return ("small-base", "1") if self.folder else None
+    def bundle_version(self, source: str) -> RegisteredBundle | None:
+        if self.folder is None:
+            return None
+        manifest = BundleManifest.model_validate_json((self.folder / names.BUNDLE_FILE).read_text())
+        return RegisteredBundle("small-base", "1", manifest.digest())
 
     def register_bundle(self, run_id: str, folder: Path, manifest) -> str:
         self.folder, self.registered = folder, self.registered + 1
@@ -62,3 +67,20 @@ def test_the_cache_serves_another_registry_and_heals(base, bundle_cache, tmp_pat
     assert (registry.registered, registry.downloads) == (1, 1)
     assert (healed / names.UNET_FILE).read_bytes() == (folder / names.UNET_FILE).read_bytes()
     assert sorted(file.name for file in (copy / "bundles").iterdir()) == [folder.name, f"{folder.name}.lock"]
+
+
+def test_the_registrys_bundle_wins_over_another_one_in_the_cache(base, bundle_cache, tmp_path):
+    """As when two machines exported the same base model: adapters must refer to the bundle that infer can load."""
+    cached, _ = fetch(base, Registry(), bundle_cache)
+    copy, theirs = tmp_path / "cache", tmp_path / "theirs"
+    shutil.copytree(cached, copy / "bundles" / cached.name)
+    shutil.copytree(cached, theirs)
+    manifest = BundleManifest.model_validate_json((theirs / names.BUNDLE_FILE).read_text())
+    other = manifest.model_copy(update={"base": "the name that another machine gave it"})
+    (theirs / names.BUNDLE_FILE).write_text(other.model_dump_json(indent=2))
+    registry = Registry(theirs)
+    folder, _ = fetch(base, registry, copy)
+    assert (folder / names.BUNDLE_FILE).read_text() == (theirs / names.BUNDLE_FILE).read_text()
+    assert (registry.registered, registry.downloads) == (0, 1)
+    fetch(base, registry, copy)
+    assert registry.downloads == 1

@@ -120,6 +120,9 @@ def test_one_graph_has_standard_operators_and_the_other_fused_attention(bundle):
     standard, fused = (onnx.load(folder / name, load_external_data=False) for name in (names.UNET_FILE, names.FUSED_UNET_FILE))
     assert {node.domain for node in standard.graph.node} == {""}
     kinds = [node.op_type for node in fused.graph.node]
+    for graph in (standard.graph, fused.graph):
+        used = {name for node in graph.node for name in node.input}
+        assert {item.name for item in graph.initializer} <= used, "ONNX Runtime warns of weights that nothing reads"
     weights = {item.name for item in standard.graph.initializer}
     assert all(node.input[1] in weights for node in standard.graph.node if node.op_type == "Conv"), "OpenVINO needs constants"
     assert kinds.count("MultiHeadAttention") == [node.op_type for node in standard.graph.node].count("Softmax") > 0

@@ -25,7 +25,7 @@ from atelier_trainer.export.manifests import write_adapter_manifest, write_evide
 from atelier_trainer.export.merged_unet import export_merged
 from atelier_trainer.export.outcome import Outcome
 from atelier_trainer.export.parity import measure_parity
-from atelier_trainer.tracking.mlflow_client import TrackingClient
+from atelier_trainer.tracking.mlflow_client import RegisteredBundle, TrackingClient
 
 Report = Callable[[str], None]
 
@@ -85,7 +85,10 @@ def publish(folder: Path, outcome: Outcome, target: RunTarget, report: Report) -
 
 
 def fetch_or_export_bundle(base: BaseModel, target: RunTarget, cache_dir: Path, report: Report) -> tuple[Path, BundleManifest]:
-    """The bundle's folder and manifest: from this machine's cache, from the registry, or exported; registered in any case.
+    """The bundle's folder and manifest: the registered one, from the cache where that has it, or else one that is exported.
+
+    Where the registry has none, the cached or exported one is registered. Bundles of one base model that two machines exported
+    may differ, so the cached one counts only if it is the registered one.
 
     Args:
         base: model that the bundle is of.
@@ -98,7 +101,7 @@ def fetch_or_export_bundle(base: BaseModel, target: RunTarget, cache_dir: Path, 
     home.parent.mkdir(parents=True, exist_ok=True)
     with home.with_suffix(".lock").open("a") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        manifest = _cached_manifest(home)
+        manifest = _cached_manifest(home, registered.digest if registered else None)
         if manifest is None:
             with tempfile.TemporaryDirectory(prefix="incoming-", dir=home.parent) as name:
                 folder, manifest = _download_or_export(base, target, registered, Path(name), source, report)
@@ -110,10 +113,10 @@ def fetch_or_export_bundle(base: BaseModel, target: RunTarget, cache_dir: Path, 
 
 
 def _download_or_export(
-    base: BaseModel, target: RunTarget, registered: tuple[str, str] | None, scratch: Path, source: str, report: Report
+    base: BaseModel, target: RunTarget, registered: RegisteredBundle | None, scratch: Path, source: str, report: Report
 ) -> tuple[Path, BundleManifest]:
     if registered is not None:
-        downloaded = target.tracking.download(*registered, scratch)
+        downloaded = target.tracking.download(registered.name, registered.version, scratch)
         manifest_file = next(downloaded.rglob(names.BUNDLE_FILE), None)
         if manifest_file is not None:
             return manifest_file.parent, BundleManifest.model_validate_json(manifest_file.read_text())
@@ -124,14 +127,14 @@ def _download_or_export(
     return folder, manifest
 
 
-def _cached_manifest(home: Path) -> BundleManifest | None:
-    """Of a bundle in the cache whose files are all as it says; None otherwise."""
+def _cached_manifest(home: Path, digest: str | None) -> BundleManifest | None:
+    """Of a bundle in the cache that has this digest, if one is given, and whose files are all as it says; None otherwise."""
     try:
         manifest = BundleManifest.model_validate_json((home / names.BUNDLE_FILE).read_text())
         intact = all(file_sha256(home / name) == digest for name, digest in manifest.files.items())
     except (OSError, ValueError):
         return None
-    return manifest if intact else None
+    return manifest if intact and digest in (None, manifest.digest()) else None
 
 
 def _style(options: OutputOptions) -> Style:

@@ -59,6 +59,9 @@ def _drop_zero_biases(graph: onnx.GraphProto, weights: set[str]) -> None:
             del graph.node[index]
         else:
             used.update(node.input)
+    for index, item in reversed(list(enumerate(graph.initializer))):
+        if item.name not in used:  # ONNX Runtime would warn of it at each start
+            del graph.initializer[index]
 
 
 class _Nodes:

@@ -10,7 +10,7 @@ import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import mlflow
 from atelier_contracts import names
@@ -30,6 +30,14 @@ def translate_errors(uri: str) -> Iterator[None]:
         yield
     except (MlflowException, OSError) as error:
         raise TrackingError(f"request to MLflow at {uri} failed: {first_line(error)}") from error
+
+
+class RegisteredBundle(NamedTuple):
+    """A version of a registered model that is a bundle."""
+
+    name: str
+    version: str
+    digest: str
 
 
 class TrackingClient:
@@ -71,12 +79,15 @@ class TrackingClient:
             with tempfile.TemporaryDirectory(prefix="atelier-") as folder:
                 return Path(self.client.download_artifacts(run_id, path, folder)).read_text()
 
-    def bundle_version(self, source_digest: str) -> tuple[str, str] | None:
-        """Registered name and version of the bundle exported from this source, if there is one."""
+    def bundle_version(self, source_digest: str) -> RegisteredBundle | None:
+        """The first bundle that was exported from this source and registered, if there is one."""
         with translate_errors(self.uri):
             versions = self.client.search_model_versions(f"tags.`{names.TAG_SOURCE_DIGEST}` = '{source_digest}'")
-        ready = sorted((int(version.version), version.name) for version in versions if version.status == "READY")
-        return (ready[0][1], str(ready[0][0])) if ready else None
+        ready = [version for version in versions if version.status == "READY"]
+        if not ready:
+            return None
+        first = min(ready, key=lambda version: (int(version.version), version.name))
+        return RegisteredBundle(first.name, str(first.version), first.tags.get(names.TAG_BUNDLE_DIGEST, ""))
 
     def download(self, name: str, version: str, folder: Path) -> Path:
         """Downloads a registered version; returns the folder of its artifacts."""
