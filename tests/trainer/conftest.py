@@ -60,13 +60,6 @@ def small_base(tmp_path_factory) -> Path:
     return write_small_base(tmp_path_factory.mktemp("base") / "small-sd")
 
 
-@pytest.fixture(scope="session")
-def bundle_cache(tmp_path_factory) -> Path:
-    """A --cache_dir whose bundles all workers of a session share: a base model is exported once."""
-    folder = tmp_path_factory.getbasetemp()
-    return (folder.parent if "PYTEST_XDIST_WORKER" in os.environ else folder) / "shared-cache"
-
-
 @pytest.fixture
 def small(small_base, sketches, mlflow_server, tmp_path, bundle_cache) -> TrainOptions:
     """A training of seconds on the small base, in a folder of its own."""

@@ -16,12 +16,12 @@ from atelier_trainer.base_model import load_base_model
 from atelier_trainer.config.option_groups import ModelOptions
 from atelier_trainer.exchange.import_adapter import Importer, ImportOptions, Source
 from atelier_trainer.export.adapter import inject_lora, lora_pairs, save_pairs
-from atelier_trainer.export.bundle import export_bundle
 from atelier_trainer.export.manifests import write_adapter_manifest
 from diffusers import DDIMScheduler
 from lycoris import LycorisNetwork, create_lycoris
 
 from ...trainer.adapter_formats.lora_files import load, randomize, to_kohya, write_diffusers
+from ...trainer.exported import exported_bundle
 from ...trainer.small_base import write_small_base
 from ..tiny_bundle import read_adapter
 from .test_against_diffusers import theirs
@@ -38,9 +38,8 @@ def base(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def bundle(base, tmp_path_factory):
-    folder = tmp_path_factory.mktemp("bundle")
-    manifest = export_bundle(base.load_pipeline(), base.family, folder, base="small", revision=None, source="0" * 64)
+def bundle(base, bundle_cache):
+    folder, manifest = exported_bundle(base, bundle_cache)
     return manifest, open_bundle(folder, runtime=Runtime(intra_op_threads=1))
 
 

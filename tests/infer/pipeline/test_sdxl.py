@@ -19,13 +19,13 @@ from atelier_trainer.base_model import load_base_model
 from atelier_trainer.config.option_groups import ModelOptions
 from atelier_trainer.exchange.import_adapter import Importer, ImportOptions, Source
 from atelier_trainer.export.adapter import save_pairs
-from atelier_trainer.export.bundle import export_bundle
 from atelier_trainer.export.manifests import write_adapter_manifest
 from atelier_trainer.export.parity import measure_parity
 from diffusers import DDIMScheduler
 from safetensors.torch import load_file
 
 from ...trainer.adapter_formats.lora_files import write_diffusers
+from ...trainer.exported import exported_bundle
 from ...trainer.small_base import write_small_xl_base
 from ..tiny_bundle import read_adapter
 
@@ -40,9 +40,8 @@ def base(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def exported(base, tmp_path_factory):
-    folder = tmp_path_factory.mktemp("bundle")
-    return folder, export_bundle(base.load_pipeline(), base.family, folder, base="xl", revision=None, source="0" * 64)
+def exported(base, bundle_cache):
+    return exported_bundle(base, bundle_cache)
 
 
 @pytest.fixture(scope="module")
