@@ -115,13 +115,13 @@ class ImportSource(Frozen):
 
     file: str = Field(description="its name, or hub id and name; never a path of a machine")
     sha256: Digest
-    naming: str = Field(description="whose names its keys have: diffusers, kohya, comfyui")
+    naming: str = Field(description="whose names its keys have: diffusers, kohya, comfyui, peft, or several joined by +")
     network: str = Field(description="kind of its weights: lora, loha, lokr, oft, ...")
     max_error: float = Field(ge=0, description="largest relative error of a layer's product; 0 where the conversion is exact")
 
 
 class Style(Frozen):
-    """What people should know of an adapter, and the settings that its author recommends."""
+    """What people should know of an adapter."""
 
     title: str | None = Field(default=None, max_length=200)
     description: str | None = Field(default=None, max_length=5000)
@@ -129,10 +129,6 @@ class Style(Frozen):
     licence: str | None = Field(default=None, max_length=200)
     trigger_words: tuple[str, ...] = Field(default=(), max_length=50)
     tags: tuple[str, ...] = Field(default=(), max_length=50)
-    scale: float | None = Field(default=None, description="factor of the adapter's own scale")
-    steps: int | None = Field(default=None, ge=1)
-    scheduler: str | None = Field(default=None, max_length=50)
-    guidance_scale: float | None = Field(default=None, ge=0)
 
 
 class AdapterManifest(Manifest):

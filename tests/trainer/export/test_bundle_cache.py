@@ -84,3 +84,14 @@ def test_the_registrys_bundle_wins_over_another_one_in_the_cache(base, bundle_ca
     assert (registry.registered, registry.downloads) == (0, 1)
     fetch(base, registry, copy)
     assert registry.downloads == 1
+
+
+def test_a_bundle_is_registered_where_the_registered_one_is_unusable(base, bundle_cache, tmp_path):
+    """Its digest is what adapters refer to, so infer must find it."""
+    cached, _ = fetch(base, Registry(), bundle_cache)
+    copy = tmp_path / "cache"
+    shutil.copytree(cached, copy / "bundles" / cached.name)
+    registry = Registry(cached)
+    registry.bundle_version = lambda source: RegisteredBundle("small-base", "1", "f" * 64)  # the tag of other files
+    fetch(base, registry, copy)
+    assert registry.registered == 1

@@ -16,7 +16,7 @@ from atelier_infer.errors import GenerationError, OutOfMemoryError
 from atelier_infer.onnx.session import Feeds, run_graph
 from atelier_infer.pipeline.adapter import Adapter, WeightedAdapter
 from atelier_infer.pipeline.bundle import Bundle
-from atelier_infer.pipeline.lora_layout import LoraLayout
+from atelier_infer.pipeline.lora_layout import LoraLayout, PartWeights
 
 MAX_CACHED = 2
 """Combinations of adapters whose concatenated arrays are cached; a combination usually takes many steps in a row."""
@@ -89,16 +89,16 @@ class DenoisingStep:
         """By row, and those of the adapters, which all rows share."""
         rows = [state.rows for state in states]
         used = {adapter.digest: adapter for state in states for adapter, _ in state.adapters}
-        adapters = {digest: used[digest] for digest in sorted(used)}  # so that sums do not depend on the order of arrival
+        digests = tuple(sorted(used))  # so that sums do not depend on the order of arrival
         lora, conditionings = states[0].bundle.lora, [state.conditioning() for state in states]
-        parts = [adapter.parts.get("unet", {}) for adapter in adapters.values()]
+        parts = [used[digest].parts.get("unet", {}) for digest in digests]
         by_row: Feeds = {
-            **lora.scales(parts, _weights_by_row(states, list(adapters))),
+            **lora.scales(parts, _weights_by_row(states, digests)),
             "sample": np.concatenate([state.model_input() for state in states]),
             "timestep": np.repeat(np.array([state.timestep() for state in states], np.float32), rows),
             **{name: np.concatenate([one[name] for one in conditionings]) for name in conditionings[0]},
         }
-        return by_row, self._adapter_feeds(lora, adapters)
+        return by_row, self._adapter_feeds(lora, digests, parts)
 
     def _run_unet(self, states: States, by_row: Feeds, shared: Feeds) -> Array:
         """float32 [b, c, h, w]. Runs all rows at once or one after another, which changes nothing but rounding."""
@@ -120,26 +120,24 @@ class DenoisingStep:
                 raise
         return np.concatenate(outputs)
 
-    def _adapter_feeds(self, lora: LoraLayout, adapters: dict[str, Adapter]) -> Feeds:
+    def _adapter_feeds(self, lora: LoraLayout, digests: tuple[str, ...], parts: Sequence[PartWeights]) -> Feeds:
         """A and B of every group, the adapters concatenated along r."""
-        parts = [adapter.parts.get("unet", {}) for adapter in adapters.values()]
-        if len(parts) < 2:
-            return dict(lora.arrays(parts))
-        key = tuple(adapters)
-        if key not in self._concatenated:
-            self._concatenated[key] = dict(lora.arrays(parts))
+        if len(digests) < 2:
+            return {**lora.arrays(parts)}
+        if digests not in self._concatenated:
+            self._concatenated[digests] = {**lora.arrays(parts)}
             if len(self._concatenated) > MAX_CACHED:
                 self._concatenated.popitem(last=False)
-        self._concatenated.move_to_end(key)
-        return self._concatenated[key]
+        self._concatenated.move_to_end(digests)
+        return self._concatenated[digests]
 
 
-def _weights_by_row(states: States, adapters: Sequence[str]) -> Iterator[dict[int, float]]:
+def _weights_by_row(states: States, digests: Sequence[str]) -> Iterator[dict[int, float]]:
     """Per batch row the weight of each of its adapters, by the adapter's position."""
     for state in states:
         weights: dict[int, float] = {}
         for adapter, weight in state.adapters:
-            position = adapters.index(adapter.digest)
+            position = digests.index(adapter.digest)
             weights[position] = weights.get(position, 0.0) + weight  # a blend may name one adapter twice
         for _ in range(state.rows):
             yield weights

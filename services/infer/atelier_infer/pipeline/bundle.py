@@ -186,11 +186,10 @@ def _check_signature(file: str, session: ort.InferenceSession, signature: Signat
 
 def _check_rows(file: str, session: ort.InferenceSession, layout: LoraLayout) -> None:
     """The graph slices each layer's rows at fixed places, so rows in other places would be silently wrong."""
-    rows = layout.rows()
     for item in session.get_inputs():
-        if item.name in rows and item.shape[:1] != [rows[item.name]]:
+        if item.name in layout.rows and item.shape[:1] != [layout.rows[item.name]]:
             raise BundleError(
-                f"{file}: {item.name} must have the {rows[item.name]} rows of the layers in {names.BUNDLE_FILE}; it has "
+                f"{file}: {item.name} must have the {layout.rows[item.name]} rows of the layers in {names.BUNDLE_FILE}; it has "
                 f"{item.shape[0]}; export the bundle again"
             )
 

@@ -62,21 +62,20 @@ class LoraLayout:
 
     Args:
         groups: from the bundle's manifest.
+
+    Attributes:
+        names: of each group's inputs.
+        rows: number of rows of every A and B, by the input's name.
     """
 
     def __init__(self, groups: LoraGroups) -> None:
         self.groups = groups
         self.names = {group: names.lora_inputs(group) for group in groups}
-        self._none: dict[str, GroupWeights] = {}
-
-    def rows(self) -> dict[str, int]:
-        """Number of rows of every A and B, by the input's name."""
-        found = {}
-        for group, layers in self.groups.items():
-            inputs = self.names[group]
-            found[inputs.a] = sum(inner * kernel**2 for inner, _, kernel in layers.values())
-            found[inputs.b] = sum(outer for _, outer, _ in layers.values())
-        return found
+        self.rows: dict[str, int] = {}
+        for group, layers in groups.items():
+            self.rows[self.names[group].a] = sum(inner * kernel**2 for inner, _, kernel in layers.values())
+            self.rows[self.names[group].b] = sum(outer for _, outer, _ in layers.values())
+        self._unused_groups: dict[str, GroupWeights] = {}
 
     def pack(self, layers: Mapping[str, LayerWeights]) -> dict[str, GroupWeights]:
         """The weights of one adapter as inputs.
@@ -99,8 +98,9 @@ class LoraLayout:
         feeds = {}
         for group in self.groups:
             found = [part[group] for part in parts if group in part] or [self._unused(group)]
-            for name, sides in zip(self.names[group], ([one.a for one in found], [one.b for one in found]), strict=False):
-                feeds[name] = sides[0] if len(sides) == 1 else np.concatenate(sides, axis=1)
+            inputs = self.names[group]
+            feeds[inputs.a] = _concatenated([weights.a for weights in found])
+            feeds[inputs.b] = _concatenated([weights.b for weights in found])
         return feeds
 
     def scales(self, parts: Sequence[PartWeights], rows: Iterable[Mapping[int, float]]) -> dict[str, Array]:
@@ -127,9 +127,9 @@ class LoraLayout:
 
     def _unused(self, group: str) -> GroupWeights:
         """What a group gets that no adapter touches; the same arrays each time, which IO binding then copies once."""
-        if group not in self._none:
-            self._none[group] = self._zeros(group, names.LORA_MIN_RANK.get(group, 0))
-        return self._none[group]
+        if group not in self._unused_groups:
+            self._unused_groups[group] = self._zeros(group, names.LORA_MIN_RANK.get(group, 0))
+        return self._unused_groups[group]
 
     def _pack_group(self, group: str, shapes: Mapping[str, LoraLayer], layers: Mapping[str, LayerWeights]) -> GroupWeights:
         own = [layers[name] for name in shapes if name in layers]
@@ -145,6 +145,11 @@ class LoraLayout:
         return packed
 
     def _zeros(self, group: str, rank: int, scale: float = 0.0) -> GroupWeights:
-        shapes = self.groups[group].values()
-        rows_a, rows_b = sum(inner * kernel**2 for inner, _, kernel in shapes), sum(outer for _, outer, _ in shapes)
-        return GroupWeights(np.zeros((rows_a, rank), np.float32), np.zeros((rows_b, rank), np.float32), scale)
+        shapes = [(self.rows[name], rank) for name in (self.names[group].a, self.names[group].b)]
+        a, b = (np.zeros(shape, np.float32) for shape in shapes)
+        return GroupWeights(a, b, scale)
+
+
+def _concatenated(matrices: Sequence[Array]) -> Array:
+    """Along r; a single one is returned as it is, so that IO binding recognizes it."""
+    return matrices[0] if len(matrices) == 1 else np.concatenate(matrices, axis=1)

@@ -45,7 +45,7 @@ class TextEmbeddingCache:
         Raises:
             GraphError: ONNX Runtime failed.
         """
-        used = _merged(adapters)
+        used = _text_adapters(adapters)
         key = (*(array.tobytes() for array in ids), *((adapter.digest, weight) for adapter, weight in used))
         if key not in self._cache:
             self._cache[key] = {
@@ -67,7 +67,7 @@ class TextEmbeddingCache:
         return dict(zip(graph.outputs, run_graph(graph.session, feeds), strict=True))
 
 
-def _merged(adapters: Sequence[WeightedAdapter]) -> list[WeightedAdapter]:
+def _text_adapters(adapters: Sequence[WeightedAdapter]) -> list[WeightedAdapter]:
     """Those with LoRA for a text encoder, sorted by digest; an adapter that is named twice gets the sum of its weights."""
     weights: dict[str, float] = {}
     by_digest = {adapter.digest: adapter for adapter, _ in adapters if adapter.parts.keys() - {"unet"}}

@@ -172,10 +172,9 @@ def parse_file(kind: type[M], file: str, files: dict[str, str], problems: list[s
     try:
         content = kind.model_validate_json(files[file])
     except ValidationError as error:
-        reason = outdated_format(files[file])
-        outdated = f"{file}: {reason}" if reason else None
         details = "; ".join(f"{'.'.join(map(str, fault['loc'])) or 'content'}: {fault['msg']}" for fault in error.errors()[:3])
-        problems.append(outdated or f"{file} is not a valid {kind.__name__}: {details}")
+        outdated = outdated_format(files[file])
+        problems.append(f"{file}: {outdated}" if outdated else f"{file} is not a valid {kind.__name__}: {details}")
         return None
     non_finite = [name for name, value in content.model_dump().items() if isinstance(value, float) and not isfinite(value)]
     if non_finite:

@@ -107,7 +107,7 @@ def fetch_or_export_bundle(base: BaseModel, target: RunTarget, cache_dir: Path, 
                 folder, manifest = _download_or_export(base, target, registered, Path(name), source, report)
                 shutil.rmtree(home, ignore_errors=True)
                 folder.rename(home)
-    if registered is None:
+    if registered is None or registered.digest != manifest.digest():
         target.tracking.register_bundle(target.run_id, home, manifest)
     return home, manifest
 
@@ -131,7 +131,7 @@ def _cached_manifest(home: Path, digest: str | None) -> BundleManifest | None:
     """Of a bundle in the cache that has this digest, if one is given, and whose files are all as it says; None otherwise."""
     try:
         manifest = BundleManifest.model_validate_json((home / names.BUNDLE_FILE).read_text())
-        intact = all(file_sha256(home / name) == digest for name, digest in manifest.files.items())
+        intact = all(file_sha256(home / name) == sha256 for name, sha256 in manifest.files.items())
     except (OSError, ValueError):
         return None
     return manifest if intact and digest in (None, manifest.digest()) else None
