@@ -81,7 +81,6 @@ def test_the_metadata_describe_the_file(mlflow_server, registered, tmp_path):
         "ss_network_dim": "3",
         "ss_network_alpha": "6.0",
         "ss_sd_model_name": "small-sd",
-        "modelspec.architecture": "stable-diffusion-v1/lora",
         "modelspec.title": "Brush",
         "modelspec.trigger_phrase": "brsh, ink",
         "modelspec.resolution": "16x16",

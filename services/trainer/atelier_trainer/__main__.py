@@ -15,6 +15,7 @@ from rich.console import Console
 from atelier_trainer.config import cli_args, validation
 from atelier_trainer.config.options import TrainOptions
 from atelier_trainer.errors import OptionError, Stopped, TrainerError
+from atelier_trainer.exchange import commands as exchange
 from atelier_trainer.synthetic.scenes.dataset import STYLES, write_imagefolder
 from atelier_trainer.tune.options import TuneOptions
 
@@ -92,46 +93,7 @@ def _parser() -> argparse.ArgumentParser:
     cli_args.add_flags(tune, TrainOptions)
     tune.set_defaults(command=_tune)
 
-    importing = commands.add_parser(
-        "import", help="register LoRA files of other tools", description="Register LoRA files that another tool made."
-    )
-    importing.add_argument("source", metavar="FILE|DIR|HUB_ID", help="safetensors file, folder of them, or hub repository")
-    importing.add_argument("--base", required=True, help="base model that they were trained on: hub id or diffusers folder")
-    importing.add_argument("--base_name", "--base-name", help="name of a local base model in the registry")
-    importing.add_argument(
-        "--register", metavar="NAME", help="registered model; {name} stands for the file's name; needed without --dry_run"
-    )
-    importing.add_argument("--dry_run", "--dry-run", action="store_true", help="show what the files are and write nothing")
-    importing.add_argument("--tracking_uri", "--tracking-uri", help="MLflow server (default: MLFLOW_TRACKING_URI)")
-    importing.add_argument("--experiments_name", "--experiments-name", default="import", help="MLflow experiment")
-    importing.add_argument(
-        "--cache_dir", "--cache-dir", type=Path, default=Path("~/.cache/atelier"), help="keeps the base model's bundle"
-    )
-    importing.add_argument(
-        "--network_alpha", "--network-alpha", type=float, help="alpha of layers whose file has none (default: their rank)"
-    )
-    importing.add_argument(
-        "--max_error", "--max-error", type=float, default=0.01, help="largest relative error of a layer that LoRA approximates"
-    )
-    importing.add_argument("--max_rank", "--max-rank", type=int, default=256, help="largest rank of such a layer")
-    importing.add_argument("--title", help="of the style; default: the file's own")
-    importing.add_argument("--description", help="of the style; default: the file's own")
-    importing.add_argument("--author", help="of the style; default: the file's own")
-    importing.add_argument("--licence", help="of the style; default: the file's own")
-    importing.add_argument("--trigger_words", "--trigger-words", help="separated by commas; default: the file's own")
-    importing.set_defaults(command=_import)
-
-    exporting = commands.add_parser(
-        "export", help="write a version as a LoRA file of another tool", description="Write a registered version as a file."
-    )
-    exporting.add_argument("version", metavar="MODEL:VERSION|MODEL@ALIAS", help="for example ink:3 or ink@champion")
-    exporting.add_argument(
-        "--format", choices=("diffusers", "kohya", "comfyui"), default="kohya", help="whose names the keys get"
-    )
-    exporting.add_argument("--out", type=Path, required=True, metavar="FILE", help="safetensors file to write")
-    exporting.add_argument("--overwrite", action="store_true", help="replace an existing file")
-    exporting.add_argument("--tracking_uri", "--tracking-uri", help="MLflow server (default: MLFLOW_TRACKING_URI)")
-    exporting.set_defaults(command=_export)
+    exchange.add_commands(commands)
 
     sync = commands.add_parser("sync", help="deliver to MLflow what it did not take during the training")
     sync.add_argument("run_dir", type=Path, metavar="RUN_DIR", help="--output_dir of a training or a search")
@@ -218,70 +180,6 @@ def _tune(parsed: argparse.Namespace, console: Console) -> int:
     from atelier_trainer.tune.search import tune
 
     console.print_json(data=tune(search_options, train_options, console))
-    return 0
-
-
-def _import(parsed: argparse.Namespace, console: Console) -> int:
-    uri = parsed.tracking_uri or os.environ.get("MLFLOW_TRACKING_URI")
-    if not parsed.dry_run and (parsed.register is None or uri is None):
-        raise OptionError("import needs --register and --tracking_uri or MLFLOW_TRACKING_URI, or --dry_run to look only")
-    for name in ("network_alpha", "max_error", "max_rank"):
-        value = getattr(parsed, name)
-        if value is not None and not value > 0:
-            raise OptionError(f"--{name} must be positive; received {value}")
-    from atelier_contracts.manifests import Style
-
-    from atelier_trainer.adapter_formats.network_types import ConversionLimits
-    from atelier_trainer.base_model import load_base_model
-    from atelier_trainer.config.option_groups import ModelOptions
-    from atelier_trainer.exchange.import_adapter import Importer, ImportOptions, check_register, find_sources, show
-    from atelier_trainer.tracking.mlflow_client import TrackingClient
-
-    sources = find_sources(parsed.source)
-    given = {name: value for name in ("title", "description", "author", "licence") if (value := getattr(parsed, name))}
-    if parsed.trigger_words:
-        given["trigger_words"] = tuple(word.strip() for word in parsed.trigger_words.split(",") if word.strip())
-    options = ImportOptions(
-        register=parsed.register or "{name}",
-        experiment=parsed.experiments_name,
-        cache_dir=parsed.cache_dir.expanduser(),
-        network_alpha=parsed.network_alpha,
-        limits=ConversionLimits(parsed.max_error, parsed.max_rank),
-        style=Style(**given),
-    )
-    check_register(options.register, sources)
-    base = load_base_model(ModelOptions(pretrained_model_name_or_path=parsed.base, base_name=parsed.base_name))
-    importer = Importer(base, options)
-    prepared = [importer.prepare(source) for source in sources]  # all of them, before anything is written
-    for one in prepared:
-        show(one, console)
-    if parsed.dry_run:
-        return 0
-    tracking, results = TrackingClient(str(uri)), []
-    for one in prepared:
-        imported = importer.register(one, tracking, lambda text: console.print(text, soft_wrap=True, highlight=False))
-        console.print(f"version {imported.version} of {imported.model}", highlight=False)
-        results.append({"model": imported.model, "version": imported.version, "run_id": imported.run_id})
-    console.print_json(data=results if len(results) > 1 else results[0])
-    return 0
-
-
-def _export(parsed: argparse.Namespace, console: Console) -> int:
-    uri, file = parsed.tracking_uri or os.environ.get("MLFLOW_TRACKING_URI"), parsed.out.expanduser()
-    if uri is None:
-        raise OptionError("export needs --tracking_uri or MLFLOW_TRACKING_URI")
-    if file.exists() and not parsed.overwrite:
-        raise OptionError(f"--out: {str(file)!r} exists; give another name, or --overwrite")
-    from atelier_trainer.exchange.export_adapter import export_adapter
-    from atelier_trainer.tracking.mlflow_client import TrackingClient
-
-    written = export_adapter(parsed.version, parsed.format, file, TrackingClient(uri))
-    console.print(
-        f"wrote version {written.version} of {written.model} to {file}: sha256 {written.sha256} "
-        f"(AutoV2 {written.sha256[:10].upper()})",
-        soft_wrap=True,
-        highlight=False,
-    )
     return 0
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 from atelier_trainer.__main__ import main
+from atelier_trainer.adapter_formats.metadata import read_style
 from atelier_trainer.adapter_formats.network_types import ConversionLimits
 from atelier_trainer.base_model import load_base_model
 from atelier_trainer.config.option_groups import ModelOptions
@@ -203,11 +204,46 @@ def test_hostile_files_are_one_line_and_exit_code_2(small_base, tmp_path, conten
     assert "127.0.0.1" not in err
 
 
+LAYER = "unet.down_blocks.1.attentions.0.proj_in"
+METADATA = {
+    "peft's configuration is nested too deeply": ({"lora_adapter_metadata": "[" * 100_000}, {}, "must be a JSON object"),
+    "alpha is NaN": ({"lora_adapter_metadata": '{"unet.lora_alpha": NaN}'}, {}, "alpha must be positive and finite"),
+    "alpha is infinite": ({"lora_adapter_metadata": '{"unet.lora_alpha": Infinity}'}, {}, "alpha must be positive and finite"),
+    "no dimensions": ({}, {f"{LAYER}.lora_A.weight": torch.tensor(1.0)}, "do not belong together"),
+    "rank 0": (
+        {},
+        {
+            f"{LAYER}.lora_A.weight": torch.zeros(0, 32, 1, 1),
+            f"{LAYER}.lora_B.weight": torch.zeros(32, 0, 1, 1),
+            f"{LAYER}.alpha": torch.tensor(1.0),
+        },
+        "its rank must be 1 or more",
+    ),
+}
+
+
+@pytest.mark.parametrize(("metadata", "more", "message"), METADATA.values(), ids=METADATA)
+def test_values_that_no_adapter_has_are_refused_in_one_line(small_base, file, tmp_path, metadata, more, message, capsys):
+    save_file(load_file(file) | more, tmp_path / "bad.safetensors", metadata)
+    assert main(["import", str(tmp_path / "bad.safetensors"), f"--base={small_base}", "--dry_run"]) == 2
+    err = capsys.readouterr().err
+    assert message in err
+    assert err.count("\n") == 1
+
+
+def test_metadata_that_makes_no_sense_is_left_out():
+    style = read_style({"modelspec.trigger_phrase": ",".join("abcdefgh" * 10), "modelspec.title": "x" * 999})
+    assert (len(style.trigger_words), len(style.title or "")) == (50, 200)
+    for text in ('{"a": {"b": Infinity}}', '{"a": [1]}', "[1]", "nonsense", "[" * 100_000):
+        assert read_style({"ss_tag_frequency": text}).trigger_words == ()
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
         (["--dry_run", "--max_error=0"], "--max_error must be positive; received 0.0"),
         (["--dry_run", "--network_alpha=-1"], "--network_alpha must be positive"),
+        (["--dry_run", f"--title={'x' * 300}"], "--title: String should have at most 200 characters"),
         ([], "import needs --register and --tracking_uri"),
     ],
 )

@@ -70,6 +70,7 @@ def test_flags_of_diffusers_scripts_are_accepted():
         ({"lr_scheduler": "constant", "lr_warmup_steps": 5}, "use constant_with_warmup"),
         ({"hub_token": "hf_x"}, "set HF_TOKEN in the environment"),
         ({"hub_model_id": "me/x"}, "--hub_model_id needs --push_to_hub"),
+        ({"title": "x" * 300}, "--title: String should have at most 200 characters"),
         ({"dataset_config_name": "a"}, "--dataset_config_name needs --dataset_name"),
         ({"lora_targets": " , "}, "--lora_targets must name at least one layer ending"),
         ({"local_rank": 3}, "--local_rank is set by accelerate launch; received 3"),

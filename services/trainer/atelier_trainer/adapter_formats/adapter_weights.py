@@ -39,3 +39,12 @@ class LoraPair:
 
 AdapterWeights = Mapping[str, LoraPair]
 """By `part.layer` of the diffusers folder, for example `unet.mid_block.attentions.0.proj_in`."""
+
+
+def by_part(pairs: AdapterWeights) -> dict[str, dict[str, LoraPair]]:
+    """The pairs by part, then by the layer's name in it."""
+    parts: dict[str, dict[str, LoraPair]] = {}
+    for name, pair in pairs.items():
+        part, _, layer = name.partition(".")
+        parts.setdefault(part, {})[layer] = pair
+    return parts

@@ -8,36 +8,62 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Mapping
+from typing import Any
 
 from atelier_contracts.manifests import Style
+from pydantic import ValidationError
+
+from atelier_trainer.errors import OptionError
 
 MOST_TRIGGER_WORDS = 3
-MAX_TEXT = 5000
-USUAL = {"None", "none", "", "null"}
+MAX_WORDS, MAX_TITLE, MAX_TEXT = 50, 200, 5000
+ABSENT = {"None", "none", "", "null"}
+"""What tools write for a value that they do not have."""
 
 
 def read_style(metadata: Mapping[str, str]) -> Style:
     """Title, description, author, licence, trigger words and tags, as far as the file has them."""
     phrase = _text(metadata, "modelspec.trigger_phrase")
     return Style(
-        title=_text(metadata, "modelspec.title", "ss_output_name", limit=200),
+        title=_text(metadata, "modelspec.title", "ss_output_name", limit=MAX_TITLE),
         description=_text(metadata, "modelspec.description"),
-        author=_text(metadata, "modelspec.author", limit=200),
-        licence=_text(metadata, "modelspec.license", limit=200),
-        trigger_words=tuple(_words(phrase)) if phrase else tuple(frequent_tags(metadata)),
-        tags=tuple(_words(_text(metadata, "modelspec.tags") or ""))[:50],
+        author=_text(metadata, "modelspec.author", limit=MAX_TITLE),
+        licence=_text(metadata, "modelspec.license", limit=MAX_TITLE),
+        trigger_words=tuple(split_words(phrase) if phrase else frequent_tags(metadata))[:MAX_WORDS],
+        tags=tuple(split_words(_text(metadata, "modelspec.tags")))[:MAX_WORDS],
     )
+
+
+def make_style(*, trigger_words: str | None = None, **texts: str | None) -> Style:
+    """The style that a command's flags describe.
+
+    Args:
+        trigger_words: separated by commas.
+        texts: other fields of `Style`.
+
+    Raises:
+        OptionError: a value is too long.
+    """
+    values: dict[str, Any] = {"trigger_words": tuple(split_words(trigger_words)), **texts}
+    try:
+        return Style(**values)
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise OptionError(f"--{first['loc'][0]}: {first['msg']}") from error
+
+
+def split_words(text: str | None) -> list[str]:
+    """The parts of a text that commas separate, without empty ones."""
+    return [word for part in (text or "").split(",") if (word := part.strip())]
 
 
 def frequent_tags(metadata: Mapping[str, str]) -> list[str]:
     """Tags that every training image has, which is how a style is usually taught a word; the first few."""
-    try:
-        folders = json.loads(metadata.get("ss_tag_frequency", "{}"))
-        counts: Counter[str] = Counter()
-        for tags in folders.values():
-            counts.update({str(tag).strip(): int(count) for tag, count in tags.items()})
-    except (ValueError, AttributeError, TypeError):
-        return []
+    folders, counts = parse_json(metadata.get("ss_tag_frequency", "{}")), Counter[str]()
+    for tags in folders.values() if isinstance(folders, dict) else ():
+        for tag, count in tags.items() if isinstance(tags, dict) else ():
+            if isinstance(count, int) and count > 0:
+                counts[str(tag).strip()] += count
     if not counts:
         return []
     most = max(counts.values())
@@ -65,8 +91,17 @@ def describe(metadata: Mapping[str, str]) -> list[tuple[str, str]]:
 
 def _text(metadata: Mapping[str, str], *keys: str, limit: int = MAX_TEXT) -> str | None:
     values = (metadata.get(key, "").strip() for key in keys)
-    return next((value[:limit] for value in values if value not in USUAL), None)
+    return next((value[:limit] for value in values if value not in ABSENT), None)
 
 
-def _words(text: str) -> list[str]:
-    return [word for part in text.split(",") if (word := part.strip())]
+def parse_json(text: str | bytes) -> Any:
+    """The value of a JSON text from anywhere; None where it is none, or nested too deeply."""
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError):
+        return None
+
+
+def autov2(sha256: str) -> str:
+    """The short form of a file's hash that Civitai shows."""
+    return sha256[:10].upper()

@@ -6,6 +6,7 @@ Sources: LoHa, arXiv:2108.06098; LoKr and the file format, arXiv:2309.14859; OFT
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
@@ -120,7 +121,7 @@ def convert(layer: Layer, tensors: Tensors, limits: ConversionLimits) -> Convert
     floats = {name: tensor.float() for name, tensor in tensors.items()}
     try:
         return converters[kind](layer, floats, limits)
-    except (RuntimeError, ValueError, KeyError, IndexError, ZeroDivisionError) as error:
+    except (RuntimeError, ValueError, KeyError, IndexError, TypeError, ZeroDivisionError) as error:
         shapes = ", ".join(f"{name} {list(tensor.shape)}" for name, tensor in sorted(tensors.items()))
         raise AdapterFileError(f"{layer.name}: its tensors do not belong together: {shapes}") from error
 
@@ -239,6 +240,8 @@ def _factors(matrix: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
 
 def _pair(layer: Layer, down: torch.Tensor, up: torch.Tensor, alpha: float) -> LoraPair:
     """Down [r, n] and up [out, r] in the layer's own number of dimensions."""
+    if not len(down):
+        raise AdapterFileError(f"{layer.name}: its rank must be 1 or more; received 0")
     if layer.convolution:
         down = down.reshape(len(down), layer.inner, layer.kernel, layer.kernel)
         up = up[..., None, None]
@@ -250,8 +253,8 @@ def _alpha(layer: Layer, tensors: Tensors, rank: int) -> float:
     alpha = float(tensors["alpha"].reshape(())) if "alpha" in tensors else float(rank)
     if "scalar" in tensors:
         alpha *= float(tensors["scalar"].reshape(()))
-    if alpha <= 0:
-        raise AdapterFileError(f"{layer.name}: alpha must be positive; received {alpha}")
+    if not (alpha > 0 and math.isfinite(alpha)):
+        raise AdapterFileError(f"{layer.name}: alpha must be positive and finite; received {alpha}")
     return alpha
 
 

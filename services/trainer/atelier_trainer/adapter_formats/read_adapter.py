@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -12,6 +11,7 @@ import torch
 
 from atelier_trainer.adapter_formats.adapter_weights import AdapterWeights
 from atelier_trainer.adapter_formats.layer_names import LayerNames
+from atelier_trainer.adapter_formats.metadata import parse_json
 from atelier_trainer.adapter_formats.network_types import (
     ConversionLimits,
     Converted,
@@ -143,11 +143,10 @@ def guess_family(tensors: Mapping[str, torch.Tensor]) -> str | None:
 
 
 def _peft_configuration(file: WeightsFile) -> dict[str, Any]:
-    try:
-        configuration = json.loads(file.metadata.get(PEFT_METADATA, "{}"))
-    except ValueError as error:
-        raise AdapterFileError(f"{file.path.name}: {PEFT_METADATA} in its metadata must be JSON") from error
-    return configuration if isinstance(configuration, dict) else {}
+    configuration = parse_json(file.metadata.get(PEFT_METADATA, "{}"))
+    if not isinstance(configuration, dict):
+        raise AdapterFileError(f"{file.path.name}: {PEFT_METADATA} in its metadata must be a JSON object")
+    return configuration
 
 
 def _alpha(
@@ -162,4 +161,5 @@ def _alpha(
         alpha = next((value for key, value in patterns.items() if layer == key or layer.endswith(f".{key}")), alpha)
     if not isinstance(alpha, int | float):
         return network_alpha
-    return float(alpha) * (len(tensors["down"]) ** 0.5 if configuration.get(f"{part}.use_rslora") else 1.0)
+    rank = sum(tensors["down"].shape[:1])  # 0 for a tensor without dimensions, which the conversion refuses
+    return float(alpha) * (rank**0.5 if configuration.get(f"{part}.use_rslora") else 1.0)

@@ -15,7 +15,7 @@ import torch
 from atelier_contracts.manifests import BundleManifest, Style
 from safetensors.torch import save_file
 
-from atelier_trainer.adapter_formats.adapter_weights import AdapterWeights, LoraPair
+from atelier_trainer.adapter_formats.adapter_weights import AdapterWeights, LoraPair, by_part
 from atelier_trainer.adapter_formats.layer_names import LayerNames
 from atelier_trainer.adapter_formats.read_adapter import PEFT_METADATA
 from atelier_trainer.families.family import Family
@@ -77,16 +77,18 @@ def describe_adapter(pairs: AdapterWeights, family: Family, bundle: BundleManife
         name: of the adapter, where its style has no title.
     """
     rank, alpha = Counter((pair.rank, pair.alpha) for pair in pairs.values()).most_common(1)[0][0]
+    text_width = next((inner for name, (inner, _, _) in bundle.lora_layers().items() if name.endswith("attn2.to_k")), 0)
+    architecture = family.architectures.get((text_width, bundle.prediction_type))  # None for a size that nobody published
     found: dict[str, Any] = {
         "ss_network_module": "networks.lora",
         "ss_network_dim": rank,
         "ss_network_alpha": alpha,
         "ss_sd_model_name": bundle.base,
-        "ss_base_model_version": family.kohya_base_version,
-        "ss_v2": str(bundle.prediction_type == "v_prediction"),
+        "ss_base_model_version": architecture.kohya if architecture else None,
+        "ss_v2": architecture.kohya.startswith("sd_v2") if architecture else None,
         "ss_output_name": name,
         "modelspec.sai_model_spec": "1.0.0",
-        "modelspec.architecture": family.architecture,
+        "modelspec.architecture": architecture.modelspec if architecture else None,
         "modelspec.implementation": "https://github.com/huggingface/diffusers",
         "modelspec.title": style.title or name,
         "modelspec.description": style.description,
@@ -103,15 +105,13 @@ def describe_adapter(pairs: AdapterWeights, family: Family, bundle: BundleManife
 
 def peft_metadata(pairs: AdapterWeights) -> dict[str, Any]:
     """Peft's configuration of each part, with the part's name in front of each key, as diffusers keeps it in a file."""
-    parts: dict[str, dict[str, LoraPair]] = {}
-    for name, pair in pairs.items():
-        part, _, layer = name.partition(".")
-        parts.setdefault(part, {})[layer] = pair
-    return {f"{part}.{key}": value for part, layers in parts.items() for key, value in peft_configuration(layers).items()}
+    return {
+        f"{part}.{key}": value for part, layers in by_part(pairs).items() for key, value in peft_configuration(layers).items()
+    }
 
 
 def peft_configuration(layers: Mapping[str, LoraPair]) -> dict[str, Any]:
-    """Of layers whose ranks and alphas may differ; sets are sorted lists."""
+    """Of layers whose ranks and alphas may differ."""
     from peft import LoraConfig
 
     rank = Counter(pair.rank for pair in layers.values()).most_common(1)[0][0]
@@ -123,4 +123,9 @@ def peft_configuration(layers: Mapping[str, LoraPair]) -> dict[str, Any]:
         rank_pattern={layer: pair.rank for layer, pair in sorted(layers.items()) if pair.rank != rank},
         alpha_pattern={layer: pair.alpha for layer, pair in sorted(layers.items()) if pair.alpha != alpha},
     )
+    return configuration_values(configuration)
+
+
+def configuration_values(configuration: Any) -> dict[str, Any]:
+    """Of peft's configuration, for JSON; peft keeps layer names as sets, whose order differs between processes."""
     return {name: sorted(value) if isinstance(value, set) else value for name, value in configuration.to_dict().items()}

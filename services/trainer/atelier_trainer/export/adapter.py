@@ -16,8 +16,8 @@ from peft import LoraConfig
 from peft.utils import get_peft_model_state_dict, set_peft_model_state_dict
 from safetensors.torch import load_file
 
-from atelier_trainer.adapter_formats.adapter_weights import AdapterWeights, LoraPair
-from atelier_trainer.adapter_formats.write_adapter import peft_configuration
+from atelier_trainer.adapter_formats.adapter_weights import AdapterWeights, LoraPair, by_part
+from atelier_trainer.adapter_formats.write_adapter import configuration_values, peft_configuration
 from atelier_trainer.errors import CheckpointError, OptionError
 from atelier_trainer.families.lora_layers import layers_by_ending
 
@@ -111,12 +111,8 @@ def save_pairs(pairs: AdapterWeights, pipeline_class: Any, folder: Path) -> Path
         folder: gets the file.
     """
     half = all(torch.equal(one.half().float(), one.float()) for pair in pairs.values() for one in (pair.down, pair.up))
-    dtype, parts = torch.float16 if half else torch.float32, dict[str, dict[str, LoraPair]]()
-    for name, pair in pairs.items():
-        part, _, layer = name.partition(".")
-        parts.setdefault(part, {})[layer] = pair
-    arguments: dict[str, Any] = {}
-    for part, layers in parts.items():
+    dtype, arguments = torch.float16 if half else torch.float32, dict[str, Any]()
+    for part, layers in by_part(pairs).items():
         matrices = {f"{layer}.lora_A.weight": pair.down for layer, pair in layers.items()}
         matrices |= {f"{layer}.lora_B.weight": pair.up for layer, pair in layers.items()}
         arguments[f"{part}_lora_layers"] = {name: tensor.to(dtype).contiguous() for name, tensor in matrices.items()}
@@ -131,7 +127,7 @@ def save_weights(unet: Any, folder: Path) -> Path:
 
     The same weights give the same bytes in every process.
     """
-    metadata = {name: _ordered(value) for name, value in unet.peft_config["default"].to_dict().items()}
+    metadata = configuration_values(unet.peft_config["default"])
     StableDiffusionPipeline.save_lora_weights(folder, unet_lora_layers=lora_weights(unet), unet_lora_adapter_metadata=metadata)
     _sort_metadata(folder / names.WEIGHTS_FILE)
     return folder / names.WEIGHTS_FILE
@@ -150,8 +146,3 @@ def _sort_metadata(file: Path) -> None:
     partial = file.with_suffix(".part")
     partial.write_bytes(len(header).to_bytes(8, "little") + header + content[end:])
     partial.replace(file)
-
-
-def _ordered(value: Any) -> Any:
-    """Peft keeps layer names as sets, whose order differs between processes."""
-    return sorted(value) if isinstance(value, set) else value

@@ -14,10 +14,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from atelier_contracts import names
-from atelier_contracts.manifests import AdapterManifest, BundleManifest, Evidence, Style, file_sha256
+from atelier_contracts.manifests import AdapterManifest, BundleManifest, Evidence, file_sha256
 
 from atelier_trainer.base_model import BaseModel, load_base_model
-from atelier_trainer.config.option_groups import OutputOptions
 from atelier_trainer.config.options import TrainOptions
 from atelier_trainer.export import adapter, hub
 from atelier_trainer.export.bundle import export_bundle, source_digest
@@ -62,15 +61,12 @@ def publish(folder: Path, outcome: Outcome, target: RunTarget, report: Report) -
             pairs,
             run_id=target.run_id,
             dataset_digest=outcome.dataset_digest,
-            style=_style(options.output),
+            style=options.output.style,
         )
         parity = measure_parity({"unet": unet}, base.family, pairs, bundle_dir, bundle)
         write_evidence(folder, _evidence(outcome, manifest, parity))
         files = _copy_adapter(folder, Path(scratch) / "adapter")
-        stored_base = base.name if base.revision is not None else f"bundle:{bundle.digest()}"
-        model_id, version = target.tracking.log_adapter(target.run_id, files, stored_base), None
-        if options.output.register is not None:
-            version = target.tracking.register_adapter(options.output.register, target.run_id, model_id, manifest)
+        version = log_and_register(files, base, manifest, target, options.output.register)
         if options.output.export == "merged":
             report("exporting the merged UNet to ONNX")
             target.tracking.log_merged(target.run_id, export_merged(unet, base, Path(scratch)))
@@ -82,6 +78,15 @@ def publish(folder: Path, outcome: Outcome, target: RunTarget, report: Report) -
     published = replace(outcome, version=version, published=True)
     published.write(folder)
     return published
+
+
+def log_and_register(
+    files: Path, base: BaseModel, manifest: AdapterManifest, target: RunTarget, register: str | None
+) -> int | None:
+    """Logs a folder of an adapter's files as an MLflow model; returns its version of the registered model, if one is given."""
+    stored_base = base.name if base.revision is not None else f"bundle:{manifest.bundle_digest}"
+    model_id = target.tracking.log_adapter(target.run_id, files, stored_base)
+    return None if register is None else target.tracking.register_adapter(register, target.run_id, model_id, manifest)
 
 
 def fetch_or_export_bundle(base: BaseModel, target: RunTarget, cache_dir: Path, report: Report) -> tuple[Path, BundleManifest]:
@@ -135,11 +140,6 @@ def _cached_manifest(home: Path, digest: str | None) -> BundleManifest | None:
     except (OSError, ValueError):
         return None
     return manifest if intact and digest in (None, manifest.digest()) else None
-
-
-def _style(options: OutputOptions) -> Style:
-    words = tuple(word for part in (options.trigger_words or "").split(",") if (word := part.strip()))
-    return Style(title=options.title, licence=options.licence, trigger_words=words)
 
 
 def _evidence(outcome: Outcome, manifest: AdapterManifest, parity: tuple[bool, float]) -> Evidence:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import torch
 
@@ -40,6 +40,18 @@ class TextEncoderPart:
     encode: Callable[[Any, torch.Tensor], tuple[torch.Tensor, ...]]
 
 
+class Architecture(NamedTuple):
+    """What files call a kind of base model.
+
+    Attributes:
+        modelspec: of its LoRA adapters, in `modelspec.architecture`.
+        kohya: in `ss_base_model_version`.
+    """
+
+    modelspec: str
+    kohya: str
+
+
 @dataclass(frozen=True)
 class Family:
     """A family of base models.
@@ -57,8 +69,8 @@ class Family:
         kohya_original_names: whether kohya's files name the UNet's layers as the original code does.
         kohya_prefixes: by text encoder, what its layers' names begin with in kohya's files; the first one is written.
         comfyui_encoders: by text encoder, its names in ComfyUI's files; likewise.
-        architecture: of an adapter, in modelspec's metadata.
-        kohya_base_version: of the base model, in kohya's metadata.
+        architectures: names of the base model in the metadata of files, by the width of the text that its UNet attends to and
+            its prediction type.
     """
 
     name: Literal["sd", "sdxl"]
@@ -72,8 +84,7 @@ class Family:
     kohya_original_names: bool
     kohya_prefixes: Mapping[str, tuple[str, ...]]
     comfyui_encoders: Mapping[str, tuple[str, ...]]
-    architecture: str
-    kohya_base_version: str
+    architectures: Mapping[tuple[int, str], Architecture]
 
     @property
     def parts(self) -> tuple[str, ...]:

@@ -9,7 +9,7 @@ import torch
 from diffusers import StableDiffusionPipeline
 from transformers import CLIPTextModel
 
-from atelier_trainer.families.family import Conditioning, Family, TextEncoderPart
+from atelier_trainer.families.family import Architecture, Conditioning, Family, TextEncoderPart
 
 
 def _encode(text_encoder: Any, ids: torch.Tensor) -> tuple[torch.Tensor, ...]:
@@ -44,6 +44,9 @@ SD = Family(
     kohya_original_names=False,
     kohya_prefixes={"text_encoder": ("lora_te", "lora_te1")},
     comfyui_encoders={"text_encoder": ("clip_l", "clip_h")},
-    architecture="stable-diffusion-v1/lora",
-    kohya_base_version="sd_v1",
+    architectures={
+        (768, "epsilon"): Architecture("stable-diffusion-v1/lora", "sd_v1"),
+        (1024, "epsilon"): Architecture("stable-diffusion-v2-512/lora", "sd_v2"),
+        (1024, "v_prediction"): Architecture("stable-diffusion-v2-768-v/lora", "sd_v2_v"),
+    },
 )

@@ -9,7 +9,7 @@ import torch
 from diffusers import StableDiffusionXLPipeline
 from transformers import CLIPTextModel, CLIPTextModelWithProjection
 
-from atelier_trainer.families.family import Conditioning, Family, TextEncoderPart
+from atelier_trainer.families.family import Architecture, Conditioning, Family, TextEncoderPart
 
 SIZE_IDS = 6
 
@@ -66,6 +66,5 @@ SDXL = Family(
     kohya_original_names=True,
     kohya_prefixes={"text_encoder": ("lora_te1",), "text_encoder_2": ("lora_te2",)},
     comfyui_encoders={"text_encoder": ("clip_l",), "text_encoder_2": ("clip_g",)},
-    architecture="stable-diffusion-xl-v1-base/lora",
-    kohya_base_version="sdxl_base_v1-0",
+    architectures={(2048, "epsilon"): Architecture("stable-diffusion-xl-v1-base/lora", "sdxl_base_v1-0")},
 )

@@ -1,0 +1,117 @@
+"""The commands `import` and `export`."""
+
+from __future__ import annotations
+
+import argparse
+import os
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from atelier_trainer.adapter_formats.metadata import autov2, make_style
+from atelier_trainer.errors import OptionError
+
+STYLE_TEXTS = ("title", "description", "author", "licence")
+
+
+def add_commands(commands: Any) -> None:
+    """Adds both to the subparsers of the command line."""
+    imports = commands.add_parser(
+        "import", help="register LoRA files of other tools", description="Register LoRA files that another tool made."
+    )
+    imports.add_argument("source", metavar="FILE|DIR|HUB_ID", help="safetensors file, folder of them, or hub repository")
+    imports.add_argument("--base", required=True, help="base model that they were trained on: hub id or diffusers folder")
+    imports.add_argument("--base_name", "--base-name", help="name of a local base model in the registry")
+    imports.add_argument(
+        "--register", metavar="NAME", help="registered model; {name} stands for the file's name; needed without --dry_run"
+    )
+    imports.add_argument("--dry_run", "--dry-run", action="store_true", help="show what the files are and write nothing")
+    imports.add_argument("--tracking_uri", "--tracking-uri", help="MLflow server (default: MLFLOW_TRACKING_URI)")
+    imports.add_argument("--experiments_name", "--experiments-name", default="import", help="MLflow experiment")
+    imports.add_argument(
+        "--cache_dir", "--cache-dir", type=Path, default=Path("~/.cache/atelier"), help="keeps the base model's bundle"
+    )
+    imports.add_argument(
+        "--network_alpha", "--network-alpha", type=float, help="alpha of layers whose file has none (default: their rank)"
+    )
+    imports.add_argument(
+        "--max_error", "--max-error", type=float, default=0.01, help="largest relative error of a layer that LoRA approximates"
+    )
+    imports.add_argument("--max_rank", "--max-rank", type=int, default=256, help="largest rank of such a layer")
+    for text in STYLE_TEXTS:
+        imports.add_argument(f"--{text}", help="of the style; default: the file's own")
+    imports.add_argument("--trigger_words", "--trigger-words", help="separated by commas; default: the file's own")
+    imports.set_defaults(command=_import)
+
+    exports = commands.add_parser(
+        "export", help="write a version as a LoRA file of another tool", description="Write a registered version as a file."
+    )
+    exports.add_argument("version", metavar="MODEL:VERSION|MODEL@ALIAS", help="for example ink:3 or ink@champion")
+    exports.add_argument(
+        "--format", choices=("diffusers", "kohya", "comfyui"), default="kohya", help="whose names the keys get"
+    )
+    exports.add_argument("--out", type=Path, required=True, metavar="FILE", help="safetensors file to write")
+    exports.add_argument("--overwrite", action="store_true", help="replace an existing file")
+    exports.add_argument("--tracking_uri", "--tracking-uri", help="MLflow server (default: MLFLOW_TRACKING_URI)")
+    exports.set_defaults(command=_export)
+
+
+def _import(parsed: argparse.Namespace, console: Console) -> int:
+    uri = parsed.tracking_uri or os.environ.get("MLFLOW_TRACKING_URI")
+    if not parsed.dry_run and (parsed.register is None or uri is None):
+        raise OptionError("import needs --register and --tracking_uri or MLFLOW_TRACKING_URI, or --dry_run to look only")
+    for name in ("network_alpha", "max_error", "max_rank"):
+        value = getattr(parsed, name)
+        if value is not None and not value > 0:
+            raise OptionError(f"--{name} must be positive; received {value}")
+    from atelier_trainer.adapter_formats.network_types import ConversionLimits
+    from atelier_trainer.base_model import load_base_model
+    from atelier_trainer.config.option_groups import ModelOptions
+    from atelier_trainer.exchange.import_adapter import Importer, ImportOptions, check_register, find_sources, print_summary
+    from atelier_trainer.tracking.mlflow_client import TrackingClient
+
+    sources = find_sources(parsed.source)
+    texts = {name: value for name in (*STYLE_TEXTS, "trigger_words") if (value := getattr(parsed, name))}
+    options = ImportOptions(
+        register=parsed.register or "{name}",
+        experiment=parsed.experiments_name,
+        cache_dir=parsed.cache_dir.expanduser(),
+        network_alpha=parsed.network_alpha,
+        limits=ConversionLimits(parsed.max_error, parsed.max_rank),
+        style=make_style(**texts),
+    )
+    check_register(options.register, sources)
+    base = load_base_model(ModelOptions(pretrained_model_name_or_path=parsed.base, base_name=parsed.base_name))
+    importer = Importer(base, options)
+    prepared = [importer.prepare(source) for source in sources]  # all of them, before anything is written
+    for one in prepared:
+        print_summary(one, console)
+    if parsed.dry_run:
+        return 0
+    tracking, results = TrackingClient(str(uri)), []
+    for one in prepared:
+        imported = importer.register(one, tracking, lambda text: console.print(text, soft_wrap=True, highlight=False))
+        console.print(f"version {imported.version} of {imported.model}", highlight=False)
+        results.append({"model": imported.model, "version": imported.version, "run_id": imported.run_id})
+    console.print_json(data=results if len(results) > 1 else results[0])
+    return 0
+
+
+def _export(parsed: argparse.Namespace, console: Console) -> int:
+    uri, file = parsed.tracking_uri or os.environ.get("MLFLOW_TRACKING_URI"), parsed.out.expanduser()
+    if uri is None:
+        raise OptionError("export needs --tracking_uri or MLFLOW_TRACKING_URI")
+    if file.exists() and not parsed.overwrite:
+        raise OptionError(f"--out: {str(file)!r} exists; give another name, or --overwrite")
+    from atelier_trainer.exchange.export_adapter import export_adapter
+    from atelier_trainer.tracking.mlflow_client import TrackingClient
+
+    written = export_adapter(parsed.version, parsed.format, file, TrackingClient(uri))
+    console.print(
+        f"wrote version {written.version} of {written.model} to {file}: sha256 {written.sha256} "
+        f"(AutoV2 {autov2(written.sha256)})",
+        soft_wrap=True,
+        highlight=False,
+    )
+    return 0
