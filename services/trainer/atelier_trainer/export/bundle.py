@@ -1,7 +1,4 @@
-"""The base bundle: a base model as ONNX graphs whose UNet takes LoRA weights as inputs. Exported once per base model.
-
-Notation: b batch, h w latent size, s text tokens, r sum of the ranks of the adapters in the batch.
-"""
+"""The base bundle: a base model as ONNX graphs that take LoRA weights as inputs. Exported once per base model."""
 
 from __future__ import annotations
 
