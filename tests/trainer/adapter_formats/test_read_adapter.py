@@ -244,7 +244,7 @@ def test_metadata_that_makes_no_sense_is_left_out():
         (["--dry_run", "--max_error=0"], "--max_error must be positive; received 0.0"),
         (["--dry_run", "--network_alpha=-1"], "--network_alpha must be positive"),
         (["--dry_run", f"--title={'x' * 300}"], "--title: String should have at most 200 characters"),
-        ([], "import needs --register and a server"),
+        ([], "import needs --register and --tracking_uri"),
     ],
 )
 def test_arguments(small_base, file, arguments, message, capsys, monkeypatch):

@@ -60,7 +60,7 @@ def add_commands(commands: Any) -> None:
 def _import(parsed: argparse.Namespace, console: Console) -> int:
     uri = parsed.tracking_uri or os.environ.get("MLFLOW_TRACKING_URI")
     if not parsed.dry_run and (parsed.register is None or uri is None):
-        raise OptionError("import needs --register and a server (--tracking_uri or MLFLOW_TRACKING_URI); --dry_run needs neither")
+        raise OptionError("import needs --register and --tracking_uri or MLFLOW_TRACKING_URI; --dry_run needs neither")
     for name in ("network_alpha", "max_error", "max_rank"):
         value = getattr(parsed, name)
         if value is not None and not value > 0:
