@@ -32,7 +32,7 @@ BATCH, RANK, WARM_UP_STEPS = 16, 16, 2
 def train(base: str, start: Path, seconds: float) -> list[float]:
     """Seconds of each optimizer step on random latents; starts when the file `start` appears."""
     import torch
-    from atelier_trainer.base_model import load_base_model
+    from atelier_trainer.base_models.load import load_base_model
     from atelier_trainer.config.option_groups import ModelOptions
     from atelier_trainer.export.adapter import inject_lora
 

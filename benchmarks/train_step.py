@@ -24,7 +24,8 @@ from typing import Any
 import diffusers
 import psutil
 import torch
-from atelier_trainer.base_model import BaseModel, load_base_model
+from atelier_trainer.base_models.base_model import BaseModel
+from atelier_trainer.base_models.load import load_base_model
 from atelier_trainer.config.option_groups import ModelOptions, OptimizationOptions
 from atelier_trainer.data.encode import encode_texts
 from atelier_trainer.data.encoded import CachedLatents, CaptionEmbeddings, EncodedDataset

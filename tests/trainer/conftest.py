@@ -14,18 +14,18 @@ import pytest
 import torch
 from atelier_contracts import names
 from atelier_contracts.manifests import BundleManifest
-from atelier_trainer.base_model import BaseModel, load_base_model
+from atelier_trainer.base_models.base_model import BaseModel
+from atelier_trainer.base_models.load import load_base_model
 from atelier_trainer.config.option_groups import ModelOptions
 from atelier_trainer.config.options import TrainOptions
 from atelier_trainer.export.bundle import source_digest
-from atelier_trainer.families.sd import SD
 from atelier_trainer.synthetic.scenes.dataset import write_imagefolder
 from atelier_trainer.tracking.metric_sink import MetricSink
 from atelier_trainer.tracking.mlflow_client import TrackingClient
 from atelier_trainer.train import RunExtras, TrainResult, train
 from rich.console import Console
 
-from .small_base import write_small_base
+from .small_base import write_small_base, write_small_xl_base
 
 torch.set_num_threads(1)  # these models are small, and two threads that wait for each other cost more on a busy machine
 os.environ.update(
@@ -58,6 +58,12 @@ def sketches(tmp_path_factory) -> Path:
 def small_base(tmp_path_factory) -> Path:
     """A Stable Diffusion of random numbers for images of 16 px: a step takes a hundredth of a second."""
     return write_small_base(tmp_path_factory.mktemp("base") / "small-sd")
+
+
+@pytest.fixture(scope="session")
+def xl_base(tmp_path_factory) -> Path:
+    """Likewise, with SDXL's parts."""
+    return write_small_xl_base(tmp_path_factory.mktemp("base") / "small-xl")
 
 
 @pytest.fixture
@@ -122,10 +128,10 @@ def published(mlflow_server, sketches, tmp_path_factory, bundle_cache) -> Publis
 
 
 @pytest.fixture(scope="session")
-def bundle(published: PublishedTraining, tmp_path_factory) -> tuple[Path, BundleManifest]:
+def bundle(published: PublishedTraining, base, tmp_path_factory) -> tuple[Path, BundleManifest]:
     """The bundle that the first training exported, as the registry gives it back."""
     tracking = TrackingClient(str(published.options.tracking.tracking_uri))
-    registered = tracking.bundle_version(source_digest(TINY, SD))
+    registered = tracking.bundle_version(source_digest(base))
     assert registered is not None
     file = next(
         tracking.download(registered.name, registered.version, tmp_path_factory.mktemp("bundle")).rglob(names.BUNDLE_FILE)

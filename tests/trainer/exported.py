@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from atelier_contracts.manifests import BundleManifest
-from atelier_trainer.base_model import BaseModel
+from atelier_trainer.base_models.base_model import BaseModel
 from atelier_trainer.export.publish import RunTarget, fetch_or_export_bundle
 
 

@@ -10,7 +10,7 @@ import pytest
 import torch
 from atelier_contracts.manifests import file_sha256
 from atelier_trainer.__main__ import main
-from atelier_trainer.base_model import load_base_model
+from atelier_trainer.base_models.load import load_base_model
 from atelier_trainer.config.option_groups import ModelOptions
 from atelier_trainer.exchange.export_adapter import read_registered
 from atelier_trainer.exchange.import_adapter import Importer, ImportOptions, Source

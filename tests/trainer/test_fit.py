@@ -15,7 +15,7 @@ import pytest
 import torch
 from atelier_contracts import names
 from atelier_trainer import train as training
-from atelier_trainer.base_model import load_base_model
+from atelier_trainer.base_models.load import load_base_model
 from atelier_trainer.config.option_groups import ModelOptions
 from atelier_trainer.config.options import TrainOptions
 from atelier_trainer.context import TrainContext

@@ -11,8 +11,10 @@ from atelier_contracts import names
 from atelier_contracts.manifests import AdapterManifest, Evidence, file_sha256
 from atelier_trainer.__main__ import main
 from atelier_trainer.errors import ExportError
+from atelier_trainer.export.outcome import read_outcome
 
 from .adapter_formats.lora_files import draw, load, to_kohya, write_diffusers
+from .conftest import run_training
 
 pytestmark = pytest.mark.timeout(1200)  # an export takes minutes on a machine that is busy
 METADATA = {
@@ -99,3 +101,53 @@ def test_a_file_that_onnx_computes_otherwise_is_not_registered(run_import, mlflo
     assert client.search_registered_models("name = 'other'") == []
     experiment = client.get_experiment_by_name("import")
     assert "FAILED" in {run.info.status for run in client.search_runs([experiment.experiment_id])}
+
+
+def evidence_of(client: mlflow.MlflowClient, model: str, folder: Path) -> Evidence:
+    return Evidence.model_validate_json((download(client, model, folder) / names.EVIDENCE_FILE).read_text())
+
+
+def test_with_a_data_set_the_validation_loss_is_that_of_a_training(run_import, mlflow_server, small, tmp_path):
+    result = run_training(small)
+    data = [f"--train_data_dir={small.data.train_data_dir}", "--validation_samples=4"]
+    trained = Path(small.output.output_dir) / names.WEIGHTS_FILE
+    assert run_import(trained, "--register=measured", *data) == 0
+    client = mlflow.MlflowClient(mlflow_server.uri)
+    evidence = evidence_of(client, "measured", tmp_path / "measured")
+    outcome = read_outcome(Path(small.output.output_dir))
+    assert outcome is not None
+    assert (evidence.validation_digest, evidence.validation_images) == (outcome.validation_digest, 4)
+    assert evidence.validation_loss == pytest.approx(result.losses.validation_loss, rel=1e-6)
+    assert evidence.base_validation_loss == pytest.approx(result.losses.base_validation_loss, rel=1e-6)
+    assert evidence.validation_loss != evidence.base_validation_loss
+    (version,) = client.search_model_versions("name = 'measured'")
+    assert client.get_run(version.run_id).data.metrics["validation_loss"] == evidence.validation_loss
+
+
+def test_the_validation_loss_is_measured_with_the_text_encoders_that_the_file_changes(
+    run_import, mlflow_server, small_base, sketches, tmp_path
+):
+    data = [f"--train_data_dir={sketches}", "--validation_samples=4"]
+    client, losses = mlflow.MlflowClient(mlflow_server.uri), []
+    for name, text in (("unet-only", False), ("unet-and-text", True), ("unet-again", False)):
+        file = write_diffusers(load(small_base), tmp_path / name, text=text)
+        assert run_import(file, f"--register={name}", *data) == 0
+        losses.append(evidence_of(client, name, tmp_path / f"{name}-version"))
+    unet, both, again = losses
+    assert unet.validation_loss == again.validation_loss != both.validation_loss
+    assert unet.base_validation_loss == both.base_validation_loss
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--train_data_dir=/nowhere"], "--train_data_dir '/nowhere' is not a folder"),
+        (["--train_data_dir=x", "--dataset_name=y"], "give at most one of --train_data_dir and --dataset_name"),
+        (["--validation_samples=4"], "--validation_samples needs --train_data_dir or --dataset_name"),
+        (["--width=24"], "--width needs --train_data_dir or --dataset_name"),
+    ],
+)
+def test_a_data_set_that_cannot_be_measured_on_is_refused_first(run_import, mlflow_server, files, capsys, flags, message):
+    assert run_import(files / "ink.safetensors", "--register=unmeasured", *flags) == 2
+    assert message in capsys.readouterr().err
+    assert mlflow.MlflowClient(mlflow_server.uri).search_registered_models("name = 'unmeasured'") == []

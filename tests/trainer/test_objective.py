@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 from atelier_trainer import objective
-from atelier_trainer.base_model import BaseModel, load_base_model
+from atelier_trainer.base_models.base_model import BaseModel
+from atelier_trainer.base_models.load import load_base_model
 from atelier_trainer.config.option_groups import DataOptions, ModelOptions, OptimizationOptions
 from atelier_trainer.data.cache import TensorCache
 from atelier_trainer.data.dataset import load_images

@@ -9,7 +9,7 @@ import pytest
 import torch
 from atelier_contracts import names
 from atelier_contracts.manifests import AdapterManifest, BundleManifest, Evidence
-from atelier_trainer.base_model import load_base_model
+from atelier_trainer.base_models.load import load_base_model
 from atelier_trainer.config.option_groups import DataOptions, ModelOptions
 from atelier_trainer.data.cache import TensorCache
 from atelier_trainer.data.dataset import Crop, load_images
@@ -21,14 +21,8 @@ from atelier_trainer.tracking.mlflow_client import TrackingClient
 from diffusers import StableDiffusionXLPipeline
 
 from .conftest import run_training
-from .small_base import write_small_xl_base
 
 pytestmark = pytest.mark.timeout(1200)  # an export takes minutes on a machine that is busy
-
-
-@pytest.fixture(scope="module")
-def xl_base(tmp_path_factory) -> Path:
-    return write_small_xl_base(tmp_path_factory.mktemp("base") / "small-xl")
 
 
 @pytest.fixture
@@ -50,7 +44,7 @@ def test_a_training_registers_a_version_that_stock_diffusers_loads(small, xl_bas
     assert {name.rpartition(".")[2] for name in manifest.layers} == {"to_k", "to_v", "2", "conv1"}
     assert evidence.output_finite and evidence.onnx_max_error < 1e-4
     tracking = TrackingClient(str(options.tracking.tracking_uri))
-    assert tracking.bundle_version(source_digest(base.folder, base.family)) is not None
+    assert tracking.bundle_version(source_digest(base)) is not None
     bundle = BundleManifest.model_validate_json(tracking.bundle_manifest(manifest.bundle_digest, tmp_path))
     assert (bundle.family, list(bundle.text_encoders)) == ("sdxl", ["text_encoder", "text_encoder_2"])
     pipeline = StableDiffusionXLPipeline.from_pretrained(xl_base, add_watermarker=False)

@@ -24,7 +24,7 @@ LAYERS = {
     ),
     "services/trainer/atelier_trainer": (
         "__main__ | tune | train sync exchange | prepare fit | train_state context | objective checkpoint | export | tracking "
-        "| data | synthetic | base_model | config | adapter_formats | families | graceful_stop | errors"
+        "| data | synthetic | base_models | config | adapter_formats | families | graceful_stop | errors"
     ),
     "infra/atelier_infra": "__main__ | commands | secrets | environment | terraform | aws | cli subprocess_runner | errors",
     "services/tracking/atelier_tracking": "__main__ | maintenance | server | gate | settings | htpasswd roles | log | errors",

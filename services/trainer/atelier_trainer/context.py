@@ -7,7 +7,7 @@ from pathlib import Path
 
 from accelerate import Accelerator
 
-from atelier_trainer.base_model import BaseModel
+from atelier_trainer.base_models.base_model import BaseModel
 from atelier_trainer.config.hardware import Hardware
 from atelier_trainer.config.options import TrainOptions
 from atelier_trainer.data.dataset import ImageDataset

@@ -5,6 +5,7 @@ TrainerError
 ├── DataError        the data set cannot be read or is incomplete; nothing was started
 ├── AdapterFileError an adapter's file is damaged, does not fit the base model, or cannot be expressed as LoRA
 ├── BaseModelError   the base model cannot be located or is not a Stable Diffusion pipeline
+├── HubError         the Hugging Face hub does not have a file, or did not answer
 ├── ExportError      a graph could not be written, or does not compute what the model computes
 ├── TrackingError    MLflow did not answer, or refused
 ├── CheckpointError  a checkpoint is damaged, or belongs to other settings
@@ -29,6 +30,9 @@ class AdapterFileError(TrainerError): ...
 
 
 class BaseModelError(TrainerError): ...
+
+
+class HubError(TrainerError): ...
 
 
 class ExportError(TrainerError): ...

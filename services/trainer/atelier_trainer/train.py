@@ -17,13 +17,13 @@ from accelerate.utils import set_seed
 from rich.console import Console
 
 from atelier_trainer import objective
-from atelier_trainer.base_model import BaseModel, load_base_model
+from atelier_trainer.base_models.load import load_base_model
 from atelier_trainer.checkpoint import Checkpoint, CheckpointFolder
 from atelier_trainer.config import hardware, validation
 from atelier_trainer.config.options import TrainOptions
 from atelier_trainer.context import PreparedData, TrainContext
 from atelier_trainer.data.dataset import load_images, split
-from atelier_trainer.errors import CheckpointError, DataError, Stopped, TrackingError
+from atelier_trainer.errors import CheckpointError, Stopped, TrackingError
 from atelier_trainer.export import adapter, hub
 from atelier_trainer.export.bundle import source_digest
 from atelier_trainer.export.outcome import Losses, Outcome
@@ -116,7 +116,7 @@ def setup(options: TrainOptions, console: Console) -> TrainContext:
     torch.backends.cuda.matmul.allow_tf32 = options.hardware.allow_tf32
     if options.output.push_to_hub and accelerator.is_main_process:
         hub.check_login()
-    base = load_base_model(options.model)
+    base = load_base_model(options.model, Path(options.data.cache_dir))
     train_images, validation_images = split(load_images(options.data, progress.print), options.validation.validation_samples)
     context = TrainContext(
         options=options,
@@ -131,7 +131,7 @@ def setup(options: TrainOptions, console: Console) -> TrainContext:
         progress=progress,
         stop=StopSignal(),
     )
-    _check_size(base, context)
+    base.check_size(context.width, context.height)
     return context
 
 
@@ -139,7 +139,7 @@ def main(context: TrainContext, extras: RunExtras, resumed: Checkpoint | None) -
     """The training in the main process, which owns the run's folder and the MLflow run."""
     options, folder = context.options, context.output_dir
     dataset_digest = context.train_images.digest()
-    base_digest = source_digest(context.base.folder, context.base.family)
+    base_digest = source_digest(context.base)
     validation_digest = objective.validation_digest(
         context.validation_images.digest(), base_digest, context.width, context.height
     )
@@ -210,13 +210,6 @@ def publish_with_retry(context: TrainContext, run: ActiveRun, outcome: Outcome, 
     run.set_status("FINISHED")
     delivered = run.close(timeout_s if outcome.published else 0.0) and outcome.published
     return TrainResult(run.id, outcome.version, outcome.losses, delivered)
-
-
-def _check_size(base: BaseModel, context: TrainContext) -> None:
-    multiple = base.size_multiple_px
-    for name, value in (("width", context.width), ("height", context.height)):
-        if value % multiple:
-            raise DataError(f"--{name} must be a multiple of {multiple} px for {base.name!r}; received {value}")
 
 
 def load_checkpoint(context: TrainContext) -> Checkpoint | None:

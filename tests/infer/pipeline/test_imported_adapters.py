@@ -12,7 +12,7 @@ from atelier_infer.engine.denoising_step import DenoisingStep
 from atelier_infer.onnx.providers import Runtime
 from atelier_infer.pipeline.adapter import Adapter, WeightedAdapter
 from atelier_infer.pipeline.bundle import open_bundle
-from atelier_trainer.base_model import load_base_model
+from atelier_trainer.base_models.load import load_base_model
 from atelier_trainer.config.option_groups import ModelOptions
 from atelier_trainer.exchange.import_adapter import Importer, ImportOptions, Source
 from atelier_trainer.export.adapter import inject_lora, lora_pairs, save_pairs

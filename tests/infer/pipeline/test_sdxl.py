@@ -15,7 +15,7 @@ from atelier_infer.pipeline.bundle import open_bundle
 from atelier_infer.pipeline.noise import initial_noise
 from atelier_trainer.adapter_formats.layer_names import LayerNames
 from atelier_trainer.adapter_formats.write_adapter import write_adapter
-from atelier_trainer.base_model import load_base_model
+from atelier_trainer.base_models.load import load_base_model
 from atelier_trainer.config.option_groups import ModelOptions
 from atelier_trainer.exchange.import_adapter import Importer, ImportOptions, Source
 from atelier_trainer.export.adapter import save_pairs

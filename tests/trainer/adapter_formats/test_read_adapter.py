@@ -11,7 +11,7 @@ import torch
 from atelier_trainer.__main__ import main
 from atelier_trainer.adapter_formats.metadata import read_style
 from atelier_trainer.adapter_formats.network_types import ConversionLimits
-from atelier_trainer.base_model import load_base_model
+from atelier_trainer.base_models.load import load_base_model
 from atelier_trainer.config.option_groups import ModelOptions
 from atelier_trainer.errors import AdapterFileError
 from atelier_trainer.exchange.import_adapter import Importer, ImportOptions, Source

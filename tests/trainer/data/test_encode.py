@@ -9,7 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from atelier_trainer.base_model import BaseModel, load_base_model
+from atelier_trainer.base_models.base_model import BaseModel
+from atelier_trainer.base_models.load import load_base_model
 from atelier_trainer.config.option_groups import DataOptions, ModelOptions
 from atelier_trainer.data.cache import TensorCache
 from atelier_trainer.data.dataset import Crop, ImageDataset, load_images

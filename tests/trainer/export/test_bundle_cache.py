@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from atelier_contracts import names
 from atelier_contracts.manifests import BundleManifest
-from atelier_trainer.base_model import load_base_model
+from atelier_trainer.base_models.load import load_base_model
 from atelier_trainer.config.option_groups import ModelOptions
 from atelier_trainer.export.bundle import source_digest
 from atelier_trainer.export.publish import RunTarget, fetch_or_export_bundle
@@ -56,7 +56,7 @@ def test_the_cache_serves_another_registry_and_heals(base, bundle_cache, tmp_pat
     folder, reports = fetch(base, registry, bundle_cache)
     assert reports == []
     assert (registry.registered, registry.downloads) == (1, 0)
-    assert folder == bundle_cache / "bundles" / source_digest(base.folder, base.family)
+    assert folder == bundle_cache / "bundles" / source_digest(base)
 
     copy = tmp_path / "cache"
     shutil.copytree(folder, copy / "bundles" / folder.name)

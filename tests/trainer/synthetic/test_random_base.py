@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 from atelier_trainer.__main__ import main
-from atelier_trainer.base_model import load_base_model
+from atelier_trainer.base_models.load import load_base_model
 from atelier_trainer.config.option_groups import ModelOptions
 from atelier_trainer.families.lora_layers import unet_lora_layers
 from atelier_trainer.synthetic import random_base

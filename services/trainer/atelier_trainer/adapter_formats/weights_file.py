@@ -50,7 +50,7 @@ def read_weights_file(path: Path) -> WeightsFile:
     Raises:
         AdapterFileError: it is not a safetensors file of finite floating-point tensors.
     """
-    header = _read_header(path)
+    header = read_header(path)
     metadata = header.pop("__metadata__", {})
     if not isinstance(metadata, dict) or not all(isinstance(value, str) for value in metadata.values()):
         raise AdapterFileError(f"{path.name}: __metadata__ must hold strings; its header is damaged")
@@ -73,7 +73,12 @@ def read_weights_file(path: Path) -> WeightsFile:
     return WeightsFile(path, file_sha256(path), tensors, metadata)
 
 
-def _read_header(path: Path) -> dict[str, Any]:
+def read_header(path: Path) -> dict[str, Any]:
+    """The header of a file: dtype, shape and place of each tensor by its key, and `__metadata__`.
+
+    Raises:
+        AdapterFileError: it is not one of a safetensors file.
+    """
     try:
         size = path.stat().st_size
         with path.open("rb") as stream:

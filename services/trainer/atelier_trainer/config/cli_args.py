@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import difflib
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin
 
@@ -14,13 +14,15 @@ from atelier_trainer.config.flag import flags_of
 from atelier_trainer.errors import OptionError
 
 
-def add_flags(parser: argparse.ArgumentParser, options: type) -> None:
-    """Adds one flag per field of the dataclass, in groups; `-` and `_` are both accepted in names.
+def add_flags(parser: argparse.ArgumentParser, options: type, only: Container[str] | None = None) -> None:
+    """Adds one flag per field of the dataclass, or for some of them, in groups; `-` and `_` are both accepted in names.
 
     A flag that is not given leaves nothing in the parsed arguments: the recipe's value must not be overridden by a default.
     """
     groups = dict[str, Any]()
     for flag in flags_of(options).values():
+        if only is not None and flag.name not in only:
+            continue
         if flag.group not in groups:
             groups[flag.group] = parser.add_argument_group(flag.group)
         group = groups[flag.group]

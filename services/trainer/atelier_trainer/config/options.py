@@ -21,7 +21,10 @@ from atelier_trainer.config.option_groups import (
 )
 
 LOCAL_FLAGS = ("cache_dir", "output_dir", "logging_dir", "tracking_uri", "resume_from_checkpoint", "local_rank", "hub_token")
-PATH_FLAGS = ("pretrained_model_name_or_path", "train_data_dir", "dataset_name")
+PATH_FLAGS = (
+    "pretrained_model_name_or_path", "pretrained_vae_model_name_or_path", "single_file_config", "train_data_dir",
+    "dataset_name",
+)  # fmt: skip
 WITHOUT_EFFECT_ON_WEIGHTS = (
     "base_name", "dataloader_num_workers", "checkpointing_steps", "checkpoints_total_limit", "experiments_name", "run_name",
     "tracking_patience_s", "report_to", "register", "title", "trigger_words", "licence", "export", "push_to_hub",

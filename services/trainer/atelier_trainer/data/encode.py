@@ -7,7 +7,7 @@ Notation: n images, v variants of each (crops x flips), c h w latent shape.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from atelier_trainer.base_model import BaseModel
+from atelier_trainer.base_models.base_model import BaseModel
 from atelier_trainer.data.cache import TensorCache
 from atelier_trainer.data.dataset import CENTER, Crop, ImageDataset
 from atelier_trainer.data.encoded import Augmentation, CachedLatents, CaptionEmbeddings
@@ -77,8 +77,13 @@ class Encoder:
         on_progress(len(images), len(images))
         return CachedLatents(**tensors, scale=float(self.base.config("vae")["scaling_factor"]))
 
-    def encode_captions(self, captions: list[str]) -> CaptionEmbeddings:
-        """Conditioning of the captions, from the cache or the text encoders."""
+    def encode_captions(self, captions: Sequence[str], changed: Mapping[str, Any] | None = None) -> CaptionEmbeddings:
+        """Conditioning of the captions, from the cache or the text encoders.
+
+        Args:
+            captions: of the images.
+            changed: text encoders by part that are used instead of the base model's; what they give is not cached.
+        """
         distinct = ["", *sorted(set(captions) - {""})]
         distinct_digest = hashlib.sha256("\0".join(distinct).encode()).hexdigest()
         family, parts = self.base.family, [name for one in self.base.family.text_encoders for name in (one.part, one.tokenizer)]
@@ -90,12 +95,18 @@ class Encoder:
             outputs: dict[str, torch.Tensor] = {}
             for part in family.text_encoders:
                 if part.part not in models:
-                    models[part.part] = self.base.load_tokenizer(part), self.base.load_text_encoder(part).to(self.device)
+                    text_encoder = (changed or {}).get(part.part) or self.base.load_text_encoder(part)
+                    models[part.part] = self.base.load_tokenizer(part), text_encoder.to(self.device)
                 encoded = encode_texts(part, *models[part.part], batch)
                 outputs |= {f"{part.part}.{name}": one for name, one in zip(part.outputs, encoded, strict=True)}
             return outputs
 
-        found = self.cache.get_or_build("captions", key, -(-len(distinct) // CAPTION_BATCH), encode, lambda _: None)
+        batches = -(-len(distinct) // CAPTION_BATCH)
+        if changed:
+            parts_of_all = [encode(number) for number in range(batches)]
+            found = {name: torch.cat([one[name] for one in parts_of_all]) for name in parts_of_all[0]}
+        else:
+            found = self.cache.get_or_build("captions", key, batches, encode, lambda _: None)
         outputs = {part.part: tuple(found[f"{part.part}.{name}"] for name in part.outputs) for part in family.text_encoders}
         row_of = {text: row for row, text in enumerate(distinct)}
         rows = torch.tensor([row_of[text] for text in captions])

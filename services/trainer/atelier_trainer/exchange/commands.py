@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import functools
 import os
 from pathlib import Path
 from typing import Any
@@ -10,8 +11,17 @@ from typing import Any
 from rich.console import Console
 
 from atelier_trainer.adapter_formats.metadata import autov2, make_style
+from atelier_trainer.config.cli_args import add_flags, given_flags
+from atelier_trainer.config.option_groups import DataOptions, ModelOptions, ValidationOptions
 from atelier_trainer.errors import OptionError
 
+BASE_FLAGS = ("base_name", "revision", "variant", "prediction_type", "pretrained_vae_model_name_or_path", "single_file_config")
+DATA_FLAGS = (
+    "train_data_dir", "dataset_name", "dataset_config_name", "image_column", "caption_column", "max_train_samples", "skip_bad",
+    "width", "height", "cache_dir",
+)  # fmt: skip
+VALIDATION_FLAGS = ("validation_samples",)
+"""Flags of `train` that mean the same here."""
 STYLE_TEXTS = ("title", "description", "author", "licence")
 
 
@@ -21,17 +31,15 @@ def add_commands(commands: Any) -> None:
         "import", help="register LoRA files of other tools", description="Register LoRA files that another tool made."
     )
     imports.add_argument("source", metavar="FILE|DIR|HUB_ID", help="safetensors file, folder of them, or hub repository")
-    imports.add_argument("--base", required=True, help="base model that they were trained on: hub id or diffusers folder")
-    imports.add_argument("--base_name", "--base-name", help="name of a local base model in the registry")
+    imports.add_argument(
+        "--base", required=True, help="base model that they were trained on: hub id, diffusers folder or checkpoint file"
+    )
     imports.add_argument(
         "--register", metavar="NAME", help="registered model; {name} stands for the file's name; needed without --dry_run"
     )
     imports.add_argument("--dry_run", "--dry-run", action="store_true", help="show what the files are and write nothing")
     imports.add_argument("--tracking_uri", "--tracking-uri", help="MLflow server (default: MLFLOW_TRACKING_URI)")
     imports.add_argument("--experiments_name", "--experiments-name", default="import", help="MLflow experiment")
-    imports.add_argument(
-        "--cache_dir", "--cache-dir", type=Path, default=Path("~/.cache/atelier"), help="keeps the base model's bundle"
-    )
     imports.add_argument(
         "--network_alpha", "--network-alpha", type=float, help="alpha of layers whose file has none (default: their rank)"
     )
@@ -42,6 +50,8 @@ def add_commands(commands: Any) -> None:
     for text in STYLE_TEXTS:
         imports.add_argument(f"--{text}", help="of the style; default: the file's own")
     imports.add_argument("--trigger_words", "--trigger-words", help="separated by commas; default: the file's own")
+    for options, names in ((ModelOptions, BASE_FLAGS), (DataOptions, DATA_FLAGS), (ValidationOptions, VALIDATION_FLAGS)):
+        add_flags(imports, options, names)
     imports.set_defaults(command=_import)
 
     exports = commands.add_parser(
@@ -66,23 +76,31 @@ def _import(parsed: argparse.Namespace, console: Console) -> int:
         if value is not None and not value > 0:
             raise OptionError(f"--{name} must be positive; received {value}")
     from atelier_trainer.adapter_formats.network_types import ConversionLimits
-    from atelier_trainer.base_model import load_base_model
-    from atelier_trainer.config.option_groups import ModelOptions
+    from atelier_trainer.base_models.load import load_base_model
+    from atelier_trainer.exchange.held_out import load_held_out
     from atelier_trainer.exchange.import_adapter import Importer, ImportOptions, check_register, find_sources, print_summary
     from atelier_trainer.tracking.mlflow_client import TrackingClient
 
+    data, validation = (
+        DataOptions(**given_flags(parsed, DataOptions)),
+        ValidationOptions(**given_flags(parsed, ValidationOptions)),
+    )
+    measured = _check_data(parsed, data)
+    report = functools.partial(console.print, soft_wrap=True, highlight=False)
     sources = find_sources(parsed.source)
+    model = ModelOptions(pretrained_model_name_or_path=parsed.base, **given_flags(parsed, ModelOptions))
+    base = load_base_model(model, Path(data.cache_dir))
     texts = {name: value for name in (*STYLE_TEXTS, "trigger_words") if (value := getattr(parsed, name))}
     options = ImportOptions(
         register=parsed.register or "{name}",
         experiment=parsed.experiments_name,
-        cache_dir=parsed.cache_dir.expanduser(),
+        cache_dir=Path(data.cache_dir).expanduser(),
         network_alpha=parsed.network_alpha,
         limits=ConversionLimits(parsed.max_error, parsed.max_rank),
         style=make_style(**texts),
+        held_out=load_held_out(base, data, validation.validation_samples, report) if measured else None,
     )
     check_register(options.register, sources)
-    base = load_base_model(ModelOptions(pretrained_model_name_or_path=parsed.base, base_name=parsed.base_name))
     importer = Importer(base, options)
     prepared = [importer.prepare(source) for source in sources]  # all of them, before anything is written
     for one in prepared:
@@ -91,11 +109,30 @@ def _import(parsed: argparse.Namespace, console: Console) -> int:
         return 0
     tracking, results = TrackingClient(str(uri)), []
     for one in prepared:
-        imported = importer.register(one, tracking, lambda text: console.print(text, soft_wrap=True, highlight=False))
+        imported = importer.register(one, tracking, report)
         console.print(f"version {imported.version} of {imported.model}", highlight=False)
         results.append({"model": imported.model, "version": imported.version, "run_id": imported.run_id})
     console.print_json(data=results if len(results) > 1 else results[0])
     return 0
+
+
+def _check_data(parsed: argparse.Namespace, data: DataOptions) -> bool:
+    """Whether there is a data set to measure the validation loss on; raises OptionError where its flags make no sense."""
+    if data.train_data_dir is not None and data.dataset_name is not None:
+        raise OptionError(
+            "give at most one of --train_data_dir and --dataset_name; "
+            f"received {data.train_data_dir!r} and {data.dataset_name!r}"
+        )
+    if data.train_data_dir is None and data.dataset_name is None:
+        about_data = [name for name in (*DATA_FLAGS, *VALIDATION_FLAGS) if name != "cache_dir" and hasattr(parsed, name)]
+        if about_data:
+            raise OptionError(f"--{about_data[0]} needs --train_data_dir or --dataset_name, which the loss is measured on")
+        return False
+    for name in (*VALIDATION_FLAGS, "max_train_samples", "width", "height"):
+        value = getattr(parsed, name, None)
+        if value is not None and value < 1:
+            raise OptionError(f"--{name} must be 1 or more; received {value}")
+    return True
 
 
 def _export(parsed: argparse.Namespace, console: Console) -> int:

@@ -13,8 +13,6 @@ from typing import Any
 
 import torch
 from atelier_contracts.manifests import AdapterManifest, Evidence, ImportSource, Style
-from huggingface_hub import HfApi, hf_hub_download
-from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 from rich.console import Console
 from rich.table import Table
 
@@ -23,16 +21,16 @@ from atelier_trainer.adapter_formats.metadata import autov2, describe, read_styl
 from atelier_trainer.adapter_formats.network_types import ConversionLimits, Layer
 from atelier_trainer.adapter_formats.read_adapter import ReadAdapter, read_adapter
 from atelier_trainer.adapter_formats.weights_file import WeightsFile, read_weights_file
-from atelier_trainer.base_model import BaseModel
+from atelier_trainer.base_models.base_model import BaseModel
+from atelier_trainer.base_models.hub_file import SUFFIX, download_file, is_hub_location
 from atelier_trainer.errors import AdapterFileError, OptionError
+from atelier_trainer.exchange.held_out import HeldOutImages
 from atelier_trainer.export.adapter import save_pairs
 from atelier_trainer.export.lora_inputs import layer_shape
 from atelier_trainer.export.manifests import write_adapter_manifest, write_evidence
 from atelier_trainer.export.parity import measure_parity
 from atelier_trainer.export.publish import RunTarget, fetch_or_export_bundle, log_and_register
 from atelier_trainer.tracking.mlflow_client import TrackingClient
-
-SUFFIX = ".safetensors"
 
 
 @dataclass(frozen=True)
@@ -46,6 +44,7 @@ class ImportOptions:
         network_alpha: for layers whose alpha the file does not have; their rank by default.
         limits: of the conversion.
         style: what the file's metadata says is replaced by what is given here.
+        held_out: images to measure the validation loss on.
     """
 
     register: str
@@ -54,6 +53,7 @@ class ImportOptions:
     network_alpha: float | None = None
     limits: ConversionLimits = field(default_factory=ConversionLimits)
     style: Style = field(default_factory=Style)
+    held_out: HeldOutImages | None = None
 
 
 @dataclass(frozen=True)
@@ -94,6 +94,7 @@ def find_sources(location: str) -> list[Source]:
 
     Raises:
         AdapterFileError: there is none.
+        HubError: the hub does not have it.
     """
     path = Path(location).expanduser()
     if path.is_file():
@@ -103,23 +104,10 @@ def find_sources(location: str) -> list[Source]:
         if not files:
             raise AdapterFileError(f"there is no {SUFFIX} file in the folder {location!r}")
         return [Source(file, file.name) for file in files]
-    if re.fullmatch(r"[\w.-]+/[\w.-]+(:.+)?", location) and not location.startswith("."):
-        return [_download(*location.partition(":")[::2])]
+    if is_hub_location(location):
+        file = download_file(location)
+        return [Source(file, f"{location.partition(':')[0]}/{file.name}")]
     raise AdapterFileError(f"there is no file or folder {location!r}; give one, or the id of a hub repository")
-
-
-def _download(repository: str, wanted: str) -> Source:
-    """One file of a hub repository; `repository:file` names it where there are several."""
-    try:
-        files = [wanted] if wanted else [file for file in HfApi().list_repo_files(repository) if file.endswith(SUFFIX)]
-        if len(files) != 1:
-            listed = ", ".join(files[:5]) or f"no {SUFFIX} file"
-            raise AdapterFileError(f"the repository {repository!r} has {listed}; name one as {repository}:FILE")
-        return Source(Path(hf_hub_download(repository, files[0])), f"{repository}/{files[0]}")
-    except (HfHubHTTPError, LocalEntryNotFoundError, ValueError, OSError) as error:
-        raise AdapterFileError(
-            f"{repository!r} is neither a file nor on the hub ({type(error).__name__}): check the name and the network"
-        ) from error
 
 
 class Importer:
@@ -194,10 +182,18 @@ class Importer:
                 weights, bundle, pairs, run_id=target.run_id, dataset_digest=None, imported_from=origin, style=prepared.style
             )
             report("comparing ONNX Runtime with diffusers")
-            finite, error = measure_parity(self._models(folder, pairs), base.family, pairs, bundle_dir, bundle)
+            models = self._models(folder, pairs)
+            finite, error = measure_parity(models, base.family, pairs, bundle_dir, bundle)
             if not finite:
                 raise AdapterFileError(f"{prepared.source.shown}: the UNet's output with it is NaN or infinite")
-            write_evidence(folder, Evidence(weights_sha256=manifest.weights_sha256, output_finite=finite, onnx_max_error=error))
+            losses = dict[str, Any]()
+            if self.options.held_out is not None:
+                report("measuring the validation loss")
+                losses = self.options.held_out.measure(models)._asdict()
+                metrics = {name: losses[name] for name in ("validation_loss", "base_validation_loss")}
+                target.tracking.log_metrics(target.run_id, metrics)
+            evidence = Evidence(weights_sha256=manifest.weights_sha256, output_finite=finite, onnx_max_error=error, **losses)
+            write_evidence(folder, evidence)
             version = log_and_register(folder, base, manifest, target, prepared.model)
         assert version is not None
         return Imported(prepared.model, version, target.run_id, manifest)

@@ -12,6 +12,7 @@ from atelier_contracts import names
 from atelier_contracts.manifests import BundleManifest, TextEncoder, file_sha256
 from torch.export import Dim
 
+from atelier_trainer.base_models.base_model import BaseModel
 from atelier_trainer.errors import ExportError
 from atelier_trainer.export.attention import fused_attention
 from atelier_trainer.export.lora_inputs import layer_shapes, lora_inputs, lora_signature
@@ -23,13 +24,12 @@ from atelier_trainer.families.lora_layers import Groups
 FORMAT = "atelier-bundle-4"  # part of the source digest: a new way of exporting makes new bundles
 
 
-def source_digest(folder: Path, family: Family) -> str:
-    """Identity of what a bundle is exported from: all files of a diffusers folder's parts, and the way of exporting."""
-    digest = hashlib.sha256(f"{FORMAT} opset {OPSET} {family.name}\n".encode())
-    for part in family.parts:
-        for file in sorted((folder / part).rglob("*")):
-            if file.is_file():
-                digest.update(f"{file.relative_to(folder).as_posix()} {file_sha256(file)}\n".encode())
+def source_digest(base: BaseModel) -> str:
+    """Identity of what a bundle is exported from: all files of the base model's parts, and the way of exporting."""
+    variant = f" {base.variant}" if base.variant is not None else ""
+    digest = hashlib.sha256(f"{FORMAT} opset {OPSET} {base.family.name}{variant}\n".encode())
+    for line in base.part_files(*base.family.parts):
+        digest.update(line.encode())
     return digest.hexdigest()
 
 
@@ -44,7 +44,7 @@ def export_bundle(
         folder: gets graphs, tokenizers, scheduler configuration and bundle.json.
         base: hub id or name of the base model, never a path.
         revision: commit of the hub repository, if there is one.
-        source: `source_digest` of the pipeline's folder.
+        source: `source_digest` of the base model.
 
     Returns:
         The content of bundle.json.

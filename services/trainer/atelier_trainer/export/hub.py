@@ -10,7 +10,7 @@ from atelier_contracts.manifests import AdapterManifest, Evidence
 from huggingface_hub import HfApi, ModelCardData
 from huggingface_hub.errors import HfHubHTTPError, LocalTokenNotFoundError, OfflineModeIsEnabled
 
-from atelier_trainer.base_model import BaseModel
+from atelier_trainer.base_models.base_model import BaseModel
 from atelier_trainer.errors import OptionError, TrackingError, first_line
 
 CARD_FILE = "README.md"

@@ -10,7 +10,7 @@ import onnxruntime
 import torch
 from torch.export import Dim
 
-from atelier_trainer.base_model import BaseModel
+from atelier_trainer.base_models.base_model import BaseModel
 from atelier_trainer.errors import ExportError
 from atelier_trainer.export.bundle import UNetStep
 from atelier_trainer.export.onnx_export import GraphSignature, write_graph

@@ -16,7 +16,8 @@ from pathlib import Path
 from atelier_contracts import names
 from atelier_contracts.manifests import AdapterManifest, BundleManifest, Evidence, file_sha256
 
-from atelier_trainer.base_model import BaseModel, load_base_model
+from atelier_trainer.base_models.base_model import BaseModel
+from atelier_trainer.base_models.load import load_base_model
 from atelier_trainer.config.options import TrainOptions
 from atelier_trainer.export import adapter, hub
 from atelier_trainer.export.bundle import export_bundle, source_digest
@@ -48,7 +49,8 @@ def publish(folder: Path, outcome: Outcome, target: RunTarget, report: Report) -
         ExportError: ONNX Runtime and torch differ.
     """
     options = TrainOptions.from_flags(**outcome.flags)
-    base, cache_dir = load_base_model(options.model), Path(options.data.cache_dir).expanduser()
+    cache_dir = Path(options.data.cache_dir).expanduser()
+    base = load_base_model(options.model, cache_dir)
     with tempfile.TemporaryDirectory(prefix="atelier-") as scratch:
         bundle_dir, bundle = fetch_or_export_bundle(base, target, cache_dir, report)
         unet = base.load_unet()
@@ -101,7 +103,7 @@ def fetch_or_export_bundle(base: BaseModel, target: RunTarget, cache_dir: Path, 
         cache_dir: folder of this machine's bundles, by source digest.
         report: gets a line before an export.
     """
-    source = source_digest(base.folder, base.family)
+    source = source_digest(base)
     home, registered = cache_dir / "bundles" / source, target.tracking.bundle_version(source)
     home.parent.mkdir(parents=True, exist_ok=True)
     with home.with_suffix(".lock").open("a") as lock:

@@ -46,10 +46,12 @@ class Architecture(NamedTuple):
     Attributes:
         modelspec: of its LoRA adapters, in `modelspec.architecture`.
         kohya: in `ss_base_model_version`.
+        published: hub id of the published model, whose configuration and tokenizers a checkpoint file of the kind has.
     """
 
     modelspec: str
     kohya: str
+    published: str
 
 
 @dataclass(frozen=True)
@@ -69,6 +71,7 @@ class Family:
         kohya_original_names: whether kohya's files name the UNet's layers as the original code does.
         kohya_prefixes: by text encoder, what its layers' names begin with in kohya's files; the first one is written.
         comfyui_encoders: by text encoder, its names in ComfyUI's files; likewise.
+        checkpoint_encoders: by text encoder, what its keys begin with in a checkpoint file of the original code.
         architectures: names of the base model in the metadata of files, by the width of the text that its UNet attends to and
             its prediction type.
     """
@@ -84,6 +87,7 @@ class Family:
     kohya_original_names: bool
     kohya_prefixes: Mapping[str, tuple[str, ...]]
     comfyui_encoders: Mapping[str, tuple[str, ...]]
+    checkpoint_encoders: Mapping[str, str]
     architectures: Mapping[tuple[int, str], Architecture]
 
     @property

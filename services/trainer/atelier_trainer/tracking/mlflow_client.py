@@ -65,6 +65,11 @@ class TrackingClient:
             for name, value in params.items():
                 self.client.log_param(run_id, name, value)
 
+    def log_metrics(self, run_id: str, metrics: Mapping[str, float]) -> None:
+        with translate_errors(self.uri):
+            for name, value in metrics.items():
+                self.client.log_metric(run_id, name, value)
+
     def end_run(self, run_id: str, status: str) -> None:
         """Sets a run's final status."""
         with translate_errors(self.uri):

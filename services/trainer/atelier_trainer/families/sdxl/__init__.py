@@ -66,5 +66,10 @@ SDXL = Family(
     kohya_original_names=True,
     kohya_prefixes={"text_encoder": ("lora_te1",), "text_encoder_2": ("lora_te2",)},
     comfyui_encoders={"text_encoder": ("clip_l",), "text_encoder_2": ("clip_g",)},
-    architectures={(2048, "epsilon"): Architecture("stable-diffusion-xl-v1-base/lora", "sdxl_base_v1-0")},
+    checkpoint_encoders={"text_encoder": "conditioner.embedders.0.", "text_encoder_2": "conditioner.embedders.1."},
+    architectures={
+        (2048, "epsilon"): Architecture(
+            "stable-diffusion-xl-v1-base/lora", "sdxl_base_v1-0", "stabilityai/stable-diffusion-xl-base-1.0"
+        ),
+    },
 )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 
 import pytest
-from atelier_trainer.base_model import load_base_model
+from atelier_trainer.base_models.load import load_base_model
 from atelier_trainer.config.option_groups import ModelOptions
 from atelier_trainer.errors import BaseModelError
 
