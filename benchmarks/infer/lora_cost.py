@@ -11,28 +11,24 @@ from pathlib import Path
 from typing import Any
 
 
-def write_variants(graph: Path, folder: Path) -> None:
-    """Writes two variants of the served UNet: `plain.onnx` without LoRA, `layers.onnx` with one A and one B per layer."""
+def write_plain(graph: Path, file: Path) -> None:
+    """Writes the served UNet without LoRA."""
     import onnx
 
-    served = onnx.load(graph, load_external_data=False)
-    for name, rewrite in (("plain", _without_lora), ("layers", _input_per_layer)):
-        model = onnx.ModelProto()
-        model.CopyFrom(served)
-        rewrite(model.graph)
-        wanted, kept = {item.name for item in model.graph.output}, []
-        for node in reversed(model.graph.node):
-            if wanted & set(node.output):
-                wanted |= set(node.input)
-                kept.append(node)
-        inputs = [item for item in model.graph.input if item.name in wanted]
-        weights = [item for item in model.graph.initializer if item.name in wanted]
-        del model.graph.node[:], model.graph.input[:], model.graph.initializer[:]
-        model.graph.node.extend(reversed(kept))
-        model.graph.input.extend(inputs)
-        model.graph.initializer.extend(weights)
-        onnx.load_external_data_for_model(model, str(graph.parent))
-        onnx.save(model, folder / f"{name}.onnx", save_as_external_data=True, location=f"{name}.onnx.data")
+    model = onnx.load(graph)
+    _without_lora(model.graph)
+    wanted, kept = {item.name for item in model.graph.output}, []
+    for node in reversed(model.graph.node):
+        if wanted & set(node.output):
+            wanted |= set(node.input)
+            kept.append(node)
+    inputs = [item for item in model.graph.input if item.name in wanted]
+    weights = [item for item in model.graph.initializer if item.name in wanted]
+    del model.graph.node[:], model.graph.input[:], model.graph.initializer[:]
+    model.graph.node.extend(reversed(kept))
+    model.graph.input.extend(inputs)
+    model.graph.initializer.extend(weights)
+    onnx.save(model, file, save_as_external_data=True, location=f"{file.name}.data")
 
 
 def _without_lora(graph: Any) -> None:
@@ -43,32 +39,11 @@ def _without_lora(graph: Any) -> None:
             node.input[at] = instead.get(name, name)
         from_lora = [name for name in node.input if name in lora]
         if node.op_type == "Add" and len(from_lora) == 1:
-            instead[node.output[0]] = next(name for name in node.input if name not in lora)
+            own = next(name for name in node.input if name not in lora)
+            instead[node.output[0]] = own
+            node.op_type, node.input[:] = "Identity", [own]  # read only where it is the graph's output
         elif from_lora and node.op_type != "Shape":
             lora |= set(node.output)
-
-
-def _input_per_layer(graph: Any) -> None:
-    """Every slice of a packed input becomes an input of its own, named after the packed one and its rows."""
-    from onnx import TensorProto, helper, numpy_helper
-
-    packed = {item.name for item in graph.input if item.name.endswith((".lora_A", ".lora_B"))}
-    weights = {item.name: item for item in graph.initializer}
-    made, nodes = dict[str, str](), list[Any]()
-    for node in graph.node:
-        if node.op_type == "Slice" and node.input[0] in packed:
-            first, last = (int(numpy_helper.to_array(weights[name])[0]) for name in node.input[1:3])
-            own = f"{node.input[0]}_{first}_{last}"
-            if own not in made.values():
-                shape = [last - first, f"r {node.input[0].split('.')[0]}"]
-                graph.input.append(helper.make_tensor_value_info(own, TensorProto.FLOAT, shape))
-            made[node.output[0]] = own
-        else:
-            for at, name in enumerate(node.input):
-                node.input[at] = made.get(name, name)
-            nodes.append(node)
-    del graph.node[:]
-    graph.node.extend(nodes)
 
 
 KINDS = ("attention", "all")
@@ -99,15 +74,24 @@ def measure_ranks(options: argparse.Namespace) -> dict[str, Any]:
     from common import now, since
 
     manifest = BundleManifest.model_validate_json((options.bundle / names.BUNDLE_FILE).read_bytes())
-    layout, loads = LoraLayout(manifest.lora["unet"]), dict[str, float]()
+    groups, loads = manifest.lora["unet"], dict[str, float]()
     runtime, sessions = Runtime(options.provider, options.threads), dict[str, Any]()
     with tempfile.TemporaryDirectory(dir=options.scratch) as name:
-        served = options.bundle / (names.FUSED_UNET_FILE if runtime.fuses else names.UNET_FILE)
+        served = {
+            "packed": names.UNET_FILE if options.provider == "openvino" else names.FUSED_UNET_FILE,
+            "layers": names.CPU_UNET_FILE,
+        }
+        if options.provider != "cpu":
+            del served["layers"]
+        layouts = {kind: LoraLayout(groups, by_layer=kind == "layers") for kind in served}
         # in a child process, so that the memory for rewriting gigabytes is free before the measurement
-        process = multiprocessing.get_context("spawn").Process(target=write_variants, args=(served, Path(name)))
+        plain_file = Path(name) / "plain.onnx"
+        process = multiprocessing.get_context("spawn").Process(
+            target=write_plain, args=(options.bundle / served["packed"], plain_file)
+        )
         process.start()
         process.join()
-        files = {"plain": Path(name) / "plain.onnx", "packed": served, "layers": Path(name) / "layers.onnx"}
+        files = {"plain": plain_file} | {kind: options.bundle / file for kind, file in served.items()}
         for kind, file in files.items():
             started = time.monotonic()
             sessions[kind] = runtime.session(file, kind)
@@ -124,15 +108,10 @@ def measure_ranks(options: argparse.Namespace) -> dict[str, Any]:
             "timestep": np.linspace(999, 1, rows, dtype=np.float32).round(),
             "encoder_hidden_states": draw.standard_normal((rows, tokens, width), np.float32),
         }
-        none = lora_feeds(layout, "none", 0, rows)
-        shapes_read = {item.name for item in sessions["plain"].get_inputs()} & none.keys()
-        calls: dict[tuple[str, str, int], Any] = {("plain", "-", 0): step | {name: none[name] for name in shapes_read}}
+        calls: dict[tuple[str, str, int], Any] = {("plain", "-", 0): step}
         for layers, rank in (("none", 0), *((layers, rank) for layers in KINDS for rank in options.ranks)):
-            lora = lora_feeds(layout, layers, rank, rows)
-            calls["packed", layers, rank] = step | lora
-            names_of_layers = [item.name for item in sessions["layers"].get_inputs() if ".lora_" in item.name]
-            sliced = {name: np.ascontiguousarray(_rows_of(lora, name)) for name in names_of_layers}
-            calls["layers", layers, rank] = step | sliced
+            for kind, layout in layouts.items():
+                calls[kind, layers, rank] = step | lora_feeds(layout, layers, rank, rows)
         seconds: dict[Any, list[float]] = {kind: [] for kind in calls}
         busy: dict[Any, list[float]] = {kind: [] for kind in calls}
         first: dict[Any, Any] = {}
@@ -169,18 +148,10 @@ def measure_ranks(options: argparse.Namespace) -> dict[str, Any]:
                 }
             )
             print(f"{rows:4} {inputs:>7} {layers:>9} {rank:4} {wall:13.3f} {own:11.3f} {over:+8.1f} %", flush=True)
-        apart = float(np.abs(first["packed", "none", 0] - first[plain]).max())
+        apart = max(float(np.abs(first[kind, "none", 0] - first[plain]).max()) for kind in layouts)
         found.append({"rows": rows, "no adapter apart from plain": apart})
         print(f"{rows:4} rows: the served graph without an adapter is {apart} from the plain base", flush=True)
     return {"ranks": found, "open_seconds": loads}
-
-
-def _rows_of(lora: dict[str, Any], name: str) -> Any:
-    """The array of an input of `_input_per_layer`, or of one that both graphs have."""
-    if name in lora:
-        return lora[name]
-    packed, first, last = name.rsplit("_", 2)
-    return lora[packed][int(first) : int(last)]
 
 
 def measure_mixed(options: argparse.Namespace) -> dict[str, Any]:

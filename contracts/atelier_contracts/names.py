@@ -21,7 +21,8 @@ WEIGHTS_FILE, ADAPTER_FILE, EVIDENCE_FILE = "pytorch_lora_weights.safetensors", 
 ADAPTER_FOLDER = "adapter_weights"  # mlflow.diffusers' own name
 BUNDLE_FILE, SCHEDULER_FILE = "bundle.json", "scheduler_config.json"
 UNET_FILE, VAE_DECODER_FILE = "unet.onnx", "vae_decoder.onnx"
-FUSED_UNET_FILE = "unet_fused.onnx"  # unet.onnx with ONNX Runtime's own attention operator; older bundles lack it
+FUSED_UNET_FILE = "unet_fused.onnx"  # unet.onnx with ONNX Runtime's own attention operator
+CPU_UNET_FILE = "unet_cpu.onnx"  # unet_fused.onnx with an A and a B per layer, see `LayerInputs`
 
 
 class LoraInputs(NamedTuple):
@@ -41,8 +42,20 @@ class LoraInputs(NamedTuple):
     scale: str
 
 
-LORA_MIN_RANK = {"projection": 1, "convolution": 1}
-"""Smallest r by group, 0 for the others; without an adapter it is one of zeros.
+class LayerInputs(NamedTuple):
+    """Inputs of one layer, in graphs where each layer has its own; the scale is the group's.
+
+    Attributes:
+        a: float32 [in * k * k, r].
+        b: float32 [out, r].
+    """
+
+    a: str
+    b: str
+
+
+UNUSED_RANK = {"projection": 1, "convolution": 1}
+"""r by group where no adapter of the batch touches the group, 0 for the others; the weights are zeros.
 
 These groups hold convolutions, whose B is the left factor of a batched product, and ONNX Runtime leaves the result of a
 batched product over no element uninitialized.
@@ -52,6 +65,18 @@ batched product over no element uninitialized.
 def lora_inputs(group: str) -> LoraInputs:
     """Names of the inputs of one group."""
     return LoraInputs(f"{group}.lora_A", f"{group}.lora_B", f"{group}.lora_scale")
+
+
+def layer_inputs(group: str, layer: str) -> LayerInputs:
+    """Names of the inputs of one layer of a group."""
+    inputs = lora_inputs(group)
+    return LayerInputs(f"{inputs.a}/{layer}", f"{inputs.b}/{layer}")
+
+
+def lora_rank(group: str, rank: int) -> int:
+    """R of a group for an adapter of this rank, 0 for none. Graphs skip a group whose r is not above UNUSED_RANK."""
+    unused = UNUSED_RANK.get(group, 0)
+    return max(rank, unused + 1) if rank else unused
 
 
 # Response headers of an image, and the PNG text key that holds its `generate.GenerationMetadata` as JSON.

@@ -47,7 +47,8 @@ def test_attention_in_one_operator_is_run_where_the_bundle_and_the_provider_have
     write_manifest(folder)
     open_bundle(folder, runtime=Runtime("cpu", 1, tmp_path))
     assert [home.name.partition("-")[2] for home in graphs(tmp_path)] == ["text_encoder", "unet_fused", "vae_decoder"]
-    assert (Runtime("cuda").fuses, Runtime("openvino").fuses) == (True, False)
+    assert Runtime("cuda").choose_unet([names.UNET_FILE, names.FUSED_UNET_FILE, names.CPU_UNET_FILE]) == names.FUSED_UNET_FILE
+    assert Runtime("openvino").choose_unet([names.UNET_FILE, names.FUSED_UNET_FILE]) == names.UNET_FILE
 
 
 def test_the_cached_graph_is_what_is_opened(bundle, tmp_path):

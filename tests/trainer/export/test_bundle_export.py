@@ -19,7 +19,7 @@ from atelier_trainer.config.option_groups import ModelOptions
 from atelier_trainer.errors import ExportError
 from atelier_trainer.export import adapter
 from atelier_trainer.export.bundle import export_bundle, source_digest
-from atelier_trainer.export.onnx_export import OPSET
+from atelier_trainer.export.onnx.graph_writer import OPSET
 from atelier_trainer.export.parity import measure_parity
 from atelier_trainer.families.sd import SD
 from torch.nn import functional as F
@@ -27,6 +27,7 @@ from torch.nn import functional as F
 from ..conftest import TINY
 
 ROOT = Path(__file__).parents[3]
+UNETS = (names.UNET_FILE, names.FUSED_UNET_FILE, names.CPU_UNET_FILE)
 pytestmark = pytest.mark.timeout(1200)  # an export takes minutes on a machine that is busy
 
 
@@ -46,13 +47,29 @@ def feeds(bundle: BundleManifest, rows: int, side: int, rank: int, seed: int = 0
         "encoder_hidden_states": draw.standard_normal((rows, tokens, 128), np.float32),
     }
     for more, (group, layers) in enumerate(bundle.lora["unet"].items()):
-        own = rank + more if rank else names.LORA_MIN_RANK.get(group, 0)
+        own = names.lora_rank(group, rank + more if rank > 1 else rank)
         a, b, scale = names.lora_inputs(group)
         strength = 0.05 if rank else 0
         inputs[a] = draw.standard_normal((sum(inner * k * k for inner, _, k in layers.values()), own), np.float32) * strength
         inputs[b] = draw.standard_normal((sum(outer for _, outer, _ in layers.values()), own), np.float32) * strength
         inputs[scale] = draw.standard_normal((rows, 1, own), np.float32)
     return inputs
+
+
+def by_layer(inputs: dict[str, np.ndarray], groups: LoraGroups) -> dict[str, np.ndarray]:
+    """The same inputs for the graph whose layers have inputs of their own."""
+    changed = dict(inputs)
+    for group, layers in groups.items():
+        a, b = (changed.pop(name) for name in names.lora_inputs(group)[:2])
+        ends_a = np.cumsum([inner * kernel**2 for inner, _, kernel in layers.values()])
+        ends_b = np.cumsum([outer for _, outer, _ in layers.values()])
+        for layer, own_a, own_b in zip(layers, np.split(a, ends_a[:-1]), np.split(b, ends_b[:-1]), strict=True):
+            changed |= zip(names.layer_inputs(group, layer), (own_a, own_b), strict=True)
+    return changed
+
+
+def inputs_of(file: str, inputs: dict[str, np.ndarray], manifest: BundleManifest) -> dict[str, np.ndarray]:
+    return by_layer(inputs, manifest.lora["unet"]) if file == names.CPU_UNET_FILE else inputs
 
 
 def add_lora_hooks(model: torch.nn.Module, groups: LoraGroups, inputs: dict[str, np.ndarray]) -> None:
@@ -103,7 +120,7 @@ def test_graphs_have_the_opset_and_pass_the_checker(bundle):
         } == {OPSET}
 
 
-@pytest.mark.parametrize("file", [names.UNET_FILE, names.FUSED_UNET_FILE])
+@pytest.mark.parametrize("file", UNETS)
 @pytest.mark.parametrize(("rows", "side", "rank"), [(1, 16, 4), (2, 16, 0), (3, 24, 12), (5, 8, 1)])
 def test_the_unet_computes_what_torch_computes(bundle, pipeline, rows, side, rank, file):
     folder, manifest = bundle
@@ -113,17 +130,18 @@ def test_the_unet_computes_what_torch_computes(bundle, pipeline, rows, side, ran
     with torch.inference_mode():
         tensors = [torch.from_numpy(inputs[key]) for key in ("sample", "timestep", "encoder_hidden_states")]
         expected = unet(*tensors).sample.numpy()
-    computed = session(folder / file).run(None, inputs)[0]
+    computed = session(folder / file).run(None, inputs_of(file, inputs, manifest))[0]
     assert np.abs(expected).max() > 0.1
     assert np.abs(computed - expected).max() <= 1e-5 * np.abs(expected).max()
 
 
-def test_one_graph_has_standard_operators_and_the_other_fused_attention(bundle):
+def test_one_graph_has_standard_operators_and_the_others_fused_attention(bundle):
     folder, _ = bundle
-    standard, fused = (onnx.load(folder / name, load_external_data=False) for name in (names.UNET_FILE, names.FUSED_UNET_FILE))
+    standard, fused, by_layer = (onnx.load(folder / name, load_external_data=False) for name in UNETS)
     assert {node.domain for node in standard.graph.node} == {""}
     kinds = [node.op_type for node in fused.graph.node]
-    for graph in (standard.graph, fused.graph):
+    assert [node.op_type for node in by_layer.graph.node].count("Slice") < kinds.count("Slice"), "slices are copies"
+    for graph in (standard.graph, fused.graph, by_layer.graph):
         used = {name for node in graph.node for name in node.input}
         assert {item.name for item in graph.initializer} <= used, "ONNX Runtime warns of weights that nothing reads"
     weights = {item.name for item in standard.graph.initializer}
@@ -132,11 +150,11 @@ def test_one_graph_has_standard_operators_and_the_other_fused_attention(bundle):
     assert "Softmax" not in kinds
 
 
-@pytest.mark.parametrize("file", [names.UNET_FILE, names.FUSED_UNET_FILE])
+@pytest.mark.parametrize("file", UNETS)
 def test_a_row_does_not_depend_on_the_other_rows(bundle, file):
     folder, manifest = bundle
-    inputs, unet = feeds(manifest, 5, 16, 0), session(folder / file)
-    alone = {name: value if name.endswith(("lora_A", "lora_B")) else value[2:3] for name, value in inputs.items()}
+    inputs, unet = inputs_of(file, feeds(manifest, 5, 16, 0), manifest), session(folder / file)
+    alone = {name: value if "lora_A" in name or "lora_B" in name else value[2:3] for name, value in inputs.items()}
     assert np.array_equal(unet.run(None, inputs)[0][2:3], unet.run(None, alone)[0])
 
 
@@ -158,8 +176,8 @@ def test_each_row_has_its_own_lora_scale(bundle):
     assert not np.allclose(different[1], same[1], atol=1e-3)
 
 
-def test_without_an_adapter_it_equals_the_plain_base_model(bundle, pipeline, tmp_path):
-    """Against a graph of the same UNet that has no LoRA inputs at all."""
+def test_without_an_adapter_each_graph_equals_the_plain_base_model(bundle, pipeline, tmp_path):
+    """Against a graph of the same UNet that has no LoRA inputs at all, with the same attention."""
     folder, manifest = bundle
     inputs = feeds(manifest, 2, 16, 0)
     plain = tmp_path / "plain.onnx"
@@ -180,6 +198,47 @@ def test_without_an_adapter_it_equals_the_plain_base_model(bundle, pipeline, tmp
     expected = unet.run(None, {item.name: value.numpy() for item, value in zip(unet.get_inputs(), example, strict=True)})[0]
     for _ in range(2):  # whatever the memory held before
         assert np.array_equal(session(folder / names.UNET_FILE, level).run(None, inputs)[0], expected)
+
+
+@pytest.mark.parametrize("file", [names.FUSED_UNET_FILE, names.CPU_UNET_FILE])
+def test_without_an_adapter_it_equals_the_same_graph_without_lora(bundle, tmp_path, file):
+    folder, manifest = bundle
+    model = onnx.load(folder / file)
+    lora, own_output = {item.name for item in model.graph.input if ".lora_" in item.name}, dict[str, str]()
+    for node in model.graph.node:
+        from_lora = [name for name in node.input if name in lora]
+        if node.op_type == "Add" and len(from_lora) == 1:
+            own = next(name for name in node.input if name not in lora)
+            own_output[node.output[0]] = own
+            node.op_type, node.input[:] = "Identity", [own]
+        elif from_lora:
+            lora |= set(node.output)
+        for at, name in enumerate(node.input):
+            node.input[at] = own_output.get(name, name)
+    assert len(own_output) == len([layer for layers in manifest.lora["unet"].values() for layer in layers])
+    onnx.save(model, tmp_path / "plain.onnx")
+    inputs = inputs_of(file, feeds(manifest, 2, 16, 0), manifest)
+    level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_EXTENDED
+    with_lora, plain = (session(path, level).run(None, inputs)[0] for path in (folder / file, tmp_path / "plain.onnx"))
+    assert np.array_equal(with_lora, plain)
+
+
+@pytest.mark.parametrize("file", UNETS)
+def test_a_group_that_is_not_used_changes_nothing_of_the_others(bundle, file):
+    """Ranks as infer feeds them: the largest for one group at a time, and those of no adapter for the others."""
+    folder, manifest = bundle
+    unet, zeros, ones = session(folder / file), feeds(manifest, 2, 16, 0), feeds(manifest, 2, 16, 6)
+    for group in manifest.lora["unet"]:
+        own = names.lora_inputs(group)
+        alone = zeros | {name: ones[name] for name in own}
+        padded = {
+            name: np.zeros_like(ones[name]) for other in manifest.lora["unet"] for name in names.lora_inputs(other)
+        }  # at the ranks of an adapter, but of zeros
+        both = [
+            unet.run(None, inputs_of(file, one, manifest))[0]
+            for one in (alone, zeros | padded | {name: ones[name] for name in own})
+        ]
+        np.testing.assert_allclose(both[0], both[1], atol=2e-5 * np.abs(both[1]).max(), rtol=0)
 
 
 def test_the_decoder_computes_what_torch_computes(bundle, pipeline):

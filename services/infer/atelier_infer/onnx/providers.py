@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Container
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import onnxruntime as ort
+from atelier_contracts import names
 
 from atelier_infer.errors import BundleError, ProviderError
 from atelier_infer.onnx.fp16 import write_fp16
@@ -34,8 +36,12 @@ FALLBACK_HINTS: dict[ProviderName, str] = {
 }
 DEVICES: dict[ProviderName, str] = {"cuda": "cuda"}
 """The device of providers that do not use the CPU's memory."""
-FUSING: tuple[ProviderName, ...] = ("cpu", "cuda")
-"""Providers that implement ONNX Runtime's own attention operator."""
+UNETS: dict[ProviderName, tuple[str, ...]] = {
+    "cpu": (names.CPU_UNET_FILE, names.FUSED_UNET_FILE, names.UNET_FILE),
+    "cuda": (names.FUSED_UNET_FILE, names.UNET_FILE),
+    "openvino": (names.UNET_FILE,),
+}
+"""The graphs of a UNet that a provider runs, the fastest first."""
 
 
 @dataclass(frozen=True)
@@ -51,10 +57,9 @@ class Runtime:
     intra_op_threads: int = 0
     cache_dir: Path | None = None
 
-    @property
-    def fuses(self) -> bool:
-        """Whether it runs ONNX Runtime's own attention operator."""
-        return self.provider in FUSING
+    def choose_unet(self, files: Container[str]) -> str:
+        """The file of the fastest of a bundle's UNets that the provider runs."""
+        return next(file for file in UNETS[self.provider] if file in files or file == names.UNET_FILE)
 
     def check(self) -> None:
         """Checks that this build of ONNX Runtime has the provider.

@@ -129,8 +129,11 @@ def open_bundle(folder: Path, *, runtime: Runtime, decode_tile_px: int = 768, me
             f"{manifest.native_size_px}, {manifest.size_multiple_px}, {manifest.vae_factor}"
         )
     family = FAMILIES[manifest.family]
-    unet = names.FUSED_UNET_FILE if runtime.fuses and names.FUSED_UNET_FILE in manifest.files else names.UNET_FILE
-    layouts = {part: LoraLayout(groups) for part, groups in manifest.lora.items()}
+    unet = runtime.choose_unet(manifest.files)
+    layouts = {
+        part: LoraLayout(groups, by_layer=part == "unet" and unet == names.CPU_UNET_FILE)
+        for part, groups in manifest.lora.items()
+    }
     if set(layouts) != {"unet", *manifest.text_encoders} or set(manifest.text_encoders) != set(family.text_outputs):
         raise BundleError(
             f"{where}: a base model of family {manifest.family} has the parts unet, {', '.join(family.text_outputs)}; received "
@@ -140,7 +143,7 @@ def open_bundle(folder: Path, *, runtime: Runtime, decode_tile_px: int = 768, me
     def open_session(file: str, part: str | None, signature: Signature, *, fp16: bool = False) -> ort.InferenceSession:
         session = runtime.session(folder / file, f"{manifest.digest()}-{file.removesuffix('.onnx')}", fp16=fp16)
         inputs, outputs = signature
-        lora = {name: FLOATS for group in layouts[part].names.values() for name in group} if part else {}
+        lora = dict.fromkeys([*layouts[part].rows, *layouts[part].scale_names], FLOATS) if part else {}
         _check_signature(file, session, (inputs | lora, outputs))
         if part:
             _check_rows(file, session, layouts[part])

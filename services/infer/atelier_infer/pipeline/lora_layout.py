@@ -62,19 +62,28 @@ class LoraLayout:
 
     Args:
         groups: from the bundle's manifest.
+        by_layer: whether each layer has inputs of its own, `names.layer_inputs`, instead of rows of its group's.
 
     Attributes:
-        names: of each group's inputs.
         rows: number of rows of every A and B, by the input's name.
+        scale_names: of the groups' scales.
     """
 
-    def __init__(self, groups: LoraGroups) -> None:
-        self.groups = groups
+    def __init__(self, groups: LoraGroups, *, by_layer: bool = False) -> None:
+        self.groups, self.by_layer = groups, by_layer
         self.names = {group: names.lora_inputs(group) for group in groups}
+        self.scale_names = [inputs.scale for inputs in self.names.values()]
+        self._group_rows: dict[str, int] = {}
         self.rows: dict[str, int] = {}
         for group, layers in groups.items():
-            self.rows[self.names[group].a] = sum(inner * kernel**2 for inner, _, kernel in layers.values())
-            self.rows[self.names[group].b] = sum(outer for _, outer, _ in layers.values())
+            a, b, _ = self.names[group]
+            self._group_rows[a] = sum(inner * kernel**2 for inner, _, kernel in layers.values())
+            self._group_rows[b] = sum(outer for _, outer, _ in layers.values())
+            if by_layer:
+                for layer, (inner, outer, kernel) in layers.items():
+                    self.rows |= zip(names.layer_inputs(group, layer), (inner * kernel**2, outer), strict=True)
+        if not by_layer:
+            self.rows = self._group_rows
         self._unused_groups: dict[str, GroupWeights] = {}
 
     def pack(self, layers: Mapping[str, LayerWeights]) -> dict[str, GroupWeights]:
@@ -91,17 +100,17 @@ class LoraLayout:
 
     def uniform(self, rank: int) -> dict[str, GroupWeights]:
         """Zeros of one rank for every layer."""
-        return {group: self._zeros(group, rank, 1.0) for group in self.groups}
+        return {group: self._zeros(group, names.lora_rank(group, rank), 1.0) for group in self.groups}
 
     def arrays(self, parts: Sequence[PartWeights]) -> dict[str, Array]:
-        """A and B of every group, the adapters concatenated along r."""
+        """A and B of every group, or views of them for every layer, the adapters concatenated along r."""
         feeds = {}
         for group in self.groups:
             found = [part[group] for part in parts if group in part] or [self._unused(group)]
             inputs = self.names[group]
             feeds[inputs.a] = _concatenated([weights.a for weights in found])
             feeds[inputs.b] = _concatenated([weights.b for weights in found])
-        return feeds
+        return self._by_layer(feeds) if self.by_layer else feeds
 
     def scales(self, parts: Sequence[PartWeights], rows: Iterable[Mapping[int, float]]) -> dict[str, Array]:
         """Scale of every group, float32 [b, 1, r]; a row has its adapters' scales in their blocks, and 0 elsewhere.
@@ -125,16 +134,26 @@ class LoraLayout:
                     scales[row, :, blocks[position]] = parts[position][group].scale * weight
         return scales
 
+    def _by_layer(self, packed: Mapping[str, Array]) -> dict[str, Array]:
+        views: dict[str, Array] = {}
+        for group, layers in self.groups.items():
+            start_a = start_b = 0
+            for layer, (inner, outer, kernel) in layers.items():
+                own = names.layer_inputs(group, layer)
+                views[own.a] = packed[self.names[group].a][start_a : (start_a := start_a + inner * kernel**2)]
+                views[own.b] = packed[self.names[group].b][start_b : (start_b := start_b + outer)]
+        return views
+
     def _unused(self, group: str) -> GroupWeights:
         """What a group gets that no adapter touches; the same arrays each time, which IO binding then copies once."""
         if group not in self._unused_groups:
-            self._unused_groups[group] = self._zeros(group, names.LORA_MIN_RANK.get(group, 0))
+            self._unused_groups[group] = self._zeros(group, names.lora_rank(group, 0))
         return self._unused_groups[group]
 
     def _pack_group(self, group: str, shapes: Mapping[str, LoraLayer], layers: Mapping[str, LayerWeights]) -> GroupWeights:
         own = [layers[name] for name in shapes if name in layers]
         scale = max(layer.scale for layer in own)
-        packed = self._zeros(group, max(layer.down.shape[0] for layer in own), scale)
+        packed = self._zeros(group, names.lora_rank(group, max(layer.down.shape[0] for layer in own)), scale)
         start_a = start_b = 0
         for name, (inner, outer, kernel) in shapes.items():
             if layer := layers.get(name):
@@ -145,7 +164,7 @@ class LoraLayout:
         return packed
 
     def _zeros(self, group: str, rank: int, scale: float = 0.0) -> GroupWeights:
-        shapes = [(self.rows[name], rank) for name in (self.names[group].a, self.names[group].b)]
+        shapes = [(self._group_rows[name], rank) for name in (self.names[group].a, self.names[group].b)]
         a, b = (np.zeros(shape, np.float32) for shape in shapes)
         return GroupWeights(a, b, scale)
 

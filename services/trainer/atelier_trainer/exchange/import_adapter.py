@@ -26,8 +26,8 @@ from atelier_trainer.base_models.hub_file import SUFFIX, download_file, is_hub_l
 from atelier_trainer.errors import AdapterFileError, OptionError
 from atelier_trainer.exchange.held_out import HeldOutImages
 from atelier_trainer.export.adapter import save_pairs
-from atelier_trainer.export.lora_inputs import layer_shape
 from atelier_trainer.export.manifests import write_adapter_manifest, write_evidence
+from atelier_trainer.export.onnx.lora_inputs import layer_shape
 from atelier_trainer.export.parity import measure_parity
 from atelier_trainer.export.publish import RunTarget, fetch_or_export_bundle, log_and_register
 from atelier_trainer.tracking.mlflow_client import TrackingClient

@@ -14,14 +14,14 @@ from torch.export import Dim
 
 from atelier_trainer.base_models.base_model import BaseModel
 from atelier_trainer.errors import ExportError
-from atelier_trainer.export.attention import fused_attention
-from atelier_trainer.export.lora_inputs import layer_shapes, lora_inputs, lora_signature
-from atelier_trainer.export.onnx_export import OPSET, GraphSignature, write_graph
-from atelier_trainer.export.standard_operators import split_graphs
+from atelier_trainer.export.onnx.attention import fused_attention
+from atelier_trainer.export.onnx.graph_variants import GraphVariant, write_variants
+from atelier_trainer.export.onnx.graph_writer import OPSET, GraphSignature, write_graph
+from atelier_trainer.export.onnx.lora_inputs import layer_shapes, lora_inputs, lora_signature
 from atelier_trainer.families.family import Family, TextEncoderPart, unet_arguments
 from atelier_trainer.families.lora_layers import Groups
 
-FORMAT = "atelier-bundle-4"  # part of the source digest: a new way of exporting makes new bundles
+FORMAT = "atelier-bundle-5"  # part of the source digest: a new way of exporting makes new bundles
 
 
 def source_digest(base: BaseModel) -> str:
@@ -105,7 +105,7 @@ class UNetStep(torch.nn.Module):
 
 
 def _export_unet(pipeline: Any, family: Family, layers: Groups, file: Path) -> None:
-    """Writes the graph in standard operators to `file`, and the one with fused attention next to it."""
+    """Writes the graph in standard operators to `file`, and the two for ONNX Runtime's own operators next to it."""
     unet, rows = pipeline.unet, 2
     side, multiple = unet.config.sample_size, _downsampling(unet)
     # b is left to the exporter: with a range given, it adds a guard for some sizes, fails, and traces everything again
@@ -127,7 +127,12 @@ def _export_unet(pipeline: Any, family: Family, layers: Groups, file: Path) -> N
     step = UNetStep(unet, list(conditioning))
     with lora_inputs(unet, step, layers, len(example)) as module, fused_attention(unet):
         write_graph(module, signature, file)
-    split_graphs(file.with_name(names.FUSED_UNET_FILE), file)
+    variants = {
+        names.UNET_FILE: GraphVariant(standard=True),
+        names.FUSED_UNET_FILE: GraphVariant(),
+        names.CPU_UNET_FILE: GraphVariant(lora_by_layer=True),
+    }
+    write_variants(file, layer_shapes(layers), variants)
 
 
 class TextEncoding(torch.nn.Module):
@@ -148,6 +153,7 @@ def _export_text_encoder(pipeline: Any, part: TextEncoderPart, layers: Groups, f
     signature = GraphSignature(["input_ids", *lora.names], list(part.outputs), example, (({}, *lora.dynamic_shapes),))
     with lora_inputs(text_encoder, TextEncoding(text_encoder, part), layers, 1) as module:
         write_graph(module, signature, folder / files[0])
+    write_variants(folder / files[0], layer_shapes(layers), {files[0]: GraphVariant(standard=True)})
     tokenizer.backend_tokenizer.save(str(folder / files[1]))
     return TextEncoder(
         graph=files[0], tokenizer=files[1], tokens=tokenizer.model_max_length, pad_token_id=tokenizer.pad_token_id

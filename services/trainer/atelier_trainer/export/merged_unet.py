@@ -13,7 +13,7 @@ from torch.export import Dim
 from atelier_trainer.base_models.base_model import BaseModel
 from atelier_trainer.errors import ExportError
 from atelier_trainer.export.bundle import UNetStep
-from atelier_trainer.export.onnx_export import GraphSignature, write_graph
+from atelier_trainer.export.onnx.graph_writer import GraphSignature, write_graph
 from atelier_trainer.export.parity import PARITY_BOUND
 
 FILE = "unet_merged.onnx"

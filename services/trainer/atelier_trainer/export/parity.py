@@ -103,7 +103,7 @@ def lora_feeds(groups: LoraGroups, pairs: AdapterWeights, part: str, rows: int) 
     feeds: Feeds = {}
     for group, layers in groups.items():
         own = {layer: pairs[f"{part}.{layer}"] for layer in layers if f"{part}.{layer}" in pairs}
-        rank = max((pair.rank for pair in own.values()), default=names.LORA_MIN_RANK.get(group, 0))
+        rank = names.lora_rank(group, max((pair.rank for pair in own.values()), default=0))
         inputs = names.lora_inputs(group)
         sizes = {layer: (inner * kernel**2, outer) for layer, (inner, outer, kernel) in layers.items()}
         feeds[inputs.a] = np.concatenate([_rows(own, layer, rows_a, rank, "down") for layer, (rows_a, _) in sizes.items()])

@@ -1,4 +1,4 @@
-"""An exported graph in standard operators, for providers without fused attention and convolutions whose weights are inputs.
+"""Standard operators for providers that have no fused attention and no convolutions whose weights are inputs.
 
 Notation: b batch, s query tokens, t key tokens, n heads, d width of a head, c channels, h w and y x size before and after a
 convolution, k side of its kernel, r sum of ranks.
@@ -6,13 +6,12 @@ convolution, k side of its kernel, r sum of ranks.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from atelier_trainer.export.attention import DOMAIN, OPERATOR
+from atelier_trainer.export.onnx.attention import DOMAIN, OPERATOR
+from atelier_trainer.export.onnx.graph_edits import ReplacementNodes
 
 if TYPE_CHECKING:
     import onnx
@@ -21,71 +20,18 @@ END = np.iinfo(np.int64).max
 """Of a slice that reaches to the end."""
 
 
-def split_graphs(fused: Path, standard: Path) -> None:
-    """Copies the graph in `standard` to `fused`, and replaces the one in `standard` with standard operators.
-
-    Both read their weights from the file next to `standard`.
-    """
-    import onnx
-
-    model = onnx.load(standard, load_external_data=False)
-    weights = {item.name for item in model.graph.initializer}
-    _drop_zero_biases(model.graph, weights)
-    onnx.save(model, fused)
-    nodes = list[Any]()
-    for node in model.graph.node:
+def use_standard_operators(graph: onnx.GraphProto) -> None:
+    """Replaces fused attention, and convolutions whose weights are inputs, in place."""
+    weights, nodes = {item.name for item in graph.initializer}, list[Any]()
+    for node in graph.node:
         if (node.domain, node.op_type) == (DOMAIN, OPERATOR):
-            nodes += _attention(node, model.graph)
+            nodes += _attention(node, graph)
         elif node.op_type == "Conv" and node.input[1] not in weights:
-            nodes += _convolution(node, model.graph)
+            nodes += _convolution(node, graph)
         else:
             nodes.append(node)
-    del model.graph.node[:]
-    model.graph.node.extend(nodes)
-    for index, opset in reversed(list(enumerate(model.opset_import))):
-        if opset.domain == DOMAIN:
-            del model.opset_import[index]
-    onnx.save(model, standard)
-
-
-def _drop_zero_biases(graph: onnx.GraphProto, weights: set[str]) -> None:
-    """The exporter gives every convolution a bias; that of one whose weights are inputs is a computed vector of zeros."""
-    for node in graph.node:
-        if node.op_type == "Conv" and node.input[1] not in weights:
-            del node.input[2:]
-    used = {item.name for item in graph.output}
-    for index, node in reversed(list(enumerate(graph.node))):
-        if used.isdisjoint(node.output):
-            del graph.node[index]
-        else:
-            used.update(node.input)
-    for index, item in reversed(list(enumerate(graph.initializer))):
-        if item.name not in used:  # ONNX Runtime would warn of it at each start
-            del graph.initializer[index]
-
-
-class _Nodes:
-    """The nodes that replace one node; their names begin with the name of its output."""
-
-    def __init__(self, node: onnx.NodeProto, graph: onnx.GraphProto) -> None:
-        from onnx import helper
-
-        (self.out,) = node.output
-        self.attributes: dict[str, Any] = {item.name: helper.get_attribute_value(item) for item in node.attribute}
-        self.nodes, self._graph, self._helper = list[Any](), graph, helper
-
-    def constant(self, name: str, content: Any) -> str:
-        """Adds an initializer and returns its name."""
-        from onnx import numpy_helper
-
-        self._graph.initializer.append(numpy_helper.from_array(content, f"{self.out}/{name}"))
-        return f"{self.out}/{name}"
-
-    def add(self, kind: str, inputs: Sequence[str], name: str, **attributes: Any) -> str:
-        """Adds a node and returns the name of its output."""
-        output = f"{self.out}/{name}" if name else self.out
-        self.nodes.append(self._helper.make_node(kind, inputs, [output], f"{output}/{kind}", **attributes))
-        return output
+    del graph.node[:]
+    graph.node.extend(nodes)
 
 
 def _attention(node: onnx.NodeProto, graph: onnx.GraphProto) -> list[onnx.NodeProto]:
@@ -93,7 +39,7 @@ def _attention(node: onnx.NodeProto, graph: onnx.GraphProto) -> list[onnx.NodePr
 
     The scores take 4 * n * s * t bytes a row. Source: arXiv:1706.03762 equation 1.
     """
-    made = _Nodes(node, graph)
+    made = ReplacementNodes(node, graph)
     query, key, value = node.input
     heads_split = made.constant("split", np.array([0, 0, made.attributes["num_heads"], -1], np.int64))
     heads_joined = made.constant("joined", np.array([0, 0, -1], np.int64))
@@ -113,12 +59,11 @@ def _attention(node: onnx.NodeProto, graph: onnx.GraphProto) -> list[onnx.NodePr
 
 def _convolution(node: onnx.NodeProto, graph: onnx.GraphProto) -> list[onnx.NodeProto]:
     """The sum over the kernel's cells of W[cell] x, each shifted by its cell's place in the kernel."""
-    made = _Nodes(node, graph)
+    made = ReplacementNodes(node, graph)
     x, weight = node.input  # [b, c, h, w], [r, c, k, k]
     side, stride, pads = made.attributes["kernel_shape"][0], made.attributes["strides"][0], made.attributes["pads"]
-    zero, one, two, four, minus, cells = (
-        made.constant(f"int {value}", np.array([value], np.int64)) for value in (0, 1, 2, 4, -1, side**2)
-    )
+    zero, one, two, four, minus = (made.constant(f"int {value}", np.array([value], np.int64)) for value in (0, 1, 2, 4, -1))
+    cells = made.constant("cells", np.array([side**2], np.int64))
     size, rank = made.add("Shape", [x], "size"), made.add("Shape", [weight], "rank", end=1)
     channels = made.add("Shape", [weight], "channels", start=1, end=2)
     rows, grid = made.add("Slice", [size, zero, one], "rows"), made.add("Slice", [size, two, four], "grid")

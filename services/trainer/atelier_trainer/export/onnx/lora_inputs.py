@@ -1,6 +1,6 @@
 """Models whose LoRA weights are inputs of their forward pass, for the export.
 
-Notation: b batch, r sum of the ranks of the adapters in the batch, k side of a kernel.
+Notation: b batch, r sum of the ranks of the adapters in the batch.
 """
 
 from __future__ import annotations
@@ -11,18 +11,18 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from atelier_contracts import names
-from atelier_contracts.manifests import LoraGroups, LoraLayer
+from atelier_contracts import manifests, names
+from atelier_contracts.manifests import LoraGroups
 from torch.export import Dim
-from torch.nn import functional as F
 
+from atelier_trainer.export.onnx.lora_operators import DOMAIN, OPERATOR
 from atelier_trainer.families.lora_layers import Groups
 
 EXAMPLE_RANK = 3
 """Of the inputs that a model is traced with."""
 
 
-def layer_shape(layer: Any) -> LoraLayer:
+def layer_shape(layer: Any) -> manifests.LoraLayer:
     """Input and output features or channels, and the side of the kernel."""
     if isinstance(layer, torch.nn.Linear):
         return layer.in_features, layer.out_features, 1
@@ -38,64 +38,38 @@ def layer_shapes(groups: Groups) -> LoraGroups:
 class LoraTensors:
     """The inputs of one group while the graph is traced; see `names.lora_inputs` for their shapes."""
 
+    group: str
     a: torch.Tensor
     b: torch.Tensor
     scale: torch.Tensor
 
 
-@dataclass(frozen=True)
-class LayerRows:
-    """The rows of one layer in its group's inputs."""
+class LoraLayer(torch.nn.Module):
+    """A layer with LoRA: y = W x + B ((A x) * scale), where A is a convolution like W and B one of 1 x 1 if W is a convolution.
 
-    tensors: LoraTensors
-    first_a: int
-    first_b: int
+    It exports as the layer and one node, which `lora_operators` replaces, and computes nothing else in torch.
 
-    def a(self, rows: int) -> torch.Tensor:
-        """[in * k * k, r]."""
-        return self.tensors.a.narrow(0, self.first_a, rows)
+    Args:
+        name: of the layer.
+        layer: a linear layer or a convolution.
+        tensors: of its group.
+    """
 
-    def b(self, rows: int) -> torch.Tensor:
-        """[out, r]."""
-        return self.tensors.b.narrow(0, self.first_b, rows)
-
-
-class LoraLinear(torch.nn.Module):
-    """y = W x + B ((A x) * scale)."""
-
-    def __init__(self, linear: torch.nn.Linear, rows: LayerRows) -> None:
+    def __init__(self, name: str, layer: torch.nn.Linear | torch.nn.Conv2d, tensors: LoraTensors) -> None:
         super().__init__()
-        self.linear, self.rows = linear, rows
+        self.layer, self.tensors = layer, tensors
+        self.attributes: dict[str, Any] = {"group": tensors.group, "layer": name}
+        if isinstance(layer, torch.nn.Conv2d):
+            vertical, horizontal = (int(pad) for pad in layer.padding)
+            self.attributes |= {"stride": layer.stride[0], "pads": [vertical, horizontal, vertical, horizontal]}
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """[b, tokens, in], or [b, in] for an embedding of the time step."""
-        y: torch.Tensor = self.linear(x)
-        flat = x.dim() == 2
-        tokens = x.unsqueeze(1) if flat else x
-        down = (tokens @ self.rows.a(self.linear.in_features)) * self.rows.tensors.scale  # [b, tokens, r]
-        up = F.linear(down, self.rows.b(self.linear.out_features))
-        return y + (up.squeeze(1) if flat else up)
-
-
-class LoraConv(torch.nn.Module):
-    """As LoraLinear, with A a convolution of the layer's own kernel, stride and padding, and B one of 1 x 1."""
-
-    def __init__(self, conv: torch.nn.Conv2d, rows: LayerRows) -> None:
-        super().__init__()
-        self.conv, self.rows = conv, rows
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """[b, in, h, w]."""
-        y: torch.Tensor = self.conv(x)
-        channels, kernel = self.conv.in_channels, self.conv.kernel_size[0]
-        a, b = self.rows.a(channels * kernel**2), self.rows.b(self.conv.out_channels)
-        scale = self.rows.tensors.scale.transpose(1, 2)  # [b, r, 1]
-        if kernel == 1:
-            down = a.transpose(0, 1) @ x.flatten(2)  # [b, r, h * w]
-        else:
-            weight = a.transpose(0, 1).reshape(a.shape[1], channels, kernel, kernel)
-            down = F.conv2d(x, weight, None, self.conv.stride, self.conv.padding).flatten(2)
-        return y + (b @ (down * scale)).reshape(y.shape)
+        """[b, tokens, in], [b, in] for an embedding of the time step, or [b, in, h, w]."""
+        y: torch.Tensor = self.layer(x)
+        inputs = (y, x, self.tensors.a, self.tensors.b, self.tensors.scale)
+        operator, attributes = f"{DOMAIN}::{OPERATOR}", self.attributes | {"dimensions": x.dim()}
+        changed: torch.Tensor = torch.onnx.ops.symbolic(operator, inputs, attributes, dtype=y.dtype, shape=y.shape, version=1)
+        return changed
 
 
 class ModelWithLoraInputs(torch.nn.Module):
@@ -142,15 +116,12 @@ def lora_inputs(model: torch.nn.Module, wrapper: torch.nn.Module, groups: Groups
     """
     tensors, replaced = list[LoraTensors](), dict[str, Any]()
     try:
-        for layers in groups.values():
-            shared, first_a, first_b = LoraTensors(*[torch.empty(0)] * 3), 0, 0
+        for group, layers in groups.items():
+            shared = LoraTensors(group, *[torch.empty(0)] * 3)
             tensors.append(shared)
             for name, layer in layers.items():
-                inner, outer, kernel = layer_shape(layer)
-                rows = LayerRows(shared, first_a, first_b)
                 replaced[name] = layer
-                model.set_submodule(name, (LoraLinear if isinstance(layer, torch.nn.Linear) else LoraConv)(layer, rows))
-                first_a, first_b = first_a + inner * kernel**2, first_b + outer
+                model.set_submodule(name, LoraLayer(name, layer, shared))
         yield ModelWithLoraInputs(wrapper, tensors, own_inputs)
     finally:
         for name, layer in replaced.items():
@@ -167,7 +138,7 @@ def lora_signature(groups: Groups, batch: Any, rows: int) -> LoraSignature:
     """
     signature = LoraSignature([], [], [])
     for group, layers in layer_shapes(groups).items():
-        rank = Dim(f"r_{group}", min=names.LORA_MIN_RANK.get(group, 0), max=4096)
+        rank = Dim(f"r_{group}", min=names.UNUSED_RANK.get(group, 0), max=4096)
         sizes = sum(inner * kernel**2 for inner, _, kernel in layers.values()), sum(outer for _, outer, _ in layers.values())
         signature.names.extend(names.lora_inputs(group))
         signature.example.extend(torch.randn(*shape, EXAMPLE_RANK) for shape in ((sizes[0],), (sizes[1],), (rows, 1)))
