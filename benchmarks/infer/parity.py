@@ -55,11 +55,13 @@ def served(options: argparse.Namespace) -> tuple[dict[str, Any], dict[int, dict[
     from common import random_weights
 
     manifest = BundleManifest.model_validate_json((options.bundle / names.BUNDLE_FILE).read_bytes())
-    session = Runtime("cpu", options.threads).session(options.bundle / names.UNET_FILE, "unet")
+    runtime = Runtime("cpu", options.threads)
+    file = runtime.choose_unet(manifest.files)
+    session = runtime.session(options.bundle / file, "unet")
     side, draw = manifest.native_size_px // manifest.vae_factor, np.random.default_rng(0)
     width = next(item.shape[2] for item in session.get_inputs() if item.name == "encoder_hidden_states")
     weights = {rank: random_weights(manifest, rank, rank) for rank in RANKS}
-    layout = LoraLayout(manifest.lora["unet"])
+    layout = LoraLayout(manifest.lora["unet"], by_layer=file == names.CPU_UNET_FILE)
     parts = [layout.pack(weights[rank]) for rank in RANKS]
     rows = [{RANKS.index(rank): weight for rank, weight in mix.items()} for mix in ROWS]
     tokens = next(iter(manifest.text_encoders.values())).tokens

@@ -5,6 +5,7 @@ import subprocess
 import sys
 
 import numpy as np
+import onnx
 import onnxruntime as ort
 import pytest
 from atelier_contracts import names
@@ -12,6 +13,7 @@ from atelier_infer.errors import BundleError, ProviderError
 from atelier_infer.onnx.graph_cache import GRAPH
 from atelier_infer.onnx.providers import NAMES, Runtime
 from atelier_infer.pipeline.bundle import open_bundle
+from onnx import TensorProto, helper, numpy_helper
 
 from ..support import run_together
 from ..tiny_bundle import build_bundle, write_manifest
@@ -58,6 +60,22 @@ def test_the_cached_graph_is_what_is_opened(bundle, tmp_path):
     unet = next(home for home in graphs(tmp_path) if home.name.endswith("unet"))
     session = runtime.session(tmp_path / "nowhere.onnx", unet.name)
     assert "attention.lora_scale" in {item.name for item in session.get_inputs()}
+
+
+def test_a_cached_graph_with_many_slices_opens(tmp_path):
+    """ONNX Runtime turns them into one Split, whose sizes must not end up in the file of weights."""
+    count = 200
+    integers = {"axis": [0]} | {f"{bound} {at}": [at + (bound == "end")] for at in range(count) for bound in ("first", "end")}
+    weights = [numpy_helper.from_array(np.array(value, np.int64), name) for name, value in integers.items()]
+    nodes = [helper.make_node("Slice", ["a", f"first {at}", f"end {at}", "axis"], [f"part {at}"]) for at in range(count)]
+    nodes.append(helper.make_node("Sum", [f"part {at}" for at in range(count)], ["sum"]))
+    shapes = [helper.make_tensor_value_info(name, TensorProto.FLOAT, [rows, 3]) for name, rows in (("a", count), ("sum", 1))]
+    graph = helper.make_graph(nodes, "slices", shapes[:1], shapes[1:], weights)
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10), tmp_path / "slices.onnx")
+    runtime, a = Runtime("cpu", 1, tmp_path / "cache"), np.ones((count, 3), np.float32)
+    for _ in range(2):
+        assert runtime.session(tmp_path / "slices.onnx", "slices").run(None, {"a": a})[0].tolist() == [[count] * 3]
+    assert "Split" in {node.op_type for node in onnx.load(next(tmp_path.rglob(GRAPH))).graph.node}
 
 
 @pytest.mark.parametrize("damage", ["changed", "cut", "no sums", "nonsense sums", "foreign sums"])

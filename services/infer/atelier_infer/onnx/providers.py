@@ -42,6 +42,8 @@ UNETS: dict[ProviderName, tuple[str, ...]] = {
     "openvino": (names.UNET_FILE,),
 }
 """The graphs of a UNet that a provider runs, the fastest first."""
+MIN_EXTERNAL = str(64 * 1024)
+"""Bytes; smaller constants stay in the graph, because ONNX Runtime reads the sizes of a Split there alone when it opens one."""
 
 
 @dataclass(frozen=True)
@@ -154,6 +156,7 @@ class Runtime:
             options = self._options()
             options.optimized_model_filepath = str(built / GRAPH)
             options.add_session_config_entry("session.optimized_model_external_initializers_file_name", WEIGHTS)
+            options.add_session_config_entry("session.optimized_model_external_initializers_min_size_in_bytes", MIN_EXTERNAL)
             return self._open(path, None, options)
 
     def _open_fp16(self, path: Path, cached: Path) -> ort.InferenceSession:
