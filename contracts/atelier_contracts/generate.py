@@ -8,10 +8,9 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from atelier_contracts.identifiers import AliasName, Digest, ModelName, VersionNumber
 from atelier_contracts.problem import Problem
+from atelier_contracts.styles import GuidanceScale, Scale, SchedulerName, Steps
 
 MAX_IMAGES, MAX_ADAPTERS = 8, 4
-
-SchedulerName = Literal["ddim", "euler", "euler_ancestral", "dpmpp_2m_karras"]
 
 
 class AdapterChoice(BaseModel):
@@ -39,8 +38,8 @@ class GenerateRequest(BaseModel):
 
     prompt: str = Field(min_length=1, max_length=2000)
     negative_prompt: str = Field(default="", max_length=2000)
-    steps: int = Field(default=25, ge=1, le=150)
-    guidance_scale: float = Field(default=5.0, ge=0.0, le=30.0, description="1 or less: no guidance, half the work")
+    steps: Steps = 25
+    guidance_scale: GuidanceScale = Field(default=5.0, description="1 or less: no guidance, half the work")
     guidance_until: float = Field(
         default=1.0, ge=0.0, le=1.0, description="fraction of the steps with guidance; the others cost half"
     )
@@ -52,9 +51,7 @@ class GenerateRequest(BaseModel):
     version: VersionNumber | None = None
     alias: AliasName | None = None
     adapters: list[AdapterChoice] = Field(default_factory=list, max_length=MAX_ADAPTERS, description="a blend")
-    scale: float = Field(
-        default=1.0, ge=-4.0, le=4.0, description="multiplies every adapter's own scale; 0 gives the base model's image"
-    )
+    scale: Scale = Field(default=1.0, description="multiplies every adapter's own scale; 0 gives the base model's image")
     base: bool = Field(default=False, description="the champion's base model without an adapter")
 
     @model_validator(mode="after")

@@ -10,6 +10,7 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from atelier_contracts.identifiers import Digest, FileName
+from atelier_contracts.styles import Style
 
 
 def file_sha256(path: Path) -> str:
@@ -118,17 +119,6 @@ class ImportSource(Frozen):
     naming: str = Field(description="whose names its keys have: diffusers, kohya, comfyui, peft, or several joined by +")
     network: str = Field(description="kind of its weights: lora, loha, lokr, oft, ...")
     max_error: float = Field(ge=0, description="largest relative error of a layer's product; 0 where the conversion is exact")
-
-
-class Style(Frozen):
-    """What people should know of an adapter."""
-
-    title: str | None = Field(default=None, max_length=200)
-    description: str | None = Field(default=None, max_length=5000)
-    author: str | None = Field(default=None, max_length=200)
-    licence: str | None = Field(default=None, max_length=200)
-    trigger_words: tuple[str, ...] = Field(default=(), max_length=50)
-    tags: tuple[str, ...] = Field(default=(), max_length=50)
 
 
 class AdapterManifest(Manifest):

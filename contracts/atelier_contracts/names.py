@@ -5,12 +5,13 @@ from typing import NamedTuple
 CHAMPION = "champion"
 """The alias that infer serves when a request names neither a version nor an alias."""
 
-# Tags on MLflow model versions.
+# Tags on MLflow model versions, and on registered models where that is said.
 TAG_KIND = "atelier.kind"  # KIND_ADAPTER or KIND_BUNDLE
 TAG_BUNDLE_DIGEST = "atelier.bundle_digest"
 TAG_SOURCE_DIGEST = "atelier.source_digest"
 TAG_RETIRED = "atelier.retired"  # id of the decision that took the version out of use
 TAG_PROMOTED_DIGEST = "atelier.promoted_digest"  # the adapter's digest when registry-api let an alias point at the version
+TAG_STYLE = "atelier.style"  # of the registered model: `styles.RecordedEdits` of its style, as JSON
 KIND_ADAPTER, KIND_BUNDLE = "adapter", "bundle"
 
 # The registered model that holds nothing but the newest entry of registry-api's chain of decisions, as a tag `ENTRY:HASH`.

@@ -9,6 +9,7 @@ import mlflow
 import pytest
 import torch
 from atelier_contracts.manifests import file_sha256
+from atelier_contracts.styles import Recommended
 from atelier_trainer.__main__ import main
 from atelier_trainer.base_model import load_base_model
 from atelier_trainer.config.option_groups import ModelOptions
@@ -28,7 +29,7 @@ def registered(mlflow_server, small_base, bundle_cache, tmp_path_factory) -> Pat
     """The file that `brush` version 1, its champion, was imported from; ranks and alphas differ between layers."""
     options = {"rank_pattern": {"proj_in": 5}, "alpha_pattern": {"proj_in": 10.0}}
     file = write_diffusers(load(small_base), tmp_path_factory.mktemp("made"), **options)
-    style = ["--title=Brush", "--trigger_words=brsh, ink", "--licence=MIT"]
+    style = ["--title=Brush", "--trigger_words=brsh, ink", "--licence=MIT", "--recommended_steps=12", "--recommended_scale=0.5"]
     command = ["import", str(file), f"--base={small_base}", "--register=brush", f"--tracking_uri={mlflow_server.uri}"]
     command.append(f"--cache_dir={bundle_cache}")
     assert main([*command, *style]) == 0
@@ -55,6 +56,7 @@ def test_importing_an_exported_file_gives_the_same_weights(mlflow_server, regist
         assert torch.equal(pair.up, stored[name].up)
         assert (pair.rank, pair.alpha) == (stored[name].rank, stored[name].alpha)
     assert (again.style.title, again.style.trigger_words, again.style.licence) == ("Brush", ("brsh", "ink"), "MIT")
+    assert again.style.recommended == Recommended(steps=12, scale=0.5)
 
 
 @pytest.mark.parametrize("format", ["diffusers", "kohya"])

@@ -29,5 +29,5 @@ def test_every_flag_is_listed_with_its_default(command):
     actions = [action for action in commands()[command]._actions if action.option_strings and action.dest != "help"]
     assert set(listed) == {action.dest for action in actions}
     for action in actions:
-        if action.default not in (None, False):
+        if action.default not in (None, False, argparse.SUPPRESS):
             assert listed[action.dest].strip("`") == str(action.default)

@@ -12,11 +12,13 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from atelier_contracts.manifests import BundleManifest, Style
+from atelier_contracts.manifests import BundleManifest
+from atelier_contracts.styles import Recommended, Style
 from safetensors.torch import save_file
 
 from atelier_trainer.adapter_formats.adapter_weights import AdapterWeights, LoraPair, by_part
 from atelier_trainer.adapter_formats.layer_names import LayerNames
+from atelier_trainer.adapter_formats.metadata import RECOMMENDED_KEY
 from atelier_trainer.adapter_formats.read_adapter import PEFT_METADATA
 from atelier_trainer.families.family import Family
 
@@ -98,6 +100,7 @@ def describe_adapter(pairs: AdapterWeights, family: Family, bundle: BundleManife
         "modelspec.tags": ", ".join(style.tags),
         "modelspec.resolution": f"{bundle.native_size_px}x{bundle.native_size_px}",
         "modelspec.prediction_type": {"epsilon": "epsilon", "v_prediction": "v"}[bundle.prediction_type],
+        RECOMMENDED_KEY: style.recommended.model_dump_json(exclude_none=True) if style.recommended != Recommended() else None,
         "modelspec.date": datetime.now(UTC).replace(microsecond=0).isoformat(),
     }
     return {key: str(value) for key, value in found.items() if value not in (None, "")}

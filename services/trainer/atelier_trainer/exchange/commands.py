@@ -9,10 +9,10 @@ from typing import Any
 
 from rich.console import Console
 
-from atelier_trainer.adapter_formats.metadata import autov2, make_style
+from atelier_trainer.adapter_formats.metadata import autov2
+from atelier_trainer.config import cli_args
+from atelier_trainer.config.option_groups import StyleOptions
 from atelier_trainer.errors import OptionError
-
-STYLE_TEXTS = ("title", "description", "author", "licence")
 
 
 def add_commands(commands: Any) -> None:
@@ -39,9 +39,7 @@ def add_commands(commands: Any) -> None:
         "--max_error", "--max-error", type=float, default=0.01, help="largest relative error of a layer that LoRA approximates"
     )
     imports.add_argument("--max_rank", "--max-rank", type=int, default=256, help="largest rank of such a layer")
-    for text in STYLE_TEXTS:
-        imports.add_argument(f"--{text}", help="of the style; default: the file's own")
-    imports.add_argument("--trigger_words", "--trigger-words", help="separated by commas; default: the file's own")
+    cli_args.add_flags(imports, StyleOptions)
     imports.set_defaults(command=_import)
 
     exports = commands.add_parser(
@@ -65,6 +63,7 @@ def _import(parsed: argparse.Namespace, console: Console) -> int:
         value = getattr(parsed, name)
         if value is not None and not value > 0:
             raise OptionError(f"--{name} must be positive; received {value}")
+    style = StyleOptions(**cli_args.given_flags(parsed, StyleOptions)).to_style()
     from atelier_trainer.adapter_formats.network_types import ConversionLimits
     from atelier_trainer.base_model import load_base_model
     from atelier_trainer.config.option_groups import ModelOptions
@@ -72,14 +71,13 @@ def _import(parsed: argparse.Namespace, console: Console) -> int:
     from atelier_trainer.tracking.mlflow_client import TrackingClient
 
     sources = find_sources(parsed.source)
-    texts = {name: value for name in (*STYLE_TEXTS, "trigger_words") if (value := getattr(parsed, name))}
     options = ImportOptions(
         register=parsed.register or "{name}",
         experiment=parsed.experiments_name,
         cache_dir=parsed.cache_dir.expanduser(),
         network_alpha=parsed.network_alpha,
         limits=ConversionLimits(parsed.max_error, parsed.max_rank),
-        style=make_style(**texts),
+        style=style,
     )
     check_register(options.register, sources)
     base = load_base_model(ModelOptions(pretrained_model_name_or_path=parsed.base, base_name=parsed.base_name))

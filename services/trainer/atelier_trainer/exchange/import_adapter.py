@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from atelier_contracts.manifests import AdapterManifest, Evidence, ImportSource, Style
+from atelier_contracts.manifests import AdapterManifest, Evidence, ImportSource
+from atelier_contracts.styles import Style, merge_patch
 from huggingface_hub import HfApi, hf_hub_download
 from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 from rich.console import Console
@@ -153,8 +154,8 @@ class Importer:
         adapter = read_adapter(
             file, self.base.name, self._names, layers, limits=self.options.limits, network_alpha=self.options.network_alpha
         )
-        given = self.options.style.model_dump(exclude_defaults=True)
-        style = Style(**(read_style(file.metadata).model_dump() | given))
+        own, given = read_style(file.metadata).model_dump(), self.options.style.model_dump(exclude_defaults=True)
+        style = Style(**merge_patch(own, given))
         model = self.options.register.replace("{name}", re.sub(r"[^A-Za-z0-9_.-]+", "-", source.path.stem))
         return Prepared(source, file, adapter, style, model)
 
@@ -249,6 +250,10 @@ def print_summary(prepared: Prepared, console: Console) -> None:
         ("trigger words", ", ".join(style.trigger_words)),
         ("author", style.author or ""),
         ("licence", style.licence or ""),
+        (
+            "recommended",
+            ", ".join(f"{name} {value}" for name, value in style.recommended.model_dump(exclude_none=True).items()),
+        ),
         ("becomes", f"a version of {prepared.model}"),
     ]
     for label, value in rows:

@@ -12,9 +12,9 @@ from atelier_contracts.manifests import (
     BundleManifest,
     Evidence,
     ImportSource,
-    Style,
     file_sha256,
 )
+from atelier_contracts.styles import Style
 
 from atelier_trainer.adapter_formats.adapter_weights import AdapterWeights
 

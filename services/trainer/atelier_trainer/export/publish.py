@@ -61,7 +61,7 @@ def publish(folder: Path, outcome: Outcome, target: RunTarget, report: Report) -
             pairs,
             run_id=target.run_id,
             dataset_digest=outcome.dataset_digest,
-            style=options.output.style,
+            style=options.style.to_style(),
         )
         parity = measure_parity({"unet": unet}, base.family, pairs, bundle_dir, bundle)
         write_evidence(folder, _evidence(outcome, manifest, parity))
