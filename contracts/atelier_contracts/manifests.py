@@ -132,6 +132,7 @@ class AdapterManifest(Manifest):
     dataset_digest: Digest | None = Field(description="of the training images, None for an imported adapter")
     imported_from: ImportSource | None = None
     style: Style = Style()
+    preview_sha256: Digest | None = Field(default=None, description="of preview.webp; None where there is none")
     git_revision: str | None = Field(description="of the trainer's source tree, None outside a checkout")
 
     @property

@@ -19,6 +19,7 @@ CHAIN_MODEL, TAG_CHAIN_HEAD = "atelier-decisions", "atelier.chain_head"
 
 # Files of an adapter, in the folder that the MLflow model keeps its weights in; and of a bundle.
 WEIGHTS_FILE, ADAPTER_FILE, EVIDENCE_FILE = "pytorch_lora_weights.safetensors", "adapter.json", "evidence.json"
+PREVIEW_FILE = "preview.webp"  # a picture of the adapter's style, of which not every adapter has one
 ADAPTER_FOLDER = "adapter_weights"  # mlflow.diffusers' own name
 BUNDLE_FILE, SCHEDULER_FILE = "bundle.json", "scheduler_config.json"
 UNET_FILE, VAE_DECODER_FILE = "unet.onnx", "vae_decoder.onnx"

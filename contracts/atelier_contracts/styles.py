@@ -24,6 +24,8 @@ Word = Annotated[str, Field(min_length=1, max_length=200)]
 
 MAX_WORDS = 50
 
+MAX_PREVIEW_BYTES, MAX_PREVIEW_SIDE_PX = 2**20, 512
+
 MAX_TAG_CHARACTERS = 5000
 """MLflow keeps the tags of registered models in columns of this size."""
 

@@ -18,6 +18,7 @@ from atelier_trainer.errors import OptionError
 
 MOST_TRIGGER_WORDS = 3
 MAX_TITLE, MAX_TEXT, MAX_SHOWN = 200, 5000, 60
+THUMBNAIL_KEY = "modelspec.thumbnail"
 RECOMMENDED_KEY = "atelier.recommended"
 """JSON of `styles.Recommended`."""
 
@@ -112,8 +113,6 @@ def describe(metadata: Mapping[str, str]) -> list[tuple[str, str]]:
         "date": ("modelspec.date",),
     }
     found = [(name, _text(metadata, *keys, limit=200)) for name, keys in rows.items()]
-    if thumbnail := metadata.get("modelspec.thumbnail"):
-        found.append(("preview", f"{len(thumbnail) * 3 // 4 // 1024} KiB"))
     return [(name, value) for name, value in found if value]
 
 

@@ -12,7 +12,7 @@ from rich.console import Console
 from atelier_trainer.adapter_formats.metadata import autov2
 from atelier_trainer.config import cli_args
 from atelier_trainer.config.option_groups import StyleOptions
-from atelier_trainer.errors import OptionError
+from atelier_trainer.errors import OptionError, PreviewError
 
 
 def add_commands(commands: Any) -> None:
@@ -39,6 +39,7 @@ def add_commands(commands: Any) -> None:
         "--max_error", "--max-error", type=float, default=0.01, help="largest relative error of a layer that LoRA approximates"
     )
     imports.add_argument("--max_rank", "--max-rank", type=int, default=256, help="largest rank of such a layer")
+    imports.add_argument("--preview", type=Path, metavar="FILE", help="PNG, JPEG or WebP of the style; default: the file's own")
     cli_args.add_flags(imports, StyleOptions)
     imports.set_defaults(command=_import)
 
@@ -71,6 +72,8 @@ def _import(parsed: argparse.Namespace, console: Console) -> int:
     from atelier_trainer.tracking.mlflow_client import TrackingClient
 
     sources = find_sources(parsed.source)
+    if parsed.preview is not None and len(sources) > 1:
+        raise OptionError(f"--preview is of one style; received {len(sources)} files: import them one by one")
     options = ImportOptions(
         register=parsed.register or "{name}",
         experiment=parsed.experiments_name,
@@ -78,6 +81,7 @@ def _import(parsed: argparse.Namespace, console: Console) -> int:
         network_alpha=parsed.network_alpha,
         limits=ConversionLimits(parsed.max_error, parsed.max_rank),
         style=style,
+        preview=_read_preview(parsed.preview) if parsed.preview is not None else None,
     )
     check_register(options.register, sources)
     base = load_base_model(ModelOptions(pretrained_model_name_or_path=parsed.base, base_name=parsed.base_name))
@@ -94,6 +98,16 @@ def _import(parsed: argparse.Namespace, console: Console) -> int:
         results.append({"model": imported.model, "version": imported.version, "run_id": imported.run_id})
     console.print_json(data=results if len(results) > 1 else results[0])
     return 0
+
+
+def _read_preview(file: Path) -> bytes:
+    from atelier_trainer.adapter_formats.preview import MAX_SOURCE_BYTES, make_preview
+
+    try:
+        with file.expanduser().open("rb") as stream:
+            return make_preview(stream.read(MAX_SOURCE_BYTES + 1))
+    except (OSError, PreviewError) as error:
+        raise OptionError(f"--preview {str(file)!r}: {error}") from error
 
 
 def _export(parsed: argparse.Namespace, console: Console) -> int:

@@ -16,6 +16,7 @@ from pathlib import Path
 from atelier_contracts import names
 from atelier_contracts.manifests import AdapterManifest, BundleManifest, Evidence, file_sha256
 
+from atelier_trainer.adapter_formats.preview import make_preview
 from atelier_trainer.base_model import BaseModel, load_base_model
 from atelier_trainer.config.options import TrainOptions
 from atelier_trainer.export import adapter, hub
@@ -55,6 +56,8 @@ def publish(folder: Path, outcome: Outcome, target: RunTarget, report: Report) -
         adapter.inject_lora(unet, **options.model.lora)
         adapter.set_lora_weights(unet, adapter.load_weights(folder))
         pairs = adapter.lora_pairs(unet)
+        if (picture := target.tracking.validation_image(target.run_id, outcome.losses.step)) is not None:
+            (folder / names.PREVIEW_FILE).write_bytes(make_preview(picture))
         manifest = write_adapter_manifest(
             folder / names.WEIGHTS_FILE,
             bundle,
@@ -156,8 +159,9 @@ def _evidence(outcome: Outcome, manifest: AdapterManifest, parity: tuple[bool, f
 
 
 def _copy_adapter(folder: Path, copy: Path) -> Path:
-    """The adapter's three files in a folder of their own: the run's folder also holds journal and checkpoints."""
+    """The adapter's own files in a folder of their own: the run's folder also holds journal and checkpoints."""
     copy.mkdir()
-    for name in (names.WEIGHTS_FILE, names.ADAPTER_FILE, names.EVIDENCE_FILE):
-        (copy / name).write_bytes((folder / name).read_bytes())
+    for name in (names.WEIGHTS_FILE, names.ADAPTER_FILE, names.EVIDENCE_FILE, names.PREVIEW_FILE):
+        if name != names.PREVIEW_FILE or (folder / name).exists():
+            (copy / name).write_bytes((folder / name).read_bytes())
     return copy
