@@ -44,11 +44,11 @@ class ImagesRequest(BaseModel):
     stream: Literal[False] | None = None
     user: str | None = Field(None, max_length=2000)
     negative_prompt: str = Field("", max_length=2000)
-    steps: Steps = 25
-    guidance_scale: GuidanceScale = 5.0
+    steps: Steps | None = None
+    guidance_scale: GuidanceScale | None = None
     scheduler: SchedulerName | None = None
     seed: int | None = Field(None, ge=0, lt=2**32)
-    scale: Scale = 1.0
+    scale: Scale | None = None
 
 
 class ImageData(BaseModel):

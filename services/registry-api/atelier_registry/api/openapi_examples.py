@@ -146,6 +146,16 @@ DETAIL: dict[str, Any] = VERSION | {
         "validation_digest": "70" * 32,
         "validation_images": 24,
     },
+    "style": {
+        "title": "Pencil",
+        "description": None,
+        "author": None,
+        "licence": "CC-BY-4.0",
+        "trigger_words": ["pencil sketch"],
+        "tags": [],
+        "recommended": {"scale": 0.8, "steps": None, "scheduler": None, "guidance_scale": None},
+    },
+    "preview": "/models/pencil/versions/4/preview",
     "problems": [],
 }
 IMAGES: dict[str, Any] = {
