@@ -8,10 +8,12 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from atelier_contracts.identifiers import AliasName, Digest, ModelName, VersionNumber
 from atelier_contracts.problem import Problem
+from atelier_contracts.styles import GuidanceScale, Scale, SchedulerName, Steps
 
 MAX_IMAGES, MAX_ADAPTERS = 8, 4
 
-SchedulerName = Literal["ddim", "euler", "euler_ancestral", "dpmpp_2m_karras"]
+DEFAULT_STEPS, DEFAULT_GUIDANCE_SCALE, DEFAULT_SCALE = 25, 5.0, 1.0
+"""For requests that name none, of versions whose style recommends none."""
 
 
 class AdapterChoice(BaseModel):
@@ -39,12 +41,18 @@ class GenerateRequest(BaseModel):
 
     prompt: str = Field(min_length=1, max_length=2000)
     negative_prompt: str = Field(default="", max_length=2000)
-    steps: int = Field(default=25, ge=1, le=150)
-    guidance_scale: float = Field(default=5.0, ge=0.0, le=30.0, description="1 or less: no guidance, half the work")
+    steps: Steps | None = Field(default=None, description=f"when absent: the version's recommended value, or {DEFAULT_STEPS}")
+    guidance_scale: GuidanceScale | None = Field(
+        default=None,
+        description="1 or less: no guidance, half the work; when absent: the version's recommended value, or "
+        f"{DEFAULT_GUIDANCE_SCALE:g}",
+    )
     guidance_until: float = Field(
         default=1.0, ge=0.0, le=1.0, description="fraction of the steps with guidance; the others cost half"
     )
-    scheduler: SchedulerName | None = Field(default=None, description="the service's default when absent")
+    scheduler: SchedulerName | None = Field(
+        default=None, description="when absent: the version's recommended one, or the service's default"
+    )
     seed: int | None = Field(default=None, ge=0, lt=2**32, description="random when absent; returned with the image")
     n: int = Field(default=1, ge=1, le=MAX_IMAGES, description="number of images; each has the seed after the one before it")
     width: int | None = Field(default=None, description="px; the base model's native size when absent")
@@ -52,8 +60,10 @@ class GenerateRequest(BaseModel):
     version: VersionNumber | None = None
     alias: AliasName | None = None
     adapters: list[AdapterChoice] = Field(default_factory=list, max_length=MAX_ADAPTERS, description="a blend")
-    scale: float = Field(
-        default=1.0, ge=-4.0, le=4.0, description="multiplies every adapter's own scale; 0 gives the base model's image"
+    scale: Scale | None = Field(
+        default=None,
+        description="multiplies every adapter's own scale; 0 gives the base model's image; when absent: the version's "
+        f"recommended value, or {DEFAULT_SCALE:g}, as always for a blend",
     )
     base: bool = Field(default=False, description="the champion's base model without an adapter")
 
@@ -89,6 +99,16 @@ class AppliedAdapter(BaseModel):
     weight: float = Field(description="multiplied by the request's scale", allow_inf_nan=False)
 
 
+class AppliedRecommendation(BaseModel):
+    """What a request left open, and a style filled in."""
+
+    model_config = ConfigDict(strict=True)
+
+    version: VersionNumber = Field(description="whose style it is")
+    decision: int | None = Field(description="of registry-api, whose edits of the style held; null without edits")
+    fields: list[Literal["scale", "steps", "scheduler", "guidance_scale"]]
+
+
 class GenerationMetadata(BaseModel):
     """Everything needed to generate the same image again; stored as JSON inside the image."""
 
@@ -111,6 +131,7 @@ class GenerationMetadata(BaseModel):
     height: int = Field(ge=1, le=2**16, description="px")
     scheduler: str = Field(pattern=r"^[a-z0-9_]{1,40}$")
     adapters: list[AppliedAdapter] = Field(default_factory=list, max_length=MAX_ADAPTERS)
+    recommended: AppliedRecommendation | None = Field(default=None, description="null where the request named every value")
 
 
 class GeneratedImage(BaseModel):

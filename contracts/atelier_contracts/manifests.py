@@ -10,6 +10,7 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from atelier_contracts.identifiers import Digest, FileName
+from atelier_contracts.styles import Style
 
 
 def file_sha256(path: Path) -> str:
@@ -120,17 +121,6 @@ class ImportSource(Frozen):
     max_error: float = Field(ge=0, description="largest relative error of a layer's product; 0 where the conversion is exact")
 
 
-class Style(Frozen):
-    """What people should know of an adapter."""
-
-    title: str | None = Field(default=None, max_length=200)
-    description: str | None = Field(default=None, max_length=5000)
-    author: str | None = Field(default=None, max_length=200)
-    licence: str | None = Field(default=None, max_length=200)
-    trigger_words: tuple[str, ...] = Field(default=(), max_length=50)
-    tags: tuple[str, ...] = Field(default=(), max_length=50)
-
-
 class AdapterManifest(Manifest):
     """adapter.json: what the weights beside it are, and where they come from."""
 
@@ -142,6 +132,7 @@ class AdapterManifest(Manifest):
     dataset_digest: Digest | None = Field(description="of the training images, None for an imported adapter")
     imported_from: ImportSource | None = None
     style: Style = Style()
+    preview_sha256: Digest | None = Field(default=None, description="of preview.webp; None where there is none")
     git_revision: str | None = Field(description="of the trainer's source tree, None outside a checkout")
 
     @property

@@ -5,12 +5,13 @@ from typing import NamedTuple
 CHAMPION = "champion"
 """The alias that infer serves when a request names neither a version nor an alias."""
 
-# Tags on MLflow model versions.
+# Tags on MLflow model versions, and on registered models where that is said.
 TAG_KIND = "atelier.kind"  # KIND_ADAPTER or KIND_BUNDLE
 TAG_BUNDLE_DIGEST = "atelier.bundle_digest"
 TAG_SOURCE_DIGEST = "atelier.source_digest"
 TAG_RETIRED = "atelier.retired"  # id of the decision that took the version out of use
 TAG_PROMOTED_DIGEST = "atelier.promoted_digest"  # the adapter's digest when registry-api let an alias point at the version
+TAG_STYLE = "atelier.style"  # of the registered model: `styles.RecordedEdits` of its style, as JSON
 KIND_ADAPTER, KIND_BUNDLE = "adapter", "bundle"
 
 # The registered model that holds nothing but the newest entry of registry-api's chain of decisions, as a tag `ENTRY:HASH`.
@@ -18,6 +19,7 @@ CHAIN_MODEL, TAG_CHAIN_HEAD = "atelier-decisions", "atelier.chain_head"
 
 # Files of an adapter, in the folder that the MLflow model keeps its weights in; and of a bundle.
 WEIGHTS_FILE, ADAPTER_FILE, EVIDENCE_FILE = "pytorch_lora_weights.safetensors", "adapter.json", "evidence.json"
+PREVIEW_FILE = "preview.webp"  # a picture of the adapter's style, of which not every adapter has one
 ADAPTER_FOLDER = "adapter_weights"  # mlflow.diffusers' own name
 BUNDLE_FILE, SCHEDULER_FILE = "bundle.json", "scheduler_config.json"
 UNET_FILE, VAE_DECODER_FILE = "unet.onnx", "vae_decoder.onnx"

@@ -10,8 +10,9 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator
 from atelier_contracts.identifiers import Digest, VersionNumber
 from atelier_contracts.names import CHAMPION
 from atelier_contracts.problem import Problem
+from atelier_contracts.styles import StyleEdits
 
-Action = Literal["promote", "rollback", "retire", "outside", "record", "revert"]
+Action = Literal["promote", "rollback", "retire", "outside", "record", "revert", "style"]
 Outcome = Literal["done", "refused", "proposed", "rejected", "pending", "failed", "dry_run"]
 
 
@@ -44,6 +45,21 @@ class RollbackRequest(PromoteRequest):
     version: VersionNumber | None = None
 
 
+class EditStyleRequest(ReasonedRequest):
+    """`PATCH /models/{name}/style`."""
+
+    style: StyleEdits = Field(
+        description="a JSON merge patch (RFC 7396): null takes an edit back, other fields stay as they are"
+    )
+
+
+class StyleChange(BaseModel):
+    """The edits of a model's style before and after a decision; null: the field is not edited."""
+
+    before: StyleEdits
+    after: StyleEdits
+
+
 class Verdict(BaseModel):
     """The result of one rule, and the values it is based on."""
 
@@ -55,17 +71,18 @@ class Verdict(BaseModel):
 
 
 class Decision(BaseModel):
-    """A recorded decision on an alias or a version."""
+    """A recorded decision on an alias, a version or a style."""
 
     id: int = Field(description="0 for a dry run, which is not recorded")
     at: datetime
     actor: str
     action: Action = Field(
-        description="outside: the alias was changed with another MLflow client; record: the digest of a version that was "
-        "promoted earlier was recorded; revert: infer stopped serving the version, and the alias stayed where it is"
+        description="outside: the alias or the style was changed with another MLflow client; record: the digest of a version "
+        "that was promoted earlier was recorded; revert: infer stopped serving the version, and the alias stayed where it is; "
+        "style: the model's style was edited"
     )
     model: str
-    alias: str | None = Field(description="null for a decision on a version")
+    alias: str | None = Field(description="null for a decision on a version or a style")
     from_version: int | None
     to_version: int | None = Field(description="null where the alias was deleted")
     reason: str
@@ -74,6 +91,7 @@ class Decision(BaseModel):
     forced: bool = False
     approved_by: str | None = None
     verdicts: list[Verdict] = Field(default_factory=list)
+    style: StyleChange | None = Field(default=None, description="null for a decision on an alias or a version")
     adapter_digest: Digest | None = Field(
         default=None,
         description="of the files that were decided on; infer serves no others. null for a version that is no adapter",

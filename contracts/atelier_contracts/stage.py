@@ -5,6 +5,7 @@ from __future__ import annotations
 from pydantic import Base64Bytes, BaseModel, ConfigDict, Field
 
 from atelier_contracts.identifiers import Digest, ModelName, VersionNumber
+from atelier_contracts.styles import GuidanceScale, Steps
 
 MAX_IMAGES = 8
 
@@ -16,9 +17,9 @@ class StageImage(BaseModel):
 
     prompt: str = Field(min_length=1, max_length=2000)
     seed: int = Field(default=0, ge=0, lt=2**32)
-    steps: int = Field(default=8, ge=1, le=150)
+    steps: Steps = 8
     size: int | None = Field(default=None, ge=1, description="px, width and height; the base model's native size when absent")
-    guidance_scale: float = Field(default=5.0, ge=0.0, le=30.0)
+    guidance_scale: GuidanceScale = 5.0
 
 
 class StageRequest(BaseModel):

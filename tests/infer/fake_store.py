@@ -8,6 +8,7 @@ from pathlib import Path
 
 from atelier_contracts import names
 from atelier_contracts.manifests import AdapterManifest
+from atelier_contracts.styles import RecordedEdits, StyleEdits
 from atelier_infer.errors import AdapterError, BundleMissingError, NotAnAdapterError, TrackingError, UnknownVersionError
 from atelier_infer.registry.model_store import AdapterVersion, BundleVersion, RegisteredModel
 from pydantic import ValidationError
@@ -27,6 +28,7 @@ class FakeStore:
     images: dict[int, bytes] = field(default_factory=dict)
     fetched: list[str] = field(default_factory=list)
     promoted: dict[int, str] = field(default_factory=dict)
+    style_tag: str | None = None
 
     # what a trainer and registry-api do
 
@@ -48,6 +50,9 @@ class FakeStore:
             self.promoted.setdefault(version, digest)
         self.aliases[alias] = version
 
+    def edit_style(self, decision: int, **edits) -> None:
+        self.style_tag = RecordedEdits(decision=decision, edits=StyleEdits.model_validate(edits)).tag()
+
     def make_model_again(self) -> None:
         """The model was deleted and made again: its version numbers mean other versions."""
         self.generation += "+"
@@ -60,7 +65,7 @@ class FakeStore:
 
     def registered_model(self) -> RegisteredModel:
         self._answer()
-        return RegisteredModel(self.generation, dict(self.aliases))
+        return RegisteredModel(self.generation, dict(self.aliases), self.style_tag)
 
     def versions(self) -> list[AdapterVersion]:
         self._answer()
@@ -90,6 +95,12 @@ class FakeStore:
         self._answer()
         self.fetched.append(f"version {version}")
         file = self.folders[version] / names.WEIGHTS_FILE
+        return Path(shutil.copy(file, into)) if file.exists() else None
+
+    def fetch_preview(self, version: int, into: Path) -> Path | None:
+        self._answer()
+        self.fetched.append(f"preview {version}")
+        file = self.folders[version] / names.PREVIEW_FILE
         return Path(shutil.copy(file, into)) if file.exists() else None
 
     def bundles(self, digest: str) -> list[BundleVersion]:

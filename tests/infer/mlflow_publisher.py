@@ -5,6 +5,7 @@ from pathlib import Path
 
 from atelier_contracts import names
 from atelier_contracts.manifests import AdapterManifest
+from atelier_contracts.styles import RecordedEdits, StyleEdits
 from mlflow import MlflowClient
 
 
@@ -41,6 +42,10 @@ class MlflowPublisher:
         if digest := self.digests.get(version):
             self.client.set_model_version_tag(self.model, str(version), names.TAG_PROMOTED_DIGEST, digest)
         self.client.set_registered_model_alias(self.model, alias, str(version))
+
+    def edit_style(self, decision: int, **edits) -> None:
+        recorded = RecordedEdits(decision=decision, edits=StyleEdits.model_validate(edits))
+        self.client.set_registered_model_tag(self.model, names.TAG_STYLE, recorded.tag())
 
     def delete_alias(self, alias: str) -> None:
         self.client.delete_registered_model_alias(self.model, alias)

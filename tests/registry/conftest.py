@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 from atelier_contracts.manifests import AdapterManifest, Evidence
-from atelier_contracts.names import ADAPTER_FILE, ADAPTER_FOLDER, EVIDENCE_FILE, WEIGHTS_FILE
+from atelier_contracts.names import ADAPTER_FILE, ADAPTER_FOLDER, EVIDENCE_FILE, PREVIEW_FILE, WEIGHTS_FILE
 from atelier_contracts.tokens import TokenFile
 from atelier_registry.bootstrap import Intervals, build_app
 from atelier_registry.config.policy import Policy
@@ -79,7 +79,7 @@ class RealWorld:
     def add_model(self, name, description=""):
         return self.client.create_registered_model(name, description=description or None).name
 
-    def add_version(self, name, tags=None, params=None, metrics=None, files=None, run_tags=None):
+    def add_version(self, name, tags=None, params=None, metrics=None, files=None, run_tags=None, preview=None):
         if files is None and (tags or {}).get("atelier.kind") == "adapter":
             files = FILES
         run = self.client.create_run(self._experiment, run_name="a run", tags=dict(run_tags or {})).info.run_id
@@ -88,7 +88,7 @@ class RealWorld:
         for key, value in (metrics or {}).items():
             self.client.log_metric(run, key, value)
         self.client.set_terminated(run)
-        made = self._log_files(run, files or {})
+        made = self._log_files(run, files or {}, preview)
         version = self.client.create_model_version(
             name, f"models:/{made}", run, tags=dict(tags or {}), model_id=made, await_creation_for=0
         )
@@ -103,7 +103,7 @@ class RealWorld:
         )
         return int(made.version)
 
-    def _log_files(self, run, files):
+    def _log_files(self, run, files, preview=None):
         from mlflow.entities import LoggedModelStatus
 
         made = self.client.create_logged_model(self._experiment, name="adapter", source_run_id=run)
@@ -112,6 +112,8 @@ class RealWorld:
             weights.mkdir()
             for file, text in {WEIGHTS_FILE: WEIGHTS, **files}.items():
                 (weights / file).write_text(text)
+            if preview is not None:
+                (weights / PREVIEW_FILE).write_bytes(preview)
             self.client.log_model_artifacts(made.model_id, folder)
         self.client.finalize_logged_model(made.model_id, LoggedModelStatus.READY)
         return made.model_id
@@ -124,6 +126,12 @@ class RealWorld:
 
     def unpoint(self, name, alias):
         self.client.delete_registered_model_alias(name, alias)
+
+    def tag_model(self, name, key, value):
+        if value is None:
+            self.client.delete_registered_model_tag(name, key)
+        else:
+            self.client.set_registered_model_tag(name, key, value)
 
     def add_image(self, name, number, key, step, png):
         import io
@@ -246,6 +254,12 @@ class Api:
 
     def post(self, path, body, headers=None):
         return self.client.post(path, json=body, headers=self._headers | (headers or {}))
+
+    def patch(self, path, body, headers=None):
+        return self.client.patch(path, json=body, headers=self._headers | (headers or {}))
+
+    def edit_style(self, name, style, reason="clearer", headers=None):
+        return self.patch(f"/models/{name}/style", {"reason": reason, "style": style}, headers)
 
     def promote(self, name, number, reason="better", headers=None, **more):
         return self.post(f"/models/{name}/versions/{number}/promote", {"reason": reason, **more}, headers)

@@ -26,6 +26,7 @@ class FakeRegistry:
         self._files: dict[tuple[str, int], dict[str, str] | UnreadableFileError] = {}
         self._images: dict[str, dict[Image, bytes]] = {}
         self._points: dict[tuple[str, str], list[Point]] = {}
+        self._previews: dict[tuple[str, int], bytes] = {}
         self._lock = Lock()
         self._serial = count(1)
         self.down = False
@@ -88,6 +89,19 @@ class FakeRegistry:
             self.after_alias()
         return True
 
+    def preview(self, name, number):
+        self._called("preview")
+        return self._previews.get((name, number))
+
+    def set_model_tag(self, name, key, value):
+        self.before_alias()
+        self._called("set_model_tag")
+        if name not in self._models:
+            return False
+        self.tag_model(name, key, value)
+        self.after_alias()
+        return True
+
     def files(self, name: str, number: int, wanted=FILES) -> dict[str, str]:
         self._called("files")
         found = self._files.get((name, number), {})
@@ -102,7 +116,9 @@ class FakeRegistry:
             raise found
         weights = found.get(WEIGHTS_FILE)
         sha256 = hashlib.sha256(weights.encode()).hexdigest() if weights is not None else None
-        return AdapterFiles(found.get(ADAPTER_FILE), found.get(EVIDENCE_FILE), sha256)
+        preview = self._previews.get((name, number))
+        preview_sha256 = hashlib.sha256(preview).hexdigest() if preview is not None else None
+        return AdapterFiles(found.get(ADAPTER_FILE), found.get(EVIDENCE_FILE), sha256, preview_sha256)
 
     def chain_head(self) -> str | None:
         self._called("chain_head")
@@ -138,6 +154,7 @@ class FakeRegistry:
         metrics: Mapping[str, float] | None = None,
         files: Mapping[str, str] | None = None,
         run_tags: Mapping[str, str] | None = None,
+        preview: bytes | None = None,
     ) -> int:
         run = Run(f"run{next(self._serial)}", "a run", "FINISHED", params or {}, metrics or {}, run_tags or {})
         self._runs[run.id] = run
@@ -146,6 +163,8 @@ class FakeRegistry:
         if files is None and (tags or {}).get("atelier.kind") == "adapter":
             files = self._default_files
         self._files[name, number] = {WEIGHTS_FILE: "weights", **(files or {})}
+        if preview is not None:
+            self._previews[name, number] = preview
         return number
 
     def overwrite(self, name: str, number: int, file: str, text: str) -> None:
@@ -165,6 +184,12 @@ class FakeRegistry:
     def unpoint(self, name: str, alias: str) -> None:
         model = self._models[name]
         self._models[name] = replace(model, aliases={k: v for k, v in model.aliases.items() if k != alias})
+
+    def tag_model(self, name: str, key: str, value: str | None) -> None:
+        """Tags a model as somebody with an MLflow client would; None deletes the tag."""
+        model = self._models[name]
+        tags = {other: text for other, text in model.tags.items() if other != key}
+        self._models[name] = replace(model, tags=tags | ({key: value} if value is not None else {}))
 
     def add_image(self, name, number, key, step, png):
         run = self._versions[name, number].run_id

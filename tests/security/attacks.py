@@ -9,7 +9,7 @@ import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
-from atelier_contracts.names import CHAIN_MODEL, TAG_CHAIN_HEAD, TAG_PROMOTED_DIGEST, TAG_RETIRED
+from atelier_contracts.names import CHAIN_MODEL, TAG_CHAIN_HEAD, TAG_PROMOTED_DIGEST, TAG_RETIRED, TAG_STYLE
 
 from .sending import Body, Bomb, Lists, Zeros
 
@@ -270,7 +270,7 @@ SOURCES = [
     *rows(["theo"], "PUT", [FILES + "/direct/model/weights.bin", FILES + "/direct/model/{own}/x"], 403, body=b"evil"),
 ]
 
-RESERVED = (TAG_PROMOTED_DIGEST, TAG_CHAIN_HEAD, TAG_RETIRED)
+RESERVED = (TAG_PROMOTED_DIGEST, TAG_CHAIN_HEAD, TAG_RETIRED, TAG_STYLE)
 MOVES = [
     ("POST", "/registered-models/alias", {"name": "{n}", "alias": "champion", "version": "1"}),
     ("DELETE", "/registered-models/alias", {"name": "{n}", "alias": "champion"}),

@@ -250,6 +250,19 @@ BAD_DECISIONS = [
     {**REASON, "moon": 1},
     {},
 ]
+BAD_STYLES = [
+    *({name: value} for name in ("title", "tags", "recommended") for value in (5, True, {"x": 1})),
+    *({"recommended": {name: 1e9}} for name in ("scale", "steps", "guidance_scale")),
+    *(
+        {"title": "x" * 201},
+        {"description": "x" * 5001},
+        {"tags": ["x"] * 51},
+        {"tags": [""]},
+        {"mood": 1},
+        {"decision": 1},
+        [],
+    ),
+]
 REFUSED = [
     *registry(
         "pia",
@@ -291,7 +304,7 @@ REGISTRY = [
         [
             M + f"/versions/{number}{rest}"
             for number in VERSIONS
-            for rest in ("", "/verdict", "/images", "/image?path=x", "/curves/loss")
+            for rest in ("", "/verdict", "/images", "/image?path=x", "/curves/loss", "/preview")
         ],
         *BEHIND,
     ),
@@ -313,6 +326,14 @@ REGISTRY = [
     *registry(
         "rita", M + "/generate", [{"versions": [1], "images": [{"prompt": "a", "size": True}]}, {"versions": [1] * 99}], 422
     ),
+    *rows("registry-api", ["rita", "theo"], "PATCH", [M + "/style"], 403, body={**REASON, "style": {"title": "evil"}}),
+    *(
+        row
+        for style in BAD_STYLES
+        for row in rows("registry-api", ["pia"], "PATCH", [M + "/style"], 422, body={**REASON, "style": style})
+    ),
+    *rows("registry-api", [None], "PATCH", [M + "/style"], 401, body={**REASON, "style": {"title": "evil"}}),
+    *reads([M + f"/style?version={number}" for number in ("0", "2147483648", LONG, "x")], 422),
     *rows("registry-api", [None], "HEAD", ["/healthz", "/readyz"], 200),
     *rows("registry-api", [None], "GET", ["/healthz", "/readyz"], 200),
     *REFUSED,
@@ -321,7 +342,16 @@ REGISTRY = [
 READ = [
     *("/models", M, M + "/versions", M + "/versions/1", M + "/compare?left=1&right=2", M + "/versions/1/verdict", "/nothing"),
     *(M + "/versions/1/images", M + "/versions/1/image?path=x", M + "/versions/1/curves/loss", M + "/aliases/champion"),
-    *(M + "/history", "/decisions/1", "/events", "/metrics", "/openapi.json", "/subscribers"),
+    *(
+        M + "/style",
+        M + "/versions/1/preview",
+        M + "/history",
+        "/decisions/1",
+        "/events",
+        "/metrics",
+        "/openapi.json",
+        "/subscribers",
+    ),
 ]
 DECIDE = [
     *(M + "/generate", M + "/rollback", M + "/versions/1/promote", M + "/versions/1/retire", "/decisions/1/approve"),
@@ -329,7 +359,17 @@ DECIDE = [
 ]
 DRAW = ["/generate", "/jobs", "/stage", "/verify", "/v1/images/generations"]
 LOOK = [
-    *("/models", "/versions", "/versions/1/image", "/metrics", "/openapi.json", "/jobs/x", "/jobs/x/events", "/nothing"),
+    *(
+        "/models",
+        "/versions",
+        "/versions/1/image",
+        "/versions/1/preview",
+        "/metrics",
+        "/openapi.json",
+        "/jobs/x",
+        "/jobs/x/events",
+        "/nothing",
+    ),
     "/jobs/x/images/0",
 ]
 CLOSED = {"infer": (LOOK, DRAW), "registry-api": (READ, DECIDE)}

@@ -67,6 +67,9 @@ REGISTRY: dict[str, tuple[str, str, dict | None]] = {
     "follow events": ("GET", "/events?after=0&follow=false", None),
     "read metrics": ("GET", "/metrics", None),
     "ask for a verdict": ("GET", OURS + "/versions/1/verdict", None),
+    "see a style": ("GET", OURS + "/style", None),
+    "see a preview": ("GET", OURS + "/versions/1/preview", None),
+    "edit a style": ("PATCH", OURS + "/style", REASON | {"style": {}}),
     "have infer generate images": ("POST", OURS + "/generate", {"versions": [1], "images": [{"prompt": "a cat", "steps": 1}]}),
     "promote": ("POST", OURS + "/versions/1/promote", DRY),
     "roll back": ("POST", OURS + "/rollback", DRY),
@@ -80,6 +83,7 @@ REGISTRY: dict[str, tuple[str, str, dict | None]] = {
 INFER: dict[str, tuple[str, str, dict | None]] = {
     "see what is loaded": ("GET", "/models", None),
     "see versions": ("GET", "/versions", None),
+    "see a preview": ("GET", "/versions/1/preview", None),
     "read metrics": ("GET", "/metrics", None),
     "generate": ("POST", "/generate", WISH),
     "generate with any version": ("POST", "/generate", WISH | {"version": 1}),

@@ -6,6 +6,8 @@ import re
 from itertools import pairwise
 
 import pytest
+from atelier_contracts.names import TAG_PROMOTED_DIGEST, TAG_STYLE
+from atelier_tracking.gate.protected_names import violation
 from atelier_tracking.gate.routes import classify, map_entries, read_routes
 from atelier_tracking.roles import LOWEST_ROLE, PROTECTED, REGISTRY, ROLES, allowed
 
@@ -39,12 +41,20 @@ def test_classes_are_valid_and_routes_unique():
         ("DELETE", "/api/2.0/mlflow/logged-models/m-1", "model"),
         ("DELETE", "/api/2.0/mlflow/logged-models/m-1/tags/x", "write"),
         ("POST", "/api/2.0/mlflow/registered-models/alias", "curate"),
+        ("POST", "/api/2.0/mlflow/registered-models/set-tag", "curate"),
+        ("DELETE", "/ajax-api/2.0/mlflow/registered-models/delete-tag", "curate"),
         ("GET", "/api/2.0/mlflow/registered-models/alias", "read"),
         ("POST", "/api/2.0/mlflow/tomorrow", "closed"),
     ],
 )
 def test_a_route_has_its_class(method, path, kind):
     assert classify(method, path, read_routes()) == kind
+
+
+@pytest.mark.parametrize("tag", [TAG_STYLE, TAG_PROMOTED_DIGEST, f" {TAG_STYLE}", TAG_STYLE.upper()])
+def test_a_model_cannot_be_created_with_the_registrys_tags(tag):
+    message = violation("ink", [tag], creates_model=True)
+    assert message is not None and tag in message
 
 
 def test_each_role_includes_the_lower_ones():

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import hashlib
+from io import BytesIO
 from pathlib import Path
 
 import mlflow
 import pytest
 import torch
 from atelier_contracts.manifests import file_sha256
+from atelier_contracts.styles import Recommended
 from atelier_trainer.__main__ import main
 from atelier_trainer.base_models.load import load_base_model
 from atelier_trainer.config.option_groups import ModelOptions
 from atelier_trainer.exchange.export_adapter import read_registered
 from atelier_trainer.exchange.import_adapter import Importer, ImportOptions, Source
 from atelier_trainer.tracking.mlflow_client import TrackingClient
+from PIL import Image
 from safetensors import safe_open
 
 from .adapter_formats.lora_files import draw, load, write_diffusers
@@ -28,7 +31,9 @@ def registered(mlflow_server, small_base, bundle_cache, tmp_path_factory) -> Pat
     """The file that `brush` version 1, its champion, was imported from; ranks and alphas differ between layers."""
     options = {"rank_pattern": {"proj_in": 5}, "alpha_pattern": {"proj_in": 10.0}}
     file = write_diffusers(load(small_base), tmp_path_factory.mktemp("made"), **options)
-    style = ["--title=Brush", "--trigger_words=brsh, ink", "--licence=MIT"]
+    style = ["--title=Brush", "--trigger_words=brsh, ink", "--licence=MIT", "--recommended_steps=12", "--recommended_scale=0.5"]
+    Image.new("RGB", (40, 30), "teal").save(file.parent / "mine.png")
+    style.append(f"--preview={file.parent / 'mine.png'}")
     command = ["import", str(file), f"--base={small_base}", "--register=brush", f"--tracking_uri={mlflow_server.uri}"]
     command.append(f"--cache_dir={bundle_cache}")
     assert main([*command, *style]) == 0
@@ -55,6 +60,8 @@ def test_importing_an_exported_file_gives_the_same_weights(mlflow_server, regist
         assert torch.equal(pair.up, stored[name].up)
         assert (pair.rank, pair.alpha) == (stored[name].rank, stored[name].alpha)
     assert (again.style.title, again.style.trigger_words, again.style.licence) == ("Brush", ("brsh", "ink"), "MIT")
+    assert again.preview is not None and Image.open(BytesIO(again.preview)).size == (40, 30)
+    assert again.style.recommended == Recommended(steps=12, scale=0.5)
 
 
 @pytest.mark.parametrize("format", ["diffusers", "kohya"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from io import BytesIO
 from pathlib import Path
 
 import mlflow
@@ -10,11 +11,21 @@ import torch
 from atelier_contracts import names
 from atelier_contracts.manifests import AdapterManifest, Evidence, file_sha256
 from atelier_trainer.__main__ import main
+from atelier_trainer.adapter_formats.preview import make_preview, write_thumbnail
 from atelier_trainer.errors import ExportError
 from atelier_trainer.export.outcome import read_outcome
+from PIL import Image
+from safetensors.torch import load_file, save_file
 
 from .adapter_formats.lora_files import draw, load, to_kohya, write_diffusers
 from .conftest import run_training
+
+
+def png(size: tuple[int, int]) -> bytes:
+    stream = BytesIO()
+    Image.new("RGB", size, "teal").save(stream, "png")
+    return stream.getvalue()
+
 
 pytestmark = pytest.mark.timeout(1200)  # an export takes minutes on a machine that is busy
 METADATA = {
@@ -22,6 +33,7 @@ METADATA = {
     "ss_tag_frequency": '{"10_zwx": {"zwx style": 12, "a cat": 3}}',
     "modelspec.title": "Ink and wash",
     "modelspec.license": "CC-BY-4.0",
+    "modelspec.thumbnail": write_thumbnail(make_preview(png((40, 30)))),
 }
 
 
@@ -66,6 +78,10 @@ def test_a_folder_of_files_becomes_one_model_each(run_import, mlflow_server, sma
         assert (manifest.imported_from.file, manifest.imported_from.sha256) == (source.name, file_sha256(source))
         assert (manifest.dataset_digest, manifest.rank, len(manifest.layers)) == (None, 3, 91)
         assert (manifest.style.author, manifest.style.title) == ("Mori", "Ink and wash" if name == "ink" else None)
+        preview = folder / names.PREVIEW_FILE
+        assert preview.exists() == (name == "ink")
+        assert manifest.preview_sha256 == (file_sha256(preview) if preview.exists() else None)
+        assert name != "ink" or Image.open(preview).size == (40, 30)
         assert evidence.weights_sha256 == manifest.weights_sha256 == file_sha256(folder / names.WEIGHTS_FILE)
         assert evidence.output_finite and evidence.onnx_max_error < 1e-4
         assert evidence.validation_loss is None
@@ -81,6 +97,41 @@ def test_a_folder_of_files_becomes_one_model_each(run_import, mlflow_server, sma
 def test_a_dry_run_asks_no_server(small_base, files, capsys):
     assert main(["import", str(files / "ink.safetensors"), f"--base={small_base}", "--dry_run"]) == 0
     assert "AutoV2" in capsys.readouterr().err
+
+
+def test_a_thumbnail_that_is_no_picture_is_left_out_with_the_reason(small_base, files, tmp_path, capsys):
+    metadata = METADATA | {"modelspec.thumbnail": "data:image/png;base64,PHN2Zz4="}
+    save_file(load_file(files / "ink.safetensors"), tmp_path / "odd.safetensors", metadata)
+    assert main(["import", str(tmp_path / "odd.safetensors"), f"--base={small_base}", "--dry_run"]) == 0
+    assert "modelspec.thumbnail: it must be a PNG, JPEG or WebP" in " ".join(capsys.readouterr().err.split())
+
+
+def test_a_preview_may_be_given(run_import, mlflow_server, files, tmp_path):
+    (tmp_path / "mine.png").write_bytes(png((90, 60)))
+    style = ["--recommended_steps=12", "--tags=wash"]
+    assert run_import(files / "ink.safetensors", "--register=pictured", f"--preview={tmp_path / 'mine.png'}", *style) == 0
+    folder = download(mlflow.MlflowClient(mlflow_server.uri), "pictured", tmp_path / "got")
+    assert Image.open(folder / names.PREVIEW_FILE).size == (90, 60)
+    manifest = AdapterManifest.model_validate_json((folder / names.ADAPTER_FILE).read_text())
+    assert (manifest.style.recommended.steps, manifest.style.tags, manifest.style.title) == (12, ("wash",), "Ink and wash")
+
+
+@pytest.mark.parametrize(
+    ("source", "content", "message"),
+    [
+        ("ink.safetensors", b"nonsense", "--preview '{file}': it must be a PNG, JPEG or WebP"),
+        ("ink.safetensors", None, "--preview '{file}': [Errno 2]"),
+        ("", b"nonsense", "--preview is of one style; received 2 files"),
+    ],
+)
+def test_a_preview_that_cannot_be_one_is_refused_in_one_line(small_base, files, tmp_path, source, content, message, capsys):
+    file = tmp_path / "mine.png"
+    if content is not None:
+        file.write_bytes(content)
+    assert main(["import", str(files / source), f"--base={small_base}", "--dry_run", f"--preview={file}"]) == 2
+    err = capsys.readouterr().err
+    assert message.format(file=file) in err
+    assert err.count("\n") == 1
 
 
 def test_one_bad_file_of_several_registers_none(run_import, mlflow_server, files, tmp_path, capsys):

@@ -10,6 +10,7 @@ import pytest
 import torch
 from atelier_contracts import names
 from atelier_contracts.manifests import AdapterManifest, Evidence, file_sha256
+from atelier_trainer.adapter_formats.preview import make_preview
 from atelier_trainer.errors import TrackingError
 
 from .conftest import MODEL, TINY, run_training
@@ -36,6 +37,16 @@ def test_the_version_has_tags_manifest_and_evidence(published, tmp_path):
     evidence = Evidence.model_validate_json((folder / names.ADAPTER_FOLDER / names.EVIDENCE_FILE).read_text())
     assert manifest.bundle_digest == version.tags[names.TAG_BUNDLE_DIGEST]
     assert manifest.run_id == published.result.run_id
+    preview, run_id = folder / names.ADAPTER_FOLDER / names.PREVIEW_FILE, published.result.run_id
+    kept = f"images/validation_0+step+{published.result.losses.step}+"
+    (picture,) = (
+        file.path
+        for file in published.client.list_artifacts(run_id, "images")
+        if file.path.startswith(kept) and file.path.endswith(".png")
+    )
+    original = Path(published.client.download_artifacts(run_id, picture, str(tmp_path)))
+    assert preview.read_bytes() == make_preview(original.read_bytes())
+    assert manifest.preview_sha256 == file_sha256(preview)
     assert evidence.weights_sha256 == file_sha256(folder / names.ADAPTER_FOLDER / names.WEIGHTS_FILE)
     assert evidence.output_finite
     assert evidence.onnx_max_error < 1e-5

@@ -63,6 +63,8 @@ def test_a_new_field_does_not_change_the_digest_of_what_is_registered():
         {"weights_sha256": "e" * 64},
         {"dataset_digest": "e" * 64},
         {"style": {"title": "Ink"}},
+        {"preview_sha256": "e" * 64},
+        {"style": {"recommended": {"steps": 30}}},
         {"imported_from": {"file": "x", "sha256": "f" * 64, "naming": "kohya", "network": "lora", "max_error": 0.0}},
     ],
 )

@@ -185,7 +185,7 @@ def create_app(
 
     listener = None
     if source := settings_module.events(settings):
-        listener = EventListener(url=source[0], token=source[1], model=settings.model, on_alias_moved=tracker.refresh)
+        listener = EventListener(url=source[0], token=source[1], model=settings.model, on_change=tracker.refresh)
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
@@ -226,7 +226,14 @@ def create_app(
             settings=settings,
             canary=canary,
         ),
-        make_versions_router(store=store, tracker=tracker, validation_images=ValidationImages(store), settings=settings),
+        make_versions_router(
+            store=store,
+            tracker=tracker,
+            loader=loader,
+            cache=cache,
+            validation_images=ValidationImages(store),
+            settings=settings,
+        ),
         make_generate_router(service),
         make_jobs_router(service, webhooks),
         make_openai_router(service, settings.model),

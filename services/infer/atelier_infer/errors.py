@@ -12,6 +12,7 @@ InferError
 │   ├── InvalidImageError        the uploaded file is not an image made by this service
 │   ├── VersionChangedError      the version named in an image has other files than the image was made with
 │   ├── NoValidationImageError   the version has no validation image
+│   ├── NoPreviewError           the version has no preview, or is not in memory
 │   ├── WebhookUrlError          webhook_url is not a URL on an allowed host
 │   ├── UnknownJobError          no such job of this token, or no longer
 │   ├── IdempotencyConflictError an idempotency key was used with another request
@@ -83,6 +84,9 @@ class VersionChangedError(RequestError): ...
 
 
 class NoValidationImageError(RequestError): ...
+
+
+class NoPreviewError(RequestError): ...
 
 
 class WebhookUrlError(RequestError): ...

@@ -23,6 +23,7 @@ TYPES: dict[type[errors.InferError], ProblemType] = {
     errors.InvalidImageError: ProblemType("invalid-image", 422, "The body is not an image of this service."),
     errors.VersionChangedError: ProblemType("version-changed", 409, "What the image was generated with has changed since."),
     errors.NoValidationImageError: ProblemType("no-validation-image", 404, "The version has no validation image."),
+    errors.NoPreviewError: ProblemType("no-preview", 404, "The version has no preview, or is not in memory."),
     errors.WebhookUrlError: ProblemType("invalid-webhook-url", 422, "The webhook URL does not lead to an allowed host."),
     errors.UnknownJobError: ProblemType("unknown-job", 404, "There is no such job of this token, or no longer."),
     errors.IdempotencyConflictError: ProblemType(

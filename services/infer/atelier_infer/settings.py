@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Literal
 
 from atelier_contracts import names
-from atelier_contracts.generate import SchedulerName
 from atelier_contracts.identifiers import ModelName
+from atelier_contracts.styles import SchedulerName
 from atelier_service import settings as service_settings
 from atelier_service.settings import http_url, secret_file, token_file
 from atelier_service.webhook_hosts import Origin, parse_hosts

@@ -24,6 +24,7 @@ from atelier_registry.api.events import event_router
 from atelier_registry.api.health import Readiness, health_router
 from atelier_registry.api.images import image_router
 from atelier_registry.api.promotions import decision_router, history_router
+from atelier_registry.api.styles import style_router
 from atelier_registry.api.subscribers import subscriber_router
 from atelier_registry.decisions.alias_reconciler import AliasReconciler
 from atelier_registry.decisions.approvals import Approvals
@@ -31,6 +32,7 @@ from atelier_registry.decisions.chain_anchor import ChainAnchor
 from atelier_registry.decisions.promotions import Promotions
 from atelier_registry.decisions.retirement import Retirement
 from atelier_registry.decisions.revert_monitor import RevertMonitor
+from atelier_registry.decisions.styles.style_editor import StyleEditor
 from atelier_registry.errors import UnavailableError
 from atelier_registry.events.event_stream import EventStream
 from atelier_registry.events.webhooks.dispatcher import WebhookDispatcher
@@ -71,6 +73,7 @@ class Parts:
     promotions: Promotions
     approvals: Approvals
     retirement: Retirement
+    style_editor: StyleEditor
     event_stream: EventStream
     webhooks: WebhookDispatcher
     reconciler: AliasReconciler
@@ -101,7 +104,7 @@ def create_app(parts: Parts) -> FastAPI:
 
     app = FastAPI(
         title="Atelier registry-api",
-        summary="Lists, compares, promotes, rolls back and retires versions of models, and records every decision.",
+        summary="Lists, compares, promotes, rolls back and retires versions of models, edits styles, and records decisions.",
         version="1",
         docs_url=None,  # its page loads scripts from elsewhere, and cannot send a token
         redoc_url=None,
@@ -111,6 +114,7 @@ def create_app(parts: Parts) -> FastAPI:
     app.include_router(image_router(parts.registry, parts.preview_client))
     app.include_router(decision_router(parts.promotions, parts.approvals, parts.retirement, parts.ledger))
     app.include_router(history_router(parts.registry, parts.ledger, parts.integrity))
+    app.include_router(style_router(parts.registry, parts.style_editor, parts.ledger))
     app.include_router(event_router(parts.event_stream))
     app.include_router(subscriber_router(parts.webhooks))
     app.include_router(health_router(parts.readiness, parts.metrics))

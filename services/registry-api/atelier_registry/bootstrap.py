@@ -27,6 +27,8 @@ from atelier_registry.decisions.policy_evaluation import PolicyEvaluator
 from atelier_registry.decisions.promotions import Promotions
 from atelier_registry.decisions.retirement import Retirement
 from atelier_registry.decisions.revert_monitor import HttpServedModelReader, RevertMonitor, ServedModelReader
+from atelier_registry.decisions.styles.style_editor import StyleEditor
+from atelier_registry.decisions.styles.style_writer import StyleWriter
 from atelier_registry.errors import RegistryApiError
 from atelier_registry.events.event_stream import EventStream
 from atelier_registry.events.webhooks.dispatcher import WebhookDispatcher
@@ -109,6 +111,7 @@ def build_app(
     evaluator = PolicyEvaluator(registry, digests, policy, decision_client)
     preview_evaluator = PolicyEvaluator(registry, preview_digests, policy, preview_client)
     alias_writer = AliasWriter(registry, ledger, digests, locks)
+    style_writer = StyleWriter(registry, ledger, locks)
     integrity = IntegrityMonitor(registry, ledger, digests, intervals.integrity_check_s)
     anchor = ChainAnchor([MlflowAnchorStore(registry), *anchor_stores], ledger)
     metrics = Metrics()
@@ -135,9 +138,10 @@ def build_app(
             promotions=Promotions(registry, ledger, alias_writer, evaluator, preview_evaluator),
             approvals=Approvals(registry, ledger, alias_writer, evaluator),
             retirement=Retirement(registry, ledger, alias_writer),
+            style_editor=StyleEditor(registry, ledger, style_writer),
             event_stream=event_stream,
             webhooks=webhooks,
-            reconciler=AliasReconciler(registry, ledger, alias_writer, intervals.alias_poll_s),
+            reconciler=AliasReconciler(registry, ledger, alias_writer, style_writer, intervals.alias_poll_s),
             integrity=integrity,
             reverts=RevertMonitor(served_model_reader, ledger, intervals.revert_poll_s),
             anchor=anchor,

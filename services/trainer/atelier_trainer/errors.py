@@ -4,6 +4,7 @@ TrainerError
 ├── OptionError      a flag or a combination of flags is invalid; nothing was started
 ├── DataError        the data set cannot be read or is incomplete; nothing was started
 ├── AdapterFileError an adapter's file is damaged, does not fit the base model, or cannot be expressed as LoRA
+├── PreviewError     a picture cannot be the preview of a version
 ├── BaseModelError   the base model cannot be located or is not a Stable Diffusion pipeline
 ├── HubError         the Hugging Face hub does not have a file, or did not answer
 ├── ExportError      a graph could not be written, or does not compute what the model computes
@@ -27,6 +28,9 @@ class DataError(TrainerError): ...
 
 
 class AdapterFileError(TrainerError): ...
+
+
+class PreviewError(TrainerError): ...
 
 
 class BaseModelError(TrainerError): ...

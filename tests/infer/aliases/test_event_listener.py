@@ -4,7 +4,8 @@ import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
-from atelier_contracts.events import AliasMoved
+from atelier_contracts.events import ALIAS_EVENT, STYLE_EVENT, AliasMoved, StyleEdited
+from atelier_contracts.styles import StyleEdits
 from atelier_infer.aliases.event_listener import EventListener, parse_events
 from hypothesis import given
 from hypothesis import strategies as st
@@ -39,6 +40,14 @@ class EventServer(ThreadingHTTPServer):
             )  # fmt: skip
             self.changed.notify_all()
 
+    def edit_style(self, model):
+        with self.changed:
+            id = len(self.events) + 1
+            self.events.append(
+                StyleEdited(id=id, at="2026-01-01T00:00:00Z", model=model, decision=id, edits=StyleEdits(title="x"))
+            )
+            self.changed.notify_all()
+
     def hang_up(self):
         with self.changed:
             self.cut = True
@@ -64,7 +73,8 @@ class _Handler(BaseHTTPRequestHandler):
                 server.changed.wait_for(lambda sent=sent: server.cut or len(server.events) > sent, 20)
                 fresh, sent = server.events[sent:], len(server.events)
             for event in fresh:
-                self.wfile.write(f"id: {event.id}\nevent: alias.moved\ndata: {event.model_dump_json()}\n\n".encode())
+                name = ALIAS_EVENT if isinstance(event, AliasMoved) else STYLE_EVENT
+                self.wfile.write(f"id: {event.id}\nevent: {name}\ndata: {event.model_dump_json()}\n\n".encode())
 
 
 @pytest.fixture
@@ -86,7 +96,7 @@ def follow(events):
             url=events.url,
             token="the token",
             model="sketches",
-            on_alias_moved=lambda: reads.append(1),
+            on_change=lambda: reads.append(1),
             first_retry_s=0.01,
             max_retry_s=0.05,
         )
@@ -130,6 +140,17 @@ def test_a_lost_stream_is_taken_up_where_it_broke(events, follow):
     wait(lambda: len(events.asked) >= 2)
     assert events.asked[1][0] == "/events?after=1"
     wait(lambda: len(looks) == 3)
+
+
+def test_an_edited_style_is_read_at_once(events, follow):
+    looks = follow()
+    wait(lambda: len(looks) == 1)
+    events.edit_style("photos")
+    events.edit_style("sketches")
+    wait(lambda: len(looks) == 2)
+    events.hang_up()
+    wait(lambda: len(events.asked) >= 2)
+    assert events.asked[1][0] == "/events?after=2"
 
 
 def test_another_models_events_move_the_cursor_only(events, follow):

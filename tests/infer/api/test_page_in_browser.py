@@ -1,11 +1,13 @@
 """The drawing page in a headless Chromium."""
 
+import hashlib
 import io
 import time
 
 import pytest
 from atelier_contracts import names
 from atelier_contracts.generate import GenerationMetadata
+from atelier_contracts.styles import Recommended, Style
 from atelier_infer.engine import denoising_state
 from atelier_infer.generation import service as service_module
 from PIL import Image
@@ -103,6 +105,30 @@ def test_the_same_prompt_and_seed_across_styles(open_page):
     results = [GenerationMetadata.model_validate_json(text) for text in texts]
     assert {one.version for one in results} == {"1", "2", "base"}
     assert len({one.seed for one in results}) == 1
+
+
+def test_a_style_is_described_and_its_recommended_values_apply(open_page, service, store, publish):
+    style = Style(title="Ink", trigger_words=("sumi",), licence="MIT", recommended=Recommended(steps=3, scale=0.5))
+    stream = io.BytesIO()
+    Image.new("RGB", (90, 60), "teal").save(stream, "webp")
+    number = publish(seed=6, style=style, preview_sha256=hashlib.sha256(stream.getvalue()).hexdigest())
+    (store.folders[number] / names.PREVIEW_FILE).write_bytes(stream.getvalue())
+    assert service.generate(version=number).status_code == 200, "it is in memory"
+    page = open_page()
+    ink = page.locator(".style", has_text="Ink")
+    expect(ink).to_contain_text("Trigger words: sumi")
+    expect(ink).to_contain_text("Licence: MIT")
+    expect(ink.locator("img")).to_be_visible()
+    assert page.get_by_label("Steps").get_attribute("placeholder") == "25"
+    ink.get_by_role("checkbox").check()
+    assert page.get_by_label("Steps").get_attribute("placeholder") == "as each style says"
+    page.get_by_role("checkbox", name="champion").first.uncheck()
+    assert page.get_by_label("Steps").get_attribute("placeholder") == "3"
+    generate(page, steps="")
+    expect(page.locator("#results .state")).to_contain_text("3 steps")
+    expect(page.locator("#results .state")).to_contain_text("scale, steps as recommended")
+    metadata = GenerationMetadata.model_validate_json(Image.open(io.BytesIO(download(page))).text[names.PNG_TEXT])
+    assert (metadata.steps, metadata.adapters[0].weight, metadata.guidance_scale) == (3, 0.5, 5.0)
 
 
 def test_styles_show_their_validation_image(open_page):

@@ -5,6 +5,7 @@ import io
 
 import pytest
 from atelier_contracts.stage import StageResponse
+from atelier_contracts.styles import Recommended, Style
 from PIL import Image
 
 from ..support import problem
@@ -44,6 +45,17 @@ def test_staged_images_equal_served_ones_and_nothing_is_served(staged):
     assert found.step_seconds > 0
     assert staged.client.get("/models").json()["aliases"]["champion"]["serving_version"] == 1
     assert staged.generate().content == before
+
+
+def test_staged_images_take_no_recommended_values(staged, store, publish):
+    """They compare versions, whose own values differ."""
+    style = Style(recommended=Recommended(scale=0.25, scheduler="ddim"))
+    number = publish(seed=6, style=style)
+    store.edit_style(17, recommended={"scale": 0.5})
+    found = StageResponse.model_validate_json(staged.stage(version=number, images=[IMAGE]).content)
+    named = staged.generate(version=number, guidance_scale=5.0, scale=1.0, scheduler=staged.settings.scheduler)
+    assert found.images[0].png == named.content
+    assert found.images[0].png != staged.generate(version=number, guidance_scale=5.0).content
 
 
 def test_without_images_it_proves_that_the_version_loads(staged, adapter, bundle):

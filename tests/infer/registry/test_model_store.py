@@ -8,6 +8,7 @@ import sqlite3
 
 import pytest
 from atelier_contracts import names
+from atelier_contracts.styles import RecordedEdits, StyleEdits
 from atelier_infer.artifacts.artifact_cache import ArtifactCache
 from atelier_infer.errors import (
     AdapterError,
@@ -79,6 +80,25 @@ def test_manifest_and_weights_of_an_adapter(registry, adapter, tmp_path):
     weights = store.fetch_weights(number, into)
     assert weights.read_bytes() == (adapter[0] / names.WEIGHTS_FILE).read_bytes()
     assert [path for path in into.rglob("*") if path.is_file()] == [weights]  # nothing else is downloaded
+
+
+def test_the_preview_of_an_adapter(registry, adapter, tmp_path):
+    publisher, store = registry
+    for folder in ("without", "with"):
+        (tmp_path / folder).mkdir()
+    assert store.fetch_preview(publisher.publish_adapter(adapter[0]), tmp_path / "without") is None
+    (adapter[0] / names.PREVIEW_FILE).write_bytes(b"a picture")
+    preview = store.fetch_preview(publisher.publish_adapter(adapter[0]), tmp_path / "with")
+    assert preview.read_bytes() == b"a picture"
+
+
+def test_the_style_tag_comes_with_the_registered_model(registry, adapter):
+    publisher, store = registry
+    publisher.publish_adapter(adapter[0])
+    assert store.registered_model().style_tag is None
+    publisher.edit_style(17, title="Brush")
+    tag = store.registered_model().style_tag
+    assert RecordedEdits.model_validate_json(tag) == RecordedEdits(decision=17, edits=StyleEdits(title="Brush"))
 
 
 def test_what_does_not_exist(registry, adapter, tmp_path):

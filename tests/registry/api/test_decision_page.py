@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import hashlib
+import io
 import re
 import time
 
 import httpx
 import pytest
+from atelier_contracts.names import TAG_STYLE
+from atelier_contracts.styles import Recommended, RecordedEdits, Style, StyleEdits
 from atelier_contracts.tokens import TokenFile
 from atelier_registry.app import PAGE_FOLDER
 from atelier_registry.bootstrap import Intervals, build_app
 from atelier_registry.config.policy import Policy
 from atelier_registry.events.event_stream import EventStream
+from PIL import Image
 
 from ...servers import app_running
-from ..conftest import FILES
+from ..conftest import ADAPTER, FILES
 from ..fake_infer_client import png
 
 POLICY = Policy.model_validate(
@@ -127,6 +132,39 @@ def test_decisions_can_be_made_with_the_keyboard(open_page, fake, adapters, infe
     page.get_by_role("button", name="Roll back the champion").press("Enter")
     page.get_by_text("Done: the champion is version 1.").wait_for()
     assert fake.model(adapters).aliases["champion"] == 1
+
+
+@browser
+def test_a_style_is_shown_and_edited(open_page, fake, name):
+    stream = io.BytesIO()
+    Image.new("RGB", (120, 90), "teal").save(stream, "webp")
+    preview = hashlib.sha256(stream.getvalue()).hexdigest()
+    style = Style(title="Ink", licence="MIT", trigger_words=("sumi", "wash"), recommended=Recommended(steps=30, scale=0.8))
+    manifest = ADAPTER.model_copy(update={"style": style, "preview_sha256": preview})
+    fake.add_model(name)
+    files = FILES | {"adapter.json": manifest.model_dump_json()}
+    fake.add_version(name, tags={"atelier.kind": "adapter"}, files=files, preview=stream.getvalue())
+    fake.point(name, "champion", 1)
+    page = open_page()
+    page.locator("#style").get_by_role("heading", name="Ink").wait_for()
+    assert "sumi, wash" in page.locator("#style").inner_text()
+    page.get_by_alt_text("preview of version 1").wait_for()
+    page.get_by_text("Edit the style of all versions").click()
+    assert page.get_by_label("Title").get_attribute("placeholder") == "Ink"
+    page.get_by_label("Title").fill("Brush")
+    page.get_by_label("Recommended steps").fill("12")
+    page.get_by_label("Recommended scheduler").select_option("ddim")
+    page.get_by_label("Why").fill("quicker")
+    page.get_by_role("button", name="Save the style").press("Enter")
+    page.get_by_text("Saved as decision").wait_for()
+    page.locator("#style").get_by_role("heading", name="Brush").wait_for()
+    edits = RecordedEdits.model_validate_json(fake.model(name).tags[TAG_STYLE]).edits
+    assert edits == StyleEdits(title="Brush", recommended=Recommended(steps=12, scheduler="ddim"))
+    assert "style: title “Brush”, steps “12”, scheduler “ddim”" in page.locator("#history").inner_text()
+    page.get_by_label("Title").fill("")
+    page.get_by_label("Why").fill("as trained")
+    page.get_by_role("button", name="Save the style").press("Enter")
+    page.locator("#style").get_by_role("heading", name="Ink").wait_for()
 
 
 @browser

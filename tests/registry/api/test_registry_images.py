@@ -1,9 +1,13 @@
 """Comparing, images, curves, drawing, retiring, and roll backs that prove their target: over HTTP."""
 
+import hashlib
+import io
+
 import pytest
 from atelier_contracts.stage import StageResponse
+from PIL import Image
 
-from ..conftest import EVIDENCE, FILES
+from ..conftest import ADAPTER, EVIDENCE, FILES
 from ..fake_infer_client import pixel_difference, png
 
 KIND = {"atelier.kind": "adapter"}
@@ -75,6 +79,57 @@ def test_several_versions_generate_the_same_images(start, fake, adapters, infer_
     infer_client.down = True
     down = api.post(f"/models/{adapters}/generate", {"versions": [1], "images": [asked]}).json()["results"]
     assert "does not answer" in down[0]["problem"]
+
+
+def webp(size=(40, 30), **options):
+    stream = io.BytesIO()
+    Image.new("RGB", size, "teal").save(stream, "webp", **options)
+    return stream.getvalue()
+
+
+def with_preview(content):
+    manifest = ADAPTER.model_copy(update={"preview_sha256": hashlib.sha256(content).hexdigest()})
+    return FILES | {"adapter.json": manifest.model_dump_json()}
+
+
+def test_a_preview_is_served_as_a_picture_of_our_own(start, world, name):
+    exif = Image.Exif()
+    exif[0x010E] = "<script>"
+    content = webp(exif=exif)
+    world.add_model(name)
+    world.add_version(name, tags=KIND, files=with_preview(content), preview=content)
+    world.add_version(name, tags=KIND, files=FILES)
+    api = start(world.registry).as_("rita")
+    path = api.get(f"/models/{name}/versions/1").json()["preview"]
+    assert path == api.get(f"/models/{name}/style", version=1).json()["preview"] == f"/models/{name}/versions/1/preview"
+    shown = api.get(path)
+    assert (shown.status_code, shown.headers["content-type"]) == (200, "image/webp")
+    assert b"<script>" in content and b"<script>" not in shown.content
+    assert Image.open(io.BytesIO(shown.content)).size == (40, 30)
+    again = api.get(path, headers={"If-None-Match": shown.headers["etag"]})
+    assert (again.status_code, again.content) == (304, b"")
+    missing = api.get(f"/models/{name}/versions/2/preview")
+    assert (missing.status_code, missing.json()["type"]) == (404, "/problems/unknown-image")
+    assert api.get(f"/models/{name}/versions/2").json()["preview"] is None
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"<html><script>alert(1)</script>", "it cannot be decoded"),
+        (png(9), "it cannot be decoded"),
+        (webp()[:60], "it cannot be decoded"),
+        (webp((600, 8)), "at most 512 px; received 600 x 8"),
+        (bytes(2**20 + 1), "at most 1048576 bytes"),
+    ],
+    ids=["markup", "another format", "cut short", "large", "long"],
+)
+def test_what_is_no_preview_is_not_served(start, fake, name, content, message):
+    fake.add_model(name)
+    fake.add_version(name, tags=KIND, files=with_preview(content), preview=content)
+    response = start(fake).get(f"/models/{name}/versions/1/preview")
+    assert response.status_code == 404
+    assert message in response.json()["detail"]
 
 
 def retire(api, name, number, **more):

@@ -145,12 +145,15 @@ def test_openapi_has_examples_and_problems(api):
                 continue
             assert operation["security"], (method, path)
             content = operation["responses"]["200"]["content"]
-            assert set(content) <= {"image/png", "text/event-stream", "text/plain"} or content["application/json"]["example"]
+            assert (
+                set(content) <= {"image/png", "image/webp", "text/event-stream", "text/plain"}
+                or content["application/json"]["example"]
+            )
             for status in {"401", "422", "503"} | (
                 {"403", "404", "409"} if method == "post" and not path.endswith(("/generate", "/ping")) else set()
             ):
                 assert "application/problem+json" in operation["responses"][status]["content"]
-            if method == "post" and not path.endswith("/ping"):
+            if method in ("post", "patch") and not path.endswith("/ping"):
                 assert operation["requestBody"]["content"]["application/json"]["examples"]
 
 

@@ -74,6 +74,22 @@ def test_commands_print_what_they_did(cli, fake, adapters):
     assert "RETIRED" in cli("versions", adapters)[1]
 
 
+def test_a_style_is_shown_and_edited(cli, adapters):
+    assert cli("promote", adapters, 1, "--reason", "first")[0] == 0
+    edit = ["--title", "Ink", "--trigger-words", "sumi, wash", "--recommended-steps", "12", "--recommended-guidance", "3"]
+    status, out, _ = cli("style", "set", adapters, *edit, "--reason", "clearer")
+    assert status == 0
+    assert "title: – → Ink" in out and "trigger_words: – → sumi wash" in out and "recommended.guidance_scale: – → 3" in out
+    rows = [line.split() for line in cli("style", "show", adapters, who="rita")[1].splitlines()]
+    assert ["title", "Ink", "edit"] in rows and ["recommended.steps", "12", "edit"] in rows
+    status, out, _ = cli("style", "set", adapters, "--unset", "recommended.steps", "--reason", "as trained", "--json")
+    assert (status, json.loads(out)["style"]["after"]["recommended"]["steps"]) == (0, None)
+    assert json.loads(cli("style", "show", adapters, "--json")[1])["style"]["recommended"]["guidance_scale"] == 3.0
+    assert cli("style", "set", adapters, "--title", "Brush", "--reason", "r", who="rita")[0] == 5
+    assert cli("style", "set", adapters, "--title", "Brush", "--reason", "r", "--if-match", '"9-9"')[0] == 3
+    assert "style" in cli("history", adapters)[1]
+
+
 def test_exit_statuses_tell_why_a_command_failed(cli, fake, adapters, infer_client):
     fake.add_version(adapters, tags={"atelier.kind": "adapter"}, files={ADAPTER_FILE: FILES[ADAPTER_FILE]})
     status, out, err = cli("promote", adapters, 6, "--reason", "r")

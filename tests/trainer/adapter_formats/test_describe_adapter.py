@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 import torch
-from atelier_contracts.manifests import BundleManifest, Style
+from atelier_contracts.manifests import BundleManifest
+from atelier_contracts.styles import Style
 from atelier_trainer.adapter_formats.adapter_weights import LoraPair
 from atelier_trainer.adapter_formats.write_adapter import describe_adapter
 from atelier_trainer.families import FAMILIES

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from atelier_contracts.styles import Recommended
 from atelier_trainer.__main__ import main
 from atelier_trainer.adapter_formats.metadata import read_style
 from atelier_trainer.adapter_formats.network_types import ConversionLimits
@@ -236,6 +237,8 @@ def test_metadata_that_makes_no_sense_is_left_out():
     assert (len(style.trigger_words), len(style.title or "")) == (50, 200)
     for text in ('{"a": {"b": Infinity}}', '{"a": [1]}', "[1]", "nonsense", "[" * 100_000):
         assert read_style({"ss_tag_frequency": text}).trigger_words == ()
+    for text in ('{"steps": 0}', '{"mood": 1}', "[]", "nonsense", "[" * 100_000):
+        assert read_style({"atelier.recommended": text}).recommended == Recommended()
 
 
 @pytest.mark.parametrize(
@@ -244,6 +247,7 @@ def test_metadata_that_makes_no_sense_is_left_out():
         (["--dry_run", "--max_error=0"], "--max_error must be positive; received 0.0"),
         (["--dry_run", "--network_alpha=-1"], "--network_alpha must be positive"),
         (["--dry_run", f"--title={'x' * 300}"], "--title: String should have at most 200 characters"),
+        (["--dry_run", "--recommended_steps=0"], "--recommended_steps: Input should be greater than or equal to 1; received 0"),
         ([], "import needs --register and --tracking_uri"),
     ],
 )

@@ -6,6 +6,7 @@ import re
 import shlex
 
 import pytest
+from atelier_contracts.styles import Recommended, Style
 from atelier_trainer.__main__ import _parser, main
 from atelier_trainer.config.cli_args import given_flags, read_recipe
 from atelier_trainer.config.flag import flags_of
@@ -70,7 +71,11 @@ def test_flags_of_diffusers_scripts_are_accepted():
         ({"lr_scheduler": "constant", "lr_warmup_steps": 5}, "use constant_with_warmup"),
         ({"hub_token": "hf_x"}, "set HF_TOKEN in the environment"),
         ({"hub_model_id": "me/x"}, "--hub_model_id needs --push_to_hub"),
-        ({"title": "x" * 300}, "--title: String should have at most 200 characters"),
+        ({"title": "x" * 300}, "--title: String should have at most 200 characters; received 'xxx"),
+        ({"tags": ",".join("ab" * 50)}, "--tags: Tuple should have at most 50 items"),
+        ({"recommended_steps": 151}, "--recommended_steps: Input should be less than or equal to 150; received 151"),
+        ({"recommended_scale": 5.0}, "--recommended_scale: Input should be less than or equal to 4; received 5.0"),
+        ({"recommended_guidance": float("nan")}, "--recommended_guidance: Input should be a finite number; received nan"),
         ({"dataset_config_name": "a"}, "--dataset_config_name needs --dataset_name"),
         ({"lora_targets": " , "}, "--lora_targets must name at least one layer ending"),
         ({"local_rank": 3}, "--local_rank is set by accelerate launch; received 3"),
@@ -80,6 +85,16 @@ def test_flags_of_diffusers_scripts_are_accepted():
 )
 def test_an_invalid_flag_is_refused_with_its_value(flags, message):
     assert message in problems_of(VALID.with_flags(**flags))
+
+
+def test_the_style_has_what_its_flags_say():
+    options = parsed(
+        "--title=Ink", "--tags=wash, paper", "--trigger-words=sumi", "--recommended_steps=12", "--recommended-scale=0.5",
+        "--recommended_scheduler=ddim", "--recommended_guidance=3",
+    )  # fmt: skip
+    recommended = Recommended(steps=12, scale=0.5, scheduler="ddim", guidance_scale=3.0)
+    expected = Style(title="Ink", tags=("wash", "paper"), trigger_words=("sumi",), recommended=recommended)
+    assert options.style.to_style() == expected
 
 
 def test_a_token_is_not_repeated_in_the_message():
@@ -206,7 +221,7 @@ def test_help_groups_the_flags(capsys):
     with pytest.raises(SystemExit):
         main(["train", "--help"])
     titles = re.findall(r"^(\w+):$", capsys.readouterr().out, re.M)
-    assert titles[-7:] == ["model", "data", "optimization", "validation", "hardware", "output", "tracking"]
+    assert titles[-8:] == ["model", "data", "optimization", "validation", "hardware", "output", "style", "tracking"]
 
 
 def test_dataset_refuses_a_folder_that_is_not_empty(tmp_path, capsys):

@@ -50,5 +50,5 @@ def test_an_upload_has_a_card_with_pictures_trigger_words_and_licence(small, tmp
         with Image.open(uploaded / f"images/validation_{number}.png") as image:
             assert image.size == (16, 16)
     assert {file.name for file in uploaded.iterdir()} == {
-        names.WEIGHTS_FILE, names.ADAPTER_FILE, names.EVIDENCE_FILE, hub.CARD_FILE, "images",
+        names.WEIGHTS_FILE, names.ADAPTER_FILE, names.EVIDENCE_FILE, names.PREVIEW_FILE, hub.CARD_FILE, "images",
     }  # fmt: skip

@@ -9,6 +9,7 @@ from collections.abc import Iterable
 from typing import NamedTuple
 
 from atelier_contracts import names
+from atelier_contracts.styles import RecordedEdits
 
 from atelier_infer.aliases.registry_reader import RegistryReader
 from atelier_infer.aliases.served_aliases import Failure, ServedAliases
@@ -86,6 +87,11 @@ class AliasTracker:
     def snapshot(self) -> tuple[RegisteredModel | None, dict[str, Version], dict[str, Failure]]:
         """The registered model, and served versions and failures by alias."""
         return self._reader.registered, *self._aliases.snapshot()
+
+    @property
+    def style_edits(self) -> RecordedEdits:
+        """Of the model's style, as last read."""
+        return self._reader.style_edits
 
     def reverted(self, alias: str) -> int | None:
         """The version whose images were invalid, until the alias serves another one that it names."""

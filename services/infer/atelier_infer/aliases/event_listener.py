@@ -7,7 +7,7 @@ import threading
 from collections.abc import Callable, Iterable, Iterator
 
 import requests
-from atelier_contracts.events import ALIAS_EVENT, AliasMoved
+from atelier_contracts.events import ALIAS_EVENT, STYLE_EVENT, RegistryEvent
 from pydantic import ValidationError
 
 log = logging.getLogger(__name__)
@@ -18,7 +18,7 @@ SILENCE_S = 45.0
 
 
 class EventListener:
-    """A thread that reads `GET /events` and calls `on_alias_moved` when an alias of the model moved, and once per connection.
+    """A thread that reads `GET /events` and calls `on_change` when the model's aliases or style changed, and at first.
 
     An event only says when to read the aliases; their targets come from MLflow. So a lost, repeated or wrong event does no
     harm, and without a stream the aliases are polled.
@@ -26,8 +26,8 @@ class EventListener:
     Args:
         url: of registry-api.
         token: for registry-api.
-        model: whose aliases matter.
-        on_alias_moved: must return at once.
+        model: whose events matter.
+        on_change: must return at once.
         first_retry_s: after a failure; doubled up to max_retry_s.
         max_retry_s: longest pause.
     """
@@ -38,11 +38,11 @@ class EventListener:
         url: str,
         token: str,
         model: str,
-        on_alias_moved: Callable[[], None],
+        on_change: Callable[[], None],
         first_retry_s: float = 0.25,
         max_retry_s: float = 15.0,
     ) -> None:
-        self._url, self._token, self._model, self._on_alias_moved = f"{url}/events", token, model, on_alias_moved
+        self._url, self._token, self._model, self._on_change = f"{url}/events", token, model, on_change
         self._cursor: int | None = None
         self._first_retry_s, self._max_retry_s = first_retry_s, max_retry_s
         self._retry_s, self._logged = first_retry_s, False
@@ -82,7 +82,7 @@ class EventListener:
                 raise ValueError(f"must be text/event-stream; received {response.headers.get('content-type')}")
             log.info("event stream connected", extra={"fields": {"after": self._cursor}})
             self._logged, self._retry_s = False, self._first_retry_s
-            self._on_alias_moved()  # for events that were missed
+            self._on_change()  # for events that were missed
             # with a larger chunk_size requests would wait for the chunk to fill
             for name, data in parse_events(response.iter_lines(chunk_size=1, decode_unicode=False)):
                 if self._stopping.is_set():
@@ -90,17 +90,17 @@ class EventListener:
                 self._handle(name, data)
 
     def _handle(self, name: str, data: str) -> None:
-        if name != ALIAS_EVENT:
+        if name not in (ALIAS_EVENT, STYLE_EVENT):
             return
         try:
-            event = AliasMoved.model_validate_json(data)
+            event = RegistryEvent.model_validate_json(data)
         except ValidationError:
-            log.warning("invalid event; reading the aliases anyway")
-            self._on_alias_moved()
+            log.warning("invalid event; reading the registered model anyway")
+            self._on_change()
             return
         self._cursor = event.id
         if event.model == self._model:
-            self._on_alias_moved()
+            self._on_change()
 
 
 def parse_events(lines: Iterable[bytes]) -> Iterator[tuple[str, str]]:

@@ -1,4 +1,4 @@
-"""The aliases when the tracking server last answered, on disk, for a process that starts while it is down."""
+"""Aliases and style when the tracking server last answered, on disk, for a process that starts while it is down."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Literal
 
 from atelier_contracts.identifiers import AliasName, Digest, ModelName, VersionNumber
+from atelier_contracts.styles import RecordedEdits
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 log = logging.getLogger(__name__)
@@ -30,6 +31,7 @@ class LastKnownAliases(BaseModel):
     model: ModelName
     generation: str
     aliases: dict[AliasName, PromotedVersion]
+    style: RecordedEdits = RecordedEdits(decision=0)
 
 
 def read(folder: Path, model: str) -> LastKnownAliases | None:

@@ -7,6 +7,9 @@ import threading
 from collections.abc import Mapping
 from pathlib import Path
 
+from atelier_contracts.styles import RecordedEdits
+from pydantic import ValidationError
+
 from atelier_infer.aliases import last_known_aliases
 from atelier_infer.aliases.last_known_aliases import LastKnownAliases, PromotedVersion
 from atelier_infer.artifacts.version_loader import Version
@@ -33,6 +36,8 @@ class RegistryReader:
         self._reachable = True
         self._restored: LastKnownAliases | None = None
         self._written: LastKnownAliases | None = None
+        self._style_tag: str | None = None
+        self._style_edits = RecordedEdits(decision=0)
 
     @property
     def registered(self) -> RegisteredModel | None:
@@ -43,6 +48,11 @@ class RegistryReader:
     def reachable(self) -> bool:
         """Whether the last read succeeded."""
         return self._reachable
+
+    @property
+    def style_edits(self) -> RecordedEdits:
+        """Of the model's style, as last read; the last known ones while the tracking server is down."""
+        return self._style_edits
 
     def read(self) -> tuple[RegisteredModel, bool]:
         """The registered model, and whether it was deleted and created again since the last read.
@@ -62,6 +72,7 @@ class RegistryReader:
             if not self._reachable:
                 log.info("tracking available again")
             last, self._registered, self._reachable = self._registered, registered, True
+            self._read_style(registered.style_tag)
         return registered, last is not None and last.generation not in ("", registered.generation)
 
     def restore(self) -> RegisteredModel | None:
@@ -76,7 +87,7 @@ class RegistryReader:
         log.warning("tracking unavailable; serving the last known aliases", extra={"fields": versions})
         registered = RegisteredModel(stored.generation, versions)
         with self._lock:
-            self._restored, self._registered = stored, registered
+            self._restored, self._registered, self._style_edits = stored, registered, stored.style
         return registered
 
     def remember(self, registered: RegisteredModel, serving: Mapping[str, Version]) -> None:
@@ -88,10 +99,21 @@ class RegistryReader:
             for alias, version in serving.items()
             if version.number and version.adapter
         }
-        known = LastKnownAliases(model=self._model, generation=registered.generation, aliases=aliases)
+        known = LastKnownAliases(model=self._model, generation=registered.generation, aliases=aliases, style=self._style_edits)
         if known != self._written:
             last_known_aliases.write(self._cache_dir, known)
             self._written = known
+
+    def _read_style(self, tag: str | None) -> None:
+        """Keeps the edits of a tag that cannot be read. Called with the lock held."""
+        if tag is None:
+            self._style_edits = RecordedEdits(decision=0)
+        elif tag != self._style_tag:
+            try:
+                self._style_edits = RecordedEdits.model_validate_json(tag)
+            except ValidationError as error:
+                log.warning("invalid style tag; the style stays", extra={"fields": {"reason": str(error)[:300]}})
+        self._style_tag = tag
 
     def promoted_digest(self, alias: str, number: int) -> str | None:
         """The digest that registry-api decided on; the last known one while the tracking server is down.

@@ -6,6 +6,7 @@ from typing import Any
 
 from atelier_contracts.identifiers import VersionNumber
 from atelier_contracts.served import ServedAlias
+from atelier_service import previews
 from fastapi import APIRouter, Depends, Response
 from fastapi.security import HTTPBearer
 from starlette.concurrency import run_in_threadpool
@@ -22,17 +23,21 @@ from atelier_infer.api.schemas import (
     VersionsResponse,
     VersionSummary,
 )
+from atelier_infer.artifacts.artifact_cache import ArtifactCache
 from atelier_infer.artifacts.cache_eviction import CacheEvictor
 from atelier_infer.artifacts.version_loader import Version, VersionLoader
 from atelier_infer.engine.engine import Engine
 from atelier_infer.engine.memory_budget import MIB, MemoryBudget
+from atelier_infer.errors import NoPreviewError
 from atelier_infer.generation.canary import Canary
+from atelier_infer.pipeline.adapter import Adapter
 from atelier_infer.problems import DOCUMENTED
 from atelier_infer.registry.model_store import ModelStore
 from atelier_infer.registry.validation_images import ValidationImages
 from atelier_infer.settings import Settings
 
 IMAGE: dict[int | str, dict[str, Any]] = {200: {"content": {"image/png": {}}}}
+PREVIEW: dict[int | str, dict[str, Any]] = {200: {"content": {previews.MEDIA_TYPE: {}}}}
 
 
 def make_models_router(
@@ -72,7 +77,7 @@ def make_models_router(
             canary=_canary_state(canary) if canary else None,
             adapters=[
                 LoadedAdapter(
-                    version=number,
+                    **_description(number, adapter, tracker),
                     adapter_digest=adapter.digest,
                     bundle_digest=adapter.manifest.bundle_digest,
                     rank=adapter.manifest.rank,
@@ -97,7 +102,13 @@ def make_models_router(
 
 
 def make_versions_router(
-    *, store: ModelStore, tracker: AliasTracker, validation_images: ValidationImages, settings: Settings
+    *,
+    store: ModelStore,
+    tracker: AliasTracker,
+    loader: VersionLoader,
+    cache: ArtifactCache,
+    validation_images: ValidationImages,
+    settings: Settings,
 ) -> APIRouter:
     router = APIRouter(prefix="/versions", dependencies=[Depends(HTTPBearer(auto_error=False))])
 
@@ -107,6 +118,7 @@ def make_versions_router(
         existing = await run_in_threadpool(store.versions)
         registered, serving, _ = tracker.snapshot()
         aliases = registered.aliases if registered else {}
+        adapters, _ = loader.loaded()
         manifest = next((version.bundle.manifest for version in serving.values()), None)
         return VersionsResponse(
             model=settings.model,
@@ -116,7 +128,7 @@ def make_versions_router(
             scheduler=settings.scheduler,
             versions=[
                 VersionSummary(
-                    version=version.number,
+                    **_description(version.number, adapters.get(version.number), tracker),
                     aliases=sorted(alias for alias, number in aliases.items() if number == version.number),
                     created_at=version.created_at,
                     image=f"/versions/{version.number}/image",
@@ -137,7 +149,37 @@ def make_versions_router(
         png = await run_in_threadpool(validation_images.get, generation, version)
         return Response(png, media_type="image/png", headers={"Cache-Control": "private, max-age=3600"})
 
+    @router.get(
+        "/{version}/preview",
+        response_class=Response,
+        responses=PREVIEW | {status: DOCUMENTED[status] for status in (401, 404, 422)},
+    )
+    async def preview(version: VersionNumber) -> Response:
+        """The preview of a version that is in memory, encoded by this service."""
+        adapter = loader.loaded()[0].get(version)
+        content = await run_in_threadpool(cache.preview, adapter.digest) if adapter else None
+        if content is None:
+            reason = "has no preview" if adapter else "is not in memory"
+            raise NoPreviewError(f"version {version} {reason}; GET /versions lists the previews there are")
+        try:
+            picture = await run_in_threadpool(previews.reencode, content)
+        except previews.InvalidPreview as error:
+            raise NoPreviewError(f"version {version} has no preview: {error}") from error
+        return Response(picture, media_type=previews.MEDIA_TYPE, headers={"Cache-Control": "private, max-age=3600"})
+
     return router
+
+
+def _description(number: int, adapter: Adapter | None, tracker: AliasTracker) -> dict[str, Any]:
+    """Fields of `DescribedVersion`."""
+    if adapter is None:
+        return {"version": number}
+    style = tracker.style_edits.edits.over(adapter.manifest.style)
+    return {
+        "version": number,
+        "style": style,
+        "preview": f"/versions/{number}/preview" if adapter.manifest.preview_sha256 else None,
+    }
 
 
 def _changed_files(integrity: IntegrityMonitor, version: Version | None) -> str | None:

@@ -7,8 +7,9 @@ import re
 import time
 from typing import Literal
 
-from atelier_contracts.generate import MAX_IMAGES, GenerateRequest, SchedulerName
+from atelier_contracts.generate import MAX_IMAGES, GenerateRequest
 from atelier_contracts.identifiers import ALIAS_NAME
+from atelier_contracts.styles import GuidanceScale, Scale, SchedulerName, Steps
 from atelier_service.access_log import CLIENT_CLOSED_REQUEST
 from fastapi import APIRouter, Depends, Request, Response
 from fastapi.exceptions import RequestValidationError
@@ -43,11 +44,11 @@ class ImagesRequest(BaseModel):
     stream: Literal[False] | None = None
     user: str | None = Field(None, max_length=2000)
     negative_prompt: str = Field("", max_length=2000)
-    steps: int = Field(25, ge=1, le=150)
-    guidance_scale: float = Field(5.0, ge=0.0, le=30.0)
+    steps: Steps | None = None
+    guidance_scale: GuidanceScale | None = None
     scheduler: SchedulerName | None = None
     seed: int | None = Field(None, ge=0, lt=2**32)
-    scale: float = Field(1.0, ge=-4.0, le=4.0)
+    scale: Scale | None = None
 
 
 class ImageData(BaseModel):

@@ -6,6 +6,7 @@ from datetime import datetime
 from typing import Literal
 
 from atelier_contracts.served import ServedModel
+from atelier_contracts.styles import Style
 from pydantic import BaseModel, Field
 
 
@@ -27,8 +28,17 @@ class CanaryState(BaseModel):
     inactive_reason: str | None
 
 
-class LoadedAdapter(BaseModel):
+class DescribedVersion(BaseModel):
+    """A version, with the style that it has now."""
+
     version: int
+    style: Style | None = Field(
+        default=None, description="its own with the model's edits over it; null while the version is not in memory"
+    )
+    preview: str | None = Field(default=None, description="path of its preview; null without one, or as style")
+
+
+class LoadedAdapter(DescribedVersion):
     adapter_digest: str
     bundle_digest: str
     rank: int
@@ -65,8 +75,7 @@ class ModelsResponse(ServedModel):
     cache_limit_mib: int
 
 
-class VersionSummary(BaseModel):
-    version: int
+class VersionSummary(DescribedVersion):
     aliases: list[str]
     created_at: datetime
     image: str = Field(description="path of its validation image, which may not exist")

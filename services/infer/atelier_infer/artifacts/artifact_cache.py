@@ -50,7 +50,7 @@ class ArtifactCache:
                     shutil.rmtree(path)
 
     def adapter(self, version: int, promoted_digest: str | None = None) -> CachedAdapter:
-        """A version's weights and manifest, digests verified. adapter.json is read once.
+        """A version's files and manifest, digests verified. adapter.json is read once.
 
         Args:
             version: of the served model.
@@ -77,8 +77,18 @@ class ArtifactCache:
             return cached
         with self._installing(self._home("adapters", digest)) as incoming:
             (incoming / names.ADAPTER_FILE).write_bytes(text)
-            self._download_weights(version, manifest, incoming)
+            self._download_files(version, manifest, incoming)
         return CachedAdapter(self._use(self._home("adapters", digest)), manifest)
+
+    def preview(self, digest: str) -> bytes | None:
+        """The preview of an adapter on disk; None where it has none, or is not on disk.
+
+        Raises:
+            CacheError: see `errors`.
+        """
+        file = self._home("adapters", digest) / names.PREVIEW_FILE
+        with _cache_errors():
+            return file.read_bytes() if file.exists() else None
 
     def compare_with_registry(self, version: int, digest: str) -> None:
         """Downloads a version's files and compares their digest; nothing is stored.
@@ -91,7 +101,7 @@ class ArtifactCache:
             manifest = parse_adapter_manifest(self._store.adapter_manifest(version), f"version {version}")
             if manifest.digest() != digest:
                 raise DigestMismatchError(f"version {version} has files of digest {manifest.digest()} now; {digest} is served")
-            self._download_weights(version, manifest, Path(name))
+            self._download_files(version, manifest, Path(name))
 
     def bundle(self, digest: str) -> Path:
         """A folder with bundle.json and the files that it lists, digests verified.
@@ -138,16 +148,25 @@ class ArtifactCache:
                 if manifest.digest() != digest:
                     raise CorruptFileError(f"{where}: {names.ADAPTER_FILE} has digest {manifest.digest()}")
                 check_file(where, home / names.WEIGHTS_FILE, manifest.weights_sha256)
+                if manifest.preview_sha256 is not None:
+                    check_file(where, home / names.PREVIEW_FILE, manifest.preview_sha256)
             except RefusedError as error:
                 _remove_damaged(home, error)
                 return None
         return CachedAdapter(self._use(home), manifest)
 
-    def _download_weights(self, version: int, manifest: AdapterManifest, into: Path) -> None:
-        with tempfile.TemporaryDirectory(prefix=INCOMING, dir=self._folder) as name:
-            file = self._store.fetch_weights(version, Path(name)) or Path(name) / names.WEIGHTS_FILE
-            check_file(f"adapter {manifest.digest()}", file, manifest.weights_sha256)
-            file.rename(into / names.WEIGHTS_FILE)
+    def _download_files(self, version: int, manifest: AdapterManifest, into: Path) -> None:
+        """The files that the manifest describes."""
+        files: list[tuple[str, str, Callable[[int, Path], Path | None]]] = [
+            (names.WEIGHTS_FILE, manifest.weights_sha256, self._store.fetch_weights)
+        ]
+        if manifest.preview_sha256 is not None:
+            files.append((names.PREVIEW_FILE, manifest.preview_sha256, self._store.fetch_preview))
+        for name, sha256, fetch in files:
+            with tempfile.TemporaryDirectory(prefix=INCOMING, dir=self._folder) as folder:
+                file = fetch(version, Path(folder)) or Path(folder) / name
+                check_file(f"adapter {manifest.digest()}", file, sha256)
+                file.rename(into / name)
 
     def _download_bundle(self, version: BundleVersion, digest: str) -> None:
         with (

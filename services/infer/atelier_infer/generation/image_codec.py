@@ -35,7 +35,8 @@ def encode_png(pixels: Pixels, metadata: GenerationMetadata) -> bytes:
         metadata: stored as JSON in a text chunk.
     """
     text = PngInfo()
-    text.add_itxt(names.PNG_TEXT, metadata.model_dump_json())  # an international text chunk is UTF-8
+    absent = set() if metadata.recommended else {"recommended"}  # so that an image without one is what it always was
+    text.add_itxt(names.PNG_TEXT, metadata.model_dump_json(exclude=absent))  # an international text chunk is UTF-8
     stream = BytesIO()
     Image.fromarray(pixels).save(stream, "png", pnginfo=text)
     return stream.getvalue()

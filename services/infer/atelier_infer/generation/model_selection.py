@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from atelier_contracts import names
 from atelier_contracts.generate import AppliedAdapter, GenerateRequest, GenerationMetadata
@@ -14,13 +14,14 @@ from atelier_infer.aliases.alias_tracker import AliasTracker, VersionSelector
 from atelier_infer.artifacts.version_loader import Version, VersionLoader
 from atelier_infer.engine.denoising_state import SamplingParams
 from atelier_infer.errors import BlendError, VersionChangedError
+from atelier_infer.generation.recommended_values import CompleteRequest
 from atelier_infer.pipeline.adapter import WeightedAdapter
 from atelier_infer.pipeline.bundle import Bundle
 
 
 @dataclass(frozen=True)
 class ModelSelection:
-    """Versions of one bundle, each with its weight; the base model is one version without an adapter.
+    """Versions of one bundle, each with its weight, which the request's scale multiplies; the base model has no adapter.
 
     Attributes:
         alias: that led to the version; None if the version was named, and for blends and the base model.
@@ -54,8 +55,13 @@ class ModelSelection:
         pairs = zip(self.versions, self.weights, strict=True)
         return tuple(WeightedAdapter(version.adapter, weight) for version, weight in pairs if version.adapter)
 
-    def metadata(self, model: str, request: GenerateRequest, params: SamplingParams) -> GenerationMetadata:
-        """Of one image."""
+    def scaled(self, scale: float | None) -> ModelSelection:
+        """With every weight multiplied by a request's scale."""
+        return self if scale is None else replace(self, weights=tuple(weight * scale for weight in self.weights))
+
+    def metadata(self, model: str, complete: CompleteRequest, params: SamplingParams) -> GenerationMetadata:
+        """Of one image, by a selection that was scaled."""
+        request = complete.request
         adapters = [
             AppliedAdapter(version=version.number, digest=version.adapter.digest, weight=weight)
             for version, weight in zip(self.versions, self.weights, strict=True)
@@ -76,6 +82,7 @@ class ModelSelection:
             height=params.height,
             scheduler=params.scheduler,
             adapters=adapters,
+            recommended=complete.recommended,
         )
 
 
@@ -145,7 +152,7 @@ def selectors(request: GenerateRequest) -> list[VersionSelector]:
 
 
 def _combine(request: GenerateRequest, versions: list[Version]) -> ModelSelection:
-    weights = [choice.weight * request.scale for choice in request.adapters] or [request.scale]
+    weights = [choice.weight for choice in request.adapters] or [1.0]
     if len({version.bundle.digest for version in versions}) > 1:
         named = ", ".join(f"version {version.label}: {version.bundle.digest[:12]}" for version in versions)
         raise BlendError(f"the adapters of a blend must have the same base model; received {named}")

@@ -22,6 +22,11 @@ def with_seed(request: GenerateRequest) -> GenerateRequest:
     return request if request.seed is not None else request.model_copy(update={"seed": secrets.randbelow(SEEDS)})
 
 
+def max_steps(bundle: Bundle) -> int:
+    """Of a base model: those that it was trained with."""
+    return bundle.schedule.num_train_timesteps - bundle.schedule.steps_offset
+
+
 @dataclass(frozen=True)
 class SamplingRules:
     """The service's own rules and defaults, besides those of a bundle.
@@ -37,7 +42,7 @@ class SamplingRules:
     memory: MemoryBudget
 
     def apply(self, request: GenerateRequest, bundle: Bundle) -> tuple[list[SamplingParams], list[str]]:
-        """Checks a request, which has a seed, against the rules and the bundle.
+        """Checks a request, which names seed, steps and guidance, against the rules and the bundle.
 
         Returns:
             Parameters per image, with ascending seeds, and warnings about prompts that were truncated.
@@ -56,9 +61,9 @@ class SamplingRules:
         if errors:
             raise ImageSizeError("; ".join(errors))
         self.memory.check_size(bundle, width, height)
-        max_steps = bundle.schedule.num_train_timesteps - bundle.schedule.steps_offset
-        if request.steps > max_steps:
-            raise StepsError(f"steps must be at most {max_steps} with this base model; received {request.steps}")
+        assert request.steps is not None and request.guidance_scale is not None  # see recommended_values
+        if request.steps > (most := max_steps(bundle)):
+            raise StepsError(f"steps must be at most {most} with this base model; received {request.steps}")
         tokens = {
             "prompt": bundle.tokenizer.encode(request.prompt),
             "negative_prompt": bundle.tokenizer.encode(request.negative_prompt),

@@ -5,11 +5,14 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import logging
+from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from atelier_contracts.generate import GenerateRequest, GenerationMetadata
+from atelier_contracts.styles import RecordedEdits
 from atelier_service.webhook_hosts import WebhookTarget
 from fastapi import Request
 from starlette.concurrency import run_in_threadpool
@@ -22,6 +25,7 @@ from atelier_infer.generation.canary import Canary, traffic_bucket
 from atelier_infer.generation.job import GenerationJob, ImageOutcome
 from atelier_infer.generation.job_store import JobStore
 from atelier_infer.generation.model_selection import ModelSelection, ModelSelector, names_no_version
+from atelier_infer.generation.recommended_values import complete
 from atelier_infer.generation.sampling_params import SamplingRules, with_seed
 from atelier_infer.generation.webhooks import Webhook, WebhookSender
 from atelier_infer.metrics import Metrics
@@ -32,7 +36,7 @@ DISCONNECT_POLL_S = 0.1
 """How often a waiting request checks whether its client has disconnected."""
 
 MAX_TYPICAL_GUIDANCE = 15.0
-"""Invalid images count against a version only up to this guidance, at native size, with its own scale and not in a blend."""
+"""Invalid images count against a version only up to this guidance, at native size, with a typical scale, not in a blend."""
 
 
 @dataclass(frozen=True)
@@ -134,19 +138,22 @@ class GenerationService:
             stack.enter_context(self._selector.pinned(selection))
             job = GenerationJob(self._engine, options.token_id)
             job.webhook = Webhook(options.webhook, f"msg_{job.id}") if options.webhook else None
+            # an edit of the style from here on does not change the job
+            edits = None if options.selection or options.recorded else self._tracker.style_edits
             # prepared for the champion first: what it refuses is refused, whoever would serve the request
-            self._prepare(job, seeded, selection)
+            self._prepare(job, seeded, selection, edits)
             fallback = None
             if self._canary and not (options.selection or options.recorded) and names_no_version(request):
                 bucket = traffic_bucket(seeded if options.key is None else request, token_id=options.token_id, key=options.key)
-                if canary := self._assign(self._canary, bucket, job, seeded):
+                if canary := self._assign(self._canary, bucket, partial(self._prepare, job, seeded, edits=edits)):
                     stack.enter_context(self._selector.pinned(canary))
                     fallback = selection if canary.numbers != selection.numbers else None
                     selection = canary
             resources = stack.pop_all()
         if options.keep or options.key is not None:
             self.jobs.add(job)
-        self._tasks[job.id] = asyncio.create_task(self._run(job, seeded, (selection, fallback), resources))
+        prepare_fallback = partial(self._prepare, job, seeded, fallback, edits) if fallback else None
+        self._tasks[job.id] = asyncio.create_task(self._run(job, (selection, fallback), prepare_fallback, resources))
         return job
 
     async def _select(self, request: GenerateRequest, options: SubmitOptions) -> ModelSelection:
@@ -156,34 +163,38 @@ class GenerationService:
             return await run_in_threadpool(self._selector.find_recorded, request, options.recorded)
         return await self._selector.select(request)
 
-    def _assign(self, canary: Canary, bucket: float, job: GenerationJob, request: GenerateRequest) -> ModelSelection | None:
-        """Prepares the job for the canary and returns its selection; None if the champion serves the request."""
+    def _assign(self, canary: Canary, bucket: float, prepare: Callable[[ModelSelection], None]) -> ModelSelection | None:
+        """Prepares a job for the canary and returns its selection; None if the champion serves the request."""
         assignment, version = canary.assign(bucket)
-        selection = ModelSelection((version,), (request.scale,), canary.alias) if version else None
+        selection = ModelSelection((version,), (1.0,), canary.alias) if version else None
         if selection:
             try:
-                self._prepare(job, request, selection)
+                prepare(selection)
             except RequestError:
                 assignment, selection = "canary_incompatible", None
         self._metrics.canary_assignment(assignment)
         return selection
 
-    def _prepare(self, job: GenerationJob, request: GenerateRequest, selection: ModelSelection) -> None:
-        """Sets what the job generates next.
+    def _prepare(
+        self, job: GenerationJob, request: GenerateRequest, selection: ModelSelection, edits: RecordedEdits | None
+    ) -> None:
+        """Sets what the job generates next; `edits` are those of the model's style, None for no recommended values.
 
         Raises:
             RequestError: the request breaks a rule of the service or of the selected bundle.
         """
-        params, warnings = self._rules.apply(request, selection.bundle)
-        states = [DenoisingState(selection.bundle, selection.adapters, each) for each in params]
-        metadata = [selection.metadata(self._model, request, each) for each in params]
-        job.prepare(selection.alias, states, metadata, warnings)
+        completed = complete(request, selection.versions, edits)
+        params, warnings = self._rules.apply(completed.request, selection.bundle)
+        scaled = selection.scaled(completed.request.scale)
+        states = [DenoisingState(selection.bundle, scaled.adapters, each) for each in params]
+        metadata = [scaled.metadata(self._model, completed, each) for each in params]
+        job.prepare(selection.alias, states, metadata, [*completed.warnings, *warnings])
 
     async def _run(
         self,
         job: GenerationJob,
-        request: GenerateRequest,
         selections: tuple[ModelSelection, ModelSelection | None],
+        prepare_fallback: Callable[[], None] | None,
         resources: ExitStack,
     ) -> None:
         """Generates with the first selection, and with the second if the first failed; then sends the webhook."""
@@ -191,9 +202,9 @@ class GenerationService:
         with resources:
             try:
                 self._report(selection, job.metadata[0], await job.attempt())
-                if fallback and isinstance(job.error, GenerationError) and not job.cancelled:
+                if fallback and prepare_fallback and isinstance(job.error, GenerationError) and not job.cancelled:
                     self._metrics.canary_fallback()
-                    self._prepare(job, request, fallback)
+                    prepare_fallback()
                     self._report(fallback, job.metadata[0], await job.attempt())
             except Exception as error:  # noqa: BLE001  the waiting request raises it
                 job.error = error
@@ -210,11 +221,19 @@ class GenerationService:
     def _report(self, selection: ModelSelection, metadata: GenerationMetadata, outcomes: list[ImageOutcome]) -> None:
         """Counts the outcomes, and reports those that say something about the version to the tracker."""
         native = {selection.bundle.manifest.native_size_px} == {metadata.width, metadata.height}
-        typical = selection.weights == (1.0,) and native and metadata.guidance_scale <= MAX_TYPICAL_GUIDANCE
+        typical = _is_typical_scale(metadata) and native and metadata.guidance_scale <= MAX_TYPICAL_GUIDANCE
         for outcome in outcomes:
             self._metrics.image(selection.metric_label, selection.alias, outcome.kind, outcome.seconds)
             if typical and outcome.kind in ("succeeded", "invalid"):
                 self._tracker.record_outcome(selection.numbers, valid=outcome.kind == "succeeded")
+
+
+def _is_typical_scale(metadata: GenerationMetadata) -> bool:
+    """Whether one adapter has its own scale, or a smaller one that its style recommends."""
+    if len(metadata.adapters) != 1:
+        return False
+    weight, recommended = metadata.adapters[0].weight, metadata.recommended
+    return weight == 1.0 or (recommended is not None and "scale" in recommended.fields and 0.0 < weight < 1.0)
 
 
 def _without_frames(error: Exception) -> Exception:

@@ -12,6 +12,7 @@ from tempfile import TemporaryDirectory
 import mlflow.artifacts
 from atelier_contracts import names
 from atelier_contracts.identifiers import IdentifierError, parse_digest, parse_source
+from atelier_contracts.styles import MAX_PREVIEW_BYTES
 from mlflow import MlflowClient
 from mlflow.entities.model_registry import ModelVersion
 from mlflow.exceptions import MlflowException
@@ -56,7 +57,8 @@ class MlflowStore:
                 model = self._client.get_registered_model(self._model)
         except _NotFoundError:
             return RegisteredModel("", {})
-        return RegisteredModel(str(model.creation_timestamp), {alias: int(number) for alias, number in model.aliases.items()})
+        aliases = {alias: int(number) for alias, number in model.aliases.items()}
+        return RegisteredModel(str(model.creation_timestamp), aliases, model.tags.get(names.TAG_STYLE))
 
     def versions(self) -> list[AdapterVersion]:
         # MLflow's filters have no escapes; the settings reject double quotes in the name
@@ -101,13 +103,10 @@ class MlflowStore:
             return self._download(f"{folder}/{names.ADAPTER_FILE}", Path(into)).read_bytes()
 
     def fetch_weights(self, version: int, into: Path) -> Path | None:
-        folder = self._adapter_folder(version)
-        sizes = self._file_sizes(folder)
-        if names.WEIGHTS_FILE not in sizes:
-            return None
-        _check_size(version, names.WEIGHTS_FILE, sizes[names.WEIGHTS_FILE], MAX_WEIGHTS_BYTES)
-        with _translated():
-            return self._download(f"{folder}/{names.WEIGHTS_FILE}", into)
+        return self._fetch(version, names.WEIGHTS_FILE, MAX_WEIGHTS_BYTES, into)
+
+    def fetch_preview(self, version: int, into: Path) -> Path | None:
+        return self._fetch(version, names.PREVIEW_FILE, MAX_PREVIEW_BYTES, into)
 
     def bundles(self, digest: str) -> list[BundleVersion]:
         """One search over all models."""
@@ -125,6 +124,15 @@ class MlflowStore:
         address = self._address(version.model, version.number)
         with _translated():
             self._download(address, into)
+
+    def _fetch(self, version: int, file: str, max_bytes: int, into: Path) -> Path | None:
+        folder = self._adapter_folder(version)
+        sizes = self._file_sizes(folder)
+        if file not in sizes:
+            return None
+        _check_size(version, file, sizes[file], max_bytes)
+        with _translated():
+            return self._download(f"{folder}/{file}", into)
 
     def _adapter_folder(self, version: int) -> str:
         self._adapter_version(version)

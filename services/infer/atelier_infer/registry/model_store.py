@@ -16,10 +16,12 @@ class RegisteredModel:
         generation: changes when the model was deleted and created again, because its version numbers then start over; empty
             if the model does not exist.
         aliases: alias to version number.
+        style_tag: the edits of its style, as registry-api wrote them; None without any.
     """
 
     generation: str
     aliases: dict[str, int]
+    style_tag: str | None = None
 
 
 @dataclass(frozen=True)
@@ -71,6 +73,10 @@ class ModelStore(Protocol):
 
     def fetch_weights(self, version: int, into: Path) -> Path | None:
         """Downloads the adapter's weights into an existing, empty folder and returns the file; None if there is none."""
+        ...
+
+    def fetch_preview(self, version: int, into: Path) -> Path | None:
+        """Downloads the adapter's preview into an existing, empty folder and returns the file; None if there is none."""
         ...
 
     def bundles(self, digest: str) -> list[BundleVersion]:

@@ -1,4 +1,4 @@
-"""`GET /events`: moved aliases as server-sent events."""
+"""`GET /events`: moved aliases and edited styles as server-sent events."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def event_router(event_stream: EventStream) -> APIRouter:
         cursor: Annotated[int | None, Depends(_cursor)],
         follow: Annotated[bool, Query(description="false: end after the newest event")] = True,
     ) -> AsyncIterator[ServerSentEvent]:
-        """Moved aliases, oldest first, then as they happen. A comment every 15 s keeps an idle stream alive."""
+        """Moved aliases and edited styles, oldest first, then as they happen. A comment every 15 s keeps the stream alive."""
         async for event in event_stream.stream(cursor, follow, request.state.token_is_valid):
             yield event
 

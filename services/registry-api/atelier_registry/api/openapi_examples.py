@@ -42,6 +42,56 @@ DECISION: dict[str, Any] = {
         }
     ],
 }
+EDIT_STYLE: dict[str, Example] = {
+    "edit": {
+        "summary": "a title, other recommended steps",
+        "value": {"reason": "sharper lines", "style": {"title": "Pencil", "recommended": {"steps": 30}}},
+    },
+    "take back": {"summary": "an edit is taken back", "value": {"reason": "as trained", "style": {"title": None}}},
+}
+STYLE: dict[str, Any] = {
+    "model": "pencil",
+    "version": 4,
+    "style": {
+        "title": "Pencil",
+        "description": None,
+        "author": None,
+        "licence": "CC-BY-4.0",
+        "trigger_words": ["pencil sketch"],
+        "tags": [],
+        "recommended": {"scale": 0.8, "steps": 30, "scheduler": None, "guidance_scale": None},
+    },
+    "sources": {
+        "licence": "version",
+        "recommended.scale": "version",
+        "recommended.steps": "edit",
+        "title": "edit",
+        "trigger_words": "version",
+    },
+    "edits": {
+        "title": "Pencil",
+        "description": None,
+        "author": None,
+        "licence": None,
+        "trigger_words": None,
+        "tags": None,
+        "recommended": {"scale": None, "steps": 30, "scheduler": None, "guidance_scale": None},
+    },
+    "decision": 14,
+    "preview": "/models/pencil/versions/4/preview",
+    "problem": None,
+}
+STYLE_DECISION: dict[str, Any] = DECISION | {
+    "id": 14,
+    "action": "style",
+    "alias": None,
+    "from_version": None,
+    "to_version": None,
+    "reason": "sharper lines",
+    "verdicts": [],
+    "adapter_digest": None,
+    "style": {"before": dict.fromkeys(STYLE["edits"]), "after": STYLE["edits"]},
+}
 ALIAS: dict[str, Any] = {
     "model": "pencil",
     "alias": "champion",
@@ -96,6 +146,16 @@ DETAIL: dict[str, Any] = VERSION | {
         "validation_digest": "70" * 32,
         "validation_images": 24,
     },
+    "style": {
+        "title": "Pencil",
+        "description": None,
+        "author": None,
+        "licence": "CC-BY-4.0",
+        "trigger_words": ["pencil sketch"],
+        "tags": [],
+        "recommended": {"scale": 0.8, "steps": None, "scheduler": None, "guidance_scale": None},
+    },
+    "preview": "/models/pencil/versions/4/preview",
     "problems": [],
 }
 IMAGES: dict[str, Any] = {

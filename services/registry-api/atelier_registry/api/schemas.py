@@ -8,6 +8,7 @@ from typing import Literal
 from atelier_contracts.identifiers import VersionNumber
 from atelier_contracts.promotion import Decision
 from atelier_contracts.stage import MAX_IMAGES, StageImage, StageResponse
+from atelier_contracts.styles import Style, StyleEdits
 from pydantic import BaseModel, ConfigDict, Field
 
 from atelier_registry.models.views import JsonFloat, ModelSummary, VersionSummary
@@ -40,6 +41,19 @@ class AliasState(BaseModel):
     decision: int | None = Field(description="id of the decision that pointed it there; null as since")
     adapter_digest: str | None = Field(default=None, description="of the files that were decided on; infer serves no others")
     problem: str | None = Field(default=None, description="what the last check found wrong with the version's files")
+
+
+class EffectiveStyle(BaseModel):
+    """A version's own style with the model's edits over it."""
+
+    model: str
+    version: int | None = Field(description="whose own style lies below; null where the model has no champion")
+    style: Style
+    sources: dict[str, Literal["version", "edit"]] = Field(description="of each field with a value, such as recommended.steps")
+    edits: StyleEdits = Field(description="null: not edited")
+    decision: int | None = Field(description="id of the decision that made the edits; null without any")
+    preview: str | None = Field(description="path of the version's preview on this service; null without one")
+    problem: str | None = Field(default=None, description="why the version's own style is missing")
 
 
 class ImageInfo(BaseModel):

@@ -57,8 +57,11 @@ class Client:
         Raises:
             RequestFailed: it was refused, or there was no answer.
         """
-        headers = {"Idempotency-Key": key, "If-Match": if_match}
-        return self._call("POST", path, json.dumps(body).encode(), {name: value for name, value in headers.items() if value})
+        return self._send("POST", path, body, key, if_match)
+
+    def patch(self, path: str, body: Mapping[str, Any], key: str | None = None, if_match: str | None = None) -> Any:
+        """As `post`."""
+        return self._send("PATCH", path, body, key, if_match)
 
     def list_all(self, path: str, field: str, max_items: int = 10_000) -> list[Any]:
         """The items of every page, up to `max_items`."""
@@ -71,6 +74,10 @@ class Client:
             if not (token := page["next_page_token"] or ""):
                 break
         return items[:max_items]
+
+    def _send(self, method: str, path: str, body: Mapping[str, Any], key: str | None, if_match: str | None) -> Any:
+        headers = {"Idempotency-Key": key, "If-Match": if_match}
+        return self._call(method, path, json.dumps(body).encode(), {name: value for name, value in headers.items() if value})
 
     def _call(self, method: str, path: str, body: bytes | None, headers: dict[str, str]) -> Any:
         headers |= {"Authorization": f"Bearer {self._token}", "Content-Type": "application/json"}

@@ -68,8 +68,11 @@ def comparison(content: Content) -> str:
 def decision(content: Content) -> str:
     to = "nothing" if content["to_version"] is None else f"version {content['to_version']}"
     what = f"{content['model']}: {content['alias'] or content['action']} {content['from_version'] or 'unset'} → {to}"
+    if content["style"]:
+        what = f"{content['model']}: style"
     marks = " (forced)" if content["forced"] else ""
     lines = [f"decision {content['id']}, {content['outcome']}{marks}: {what}" if content["id"] else f"dry run: {what}"]
+    lines += _style_changes(content["style"]) if content["style"] else []
     lines += [
         f"  {'pass' if verdict['passed'] else 'FAIL'}  {verdict['rule']}: {verdict['reason']}"
         for verdict in content["verdicts"]
@@ -77,6 +80,26 @@ def decision(content: Content) -> str:
     if content["outcome"] == "proposed":
         lines.append(f"  somebody else must approve: python -m atelier_registry approve {content['id']} --reason …")
     return "\n".join(lines)
+
+
+def style(content: Content) -> str:
+    sources, values = content["sources"], _flat(content["style"])
+    rows = [(field, values[field], sources.get(field)) for field in values if field in sources]
+    version = f"version {content['version']}" if content["version"] else "no champion"
+    edited = f", edits of decision {content['decision']}" if content["decision"] else ""
+    problem = f"\nproblem: {content['problem']}" if content["problem"] else ""
+    return f"{content['model']}, {version}{edited}\n" + table(("FIELD", "VALUE", "FROM"), rows) + problem
+
+
+def _style_changes(change: Content) -> list[str]:
+    before, after = _flat(change["before"]), _flat(change["after"])
+    fields = [field for field in {**before, **after} if before.get(field) != after.get(field)]
+    return [f"  {field}: {_cell(before.get(field))} → {_cell(after.get(field))}" for field in fields]
+
+
+def _flat(style: Content) -> dict[str, Any]:
+    recommended = {f"recommended.{name}": value for name, value in (style["recommended"] or {}).items()}
+    return {name: value for name, value in style.items() if name != "recommended"} | recommended
 
 
 def decisions(items: Sequence[Content]) -> str:

@@ -7,6 +7,7 @@ import os
 from collections.abc import Callable
 
 from atelier_registry.cli import service_commands
+from atelier_registry.cli.style_command import add_style_commands
 from atelier_registry.cli.token_command import add_token_command
 from atelier_registry.cli.verify_command import add_verify_command
 
@@ -26,6 +27,7 @@ def build_parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", required=True)
     _add_reading_commands(commands)
     _add_deciding_commands(commands)
+    add_style_commands(_add_command(commands, "style", "show or edit the style of a model"), _add_service_options)
     add_token_command(
         _add_command(commands, "token", "issue, list and revoke tokens in the token file"),
         os.environ.get("ATELIER_REGISTRY_TOKEN_FILE"),
@@ -100,10 +102,20 @@ def _add_service_command(
     commands: argparse._SubParsersAction[argparse.ArgumentParser], name: str, run: Run, help: str
 ) -> argparse.ArgumentParser:
     command = _add_command(commands, name, help)
-    url = os.environ.get("ATELIER_URL", "http://127.0.0.1:8001")
-    command.add_argument("--url", default=url, help="address of registry-api (ATELIER_URL; %(default)s)")
+    _add_url(command)
     command.set_defaults(run=run)
     return command
+
+
+def _add_url(command: argparse.ArgumentParser) -> None:
+    url = os.environ.get("ATELIER_URL", "http://127.0.0.1:8001")
+    command.add_argument("--url", default=url, help="address of registry-api (ATELIER_URL; %(default)s)")
+
+
+def _add_service_options(command: argparse.ArgumentParser) -> None:
+    """To a command of a command."""
+    command.add_argument("--json", action="store_true", help="print JSON")
+    _add_url(command)
 
 
 def _add_command(

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Annotated
 from urllib.parse import urlsplit
 
-from atelier_contracts.events import AliasMoved
+from atelier_contracts.events import AliasMoved, StyleEdited
 from atelier_service.webhooks import read_secret
 from pydantic import AfterValidator, Field, model_validator
 
@@ -33,14 +33,17 @@ class Subscriber(Strict):
     url: Annotated[str, AfterValidator(_check_url)] = Field(description="receives events; redirects are not followed")
     secret_file: Annotated[Path, AfterValidator(_check_secret)] = Field(description="the key that events are signed with")
     models: list[str] | None = Field(default=None, min_length=1, description="only events of these models")
-    aliases: list[str] | None = Field(default=None, min_length=1, description="only events of these aliases")
+    aliases: list[str] | None = Field(
+        default=None, min_length=1, description="only events of these aliases, and none of styles"
+    )
     timeout_s: float = Field(default=10.0, gt=0, le=60, description="timeout of one delivery")
     give_up_h: float = Field(
         default=72.0, gt=0, le=720, description="an event that could not be delivered for so long is skipped"
     )
 
-    def wants(self, event: AliasMoved) -> bool:
-        return (self.models is None or event.model in self.models) and (self.aliases is None or event.alias in self.aliases)
+    def wants(self, event: AliasMoved | StyleEdited) -> bool:
+        alias = event.alias if isinstance(event, AliasMoved) else None
+        return (self.models is None or event.model in self.models) and (self.aliases is None or alias in self.aliases)
 
 
 class Subscribers(Strict):

@@ -99,7 +99,8 @@ class AliasWriter:
         Raises:
             UnavailableError: MLflow or the database does not answer; the next decision on each alias tries again.
         """
-        for name, alias in sorted({(decision.model, decision.alias or "") for decision in self._ledger.pending()}):
+        pending = [decision for decision in self._ledger.pending() if decision.style is None]
+        for name, alias in sorted({(decision.model, decision.alias or "") for decision in pending}):
             with self._locks.hold(name, alias or None):
                 if alias:
                     self._resolve_pending(name, alias, self._current(name, alias))
@@ -149,6 +150,8 @@ class AliasWriter:
 
     def _resolve_pending_retirements(self, name: str) -> None:
         for decision in self._ledger.pending(name):
+            if decision.style is not None:
+                continue  # of `StyleWriter`
             version = self._registry.version(name, decision.to_version or 0)
             retired = version is not None and version.tags.get(TAG_RETIRED) == str(decision.id)
             self._ledger.close(decision, "done" if retired else "failed", OWN_ACTOR, "resolved after an interruption")

@@ -7,11 +7,11 @@ import logging
 from collections.abc import AsyncIterator, Callable
 from typing import Any
 
-from atelier_contracts.events import ALIAS_EVENT, AliasMoved
 from fastapi.sse import ServerSentEvent
 from starlette.concurrency import run_in_threadpool
 
 from atelier_registry.errors import UnavailableError
+from atelier_registry.events.event_types import read_event
 from atelier_registry.storage.outbox import Outbox
 
 log = logging.getLogger(__name__)
@@ -119,5 +119,5 @@ class EventStream:
 
 
 def _event(row: dict[str, Any]) -> ServerSentEvent:
-    event = AliasMoved.model_validate(row)
-    return ServerSentEvent(id=str(event.id), event=ALIAS_EVENT, raw_data=event.model_dump_json())
+    name, event = read_event(row)
+    return ServerSentEvent(id=str(event.id), event=name, raw_data=event.model_dump_json())

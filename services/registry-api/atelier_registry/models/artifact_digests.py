@@ -9,7 +9,7 @@ import threading
 from dataclasses import dataclass
 
 from atelier_contracts.manifests import AdapterManifest, Evidence
-from atelier_contracts.names import ADAPTER_FILE, EVIDENCE_FILE, KIND_ADAPTER, TAG_PROMOTED_DIGEST, WEIGHTS_FILE
+from atelier_contracts.names import ADAPTER_FILE, EVIDENCE_FILE, KIND_ADAPTER, PREVIEW_FILE, TAG_PROMOTED_DIGEST, WEIGHTS_FILE
 
 from atelier_registry.errors import StageBusyError, UnreadableFileError
 from atelier_registry.models.catalogue import parse_file
@@ -76,6 +76,8 @@ class AdapterDigests:
             problem = f"it has no {WEIGHTS_FILE}"
         elif files.weights_sha256 != manifest.weights_sha256:
             problem = f"{WEIGHTS_FILE} has the sha256 {files.weights_sha256}; {ADAPTER_FILE} names {manifest.weights_sha256}"
+        elif files.preview_sha256 != manifest.preview_sha256:
+            problem = f"{PREVIEW_FILE} has the sha256 {files.preview_sha256}; {ADAPTER_FILE} names {manifest.preview_sha256}"
         else:
             problem = ""
         evidence, evidence_problem = _evidence_on(files.evidence, files.weights_sha256)

@@ -79,6 +79,10 @@ class CachedRegistry:
         """Not cached: browsers cache images themselves."""
         return self.source.image(run_id, path)
 
+    def preview(self, name: str, number: int) -> bytes | None:
+        """Not cached, as images."""
+        return self.source.preview(name, number)
+
     def files(self, name: str, number: int, wanted: Collection[str] = FILES) -> dict[str, str]:
         version = self.version(name, number)
         if version is None or version.status != READY:

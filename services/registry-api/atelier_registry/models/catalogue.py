@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from math import isfinite
 from typing import TypeVar
+from urllib.parse import quote
 
 from atelier_contracts.manifests import AdapterManifest, Evidence, outdated_format
 from atelier_contracts.names import ADAPTER_FILE, CHAIN_MODEL, EVIDENCE_FILE, KIND_ADAPTER, KIND_BUNDLE, TAG_BUNDLE_DIGEST
+from atelier_contracts.styles import Style
 from pydantic import BaseModel, ValidationError
 
 from atelier_registry.errors import UnknownModelError, UnknownVersionError, UnreadableFileError
@@ -38,9 +40,14 @@ def find_model(registry: RegistryReader, name: str) -> Model:
     """
     if (model := registry.model(name)) is not None:
         return model
+    raise unknown_model(registry, name)
+
+
+def unknown_model(registry: RegistryReader, name: str) -> UnknownModelError:
+    """The error, with existing models."""
     page = registry.models(_MAX_LISTED, None)
     known = [other.name for other in page.items if other.name != CHAIN_MODEL]
-    raise UnknownModelError(name, known, more=page.next_token is not None)
+    return UnknownModelError(name, known, more=page.next_token is not None)
 
 
 def find_version(registry: RegistryReader, name: str, number: int) -> Version:
@@ -108,8 +115,31 @@ def inspect(registry: RegistryReader, name: str, number: int) -> VersionDetail:
         **summarize_version(version, model, run).model_dump(),
         lineage=_lineage(version, run, manifest, problems),
         evidence=parse_file(Evidence, EVIDENCE_FILE, files, problems),
+        style=manifest.style if manifest else None,
+        preview=preview_path(name, number) if manifest and manifest.preview_sha256 else None,
         problems=problems,
     )
+
+
+def own_style(registry: RegistryReader, version: Version) -> tuple[Style, str | None, str | None]:
+    """A version's own style, the path of its preview, and why there is no style.
+
+    The style is empty for a version without adapter.json, and where that cannot be read.
+    """
+    problems: list[str] = []
+    try:
+        files = registry.files(version.model, version.number, (ADAPTER_FILE,)) if version.kind == KIND_ADAPTER else {}
+    except UnreadableFileError as error:
+        return Style(), None, str(error)
+    manifest = parse_file(AdapterManifest, ADAPTER_FILE, files, problems)
+    if manifest is None:
+        return Style(), None, problems[0] if problems else f"version {version.number} has no {ADAPTER_FILE}"
+    return manifest.style, preview_path(version.model, version.number) if manifest.preview_sha256 else None, None
+
+
+def preview_path(name: str, number: int) -> str:
+    """On this service."""
+    return f"/models/{quote(name, safe='')}/versions/{number}/preview"
 
 
 def compare(registry: RegistryReader, name: str, left: int, right: int) -> Comparison:

@@ -14,7 +14,8 @@ from tempfile import TemporaryDirectory
 
 import mlflow.artifacts
 from atelier_contracts.identifiers import IdentifierError, parse_source
-from atelier_contracts.names import ADAPTER_FILE, ADAPTER_FOLDER, EVIDENCE_FILE, WEIGHTS_FILE
+from atelier_contracts.names import ADAPTER_FILE, ADAPTER_FOLDER, EVIDENCE_FILE, PREVIEW_FILE, WEIGHTS_FILE
+from atelier_contracts.styles import MAX_PREVIEW_BYTES
 from mlflow.tracking import MlflowClient
 
 from atelier_registry.errors import UnreadableFileError
@@ -63,13 +64,24 @@ class MlflowArtifacts:
 
     def adapter_files(self, name: str, number: int) -> AdapterFiles:
         """An adapter's files; the weights are hashed in chunks."""
-        limits = {ADAPTER_FILE: _MAX_FILE_BYTES, EVIDENCE_FILE: _MAX_FILE_BYTES, WEIGHTS_FILE: _MAX_WEIGHTS_BYTES}
-        folder, present = self._folder(name, number, limits)
-        texts = self._texts(folder, [file for file in present if file != WEIGHTS_FILE])
-        digest = None
-        if WEIGHTS_FILE in present:
-            digest = call(partial(artifact_stream.sha256, folder, WEIGHTS_FILE, self._uri, _MAX_WEIGHTS_BYTES))
-        return AdapterFiles(texts.get(ADAPTER_FILE), texts.get(EVIDENCE_FILE), digest)
+        binary = {WEIGHTS_FILE: _MAX_WEIGHTS_BYTES, PREVIEW_FILE: MAX_PREVIEW_BYTES}
+        folder, present = self._folder(name, number, {ADAPTER_FILE: _MAX_FILE_BYTES, EVIDENCE_FILE: _MAX_FILE_BYTES} | binary)
+        texts = self._texts(folder, [file for file in present if file not in binary])
+        digests = {
+            file: call(partial(artifact_stream.sha256, folder, file, self._uri, limit))
+            for file, limit in binary.items()
+            if file in present
+        }
+        return AdapterFiles(
+            texts.get(ADAPTER_FILE), texts.get(EVIDENCE_FILE), digests.get(WEIGHTS_FILE), digests.get(PREVIEW_FILE)
+        )
+
+    def preview(self, name: str, number: int) -> bytes | None:
+        """The preview's bytes as they are stored; None without one."""
+        folder, present = self._folder(name, number, {PREVIEW_FILE: MAX_PREVIEW_BYTES})
+        if not present:
+            return None
+        return call(lambda: b"".join(artifact_stream.stream(folder, PREVIEW_FILE, self._uri, MAX_PREVIEW_BYTES)))
 
     def _texts(self, folder: str, files: list[str]) -> dict[str, str]:
         texts = {file: call(partial(artifact_stream.text, folder, file, self._uri, _MAX_FILE_BYTES)) for file in files}

@@ -86,6 +86,10 @@ class MlflowRegistry:
         """Two requests."""
         return self._artifacts.image(run_id, path)
 
+    def preview(self, name: str, number: int) -> bytes | None:
+        """Three requests."""
+        return self._artifacts.preview(name, number)
+
     def files(self, name: str, number: int, wanted: Collection[str] = FILES) -> dict[str, str]:
         """Two requests, and one per file."""
         return self._artifacts.files(name, number, wanted)
@@ -108,20 +112,22 @@ class MlflowRegistry:
 
         return number <= _MAX_VERSION and bool(call(request))
 
+    def set_model_tag(self, name: str, key: str, value: str) -> bool:
+        def request() -> bool:
+            self._client.set_registered_model_tag(name, key, value)
+            return True
+
+        return bool(call(request))
+
     def chain_head(self) -> str | None:
         model = call(lambda: self._client.get_registered_model(CHAIN_MODEL))
         return dict(model.tags).get(TAG_CHAIN_HEAD) if model is not None else None
 
     def set_chain_head(self, value: str) -> None:
         """Creates the registered model where it is missing."""
-
-        def request() -> bool:
-            self._client.set_registered_model_tag(CHAIN_MODEL, TAG_CHAIN_HEAD, value)
-            return True
-
-        if not call(request):
+        if not self.set_model_tag(CHAIN_MODEL, TAG_CHAIN_HEAD, value):
             call(lambda: self._client.create_registered_model(CHAIN_MODEL, description=_CHAIN_MODEL_DESCRIPTION))
-            call(request)
+            self.set_model_tag(CHAIN_MODEL, TAG_CHAIN_HEAD, value)
 
     def _search_runs(self, ids: list[str], experiment_ids: list[str]) -> dict[str, Run]:
         quoted = ", ".join(f"'{run_id}'" for run_id in ids)
@@ -166,7 +172,7 @@ def _quoted(name: str) -> str:
 def _model(item: Any) -> Model:
     latest = max(map(_version, item.latest_versions or []), key=lambda version: version.number, default=None)
     aliases = {alias: int(number) for alias, number in item.aliases.items()}
-    return Model(item.name, item.description or "", aliases, latest)
+    return Model(item.name, item.description or "", aliases, latest, dict(item.tags))
 
 
 def _run(item: Any) -> Run:

@@ -44,11 +44,13 @@ class AdapterFiles:
         manifest: text of adapter.json; None where there is none.
         evidence: text of evidence.json; None where there is none.
         weights_sha256: of the weights' bytes; None where there are none.
+        preview_sha256: of the preview's bytes; None where there are none.
     """
 
     manifest: str | None
     evidence: str | None
     weights_sha256: str | None
+    preview_sha256: str | None = None
 
 
 @dataclass(frozen=True)
@@ -57,6 +59,7 @@ class Model:
     description: str = ""
     aliases: Mapping[str, int] = field(default_factory=dict)
     latest: Version | None = None
+    tags: Mapping[str, str] = field(default_factory=dict)
 
     def aliases_of(self, number: int) -> list[str]:
         """Sorted names of the aliases that point at a version."""
@@ -133,6 +136,13 @@ class RegistryReader(Protocol):
     def image(self, run_id: str, path: str) -> bytes | None:
         """The PNG of a path that `images` listed; None where it no longer exists."""
 
+    def preview(self, name: str, number: int) -> bytes | None:
+        """The bytes of the version's preview as they are stored; None without one.
+
+        Raises:
+            UnreadableFileError: they are stored where this service does not read, or are larger than a preview can be.
+        """
+
     def files(self, name: str, number: int, wanted: Collection[str] = FILES) -> dict[str, str]:
         """Texts of the requested files that the version has.
 
@@ -156,6 +166,9 @@ class ModelRegistry(RegistryReader, Protocol):
 
     def set_tag(self, name: str, number: int, key: str, value: str) -> bool:
         """Tags a version. False where the model or the version does not exist."""
+
+    def set_model_tag(self, name: str, key: str, value: str) -> bool:
+        """Tags a model. False where it does not exist."""
 
     def chain_head(self) -> str | None:
         """The value that `set_chain_head` stored; None before the first."""

@@ -6,6 +6,7 @@ from datetime import datetime
 from typing import Annotated
 
 from atelier_contracts.manifests import Evidence, ImportSource
+from atelier_contracts.styles import Style
 from pydantic import BaseModel, ConfigDict, Field, WithJsonSchema
 
 JsonFloat = Annotated[
@@ -62,6 +63,8 @@ class Lineage(BaseModel):
 class VersionDetail(VersionSummary):
     lineage: Lineage
     evidence: Evidence | None = Field(description="what the trainer measured before it registered the version; null without")
+    style: Style | None = Field(default=None, description="the version's own, without the model's edits; null without one")
+    preview: str | None = Field(default=None, description="path of its preview on this service; null without one")
     problems: list[str] = Field(description="faults in the version's own records; empty for a sound version")
 
 

@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass, field
 from datetime import datetime, timedelta
 from typing import Any, Literal
 
-from atelier_contracts.promotion import Action, Decision, Verdict
+from atelier_contracts.promotion import Action, Decision, StyleChange, Verdict
 from sqlalchemy import Connection, Row, and_, exists, insert, select
 
 from atelier_registry.storage import hash_chain
@@ -25,8 +25,8 @@ CLOCK_SKEW = timedelta(minutes=5)
 MOVE_KINDS = ("done", "outside")
 """Kinds of entries after which an alias points somewhere else."""
 
-ADAPTER_DIGEST = "adapter_digest"
-"""Key in an entry's details."""
+ADAPTER_DIGEST, STYLE = "adapter_digest", "style"
+"""Keys in an entry's details."""
 
 # outcome of a decision by the kind of its last entry; kinds that are not listed are outcomes themselves
 _OUTCOMES: dict[str, str] = {"begun": "pending", "outside": "done", "recorded": "done", "reverted": "done"}
@@ -82,6 +82,11 @@ def _timestamp(now: datetime, previous: str) -> str:
     return previous
 
 
+def style_details(change: StyleChange) -> dict[str, Any]:
+    """What an entry records of an edited style: the edited fields alone."""
+    return {"before": change.before.values(), "after": change.after.values()}
+
+
 def is_first() -> Any:
     """Condition: the entry is its decision's first."""
     return entries.c.id == entries.c.decision
@@ -100,6 +105,7 @@ def read_decision(rows: Sequence[Row[Any]]) -> Decision:
     """A decision from all of its entries, in the order of their numbers."""
     first, last = rows[0], rows[-1]
     evaluation = json.loads(next(row.details for row in reversed(rows) if "verdicts" in row.details or row is first))
+    styles = (json.loads(row.details)[STYLE] for row in rows if row.alias is None and f'"{STYLE}":' in row.details)
     digests = (json.loads(row.details).get(ADAPTER_DIGEST) for row in reversed(rows) if ADAPTER_DIGEST in row.details)
     return Decision(
         id=first.id,
@@ -116,6 +122,7 @@ def read_decision(rows: Sequence[Row[Any]]) -> Decision:
         forced=first.forced,
         approved_by=next((row.actor for row in rows[1:] if row.kind == "begun"), None),
         verdicts=[Verdict.model_validate(verdict) for verdict in evaluation.get("verdicts", [])],
+        style=StyleChange.model_validate_json(hash_chain.canonical(style)) if (style := next(styles, None)) else None,
         adapter_digest=next(digests, None),
         chain_entry=last.id,
         chain_hash=last.hash,

@@ -1,7 +1,8 @@
 """The ledger: every decision, as entries in a hash chain that shows when one was changed.
 
-A decision that moves an alias has two entries: `begun` is written before the alias moves, `done` or `failed` after. `proposed`
-is followed by `begun` (written by the approver) or `rejected`. `refused`, `outside`, `recorded` and `reverted` stand alone.
+A decision that moves an alias or edits a style has two entries: `begun` is written before MLflow changes, `done` or `failed`
+after. `proposed` is followed by `begun` (written by the approver) or `rejected`. The others stand alone: `refused`, `outside`,
+`recorded` and `reverted`.
 """
 
 from __future__ import annotations
@@ -23,13 +24,16 @@ from atelier_registry.storage.chain_reader import ChainReader
 from atelier_registry.storage.database import read_transaction, write_transaction
 from atelier_registry.storage.entries import (
     ADAPTER_DIGEST,
+    STYLE,
     DecisionFacts,
     EntryKind,
     append,
     has_outcome,
     is_first,
     read_decision,
+    style_details,
 )
+from atelier_registry.storage.style_changes import StyleChanges
 from atelier_registry.storage.tables import entries
 
 log = logging.getLogger(__name__)
@@ -43,6 +47,7 @@ class Ledger:
 
     Attributes:
         alias_moves: where aliases pointed.
+        style_changes: how styles were edited.
         chain: the entries as they are stored.
         outbox: the events.
     """
@@ -50,7 +55,8 @@ class Ledger:
     def __init__(self, engine: Engine, clock: Callable[[], datetime] = lambda: datetime.now(UTC)) -> None:
         self._engine, self._clock = engine, clock
         self._listeners: list[Callable[[Decision], None]] = []
-        self.alias_moves, self.chain, self.outbox = AliasMoves(engine), ChainReader(engine), outbox.Outbox(engine)
+        self.alias_moves, self.style_changes = AliasMoves(engine), StyleChanges(engine)
+        self.chain, self.outbox = ChainReader(engine), outbox.Outbox(engine)
 
     def ping(self) -> None:
         with read_transaction(self._engine) as connection:
@@ -78,7 +84,11 @@ class Ledger:
         self, decision: Decision, kind: EntryKind, actor: str, reason: str, *, details: dict[str, Any] | None = None
     ) -> Decision:
         """Appends an entry to a decision; `done` also adds an event, in the same transaction."""
-        digest = {ADAPTER_DIGEST: decision.adapter_digest} if kind == "done" and decision.adapter_digest else {}
+        kept: dict[str, Any] = {}
+        if kind == "done" and decision.adapter_digest:
+            kept[ADAPTER_DIGEST] = decision.adapter_digest
+        if kind == "done" and decision.style:
+            kept[STYLE] = style_details(decision.style)
         facts = DecisionFacts(
             actor=actor,
             action=decision.action,
@@ -88,13 +98,13 @@ class Ledger:
             to_version=decision.to_version,
             reason=reason,
             forced=decision.forced,
-            details=digest | (details or {}),
+            details=kept | (details or {}),
         )
         with self._append_transaction() as connection:
             if kind == "begun":
                 _check_none_pending(connection, facts)
             append(connection, decision.id, kind, facts, self._clock())
-            if kind == "done" and decision.alias is not None:
+            if kind == "done" and (decision.alias is not None or decision.style is not None):
                 outbox.emit(connection, decision.id, facts)
         return self._publish(decision.id)
 

@@ -34,6 +34,9 @@ entries = Table(
 )
 """Append-only: triggers refuse UPDATE and DELETE, and each row's hash covers the row before."""
 
+NO_ALIAS = ""
+"""In the column `alias` of an event about a model's style."""
+
 events = Table(
     "events",
     metadata,

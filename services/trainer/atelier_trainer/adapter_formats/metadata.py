@@ -1,6 +1,7 @@
 """What an adapter's file says of itself, in the metadata of its header.
 
-Sources: `ss_*`, written by kohya's sd-scripts; `modelspec.*`, https://github.com/Stability-AI/ModelSpec.
+Sources: `ss_*`, written by kohya's sd-scripts; `modelspec.*`, https://github.com/Stability-AI/ModelSpec; `atelier.*`, written
+by `export`.
 """
 
 from __future__ import annotations
@@ -10,19 +11,31 @@ from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
-from atelier_contracts.manifests import Style
+from atelier_contracts.styles import MAX_WORDS, Recommended, Style
 from pydantic import ValidationError
 
 from atelier_trainer.errors import OptionError
 
 MOST_TRIGGER_WORDS = 3
-MAX_WORDS, MAX_TITLE, MAX_TEXT = 50, 200, 5000
+MAX_TITLE, MAX_TEXT, MAX_SHOWN = 200, 5000, 60
+THUMBNAIL_KEY = "modelspec.thumbnail"
+RECOMMENDED_KEY = "atelier.recommended"
+"""JSON of `styles.Recommended`."""
+
+RECOMMENDED_FLAGS = {
+    "scale": "recommended_scale",
+    "steps": "recommended_steps",
+    "scheduler": "recommended_scheduler",
+    "guidance_scale": "recommended_guidance",
+}
+"""Flag of each field of `styles.Recommended`."""
+
 ABSENT = {"None", "none", "", "null"}
 """What tools write for a value that they do not have."""
 
 
 def read_style(metadata: Mapping[str, str]) -> Style:
-    """Title, description, author, licence, trigger words and tags, as far as the file has them."""
+    """Title, description, author, licence, trigger words, tags and recommended values, as far as the file has them."""
     phrase = _text(metadata, "modelspec.trigger_phrase")
     return Style(
         title=_text(metadata, "modelspec.title", "ss_output_name", limit=MAX_TITLE),
@@ -31,25 +44,41 @@ def read_style(metadata: Mapping[str, str]) -> Style:
         licence=_text(metadata, "modelspec.license", limit=MAX_TITLE),
         trigger_words=tuple(split_words(phrase) if phrase else frequent_tags(metadata))[:MAX_WORDS],
         tags=tuple(split_words(_text(metadata, "modelspec.tags")))[:MAX_WORDS],
+        recommended=read_recommended(metadata),
     )
 
 
-def make_style(*, trigger_words: str | None = None, **texts: str | None) -> Style:
+def read_recommended(metadata: Mapping[str, str]) -> Recommended:
+    """What `export` wrote; neither kohya nor ModelSpec has a key for such values. Empty where it makes no sense."""
+    try:
+        return Recommended.model_validate_json(metadata.get(RECOMMENDED_KEY, "{}"))
+    except ValidationError:
+        return Recommended()
+
+
+def make_style(**flags: Any) -> Style:
     """The style that a command's flags describe.
 
     Args:
-        trigger_words: separated by commas.
-        texts: other fields of `Style`.
+        flags: fields of `Style`; `trigger_words` and `tags` separated by commas, the fields of `recommended` as
+            `recommended_scale`, `recommended_steps`, `recommended_scheduler` and `recommended_guidance`.
 
     Raises:
-        OptionError: a value is too long.
+        OptionError: names every value that is too long or out of range.
     """
-    values: dict[str, Any] = {"trigger_words": tuple(split_words(trigger_words)), **texts}
+    words = {name: tuple(split_words(flags.pop(name))) for name in ("trigger_words", "tags") if name in flags}
+    recommended = {field: value for field, flag in RECOMMENDED_FLAGS.items() if (value := flags.pop(flag, None)) is not None}
     try:
-        return Style(**values)
+        return Style(**flags, **words, recommended=recommended)  # type: ignore[arg-type]  # validated there
     except ValidationError as error:
-        first = error.errors()[0]
-        raise OptionError(f"--{first['loc'][0]}: {first['msg']}") from error
+        raise OptionError("; ".join(map(_problem, error.errors()))) from error
+
+
+def _problem(error: Any) -> str:
+    """One value that breaks a rule of a field."""
+    field, received = str(error["loc"][-1]), repr(error["input"])
+    flag = RECOMMENDED_FLAGS.get(field, field) if error["loc"][0] == "recommended" else str(error["loc"][0])
+    return f"--{flag}: {error['msg']}; received {received if len(received) <= MAX_SHOWN else received[:MAX_SHOWN] + '…'}"
 
 
 def split_words(text: str | None) -> list[str]:
@@ -84,8 +113,6 @@ def describe(metadata: Mapping[str, str]) -> list[tuple[str, str]]:
         "date": ("modelspec.date",),
     }
     found = [(name, _text(metadata, *keys, limit=200)) for name, keys in rows.items()]
-    if thumbnail := metadata.get("modelspec.thumbnail"):
-        found.append(("preview", f"{len(thumbnail) * 3 // 4 // 1024} KiB"))
     return [(name, value) for name, value in found if value]
 
 

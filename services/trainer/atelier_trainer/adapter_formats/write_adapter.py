@@ -12,11 +12,14 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from atelier_contracts.manifests import BundleManifest, Style
+from atelier_contracts.manifests import BundleManifest
+from atelier_contracts.styles import Recommended, Style
 from safetensors.torch import save_file
 
 from atelier_trainer.adapter_formats.adapter_weights import AdapterWeights, LoraPair, by_part
 from atelier_trainer.adapter_formats.layer_names import LayerNames
+from atelier_trainer.adapter_formats.metadata import RECOMMENDED_KEY, THUMBNAIL_KEY
+from atelier_trainer.adapter_formats.preview import write_thumbnail
 from atelier_trainer.adapter_formats.read_adapter import PEFT_METADATA
 from atelier_trainer.families.family import Family
 
@@ -66,7 +69,9 @@ def _tensor_sha256(file: Path) -> str:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
-def describe_adapter(pairs: AdapterWeights, family: Family, bundle: BundleManifest, style: Style, name: str) -> dict[str, str]:
+def describe_adapter(
+    pairs: AdapterWeights, family: Family, bundle: BundleManifest, style: Style, name: str, preview: bytes | None = None
+) -> dict[str, str]:
     """`ss_*` and `modelspec.*` of a file.
 
     Args:
@@ -75,6 +80,7 @@ def describe_adapter(pairs: AdapterWeights, family: Family, bundle: BundleManife
         bundle: of the base model.
         style: what people should know of it.
         name: of the adapter, where its style has no title.
+        preview: a WebP.
     """
     rank, alpha = Counter((pair.rank, pair.alpha) for pair in pairs.values()).most_common(1)[0][0]
     text_width = next((inner for name, (inner, _, _) in bundle.lora_layers().items() if name.endswith("attn2.to_k")), 0)
@@ -98,6 +104,8 @@ def describe_adapter(pairs: AdapterWeights, family: Family, bundle: BundleManife
         "modelspec.tags": ", ".join(style.tags),
         "modelspec.resolution": f"{bundle.native_size_px}x{bundle.native_size_px}",
         "modelspec.prediction_type": {"epsilon": "epsilon", "v_prediction": "v"}[bundle.prediction_type],
+        THUMBNAIL_KEY: write_thumbnail(preview) if preview else None,
+        RECOMMENDED_KEY: style.recommended.model_dump_json(exclude_none=True) if style.recommended != Recommended() else None,
         "modelspec.date": datetime.now(UTC).replace(microsecond=0).isoformat(),
     }
     return {key: str(value) for key, value in found.items() if value not in (None, "")}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from typing import Any, Literal
 
-from atelier_contracts.manifests import Style
+from atelier_contracts.styles import SchedulerName, Style
 
 from atelier_trainer.adapter_formats.metadata import make_style
 from atelier_trainer.config.flag import flag
@@ -126,22 +126,32 @@ class OutputOptions:
     checkpoints_total_limit: int | None = flag(None, "newest checkpoints to keep; all by default")
     resume_from_checkpoint: str | None = flag(None, "latest, or a checkpoint's folder: resume that run")
     register: str | None = flag(None, "registered model that gets the new version; not registered by default")
-    title: str | None = flag(None, "of the style, for people")
-    trigger_words: str | None = flag(None, "words of a prompt that call for the style, separated by commas")
-    licence: str | None = flag(None, "of the adapter, for example CC-BY-4.0")
     export: Literal["adapter", "merged"] = flag("adapter", "merged also logs a whole UNet as ONNX (GBs)")
     push_to_hub: bool = flag(False, "upload the adapter to the Hugging Face hub as well; needs HF_TOKEN")
     hub_model_id: str | None = flag(None, "hub repository; output_dir's name in your own namespace by default")
     hub_token: str | None = flag(None, "refused: other users can read a process's arguments; set HF_TOKEN")
 
-    @property
-    def style(self) -> Style:
-        """What people should know of the adapter.
+
+@dataclasses.dataclass(frozen=True)
+class StyleOptions:
+    title: str | None = flag(None, "of the style, for people")
+    description: str | None = flag(None, "of the style, for people")
+    author: str | None = flag(None, "who made the adapter")
+    licence: str | None = flag(None, "of the adapter, for example CC-BY-4.0")
+    trigger_words: str | None = flag(None, "words of a prompt that call for the style, separated by commas")
+    tags: str | None = flag(None, "words to find the style by, separated by commas")
+    recommended_scale: float | None = flag(None, "scale of the adapter for requests that name none, -4 to 4")
+    recommended_steps: int | None = flag(None, "steps for requests that name none, 1 to 150")
+    recommended_scheduler: SchedulerName | None = flag(None, "scheduler for requests that name none")  # noqa: RUF009
+    recommended_guidance: float | None = flag(None, "guidance scale for requests that name none, 0 to 30")
+
+    def to_style(self) -> Style:
+        """What people should know of the adapter, as far as flags say it.
 
         Raises:
-            OptionError: a value is too long.
+            OptionError: a value is out of range or too long.
         """
-        return make_style(title=self.title, licence=self.licence, trigger_words=self.trigger_words)
+        return make_style(**{name: value for name, value in dataclasses.asdict(self).items() if value is not None})
 
 
 @dataclasses.dataclass(frozen=True)

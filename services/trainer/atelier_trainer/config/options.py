@@ -16,6 +16,7 @@ from atelier_trainer.config.option_groups import (
     ModelOptions,
     OptimizationOptions,
     OutputOptions,
+    StyleOptions,
     TrackingOptions,
     ValidationOptions,
 )
@@ -27,8 +28,8 @@ PATH_FLAGS = (
 )  # fmt: skip
 WITHOUT_EFFECT_ON_WEIGHTS = (
     "base_name", "dataloader_num_workers", "checkpointing_steps", "checkpoints_total_limit", "experiments_name", "run_name",
-    "tracking_patience_s", "report_to", "register", "title", "trigger_words", "licence", "export", "push_to_hub",
-    "hub_model_id",
+    "tracking_patience_s", "report_to", "register", "export", "push_to_hub", "hub_model_id",
+    *flags_of(StyleOptions),
 )  # fmt: skip
 MAY_CHANGE_ON_RESUME = frozenset((*WITHOUT_EFFECT_ON_WEIGHTS, *LOCAL_FLAGS))
 
@@ -43,6 +44,7 @@ class TrainOptions:
     validation: ValidationOptions = dataclasses.field(default_factory=ValidationOptions)
     hardware: HardwareOptions = dataclasses.field(default_factory=HardwareOptions)
     output: OutputOptions = dataclasses.field(default_factory=OutputOptions)
+    style: StyleOptions = dataclasses.field(default_factory=StyleOptions)
     tracking: TrackingOptions = dataclasses.field(default_factory=TrackingOptions)
 
     @classmethod

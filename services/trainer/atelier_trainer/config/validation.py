@@ -77,7 +77,7 @@ def _combinations(options: TrainOptions) -> Iterator[str]:
     if options.tracking.tracking_uri is None:
         yield "--tracking_uri or MLFLOW_TRACKING_URI must name the MLflow server, for example http://127.0.0.1:5000"
     try:
-        _ = output.style
+        options.style.to_style()
     except OptionError as error:
         yield str(error)
     if output.hub_token is not None:

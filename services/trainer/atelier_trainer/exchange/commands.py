@@ -10,10 +10,10 @@ from typing import Any
 
 from rich.console import Console
 
-from atelier_trainer.adapter_formats.metadata import autov2, make_style
+from atelier_trainer.adapter_formats.metadata import autov2
 from atelier_trainer.config.cli_args import add_flags, given_flags
-from atelier_trainer.config.option_groups import DataOptions, ModelOptions, ValidationOptions
-from atelier_trainer.errors import OptionError
+from atelier_trainer.config.option_groups import DataOptions, ModelOptions, StyleOptions, ValidationOptions
+from atelier_trainer.errors import OptionError, PreviewError
 
 BASE_FLAGS = ("base_name", "revision", "variant", "prediction_type", "pretrained_vae_model_name_or_path", "single_file_config")
 DATA_FLAGS = (
@@ -22,7 +22,6 @@ DATA_FLAGS = (
 )  # fmt: skip
 VALIDATION_FLAGS = ("validation_samples",)
 """Flags of `train` that mean the same here."""
-STYLE_TEXTS = ("title", "description", "author", "licence")
 
 
 def add_commands(commands: Any) -> None:
@@ -47,9 +46,8 @@ def add_commands(commands: Any) -> None:
         "--max_error", "--max-error", type=float, default=0.01, help="largest relative error of a layer that LoRA approximates"
     )
     imports.add_argument("--max_rank", "--max-rank", type=int, default=256, help="largest rank of such a layer")
-    for text in STYLE_TEXTS:
-        imports.add_argument(f"--{text}", help="of the style; default: the file's own")
-    imports.add_argument("--trigger_words", "--trigger-words", help="separated by commas; default: the file's own")
+    imports.add_argument("--preview", type=Path, metavar="FILE", help="PNG, JPEG or WebP of the style; default: the file's own")
+    add_flags(imports, StyleOptions)
     for options, names in ((ModelOptions, BASE_FLAGS), (DataOptions, DATA_FLAGS), (ValidationOptions, VALIDATION_FLAGS)):
         add_flags(imports, options, names)
     imports.set_defaults(command=_import)
@@ -75,6 +73,7 @@ def _import(parsed: argparse.Namespace, console: Console) -> int:
         value = getattr(parsed, name)
         if value is not None and not value > 0:
             raise OptionError(f"--{name} must be positive; received {value}")
+    style = StyleOptions(**given_flags(parsed, StyleOptions)).to_style()
     from atelier_trainer.adapter_formats.network_types import ConversionLimits
     from atelier_trainer.base_models.load import load_base_model
     from atelier_trainer.exchange.held_out import load_held_out
@@ -88,16 +87,18 @@ def _import(parsed: argparse.Namespace, console: Console) -> int:
     measured = _check_data(parsed, data)
     report = functools.partial(console.print, soft_wrap=True, highlight=False)
     sources = find_sources(parsed.source)
+    if parsed.preview is not None and len(sources) > 1:
+        raise OptionError(f"--preview is of one style; received {len(sources)} files: import them one by one")
     model = ModelOptions(pretrained_model_name_or_path=parsed.base, **given_flags(parsed, ModelOptions))
     base = load_base_model(model, Path(data.cache_dir))
-    texts = {name: value for name in (*STYLE_TEXTS, "trigger_words") if (value := getattr(parsed, name))}
     options = ImportOptions(
         register=parsed.register or "{name}",
         experiment=parsed.experiments_name,
         cache_dir=Path(data.cache_dir).expanduser(),
         network_alpha=parsed.network_alpha,
         limits=ConversionLimits(parsed.max_error, parsed.max_rank),
-        style=make_style(**texts),
+        style=style,
+        preview=_read_preview(parsed.preview) if parsed.preview is not None else None,
         held_out=load_held_out(base, data, validation.validation_samples, report) if measured else None,
     )
     check_register(options.register, sources)
@@ -133,6 +134,16 @@ def _check_data(parsed: argparse.Namespace, data: DataOptions) -> bool:
         if value is not None and value < 1:
             raise OptionError(f"--{name} must be 1 or more; received {value}")
     return True
+
+
+def _read_preview(file: Path) -> bytes:
+    from atelier_trainer.adapter_formats.preview import MAX_SOURCE_BYTES, make_preview
+
+    try:
+        with file.expanduser().open("rb") as stream:
+            return make_preview(stream.read(MAX_SOURCE_BYTES + 1))
+    except (OSError, PreviewError) as error:
+        raise OptionError(f"--preview {str(file)!r}: {error}") from error
 
 
 def _export(parsed: argparse.Namespace, console: Console) -> int:

@@ -32,6 +32,7 @@ class RegisteredAdapter:
     manifest: AdapterManifest
     bundle: BundleManifest
     pairs: dict[str, LoraPair]
+    preview: bytes | None = None
 
 
 @dataclass(frozen=True)
@@ -64,7 +65,7 @@ def export_adapter(reference: str, format: Format, file: Path, tracking: Trackin
     family = FAMILIES[adapter.bundle.family]
     layer_names = LayerNames(family, adapter.bundle.lora_layers())
     name = f"{adapter.model}-{adapter.version}"
-    metadata = describe_adapter(adapter.pairs, family, adapter.bundle, adapter.manifest.style, name)
+    metadata = describe_adapter(adapter.pairs, family, adapter.bundle, adapter.manifest.style, name, adapter.preview)
     write_adapter(adapter.pairs, layer_names, format, metadata, file)
     return ExportedFile(file, file_sha256(file), adapter.model, adapter.version)
 
@@ -87,6 +88,7 @@ def read_registered(reference: str, tracking: TrackingClient) -> RegisteredAdapt
         weights = folder / names.WEIGHTS_FILE
         if not weights.is_file() or file_sha256(weights) != manifest.weights_sha256:
             raise AdapterFileError(f"{where}: {names.WEIGHTS_FILE} is not the file that {names.ADAPTER_FILE} describes")
+        preview = _read_preview(where, folder, manifest)
         try:
             tensors = load_file(weights)
             pairs = {
@@ -96,7 +98,16 @@ def read_registered(reference: str, tracking: TrackingClient) -> RegisteredAdapt
         except (SafetensorError, KeyError) as error:
             raise AdapterFileError(f"{where}: {names.WEIGHTS_FILE} lacks {error}") from error
         bundle = BundleManifest.model_validate_json(tracking.bundle_manifest(manifest.bundle_digest, Path(scratch)))
-    return RegisteredAdapter(model, version, manifest, bundle, pairs)
+    return RegisteredAdapter(model, version, manifest, bundle, pairs, preview)
+
+
+def _read_preview(where: str, folder: Path, manifest: AdapterManifest) -> bytes | None:
+    if manifest.preview_sha256 is None:
+        return None
+    file = folder / names.PREVIEW_FILE
+    if not file.is_file() or file_sha256(file) != manifest.preview_sha256:
+        raise AdapterFileError(f"{where}: {names.PREVIEW_FILE} is not the file that {names.ADAPTER_FILE} describes")
+    return file.read_bytes()
 
 
 def _read_manifest(where: str, file: Path) -> AdapterManifest:

@@ -12,18 +12,21 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from atelier_contracts.manifests import AdapterManifest, Evidence, ImportSource, Style
+from atelier_contracts import names
+from atelier_contracts.manifests import AdapterManifest, Evidence, ImportSource
+from atelier_contracts.styles import Style, merge_patch
 from rich.console import Console
 from rich.table import Table
 
 from atelier_trainer.adapter_formats.layer_names import LayerNames
-from atelier_trainer.adapter_formats.metadata import autov2, describe, read_style
+from atelier_trainer.adapter_formats.metadata import THUMBNAIL_KEY, autov2, describe, read_style
 from atelier_trainer.adapter_formats.network_types import ConversionLimits, Layer
+from atelier_trainer.adapter_formats.preview import read_thumbnail
 from atelier_trainer.adapter_formats.read_adapter import ReadAdapter, read_adapter
 from atelier_trainer.adapter_formats.weights_file import WeightsFile, read_weights_file
 from atelier_trainer.base_models.base_model import BaseModel
 from atelier_trainer.base_models.hub_file import SUFFIX, download_file, is_hub_location
-from atelier_trainer.errors import AdapterFileError, OptionError
+from atelier_trainer.errors import AdapterFileError, OptionError, PreviewError
 from atelier_trainer.exchange.held_out import HeldOutImages
 from atelier_trainer.export.adapter import save_pairs
 from atelier_trainer.export.manifests import write_adapter_manifest, write_evidence
@@ -44,6 +47,7 @@ class ImportOptions:
         network_alpha: for layers whose alpha the file does not have; their rank by default.
         limits: of the conversion.
         style: what the file's metadata says is replaced by what is given here.
+        preview: a WebP, instead of the file's thumbnail.
         held_out: images to measure the validation loss on.
     """
 
@@ -53,6 +57,7 @@ class ImportOptions:
     network_alpha: float | None = None
     limits: ConversionLimits = field(default_factory=ConversionLimits)
     style: Style = field(default_factory=Style)
+    preview: bytes | None = None
     held_out: HeldOutImages | None = None
 
 
@@ -80,6 +85,8 @@ class Prepared:
 
     Attributes:
         model: name of the registered model that it will be a version of.
+        preview: a WebP; None where neither the file nor the options have a picture.
+        preview_problem: why the file's thumbnail is left out; empty otherwise.
     """
 
     source: Source
@@ -87,6 +94,8 @@ class Prepared:
     adapter: ReadAdapter
     style: Style
     model: str
+    preview: bytes | None = None
+    preview_problem: str = ""
 
 
 def find_sources(location: str) -> list[Source]:
@@ -141,10 +150,16 @@ class Importer:
         adapter = read_adapter(
             file, self.base.name, self._names, layers, limits=self.options.limits, network_alpha=self.options.network_alpha
         )
-        given = self.options.style.model_dump(exclude_defaults=True)
-        style = Style(**(read_style(file.metadata).model_dump() | given))
+        own, given = read_style(file.metadata).model_dump(), self.options.style.model_dump(exclude_defaults=True)
+        style = Style(**merge_patch(own, given))
         model = self.options.register.replace("{name}", re.sub(r"[^A-Za-z0-9_.-]+", "-", source.path.stem))
-        return Prepared(source, file, adapter, style, model)
+        preview, problem = self.options.preview, ""
+        if preview is None and (thumbnail := file.metadata.get(THUMBNAIL_KEY, "")):
+            try:
+                preview = read_thumbnail(thumbnail)
+            except PreviewError as error:
+                problem = str(error)
+        return Prepared(source, file, adapter, style, model, preview, problem)
 
     def register(self, prepared: Prepared, tracking: TrackingClient, report: Callable[[str], None]) -> Imported:
         """Compares ONNX Runtime with stock diffusers, which loads the converted file, and registers it as a version.
@@ -178,6 +193,8 @@ class Importer:
             folder = scratch / "adapter"
             folder.mkdir()
             weights = save_pairs(pairs, base.family.pipeline_class, folder)
+            if prepared.preview is not None:
+                (folder / names.PREVIEW_FILE).write_bytes(prepared.preview)
             manifest = write_adapter_manifest(
                 weights, bundle, pairs, run_id=target.run_id, dataset_digest=None, imported_from=origin, style=prepared.style
             )
@@ -245,6 +262,12 @@ def print_summary(prepared: Prepared, console: Console) -> None:
         ("trigger words", ", ".join(style.trigger_words)),
         ("author", style.author or ""),
         ("licence", style.licence or ""),
+        (
+            "recommended",
+            ", ".join(f"{name} {value}" for name, value in style.recommended.model_dump(exclude_none=True).items()),
+        ),
+        ("preview", f"{len(prepared.preview) / 1024:.0f} KiB" if prepared.preview else ""),
+        ("no preview", f"{THUMBNAIL_KEY}: {prepared.preview_problem}" if prepared.preview_problem else ""),
         ("becomes", f"a version of {prepared.model}"),
     ]
     for label, value in rows:

@@ -51,6 +51,7 @@ def write_model_card(folder: Path, name: str, manifest: AdapterManifest, base: B
     style, evidence = manifest.style, Evidence.model_validate_json((folder / names.EVIDENCE_FILE).read_text())
     hub_base = base.name if base.revision is not None else None
     pipeline, trigger = base.family.pipeline_class.__name__, ", ".join(style.trigger_words)
+    recommended = style.recommended.text()
     data = ModelCardData(
         base_model=hub_base,
         library_name="diffusers",
@@ -71,6 +72,7 @@ def write_model_card(folder: Path, name: str, manifest: AdapterManifest, base: B
         *([style.description, ""] if style.description else []),
         f"A LoRA of rank {manifest.rank} for {base.name}, trained with Atelier.", "",
         *([f"Trigger words: {trigger}", ""] if trigger else []),
+        *([f"Recommended: {recommended}", ""] if recommended else []),
         *(f"![{image.stem}]({image.relative_to(folder).as_posix()})" for image in images),
         "", "## Use", "",
         "```python",

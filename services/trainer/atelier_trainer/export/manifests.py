@@ -12,9 +12,9 @@ from atelier_contracts.manifests import (
     BundleManifest,
     Evidence,
     ImportSource,
-    Style,
     file_sha256,
 )
+from atelier_contracts.styles import Style
 
 from atelier_trainer.adapter_formats.adapter_weights import AdapterWeights
 
@@ -31,7 +31,7 @@ def write_adapter_manifest(
     imported_from: ImportSource | None = None,
     style: Style | None = None,
 ) -> AdapterManifest:
-    """Describes a weights file in adapter.json.
+    """Describes a weights file, and the preview beside it if there is one, in adapter.json.
 
     Args:
         weights: the file.
@@ -42,6 +42,7 @@ def write_adapter_manifest(
         imported_from: the file of another tool, if it is one.
         style: what people should know of it.
     """
+    preview = weights.parent / names.PREVIEW_FILE
     manifest = AdapterManifest(
         bundle_digest=bundle.digest(),
         weights_sha256=file_sha256(weights),
@@ -50,6 +51,7 @@ def write_adapter_manifest(
         dataset_digest=dataset_digest,
         imported_from=imported_from,
         style=style or Style(),
+        preview_sha256=file_sha256(preview) if preview.exists() else None,
         git_revision=git_revision(),
     )
     (weights.parent / names.ADAPTER_FILE).write_text(manifest.model_dump_json(indent=2))

@@ -16,6 +16,7 @@ from pathlib import Path
 from atelier_contracts import names
 from atelier_contracts.manifests import AdapterManifest, BundleManifest, Evidence, file_sha256
 
+from atelier_trainer.adapter_formats.preview import make_preview
 from atelier_trainer.base_models.base_model import BaseModel
 from atelier_trainer.base_models.load import load_base_model
 from atelier_trainer.config.options import TrainOptions
@@ -57,13 +58,15 @@ def publish(folder: Path, outcome: Outcome, target: RunTarget, report: Report) -
         adapter.inject_lora(unet, **options.model.lora)
         adapter.set_lora_weights(unet, adapter.load_weights(folder))
         pairs = adapter.lora_pairs(unet)
+        if (picture := target.tracking.validation_image(target.run_id, outcome.losses.step)) is not None:
+            (folder / names.PREVIEW_FILE).write_bytes(make_preview(picture))
         manifest = write_adapter_manifest(
             folder / names.WEIGHTS_FILE,
             bundle,
             pairs,
             run_id=target.run_id,
             dataset_digest=outcome.dataset_digest,
-            style=options.output.style,
+            style=options.style.to_style(),
         )
         parity = measure_parity({"unet": unet}, base.family, pairs, bundle_dir, bundle)
         write_evidence(folder, _evidence(outcome, manifest, parity))
@@ -158,8 +161,9 @@ def _evidence(outcome: Outcome, manifest: AdapterManifest, parity: tuple[bool, f
 
 
 def _copy_adapter(folder: Path, copy: Path) -> Path:
-    """The adapter's three files in a folder of their own: the run's folder also holds journal and checkpoints."""
+    """The adapter's own files in a folder of their own: the run's folder also holds journal and checkpoints."""
     copy.mkdir()
-    for name in (names.WEIGHTS_FILE, names.ADAPTER_FILE, names.EVIDENCE_FILE):
-        (copy / name).write_bytes((folder / name).read_bytes())
+    for name in (names.WEIGHTS_FILE, names.ADAPTER_FILE, names.EVIDENCE_FILE, names.PREVIEW_FILE):
+        if name != names.PREVIEW_FILE or (folder / name).exists():
+            (copy / name).write_bytes((folder / name).read_bytes())
     return copy

@@ -113,6 +113,16 @@ class TrackingClient:
                 found.append(downloaded.replace(folder / "images" / f"{name}.png"))
         return found
 
+    def validation_image(self, run_id: str, step: int) -> bytes | None:
+        """The PNG of the first validation prompt at an optimizer step; None where the run logged none then."""
+        with translate_errors(self.uri):
+            for file in self.client.list_artifacts(run_id, "images"):
+                match = IMAGE_FILE.fullmatch(Path(file.path).name)
+                if match and (match["name"], int(match["step"])) == ("validation_0", step):
+                    with tempfile.TemporaryDirectory(prefix="atelier-") as folder:
+                        return Path(self.client.download_artifacts(run_id, str(file.path), folder)).read_bytes()
+        return None
+
     def alias_version(self, model: str, alias: str) -> int:
         """The version that an alias of a registered model points at."""
         with translate_errors(self.uri):

@@ -13,7 +13,7 @@ export class Card {
   constructor(request, label, onFinished) {
     Object.assign(this, { request, label, onFinished, running: false });
     this.image = element("img", { alt: "", width: request.width, height: request.height });
-    this.bar = element("progress", { max: request.steps, value: 0, ariaLabel: `Progress of ${label}` });
+    this.bar = element("progress", { max: 1, value: 0, ariaLabel: `Progress of ${label}` });
     this.state = element("p", { className: "quiet state" });
     this.buttons = element("div", { className: "row" });
     const caption = element("figcaption", {}, element("strong", { textContent: label }), this.bar, this.state, this.buttons);
@@ -30,6 +30,7 @@ export class Card {
       const job = await createJob(this.request, this.abort.signal);
       this.job = job.id;
       this.request.seed = job.metadata[0].seed;
+      this.bar.max = this.steps = job.metadata[0].steps;
       this.showStatus(job);
       for await (const [name, data] of events(job.id, this.abort.signal)) {
         if (name === "step") this.showStep(data.step);
@@ -57,7 +58,8 @@ export class Card {
     this.showImage(url, false);
     this.image.alt = `${metadata.prompt}, generated with ${this.label}`;
     this.bar.hidden = true;
-    this.showState(`seed ${metadata.seed}, ${metadata.steps} steps, ${metadata.width} × ${metadata.height}`);
+    const recommended = metadata.recommended ? `, ${metadata.recommended.fields.map((name) => name.replace("_", " ")).join(", ")} as recommended` : "";
+    this.showState(`seed ${metadata.seed}, ${metadata.steps} steps, ${metadata.width} × ${metadata.height}${recommended}`);
     const name = `atelier-${metadata.version}-${metadata.seed}.png`;
     this.buttons.replaceChildren(element("a", { href: url, download: name, textContent: "Download PNG" }));
     this.onFinished({ request: this.request, label: this.label, blob });
@@ -81,7 +83,7 @@ export class Card {
 
   showStep(step) {
     this.bar.value = step;
-    if (step) this.showState(`step ${step} of ${this.request.steps}`);
+    if (step) this.showState(`step ${step} of ${this.steps}`);
   }
 
   showImage(url, preview) {

@@ -6,7 +6,9 @@ import * as history from "./history.js";
 
 const byId = (id) => document.getElementById(id);
 const FIELDS = ["prompt", "seed", "steps", "width", "height", "negative", "guidance", "scale", "scheduler"];
+const OPEN_FIELDS = { steps: ["steps", 25], guidance: ["guidance_scale", 5], scale: ["scale", 1], scheduler: ["scheduler", "default"] };
 let cards = [];
+let recommended = new Map();
 
 function notice(text) {
   byId("notice").textContent = text ?? "";
@@ -45,9 +47,10 @@ function showVersions(listed) {
   byId("model").textContent = listed.model;
   const styles = [{ value: "champion", name: "champion", note: versionOf(listed, "champion") }, { value: "base", name: "base, no style" }];
   for (const version of listed.versions)
-    styles.push({ value: String(version.version), name: `version ${version.version}`, note: version.aliases.join(", "), image: version.image });
+    styles.push({ value: String(version.version), name: `version ${version.version}`, note: version.aliases.join(", "), ...described(version) });
   const champion = listed.versions.find((version) => version.aliases.includes("champion"));
-  if (champion) styles[0].image = champion.image;
+  if (champion) Object.assign(styles[0], described(champion));
+  recommended = new Map(styles.map(({ value, style }) => [value, style?.recommended ?? {}]));
   byId("styles").replaceChildren(...styles.map(style));
   const step = listed.size_multiple_px ?? 64;
   const native = listed.native_size_px ?? 512;
@@ -60,18 +63,36 @@ function showVersions(listed) {
   restoreFromLink();
 }
 
+const described = ({ style, preview, image }) => ({ style, image: preview ?? image });
+
+// What applies to an empty field: the value that all selected styles recommend, or else "default".
+function showRecommended() {
+  for (const [id, [field, fallback]] of Object.entries(OPEN_FIELDS)) {
+    const values = new Set(selectedStyles().map((value) => recommended.get(value)?.[field] ?? fallback));
+    const text = values.size === 1 ? String([...values][0]) : values.size ? "as each style says" : String(fallback);
+    if (byId(id).tagName === "SELECT") byId(id).options[0].textContent = text;
+    else byId(id).placeholder = text;
+  }
+}
+
 const versionOf = (listed, alias) => {
   const found = listed.versions.find((version) => version.aliases.includes(alias));
   return found ? `now version ${found.version}` : "none yet";
 };
 
-function style({ value, name, note, image: path }) {
+function style({ value, name, note, image: path, style: described }) {
   const label = document.createElement("label");
   label.className = "style";
   const box = Object.assign(document.createElement("input"), { type: "checkbox", name: "style", value, checked: value === "champion" });
   const placeholder = Object.assign(document.createElement("div"), { className: "placeholder", ariaHidden: "true", textContent: /^\d/.test(value) ? value : name[0] });
   const text = Object.assign(document.createElement("span"), { textContent: note ? `${name} (${note})` : name });
+  box.onchange = showRecommended;
   label.append(box, placeholder, text);
+  if (described?.title) text.prepend(Object.assign(document.createElement("strong"), { textContent: described.title }), " ");
+  if (described?.description) label.title = described.description;
+  const words = [["Trigger words", described?.trigger_words], ["Tags", described?.tags], ["Licence", [described?.licence].filter(Boolean)]];
+  for (const [what, list] of words)
+    if (list?.length) text.append(Object.assign(document.createElement("small"), { textContent: `${what}: ${list.join(", ")}` }));
   if (path) {
     // loaded when it comes into view, because there may be hundreds
     new IntersectionObserver(async ([entry], observer) => {
@@ -94,13 +115,13 @@ function makeRequests() {
     prompt: byId("prompt").value.trim(),
     negative_prompt: byId("negative").value,
     seed,
-    steps: Number(byId("steps").value),
     width: Number(byId("width").value),
     height: Number(byId("height").value),
-    guidance_scale: Number(byId("guidance").value),
-    scale: Number(byId("scale").value),
   };
-  if (byId("scheduler").value) request.scheduler = byId("scheduler").value;
+  for (const [id, [field]] of Object.entries(OPEN_FIELDS)) {
+    const value = byId(id).value;
+    if (value !== "") request[field] = id === "scheduler" ? value : Number(value);
+  }
   const source = (value) => (value === "base" ? { base: true } : value === "champion" ? { alias: value } : { version: Number(value) });
   return selectedStyles().map((value) => [{ ...request, ...source(value) }, /^\d/.test(value) ? `version ${value}` : value]);
 }
@@ -145,6 +166,7 @@ function restoreFromLink() {
     const named = values.get("styles").split(",");
     for (const box of document.querySelectorAll("[name=style]")) box.checked = named.includes(box.value);
   }
+  showRecommended();
 }
 
 byId("share").onclick = async () => {
@@ -181,9 +203,11 @@ async function showHistory() {
 }
 
 function reuse({ request, label }) {
-  const values = { prompt: request.prompt, negative: request.negative_prompt, guidance: request.guidance_scale, scheduler: request.scheduler ?? "" };
+  const values = { negative: request.negative_prompt };
+  for (const [id, [field]] of Object.entries(OPEN_FIELDS)) values[id] = request[field] ?? "";
   for (const [id, value] of Object.entries({ ...request, ...values })) if (FIELDS.includes(id)) byId(id).value = value;
   for (const box of document.querySelectorAll("[name=style]")) box.checked = box.value === label.replace("version ", "");
+  showRecommended();
   byId("prompt").focus();
 }
 

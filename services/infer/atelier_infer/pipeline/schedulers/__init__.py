@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from atelier_contracts.generate import SchedulerName
+from atelier_contracts.styles import SchedulerName
 
 from atelier_infer.arrays import Array
 from atelier_infer.pipeline.schedulers.base import Scheduler

@@ -27,10 +27,17 @@ async function request(path, options = {}) {
   return response;
 }
 
-export const get = async (path) => (await request(path)).json();
+// The content, or with `tagged` both the content and its ETag.
+export const get = async (path, tagged = false) => {
+  const response = await request(path);
+  const content = await response.json();
+  return tagged ? { content, etag: response.headers.get("ETag") } : content;
+};
 
-export const post = async (path, body, headers = {}) =>
-  (await request(path, { method: "POST", body: JSON.stringify(body), headers: { "Content-Type": "application/json", ...headers } })).json();
+const send = (method) => async (path, body, headers = {}) =>
+  (await request(path, { method, body: JSON.stringify(body), headers: { "Content-Type": "application/json", ...headers } })).json();
+
+export const [post, patch] = [send("POST"), send("PATCH")];
 
 // An image element cannot send a token, so the bytes are fetched and passed to it.
 export const image = async (path) => URL.createObjectURL(await (await request(path)).blob());

@@ -3,6 +3,7 @@
 
 import { etag, get, listen, image, post, RequestError, token } from "./api.js";
 import { curve, decisionItem, element, formatNumber, timeElement, verdictItem } from "./parts.js";
+import { saveStyle, showStyle } from "./style.js";
 
 const CURVES = ["validation_loss", "ema_loss", "loss"];
 const $ = (id) => document.getElementById(id);
@@ -65,6 +66,7 @@ async function selectModel(name) {
 async function refresh() {
   const [model, page, history] = await Promise.all([
     get(path()), get(path("/versions?limit=20&runs=true")), get(path("/history?limit=50")),
+    showStyle(path, $("style"), $("style-fields")),
   ]);
   state.champion = model.aliases.champion ?? null;
   $("changed").replaceChildren(...model.problems.map((text) => element("li", text)));
@@ -200,6 +202,15 @@ $("more").addEventListener("click", () => run("Loading older versions …", asyn
   listVersions(await get(path(`/versions?limit=20&runs=true&page_token=${encodeURIComponent(state.next)}`)));
 }));
 $("generate").addEventListener("submit", (event) => { event.preventDefault(); run("Generating …", generate); });
+$("style-form").addEventListener("submit", (event) => {
+  event.preventDefault();
+  run("Saving …", async () => {
+    const decision = await saveStyle(path, $("style-form"), $("style-reason").value);
+    $("style-reason").value = "";
+    await refresh();
+    return `Saved as decision ${decision.id}.`;
+  });
+});
 $("decision").addEventListener("submit", (event) => {
   event.preventDefault();
   const action = event.submitter?.value ?? "promote";

@@ -44,11 +44,18 @@ export function verdictItem(verdict) {
   return element("li", [mark, ` ${verdict.rule}: ${verdict.reason}`], { className: verdict.passed ? "pass" : "fail" });
 }
 
+function styleChanges({ before, after }) {
+  const flat = ({ recommended, ...others }) => ({ ...others, ...recommended });
+  const [old, now] = [flat(before), flat(after)];
+  const names = Object.keys({ ...old, ...now }).filter((name) => String(old[name] ?? "") !== String(now[name] ?? ""));
+  return names.map((name) => `${name.replaceAll("_", " ")} ${now[name] === null || now[name] === undefined ? "as the version says" : `“${now[name]}”`}`).join(", ");
+}
+
 export function decisionItem(decision, buttons) {
   const to = decision.to_version === null ? "nothing" : `version ${decision.to_version}`;
   const from = decision.from_version === null ? "" : ` from ${decision.from_version}`;
   const actor = decision.approved_by ? `${decision.actor}, approved by ${decision.approved_by}` : decision.actor;
-  const what = {
+  const what = decision.style ? `${decision.action === "style" ? "" : "outside: "}style: ${styleChanges(decision.style)}` : {
     retire: `retired ${to}`,
     record: `record: the digest of ${to}`,
     revert: `revert: infer serves ${decision.alias} with ${to} instead of ${decision.from_version}`,

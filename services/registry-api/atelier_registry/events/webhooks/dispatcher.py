@@ -14,11 +14,11 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
-from atelier_contracts.events import ALIAS_EVENT, AliasMoved
 from atelier_service.webhooks import Delivery, deliver, read_secret, retry_delay_s
 
 from atelier_registry.config.subscribers import Subscriber
 from atelier_registry.errors import AliasBusyError, RegistryApiError, UnknownSubscriberError
+from atelier_registry.events.event_types import read_event
 from atelier_registry.events.webhooks.offsets import WebhookOffset, WebhookOffsets
 from atelier_registry.storage import hash_chain
 from atelier_registry.storage.locks import AliasLocks
@@ -129,7 +129,7 @@ class WebhookDispatcher:
             offset = self._offsets.find(subscriber.name) or offset
             while not self._stopping and self._is_due(offset):
                 for row in self._outbox.events_after(offset.event_id, _PAGE_SIZE):
-                    if self._stopping or not self._deliver_event(subscriber, offset, AliasMoved.model_validate(row)):
+                    if self._stopping or not self._deliver_event(subscriber, offset, row):
                         return
                     offset = WebhookOffset(subscriber.name, row["id"])
 
@@ -138,12 +138,13 @@ class WebhookDispatcher:
             return False
         return bool(self._outbox.events_after(offset.event_id, 1))
 
-    def _deliver_event(self, subscriber: Subscriber, offset: WebhookOffset, event: AliasMoved) -> bool:
+    def _deliver_event(self, subscriber: Subscriber, offset: WebhookOffset, row: dict[str, Any]) -> bool:
         """Whether the offset moved past the event."""
+        name, event = read_event(row)
         if not subscriber.wants(event):
             self._offsets.advance(subscriber.name, event.id, delivered=False)
             return True
-        content = {"type": ALIAS_EVENT, "timestamp": event.at.isoformat(), "data": event.model_dump(mode="json")}
+        content = {"type": name, "timestamp": event.at.isoformat(), "data": event.model_dump(mode="json")}
         delivery = _post(subscriber, f"event-{event.id}", content)
         if delivery.succeeded:
             if offset.failed_attempts:
