@@ -19,7 +19,7 @@ import pytest
 from ..containers import docker, need_engine, until
 from .cloud import REGION, Cloud, Folder
 from .conftest import INFRA
-from .test_deployment import Environment
+from .deployment import Environment
 
 pytestmark = [pytest.mark.full, pytest.mark.timeout(2400)]
 

@@ -13,7 +13,8 @@ import httpx
 import pytest
 
 from ..servers import end, free_port, wait_for
-from .conftest import FILES, Api
+from .adapter_files import FILES
+from .conftest import Api
 
 
 @pytest.fixture

@@ -13,7 +13,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from .attacks import FILES, TABLE, Attack
+from .attacks.attack import FILES, Attack
+from .attacks.tracking import TABLE
 from .environment import BUCKET, CHECKS, Environment, listed, objects
 from .sampling import Peak
 from .sending import Lists, Zeros, send, send_all

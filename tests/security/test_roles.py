@@ -9,7 +9,7 @@ from atelier_contracts.names import TAG_PROMOTED_DIGEST
 
 from ..integration.containers import ROLES
 from . import service_checks
-from .attacks import API, FILES, V3, version
+from .attacks.attack import API, FILES, V3, version
 from .environment import CHECKS, Environment
 from .sending import Body, send
 from .services import MODEL, TOKENS, WISH, Services

@@ -10,9 +10,10 @@ import pytest
 from atelier_contracts import names
 
 from ..integration.containers import until
-from .attacks import Attack
+from .attacks.attack import Attack
+from .attacks.service_rows import Forged
+from .attacks.services import TABLE
 from .sending import send_all
-from .service_attacks import TABLE, Forged
 from .service_checks import CHECKS
 from .services import MODEL, Services, drawn_by, infer_settings, other_files, running, token_lines
 from .test_attacks import fill_placeholders

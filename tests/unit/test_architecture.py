@@ -32,6 +32,7 @@ LAYERS = {
 }
 FLAT = ("contracts/atelier_contracts", "embedded/atelier_embedded", "twin/localstack/persistent_s3", "benchmarks")
 MOST_MODULES = 12
+MOST_LINES = 300
 
 BANNED = frozenset(
     """absent accept alone answers asking batch begin binding bodies bring callbacks chain choosing command courier decoding
@@ -162,3 +163,11 @@ def test_only_a_familys_own_folder_asks_which_family_it_is():
         if "families" not in file.parts and asks.search(line)
     ]
     assert lines == []
+
+
+def test_no_module_is_longer_than_300_lines() -> None:
+    tops = ("contracts", "libs", "embedded", "services", "twin", "infra", "tests", "benchmarks", "scripts")
+    files = [file for top in tops for file in sorted((ROOT / top).rglob("*.py")) if ".venv" not in file.parts]
+    assert len(files) > 500
+    lengths = {str(file.relative_to(ROOT)): len(file.read_text().splitlines()) for file in files}
+    assert {name: length for name, length in lengths.items() if length > MOST_LINES} == {}

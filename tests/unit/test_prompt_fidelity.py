@@ -18,13 +18,14 @@ sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))  # its modules
 
 import classifier.train as judge
 import prompt_fidelity as fidelity
+from classifier import prompts
 from classifier.report import JudgedImage, contact_sheet, read_images, write_images
 from classifier.scenes import CELLS, IGNORED, NOTHING, SIDE, augment, cells_of, nonsense, transform_pixels
 
 
 @pytest.fixture(scope="module")
 def known() -> set[str]:
-    return fidelity.training_captions([1, 2], 400)
+    return prompts.training_captions([1, 2], 400)
 
 
 def _image(colour: str = "white") -> Image.Image:
@@ -33,7 +34,7 @@ def _image(colour: str = "white") -> Image.Image:
 
 @pytest.mark.parametrize("things", [1, 2])
 def test_prompts_are_new_distinct_and_name_their_things(known: set[str], things: int) -> None:
-    chosen = fidelity.prompts(30, things, known)
+    chosen = prompts.prompts(30, things, known)
     texts = [text for text, _ in chosen]
     assert len(set(texts)) == 30
     assert not known.intersection(texts)
@@ -48,35 +49,35 @@ class _Everything(set[str]):
 
 
 def test_a_known_caption_is_no_prompt_and_the_rest_stay() -> None:
-    first, *rest = fidelity.prompts(5, 2, set())
-    assert fidelity.prompts(4, 2, {first[0]}) == rest
+    first, *rest = prompts.prompts(5, 2, set())
+    assert prompts.prompts(4, 2, {first[0]}) == rest
     with pytest.raises(ValueError, match="only 0 of 1 captions of series 2000"):
-        fidelity.prompts(1, 1, _Everything())
+        prompts.prompts(1, 1, _Everything())
 
 
 def test_training_captions_are_those_of_the_tiny_base(tmp_path: Path) -> None:
     _, captions = base_images(tmp_path, "colour", 5, 2)
-    assert {text for texts in captions for text in texts} == fidelity.training_captions([2], 5)
-    assert render(2, 3, "sketch", 64)[1] in fidelity.training_captions([2], 4)
+    assert {text for texts in captions for text in texts} == prompts.training_captions([2], 5)
+    assert render(2, 3, "sketch", 64)[1] in prompts.training_captions([2], 4)
 
 
 def test_a_hit_is_every_thing_named() -> None:
-    assert fidelity.is_hit({"cat"}, {"cat"})
-    assert fidelity.is_hit({"cat"}, {"cat", "sun"})
-    assert not fidelity.is_hit({"cat", "sun"}, {"sun"})
-    assert not fidelity.is_hit({"cat"}, set())
+    assert prompts.is_hit({"cat"}, {"cat"})
+    assert prompts.is_hit({"cat"}, {"cat", "sun"})
+    assert not prompts.is_hit({"cat", "sun"}, {"sun"})
+    assert not prompts.is_hit({"cat"}, set())
 
 
 def test_chance_is_the_hit_rate_of_shuffled_images() -> None:
     kind_names = [frozenset({kind}) for kind in ("cat", "cat", "sun", "car")]
-    assert fidelity.chance_hit_share(kind_names, kind_names) == pytest.approx(2 / 12)
-    assert fidelity.chance_hit_share(kind_names, [frozenset(KINDS)] * 4) == 1.0
-    assert fidelity.chance_hit_share(kind_names, [frozenset()] * 4) == 0.0
+    assert prompts.chance_hit_share(kind_names, kind_names) == pytest.approx(2 / 12)
+    assert prompts.chance_hit_share(kind_names, [frozenset(KINDS)] * 4) == 1.0
+    assert prompts.chance_hit_share(kind_names, [frozenset()] * 4) == 0.0
     rng = np.random.default_rng(0)
     labels = [frozenset({KINDS[k]}) for k in rng.integers(len(KINDS), size=300)]
-    assert fidelity.chance_hit_share(labels, labels) == pytest.approx(1 / len(KINDS), abs=0.01)
+    assert prompts.chance_hit_share(labels, labels) == pytest.approx(1 / len(KINDS), abs=0.01)
     with pytest.raises(ValueError, match="two images or more; received 1"):
-        fidelity.chance_hit_share(kind_names[:1], kind_names[:1])
+        prompts.chance_hit_share(kind_names[:1], kind_names[:1])
 
 
 def test_cache_key_follows_generator_settings_and_style(monkeypatch: pytest.MonkeyPatch) -> None:

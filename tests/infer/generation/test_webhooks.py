@@ -1,27 +1,17 @@
 """Webhooks: sent when a job has ended, signed, retried until they are accepted, to allowed hosts only."""
 
 import ssl
-import time
 
 import pytest
 from atelier_contracts.generate import JobStatus
 from atelier_infer.app import Timings
-from atelier_infer.client import read_webhook, webhook_key
+from atelier_infer.client import read_webhook
 from atelier_infer.generation import webhooks
-from atelier_infer.generation.webhooks import Webhook, WebhookLimits, WebhookSender
-from atelier_service.webhook_hosts import Origin, WebhookTarget, parse_hosts
+from atelier_infer.generation.webhooks import WebhookLimits
 
 from ...servers import free_port
-from ..conftest import wait
 from ..support import REQUEST, ended, make_noise_non_finite, problem
 from ..webhook_receiver import SIGNING, Receiver, self_signed
-
-
-@pytest.fixture
-def receiver():
-    with Receiver() as made:
-        yield made
-
 
 QUICK = Timings(webhooks=WebhookLimits(first_retry_s=0.01, max_retry_s=0.02))
 
@@ -220,62 +210,6 @@ def test_over_https_the_certificate_is_checked(make_sending_service, receiver, t
 # shutdown
 
 
-def webhook_to(place: str) -> Webhook:
-    return Webhook(WebhookTarget(Origin("http", *_split(place)), "/", f"http://{place}/"), "msg_1")
-
-
-def _split(place: str) -> tuple[str, int]:
-    host, _, port = place.partition(":")
-    return host, int(port)
-
-
-def make_sender(place: str, outcomes: list[str], **limits) -> WebhookSender:
-    return WebhookSender(
-        hosts=parse_hosts(f"http://{place}"),
-        key=webhook_key(SIGNING),
-        record_outcome=outcomes.append,
-        limits=WebhookLimits(**limits),
-    )
-
-
-def test_shutdown_gives_pending_webhooks_one_last_attempt(receiver):
-    receiver.answers = [(503, {"Retry-After": "200"}), (503, {"Retry-After": "200"}), (204, {})]
-    outcomes: list[str] = []
-    sender = make_sender(receiver.place, outcomes)
-    sender.start()
-    one, other = webhook_to(receiver.place), webhook_to(receiver.place)
-    for sent in (one, other):
-        sender.send(sent, b"{}")
-    wait(lambda: sender.pending == 2 and one.attempts == other.attempts == 1)
-    sender.stop(time.monotonic() + 20)
-    assert (one.state, other.state, one.attempts, other.attempts) == ("delivered", "delivered", 2, 2)
-    assert outcomes == ["delivered"] * 2
-    assert not any(thread.is_alive() for thread in sender._threads)
-
-
-def test_a_last_attempt_that_fails_is_final(receiver):
-    receiver.answers = [(503, {})]
-    sender = make_sender(receiver.place, [])
-    sender.start()
-    sent = webhook_to(receiver.place)
-    sender.send(sent, b"{}")
-    wait(lambda: sender.pending == 1 and sent.attempts == 1)
-    sender.stop(time.monotonic() + 20)
-    assert (sent.state, sent.attempts, sent.last_error) == ("failed", 2, "answered 503")
-
-
-def test_a_silent_receiver_does_not_delay_the_shutdown(receiver):
-    receiver.hold.clear()
-    sender = make_sender(receiver.place, [], final_attempt_s=0.2)
-    sender.start()
-    sent = [webhook_to(receiver.place) for _ in range(webhooks.THREADS + 3)]
-    for one in sent:
-        sender.send(one, b"{}")
-    wait(lambda: len(receiver.came) == webhooks.THREADS)
-    sender.stop(time.monotonic())  # returns although every thread hangs
-    assert [one.last_error for one in sent if one.attempts == 0] == ["the service shut down"] * 3
-
-
 def test_jobs_ended_by_the_shutdown_send_their_status(make_sending_service, receiver, paced):
     go, started, _ = paced
     service = make_sending_service(f"http://{receiver.place}", drain_timeout_s=0)
@@ -286,26 +220,3 @@ def test_jobs_ended_by_the_shutdown_send_their_status(make_sending_service, rece
     service.wait(lambda: receiver.came)
     found = read_webhook(SIGNING, *receiver.came[0])
     assert (found["id"], found["state"], found["problem"]["status"]) == (job, "failed", 503)
-
-
-def test_a_webhook_beyond_the_queue_limit_fails_at_once(receiver):
-    sender = make_sender(receiver.place, [], queue_limit=2)  # not started: nothing leaves the queue
-    sent = [webhook_to(receiver.place) for _ in range(3)]
-    for one in sent:
-        sender.send(one, b"{}")
-    assert [one.state for one in sent] == ["pending", "pending", "failed"]
-    assert sent[2].last_error == "2 webhooks are pending already"
-
-
-def test_an_unexpected_error_does_not_end_the_threads(receiver, monkeypatch):
-    sender = make_sender(receiver.place, [])
-    with monkeypatch.context() as patch:
-        patch.setattr(WebhookSender, "_post", lambda *_: 1 / 0)
-        sender.start()
-        sent = [webhook_to(receiver.place) for _ in range(webhooks.THREADS + 1)]
-        for one in sent:
-            sender.send(one, b"{}")
-        wait(lambda: all(one.state == "failed" for one in sent))
-    sender.send(last := webhook_to(receiver.place), b"{}")
-    wait(lambda: last.state == "delivered")
-    sender.stop(time.monotonic())

@@ -5,7 +5,7 @@ import math
 
 import pytest
 
-from ..conftest import ADAPTER, EVIDENCE, FILES
+from ..adapter_files import ADAPTER, EVIDENCE, FILES
 
 KIND = {"atelier.kind": "adapter", "atelier.bundle_digest": "b" * 64}
 

@@ -14,7 +14,7 @@ from atelier_registry.config.policy import Policy
 from atelier_registry.events.event_stream import EventStream
 
 from ...servers import app_running
-from ..conftest import FILES
+from ..adapter_files import FILES
 from ..fake_infer_client import png
 
 POLICY = Policy.model_validate(

@@ -3,7 +3,7 @@
 import pytest
 from atelier_contracts.stage import StageResponse
 
-from ..conftest import EVIDENCE, FILES
+from ..adapter_files import EVIDENCE, FILES
 from ..fake_infer_client import pixel_difference, png
 
 KIND = {"atelier.kind": "adapter"}

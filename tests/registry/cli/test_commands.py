@@ -16,7 +16,7 @@ from atelier_registry.events.webhooks.dispatcher import WebhookDispatcher
 from atelier_registry.events.webhooks.offsets import WebhookOffsets
 
 from ...servers import app_running
-from ..conftest import FILES
+from ..adapter_files import FILES
 from ..events.test_webhook_dispatcher import until
 
 POLICY = Policy.model_validate({"default": {"champion": {"output_finite": True}, "shown": {"approval": True}}})

@@ -17,7 +17,7 @@ from atelier_registry.storage.hash_chain import BrokenChainError
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from ..conftest import ADAPTER, EVIDENCE
+from ..adapter_files import ADAPTER, EVIDENCE
 
 SHARED = settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None, max_examples=60)
 ODD = st.sampled_from([2**63, 10**400, -1, float("nan"), float("inf"), "..", "/etc/passwd", "champion", "*", "\x00", True])

@@ -8,7 +8,7 @@ from atelier_contracts.promotion import Decision, RefusedProblem
 from atelier_registry.config.policy import AliasPolicy, Policy, read_policy
 from atelier_registry.errors import PolicyError
 
-from ..conftest import EVIDENCE, FILES
+from ..adapter_files import EVIDENCE, FILES
 
 DRIFT = {"at_most": 0.3, "images": [{"prompt": "a cat", "seed": 7, "steps": 4, "size": 64}]}
 

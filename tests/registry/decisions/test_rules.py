@@ -16,7 +16,7 @@ from atelier_registry.storage import hash_chain
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ..conftest import EVIDENCE
+from ..adapter_files import EVIDENCE
 
 NOW = datetime(2026, 3, 1, tzinfo=UTC)
 ADAPTER = {"atelier.kind": "adapter"}

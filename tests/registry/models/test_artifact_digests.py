@@ -11,7 +11,7 @@ from atelier_registry.models.integrity_monitor import IntegrityMonitor
 from atelier_registry.storage import hash_chain
 from atelier_registry.storage.entries import DecisionFacts
 
-from ..conftest import ADAPTER, EVIDENCE, FILES
+from ..adapter_files import ADAPTER, EVIDENCE, FILES
 
 DIGEST = ADAPTER.digest()
 KIND = {"atelier.kind": "adapter"}

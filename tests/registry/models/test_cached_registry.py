@@ -8,7 +8,7 @@ import pytest
 from atelier_registry.errors import TrackingUnavailableError
 from atelier_registry.models.cached_registry import CachedRegistry
 
-from ..conftest import FILES
+from ..adapter_files import FILES
 
 
 @pytest.fixture

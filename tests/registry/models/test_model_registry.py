@@ -13,7 +13,7 @@ from atelier_registry.models import artifact_stream
 from atelier_registry.models.mlflow_registry import MlflowRegistry
 
 from ...servers import free_port
-from ..conftest import FILES
+from ..adapter_files import FILES
 
 
 def test_ping(world):
