@@ -9,6 +9,8 @@ import atelier_infer.problems
 import atelier_registry.problems
 import pytest
 from atelier_service import auth, problems
+from atelier_tracking.gate.problem_responses import TYPES as TRACKING_TYPES
+from atelier_tracking.gate.problem_responses import ProblemType as TrackingProblemType
 
 from .conftest import LIMIT_BYTES
 
@@ -63,11 +65,17 @@ def test_every_type_can_be_looked_up_without_a_token(client):
 
 def test_the_reference_lists_every_type():
     shared = (*problems.COMMON, auth.MISSING_TOKEN, auth.UNKNOWN_TOKEN, auth.ROLE_TOO_LOW)
-    tables = {"infer": atelier_infer.problems.TYPES, "registry-api": atelier_registry.problems.TYPES}
+    of_services: dict[str, set[problems.ProblemType | TrackingProblemType]] = {
+        "infer": {*atelier_infer.problems.TYPES.values(), *shared},
+        "registry-api": {*atelier_registry.problems.TYPES.values(), *shared},
+        "tracking": {*TRACKING_TYPES},
+    }
     expected: dict[str, tuple[int, str, set[str]]] = {}
-    for service, types in tables.items():
-        for each in {*types.values(), *shared}:
-            expected.setdefault(each.uri, (each.status, each.description, set()))[2].add(service)
+    for service, types in of_services.items():
+        for each in types:
+            *known, services = expected.setdefault(each.uri, (each.status, each.description, set()))
+            assert known == [each.status, each.description], f"{service} gives {each.uri} another meaning"
+            services.add(service)
     rows = re.findall(r"^\| `(\S+)` \| (\d+) \| (.+?) \| (.+?) \|$", REFERENCE.read_text(), re.M)
     listed = {uri: (int(status), meaning, set(services.split(", "))) for uri, status, meaning, services in rows}
     assert listed == expected
