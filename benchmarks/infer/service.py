@@ -71,7 +71,8 @@ def write_adapter(folder: Path, manifest: BundleManifest, rank: int, seed: int) 
     from safetensors.numpy import save_file
 
     folder.mkdir(parents=True)
-    weights, tensors = random_weights(manifest, rank, seed), {}
+    weights = random_weights(manifest, rank, seed)
+    tensors: dict[Any, Any] = {}
     for layer, one in weights.items():
         tensors |= {f"unet.{layer}.lora_A.weight": one.down, f"unet.{layer}.lora_B.weight": one.up}
     save_file(tensors, folder / names.WEIGHTS_FILE)

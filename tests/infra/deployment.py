@@ -65,7 +65,7 @@ class Environment:
             differences |= {(resource["type"], action) for action in change["actions"] if action != "update"}
         return differences
 
-    def password(self) -> dict[str, str]:
+    def password(self) -> dict[str, Any]:
         password = env_files.read(self.folder.path / "secrets" / "tracking.env").get("DB_PW")
         return {"db_password": password} if password else {}
 

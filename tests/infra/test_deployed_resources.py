@@ -21,7 +21,7 @@ def deployed(env: Environment) -> Environment:
     return env
 
 
-def test_no_secret_is_in_the_state(deployed):
+def test_no_secret_is_in_the_state(deployed: Environment) -> None:
     manager = deployed.cloud.client("secretsmanager")
     password = manager.get_secret_value(SecretId="atelier/database")["SecretString"]
     logins = json.loads(manager.get_secret_value(SecretId="atelier/tracking")["SecretString"])
@@ -39,7 +39,7 @@ def login_lines(env: Environment) -> list[str]:
     return (env.folder.path / "secrets" / "logins").read_text().splitlines()[1:]
 
 
-def test_the_database_is_private_and_open_to_tracking_only(deployed):
+def test_the_database_is_private_and_open_to_tracking_only(deployed: Environment) -> None:
     [database] = deployed.cloud.client("rds").describe_db_instances()["DBInstances"]
     assert (database["PubliclyAccessible"], database["StorageEncrypted"], database["DeletionProtection"]) == (False, True, True)
     ec2 = deployed.cloud.client("ec2")
@@ -69,7 +69,7 @@ def test_the_database_is_private_and_open_to_tracking_only(deployed):
     )
 
 
-def test_the_bucket_is_private(deployed):
+def test_the_bucket_is_private(deployed: Environment) -> None:
     s3 = deployed.cloud.client("s3")
     bucket = f"atelier-artifacts-123456789012-{REGION}"
     assert [each["Name"] for each in s3.list_buckets()["Buckets"]] == [bucket]
@@ -80,7 +80,7 @@ def test_the_bucket_is_private(deployed):
     assert s3.get_bucket_encryption(Bucket=bucket)["ServerSideEncryptionConfiguration"]["Rules"]
 
 
-def test_the_task_gets_secrets_by_reference(deployed):
+def test_the_task_gets_secrets_by_reference(deployed: Environment) -> None:
     definition, stack = container(deployed), read_stack(json.loads(deployed.folder.terraform("output", "-json").stdout))
     tracking = stack.services["tracking"]
     assert sorted(each["name"] for each in definition["environment"]) == tracking.environment
@@ -102,7 +102,7 @@ def test_the_task_gets_secrets_by_reference(deployed):
     assert "NET_BIND_SERVICE" not in definition["linuxParameters"]["capabilities"]["drop"]
 
 
-def test_roles_have_the_planned_policies_only(deployed):
+def test_roles_have_the_planned_policies_only(deployed: Environment) -> None:
     iam = deployed.cloud.client("iam")
     for role, names in {
         "atelier-tracking-execution": ["image-log-secrets"],

@@ -18,13 +18,13 @@ from atelier_infra.secrets import env_files
 from rich.console import Console
 
 from .cloud import REGION, environment
-from .deployment import LOST_ON_FIRST_APPLY, Docker, adopt_lost_resources, container, second_machine
+from .deployment import LOST_ON_FIRST_APPLY, Docker, Environment, adopt_lost_resources, container, second_machine
 from .plan_rules import as_list
 
 pytestmark = [pytest.mark.infra, pytest.mark.timeout(1500)]
 
 
-def test_an_interrupted_up_keeps_what_it_created(env):
+def test_an_interrupted_up_keeps_what_it_created(env: Environment) -> None:
     env.run("init", "--region", REGION, "--allow", "203.0.113.7", "--user", "ana")
     with env.popen("up", "--yes") as process:
         lines, sent = [], False
@@ -41,19 +41,19 @@ def test_an_interrupted_up_keeps_what_it_created(env):
     assert "run `python -m atelier_infra up`" in env.run("status", code=1)
 
 
-def test_up_continues_after_an_interruption(env):
+def test_up_continues_after_an_interruption(env: Environment) -> None:
     adopt_lost_resources(env)
     out = env.run("plan")
     assert "always on" in out and "database db.t4g.micro" in out
     assert env.differences() <= LOST_ON_FIRST_APPLY
 
 
-def test_a_second_up_changes_nothing(env):
+def test_a_second_up_changes_nothing(env: Environment) -> None:
     assert "write the secrets" not in env.run("up", "--yes")
     assert env.differences() == set()
 
 
-def test_up_on_a_second_machine_adopts_the_secrets(env, tmp_path):
+def test_up_on_a_second_machine_adopts_the_secrets(env: Environment, tmp_path: Path) -> None:
     second, manager = second_machine(env, tmp_path), env.cloud.client("secretsmanager")
     before = manager.get_secret_value(SecretId="atelier/tracking")
     out = second.run("up", "--yes")
@@ -64,13 +64,13 @@ def test_up_on_a_second_machine_adopts_the_secrets(env, tmp_path):
     assert files[0] == files[1] == json.loads(before["SecretString"])
 
 
-def test_services_without_an_image_do_not_start(env):
+def test_services_without_an_image_do_not_start(env: Environment) -> None:
     assert "tracking has no image yet" in env.run("start", code=1)
     assert "has no image r1; run `python -m atelier_infra push tracking`" in env.run("deploy", "--tag", "r1", code=1)
     assert "none of its tasks is running" in env.run("url", code=1)
 
 
-def test_push_deploy_and_start(env, monkeypatch):
+def test_push_deploy_and_start(env: Environment, monkeypatch: pytest.MonkeyPatch) -> None:
     for name, value in environment(env.folder.endpoint).items():
         if name.startswith("AWS_"):
             monkeypatch.setenv(name, value)
@@ -93,7 +93,7 @@ def test_push_deploy_and_start(env, monkeypatch):
     assert {**running, "image": ""} == {**template, "image": ""}
 
 
-def test_upgrade_takes_a_snapshot_migrates_deploys_and_prints_the_rollback(env):
+def test_upgrade_takes_a_snapshot_migrates_deploys_and_prints_the_rollback(env: Environment) -> None:
     out = env.run("upgrade", "--tag", "r1")
     steps = ("take snapshot atelier-before-r1-", "stop tracking", "run `migrate`", "deploy tracking r1", "tracking is healthy")
     assert [out.index(each) for each in steps] == sorted(out.index(each) for each in steps)
@@ -104,12 +104,12 @@ def test_upgrade_takes_a_snapshot_migrates_deploys_and_prints_the_rollback(env):
     assert "tracking is healthy" in env.run("deploy", "--tag", "r2")
 
 
-def test_gc_runs_the_deployed_image(env):
+def test_gc_runs_the_deployed_image(env: Environment) -> None:
     assert "run `gc --older-than-days 30`" in env.run("gc")
     assert "run `gc --older-than-days 7 --yes`" in env.run("gc", "--yes", "--older-than-days", "7")
 
 
-def test_a_backup_is_verified_before_it_is_restored(env):
+def test_a_backup_is_verified_before_it_is_restored(env: Environment) -> None:
     """The restore itself takes minutes and is tested in test_deployment_variants.py."""
     s3, bucket = env.cloud.client("s3"), f"atelier-artifacts-123456789012-{REGION}"
     for key in ("1/a/model", "1/a/notes", "1/a/kept"):
@@ -133,11 +133,11 @@ def test_a_backup_is_verified_before_it_is_restored(env):
     assert "has no complete snapshot somebody-elses" in env.run("restore", "somebody-elses", "--yes", code=1)
 
 
-def test_terraform_does_not_revert_deployments(env):
+def test_terraform_does_not_revert_deployments(env: Environment) -> None:
     assert env.differences() == set()
 
 
-def test_status_and_logs(env):
+def test_status_and_logs(env: Environment) -> None:
     out = env.run("status")
     assert "running" in out and "1 of 1" in out and "r2" in out and "warning" not in out
     logs = env.cloud.client("logs")
@@ -147,7 +147,7 @@ def test_status_and_logs(env):
     assert "MLflow listens" in env.run("logs")
 
 
-def test_stop_and_start_with_the_database(env):
+def test_stop_and_start_with_the_database(env: Environment) -> None:
     out = env.run("stop", "--database")
     assert "stop the database" in out and "seven days" in out
     status = env.run("status")
@@ -157,7 +157,7 @@ def test_stop_and_start_with_the_database(env):
     assert "start the database" in out and "tracking is healthy" in out
 
 
-def test_a_dry_run_of_everything_changes_nothing(env):
+def test_a_dry_run_of_everything_changes_nothing(env: Environment) -> None:
     before = env.state()
     operator = (["upgrade", "--tag", "r1"], ["backup"], ["gc"])
     for words in (["stop", "--database"], ["start"], ["deploy", "--tag", "r1"], ["destroy"], ["up"], *operator):
@@ -169,7 +169,7 @@ def test_a_dry_run_of_everything_changes_nothing(env):
 CA = "-----BEGIN CERTIFICATE-----\nMIIB\n-----END CERTIFICATE-----"
 
 
-def test_switching_to_an_env_file(env):
+def test_switching_to_an_env_file(env: Environment) -> None:
     env.edit('secrets = "secrets-manager"', 'secrets = "env-file"\ndatabase_ca_file = "rds.pem"')
     (env.folder.path / "rds.pem").write_text(CA)
     out = env.run("up", "--yes")
@@ -190,7 +190,7 @@ def test_switching_to_an_env_file(env):
     assert "runs with settings from before the last `up`; apply them with `deploy --tag r2`" in env.run("status")
 
 
-def test_with_amazons_certificates_services_verify_the_database(env, tmp_path):
+def test_with_amazons_certificates_services_verify_the_database(env: Environment, tmp_path: Path) -> None:
     definition = container(env)
     variables = {each["name"]: each["value"] for each in definition["environment"]}
     assert (variables["DB_TLS_MODE"], variables["DATABASE_CA"]) == ("verify-full", CA.replace("\n", r"\n"))
@@ -207,7 +207,7 @@ def test_with_amazons_certificates_services_verify_the_database(env, tmp_path):
     assert output.splitlines() == ["-- python3 -m atelier_tracking migrate", "0", *CA.splitlines()]
 
 
-def test_a_second_machine_adopts_the_env_file_and_its_password(env, tmp_path):
+def test_a_second_machine_adopts_the_env_file_and_its_password(env: Environment, tmp_path: Path) -> None:
     second, bucket = second_machine(env, tmp_path), f"atelier-config-123456789012-{REGION}"
     body = env.cloud.client("s3").get_object(Bucket=bucket, Key="tracking.env")["Body"].read()
     out = second.run("up", "--yes")
@@ -220,7 +220,7 @@ def test_a_second_machine_adopts_the_env_file_and_its_password(env, tmp_path):
     assert env.cloud.client("s3").get_object(Bucket=bucket, Key="tracking.env")["Body"].read() == body
 
 
-def test_destroy_keeps_the_data_and_up_restores_it(env):
+def test_destroy_keeps_the_data_and_up_restores_it(env: Environment) -> None:
     assert "There is no terminal to confirm on; pass --yes" in env.run("destroy", code=1)
     out = env.run("destroy", "--yes")
     assert "kept: bucket" in out
@@ -233,7 +233,7 @@ def test_destroy_keeps_the_data_and_up_restores_it(env):
     assert f"will be created from snapshot {kept['DBSnapshotIdentifier']}" in env.run("up", "--dry-run")
 
 
-def test_destroy_with_data_leaves_backups_only(env):
+def test_destroy_with_data_leaves_backups_only(env: Environment) -> None:
     env.cloud.client("s3").put_object(Bucket=f"atelier-artifacts-123456789012-{REGION}", Key="1/model", Body=b"x")
     env.run("destroy", "--data", "--yes")
     assert env.folder.terraform("state", "list").stdout == ""

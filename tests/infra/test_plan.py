@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from .plan_rules import RULES, resources
-from .plan_variants import MUTATIONS
+from .plan_variants import MUTATIONS, Plans
 
 pytestmark = [pytest.mark.infra, pytest.mark.timeout(900)]
 VALID = ("default", "everything", "everything, env file")
@@ -17,7 +17,7 @@ VALID = ("default", "everything", "everything, env file")
 
 @pytest.mark.parametrize("rule", RULES, ids=lambda rule: rule.__name__)
 @pytest.mark.parametrize("plan", VALID)
-def test_a_valid_plan_passes_the_rule(plans, plan, rule):
+def test_a_valid_plan_passes_the_rule(plans: Plans, plan: Any, rule: Any) -> None:
     if rule.__name__ == "execution_role_reads_one_env_file" and "env file" not in plan:
         assert [address for address, _ in resources(plans[plan][0], "aws_iam_role_policy") if "env_file" in address] == []
         return
@@ -25,7 +25,7 @@ def test_a_valid_plan_passes_the_rule(plans, plan, rule):
 
 
 @pytest.mark.parametrize("rule", RULES, ids=lambda rule: rule.__name__)
-def test_the_rule_fails_on_a_mutated_plan(plans, rule):
+def test_the_rule_fails_on_a_mutated_plan(plans: Plans, rule: Any) -> None:
     assert rule(plans["mutated"][0])
 
 
@@ -135,7 +135,7 @@ CONDITIONS: list[tuple[str, str, str, str, Any]] = [
 
 
 @pytest.mark.parametrize(("rule", "kind", "part", "path", "new"), CONDITIONS)
-def test_the_rule_fails_on_each_broken_condition(plans, rule, kind, part, path, new):
+def test_the_rule_fails_on_each_broken_condition(plans: Plans, rule: Any, kind: Any, part: Any, path: Any, new: Any) -> None:
     plan = copy.deepcopy(plans["everything"][0])
     check = next(each for each in RULES if each.__name__ == rule)
     address, values = next((address, values) for address, values in resources(plan, kind) if part in address)
@@ -149,5 +149,5 @@ def test_the_rule_fails_on_each_broken_condition(plans, rule, kind, part, path, 
     assert check(plan), f"{address}: {path} = {new} was not noticed"
 
 
-def test_every_rule_has_a_mutation():
+def test_every_rule_has_a_mutation() -> None:
     assert {rule.__name__ for rule in RULES} == set(MUTATIONS)

@@ -3,22 +3,23 @@
 from __future__ import annotations
 
 import json
+from typing import Any
 
 import pytest
 
 from .plan_rules import as_list, resources, statements
-from .plan_variants import PASSWORD
+from .plan_variants import PASSWORD, Plans
 
 pytestmark = [pytest.mark.infra, pytest.mark.timeout(900)]
 
 
-def test_the_password_is_in_no_plan(plans):
+def test_the_password_is_in_no_plan(plans: Plans) -> None:
     shown, folder = plans["everything, env file"]
     assert PASSWORD not in json.dumps(shown)
     assert PASSWORD.encode() not in (folder / "plan").read_bytes()
 
 
-def test_an_api_without_the_other_has_no_settings_for_it(plans):
+def test_an_api_without_the_other_has_no_settings_for_it(plans: Plans) -> None:
     services = plans["infer alone"][0]["output_changes"]["services"]["after"]
     assert {name for each in ("environment", "secret_names") for name in services["infer"][each] if "REGISTRY" in name} == set()
     assert {address.split('"')[1] for address, _ in resources(plans["infer alone"][0], "aws_service_discovery_service")} == {
@@ -26,13 +27,13 @@ def test_an_api_without_the_other_has_no_settings_for_it(plans):
     }
 
 
-def test_the_anchor_of_decisions_cannot_be_deleted(plans):
+def test_the_anchor_of_decisions_cannot_be_deleted(plans: Plans) -> None:
     plan = plans["anchor"][0]
     [(_, bucket)] = [each for each in resources(plan, "aws_s3_bucket") if "anchor" in each[0]]
     [(_, lock)] = resources(plan, "aws_s3_bucket_object_lock_configuration")
     assert (bucket["object_lock_enabled"], bucket["force_destroy"]) == (True, False)
     assert [(each["mode"], each["days"]) for each in lock["rule"][0]["default_retention"]] == [("COMPLIANCE", 365)]
-    allowed = {}
+    allowed: dict[Any, Any] = {}
     for address, statement in statements(plan):
         if "anchor" in json.dumps(statement) and statement["Effect"] == "Allow":
             allowed[address.split('"')[1]] = allowed.get(address.split('"')[1], set()) | set(as_list(statement["Action"]))
@@ -44,7 +45,7 @@ def test_the_anchor_of_decisions_cannot_be_deleted(plans):
     assert resources(plans["everything"][0], "aws_s3_bucket_object_lock_configuration") == []
 
 
-def test_services_accept_their_callers_only(plans):
+def test_services_accept_their_callers_only(plans: Plans) -> None:
     connections = {
         address.split('"')[1]: values["from_port"]
         for address, values in resources(plans["everything"][0], "aws_vpc_security_group_ingress_rule")
@@ -60,7 +61,7 @@ def test_services_accept_their_callers_only(plans):
 
 @pytest.mark.parametrize("service", ["tracking", "registry-api", "infer"])
 @pytest.mark.parametrize("plan", ["everything", "everything, env file"])
-def test_a_task_gets_exactly_the_variables_of_its_service(plans, plan, service):
+def test_a_task_gets_exactly_the_variables_of_its_service(plans: Plans, plan: Any, service: Any) -> None:
     """A mistyped name would be ignored silently, and a missing one would stop the task at start."""
     known, required = variables_of(service)
     described = plans[plan][0]["output_changes"]["services"]["after"][service]
@@ -85,7 +86,7 @@ def variables_of(service: str) -> tuple[set[str], set[str]]:
         required |= {"PGPASSWORD"}  # read by PostgreSQL's client library
         required |= {f"{PREFIX}INFER_URL", f"{PREFIX}INFER_TOKEN"}
     else:
-        from atelier_infer.settings import PREFIX, Settings
+        from atelier_infer.settings import PREFIX, Settings  # type: ignore[assignment]
 
         required |= {f"{PREFIX}EVENTS_URL", f"{PREFIX}REGISTRY_URL", f"{PREFIX}REGISTRY_TOKEN"}
     names = {PREFIX + name.upper(): field.is_required() for name, field in Settings.model_fields.items()}
@@ -94,7 +95,7 @@ def variables_of(service: str) -> tuple[set[str], set[str]]:
     }
 
 
-def test_the_database_accepts_security_groups_of_services_only(plans):
+def test_the_database_accepts_security_groups_of_services_only(plans: Plans) -> None:
     rules = plans["everything"][0]["configuration"]["root_module"]["resources"]
     [rule] = [each for each in rules if each["address"] == "aws_vpc_security_group_ingress_rule.database"]
     assert "aws_security_group.service" in rule["expressions"]["referenced_security_group_id"]["references"]

@@ -6,6 +6,7 @@ import sqlite3
 import tempfile
 import uuid
 from pathlib import Path
+from typing import Any
 
 from atelier_contracts.names import ADAPTER_FOLDER, WEIGHTS_FILE
 from atelier_registry.models.mlflow_registry import MlflowRegistry
@@ -25,16 +26,24 @@ class RealWorld:
         self._database, self._shared = server.database, None
         self._experiment = self.client.create_experiment(f"e-{uuid.uuid4().hex}")
 
-    def add_model(self, name, description=""):
+    def add_model(self, name: str, description: str = "") -> str:
         return self.client.create_registered_model(name, description=description or None).name
 
-    def add_version(self, name, tags=None, params=None, metrics=None, files=None, run_tags=None):
+    def add_version(
+        self,
+        name: str,
+        tags: dict[str, str] | None = None,
+        params: dict[str, str] | None = None,
+        metrics: dict[str, float] | None = None,
+        files: dict[str, str] | None = None,
+        run_tags: dict[str, str] | None = None,
+    ) -> int:
         if files is None and (tags or {}).get("atelier.kind") == "adapter":
             files = FILES
         run = self.client.create_run(self._experiment, run_name="a run", tags=dict(run_tags or {})).info.run_id
         for key, value in (params or {}).items():
             self.client.log_param(run, key, value)
-        for key, value in (metrics or {}).items():
+        for key, value in (metrics or {}).items():  # type: ignore[assignment]
             self.client.log_metric(run, key, value)
         self.client.set_terminated(run)
         made = self._log_files(run, files or {})
@@ -43,16 +52,16 @@ class RealWorld:
         )
         return int(version.version)
 
-    def add_bare_version(self, name):
+    def add_bare_version(self, name: str) -> int:
         """A version whose files all such versions share: one question instead of a dozen, for tests that need very many."""
         if self._shared is None:
-            self._shared = self._log_files(self.client.create_run(self._experiment).info.run_id, FILES)
+            self._shared = self._log_files(self.client.create_run(self._experiment).info.run_id, FILES)  # type: ignore[assignment]
         made = self.client.create_model_version(
             name, f"models:/{self._shared}", tags={"atelier.kind": "adapter"}, model_id=self._shared, await_creation_for=0
         )
         return int(made.version)
 
-    def _log_files(self, run, files):
+    def _log_files(self, run: str, files: dict[str, str]) -> str:
         from mlflow.entities import LoggedModelStatus
 
         made = self.client.create_logged_model(self._experiment, name="adapter", source_run_id=run)
@@ -65,16 +74,16 @@ class RealWorld:
         self.client.finalize_logged_model(made.model_id, LoggedModelStatus.READY)
         return made.model_id
 
-    def keep_files_elsewhere(self, name, number, place="/etc"):
+    def keep_files_elsewhere(self, name: str, number: int, place: str = "/etc") -> None:
         self._write("UPDATE model_versions SET storage_location = ? WHERE name = ? AND version = ?", place, name, number)
 
-    def point(self, name, alias, number):
+    def point(self, name: str, alias: str, number: int) -> None:
         self.client.set_registered_model_alias(name, alias, str(number))
 
-    def unpoint(self, name, alias):
+    def unpoint(self, name: str, alias: str) -> None:
         self.client.delete_registered_model_alias(name, alias)
 
-    def add_image(self, name, number, key, step, png):
+    def add_image(self, name: str, number: int, key: str, step: int, png: bytes) -> None:
         import io
 
         from PIL import Image
@@ -82,19 +91,19 @@ class RealWorld:
         run = self.client.get_model_version(name, str(number)).run_id
         self.client.log_image(run, Image.open(io.BytesIO(png)), key=key, step=step, synchronous=True)
 
-    def add_point(self, name, number, metric, step, value):
+    def add_point(self, name: str, number: int, metric: str, step: int, value: float) -> None:
         self.client.log_metric(self.client.get_model_version(name, str(number)).run_id, metric, value, step=step)
 
-    def make_pending(self, name, number):
+    def make_pending(self, name: str, number: int) -> None:
         self._write("UPDATE model_versions SET status = ? WHERE name = ? AND version = ?", "PENDING_REGISTRATION", name, number)
 
-    def delete_version(self, name, number):
+    def delete_version(self, name: str, number: int) -> None:
         self.client.delete_model_version(name, str(number))
 
-    def delete_model(self, name):
+    def delete_model(self, name: str) -> None:
         self.client.delete_registered_model(name)
 
-    def _write(self, statement, *values):
+    def _write(self, statement: str, *values: Any) -> None:
         with sqlite3.connect(self._database, timeout=10) as connection:
             connection.execute(statement, values)
         connection.close()

@@ -22,14 +22,14 @@ from atelier_tracking.gate.problem_responses import (
 VALUES = {"body": "10", "bare": "64", "read": "1024", "origin": "Open it's own URL."}
 
 
-def test_every_refusal_reason_has_a_response():
+def test_every_refusal_reason_has_a_response() -> None:
     gate = (Path(atelier_tracking.__file__).parent / "gate/auth.js").read_text()
     matches = set(re.findall(r"return '(\w+)'|\? '(\w+)'|: '(\w+)' ?\?", gate))
     assert {word for words in matches for word in words if word} - {"guesses"} <= set(REFUSALS)
     assert {"path", "length", "body", "encoding", "no_id", "frozen"} <= {word for words in matches for word in words}
 
 
-def test_responses_are_problem_documents():
+def test_responses_are_problem_documents() -> None:
     directives = re.findall(r"return (\d+) '(.*)\\n';", error_locations(VALUES))
     assert len(directives) > len(REFUSALS) + 10
     known = {each.uri: (each.status, each.title) for each in TYPES}
@@ -40,7 +40,7 @@ def test_responses_are_problem_documents():
     assert "it\\'s own URL" in error_locations(VALUES)
 
 
-def test_a_name_stands_for_one_type_and_each_refusal_has_its_own():
+def test_a_name_stands_for_one_type_and_each_refusal_has_its_own() -> None:
     assert len({each.name for each in TYPES}) == len(TYPES)
     assert len({problem.type for problem in REFUSALS.values()}) == len(REFUSALS)
     assert len({problem.type for problem in (*ERRORS, NOT_FOUND)}) == len(ERRORS) + 1
@@ -48,6 +48,6 @@ def test_a_name_stands_for_one_type_and_each_refusal_has_its_own():
 
 
 @pytest.mark.parametrize("detail", ["costs $5", "a \\ b"])
-def test_characters_that_nginx_interprets_are_refused(detail):
+def test_characters_that_nginx_interprets_are_refused(detail: str) -> None:
     with pytest.raises(ValueError, match="neither"):
         return_directive(Problem(ProblemType("odd", 400, "Never."), detail), {})

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import mlflow
 import pytest
@@ -12,6 +14,7 @@ from atelier_contracts.manifests import AdapterManifest, Evidence, file_sha256
 from atelier_trainer.__main__ import main
 from atelier_trainer.errors import ExportError
 
+from ..servers import MlflowServer
 from .adapter_formats.lora_files import draw, load, to_kohya, write_diffusers
 
 pytestmark = pytest.mark.timeout(1200)  # an export takes minutes on a machine that is busy
@@ -24,7 +27,7 @@ METADATA = {
 
 
 @pytest.fixture(scope="module")
-def files(small_base, tmp_path_factory) -> Path:
+def files(small_base: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("files")
     file = write_diffusers(load(small_base), folder / "made")
     to_kohya(file, folder / "ink.safetensors", alpha=6.0, metadata=METADATA)
@@ -33,7 +36,7 @@ def files(small_base, tmp_path_factory) -> Path:
 
 
 @pytest.fixture
-def run_import(mlflow_server, bundle_cache, small_base):
+def run_import(mlflow_server: MlflowServer, bundle_cache: Path, small_base: Path) -> Callable[..., int]:
     def run(source: Path, *arguments: str) -> int:
         where = [f"--base={small_base}", f"--tracking_uri={mlflow_server.uri}", f"--cache_dir={bundle_cache}"]
         return main(["import", str(source), *where, *arguments])
@@ -48,7 +51,14 @@ def download(client: mlflow.MlflowClient, model: str, folder: Path) -> Path:
     return folder / names.ADAPTER_FOLDER
 
 
-def test_a_folder_of_files_becomes_one_model_each(run_import, mlflow_server, small_base, files, tmp_path, capsys):
+def test_a_folder_of_files_becomes_one_model_each(
+    run_import: Callable[..., int],
+    mlflow_server: MlflowServer,
+    small_base: Path,
+    files: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
     assert run_import(files, "--register={name}-style", "--author=Mori") == 0
     shown = capsys.readouterr().err
     for text in ("kohya", "12 of text_encoder", "Ink and wash", "zwx style", "CC-BY-4.0", "version 1 of wash-style"):
@@ -76,12 +86,14 @@ def test_a_folder_of_files_becomes_one_model_each(run_import, mlflow_server, sma
         assert (draw(original) - draw(load(small_base))).abs().max() > 0.05
 
 
-def test_a_dry_run_asks_no_server(small_base, files, capsys):
+def test_a_dry_run_asks_no_server(small_base: Path, files: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["import", str(files / "ink.safetensors"), f"--base={small_base}", "--dry_run"]) == 0
     assert "AutoV2" in capsys.readouterr().err
 
 
-def test_one_bad_file_of_several_registers_none(run_import, mlflow_server, files, tmp_path, capsys):
+def test_one_bad_file_of_several_registers_none(
+    run_import: Callable[..., int], mlflow_server: MlflowServer, files: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     (tmp_path / "a.safetensors").write_bytes((files / "ink.safetensors").read_bytes())
     (tmp_path / "b.safetensors").write_bytes(b"\x80\x02}q\x00.")
     assert run_import(tmp_path, "--register=bad-{name}") == 2
@@ -89,8 +101,14 @@ def test_one_bad_file_of_several_registers_none(run_import, mlflow_server, files
     assert mlflow.MlflowClient(mlflow_server.uri).search_registered_models("name LIKE 'bad-%'") == []
 
 
-def test_a_file_that_onnx_computes_otherwise_is_not_registered(run_import, mlflow_server, files, monkeypatch, capsys):
-    def differ(*_):
+def test_a_file_that_onnx_computes_otherwise_is_not_registered(
+    run_import: Callable[..., int],
+    mlflow_server: MlflowServer,
+    files: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def differ(*_: Any) -> None:
         raise ExportError("ONNX Runtime and torch differ")
 
     monkeypatch.setattr("atelier_trainer.exchange.import_adapter.measure_parity", differ)

@@ -9,8 +9,9 @@ import pytest
 import torch
 from atelier_contracts import names
 from atelier_contracts.manifests import AdapterManifest, BundleManifest, Evidence
-from atelier_trainer.base_model import load_base_model
+from atelier_trainer.base_model import BaseModel, load_base_model
 from atelier_trainer.config.option_groups import DataOptions, ModelOptions
+from atelier_trainer.config.options import TrainOptions
 from atelier_trainer.data.cache import TensorCache
 from atelier_trainer.data.dataset import Crop, load_images
 from atelier_trainer.data.encode import Encoder
@@ -27,16 +28,18 @@ pytestmark = pytest.mark.timeout(1200)  # an export takes minutes on a machine t
 
 
 @pytest.fixture(scope="module")
-def xl_base(tmp_path_factory) -> Path:
+def xl_base(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_small_xl_base(tmp_path_factory.mktemp("base") / "small-xl")
 
 
 @pytest.fixture
-def base(xl_base):
+def base(xl_base: Path) -> BaseModel:
     return load_base_model(ModelOptions(pretrained_model_name_or_path=str(xl_base)))
 
 
-def test_a_training_registers_a_version_that_stock_diffusers_loads(small, xl_base, base, tmp_path):
+def test_a_training_registers_a_version_that_stock_diffusers_loads(
+    small: TrainOptions, xl_base: Path, base: BaseModel, tmp_path: Path
+) -> None:
     options = small.with_flags(
         pretrained_model_name_or_path=str(xl_base), register="xl", validation_prompt="a cat", num_validation_images=1,
         lora_targets="to_k,to_v,ff.net.2,conv1", export="merged",
@@ -60,7 +63,7 @@ def test_a_training_registers_a_version_that_stock_diffusers_loads(small, xl_bas
     assert [file.path for file in client.list_artifacts(result.run_id, "images") if file.path.endswith(".png")]
 
 
-def test_captions_are_what_the_pipeline_makes_of_them(base, tmp_path):
+def test_captions_are_what_the_pipeline_makes_of_them(base: BaseModel, tmp_path: Path) -> None:
     encoder = Encoder(base, TensorCache(tmp_path, SingleProcess()))
     captions = encoder.encode_captions(["a cat", "a red car"])
     pipeline = base.load_pipeline()
@@ -72,7 +75,7 @@ def test_captions_are_what_the_pipeline_makes_of_them(base, tmp_path):
     torch.testing.assert_close(captions.empty["text_embeds"], negative_pooled)
 
 
-def test_sizes_are_those_of_the_original_image_and_its_crop(base, sketches, tmp_path):
+def test_sizes_are_those_of_the_original_image_and_its_crop(base: BaseModel, sketches: Path, tmp_path: Path) -> None:
     images = load_images(DataOptions(train_data_dir=str(sketches)))
     width, height = images.size(0)
     latents = Encoder(base, TensorCache(tmp_path, SingleProcess())).encode_images(

@@ -150,7 +150,7 @@ def test_the_walk_notices_upward_imports_and_circles(tmp_path: Path) -> None:
     assert circles(package) == [["example.low.second", "example.top.first"]]
 
 
-def test_only_a_familys_own_folder_asks_which_family_it_is():
+def test_only_a_familys_own_folder_asks_which_family_it_is() -> None:
     """What differs between families is data of `families/`; a condition elsewhere would be forgotten by the next family."""
     asks = re.compile(r"\b(if|elif|case)\b.*(sdxl|family\.name|manifest\.family|is (SD|SDXL)\b)|[=!]= *.sdxl", re.IGNORECASE)
     assert asks.search('    if bundle.manifest.family == "sd":') and asks.search('kind = x if family == "sdxl" else y')

@@ -1,10 +1,13 @@
 """The prompt fidelity benchmark: its prompts, what it counts as a hit, and when its classifier is retrained."""
 
+from __future__ import annotations
+
 import json
 import re
 import sys
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -86,8 +89,8 @@ def test_cache_key_follows_generator_settings_and_style(monkeypatch: pytest.Monk
     assert judge.cache_key(settings, "colour") == key
     others = {judge.cache_key(settings, "sketch"), judge.cache_key(replace(settings, epochs=1), "colour")}
 
-    def changed_render(*args: object, **more: object) -> object:
-        image, text, scene = render(*args, **more)
+    def changed_render(*args: object, **more: Any) -> object:
+        image, text, scene = render(*args, **more)  # type: ignore[arg-type]
         return ImageOps.mirror(image), text, scene
 
     monkeypatch.setattr(judge, "render", changed_render)
@@ -138,7 +141,7 @@ def test_images_go_out_and_come_back(tmp_path: Path) -> None:
 
 
 def test_sheet_frames_hits_green_and_misses_red() -> None:
-    detections = (frozenset({"cat"}), frozenset())
+    detections: tuple[frozenset[str], ...] = (frozenset({"cat"}), frozenset())
     pair = [JudgedImage(_image(), "a cat", frozenset({"cat"}), detected, bool(detected)) for detected in detections]
     whole = np.asarray(contact_sheet(pair, columns=2)).astype(int)
     (_, green, _), (red, _, _) = whole[30, 7], whole[30, whole.shape[1] // 2 + 5]

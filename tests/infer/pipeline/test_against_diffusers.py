@@ -1,16 +1,22 @@
 """The same prompt, seed and adapter through the trainer's export and this service, and through diffusers."""
 
+from __future__ import annotations
+
 import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from atelier_contracts import names
+from atelier_contracts.generate import SchedulerName
 from atelier_infer.engine.denoising_state import DenoisingState, SamplingParams
 from atelier_infer.engine.denoising_step import DenoisingStep
 from atelier_infer.onnx.providers import Runtime
-from atelier_infer.pipeline.adapter import WeightedAdapter
-from atelier_infer.pipeline.bundle import open_bundle
+from atelier_infer.pipeline.adapter import Adapter, WeightedAdapter
+from atelier_infer.pipeline.bundle import Bundle, open_bundle
 from atelier_infer.pipeline.noise import initial_noise
 from atelier_infer.pipeline.schedulers import NoiseSchedule, make_scheduler
 from atelier_trainer.adapter_formats.adapter_weights import LoraPair
@@ -27,6 +33,7 @@ from diffusers import (
     StableDiffusionPipeline,
     UNet2DConditionModel,
 )
+from diffusers.configuration_utils import FrozenDict
 from diffusers.schedulers import scheduling_euler_ancestral_discrete as ancestral
 from peft import LoraConfig
 from safetensors.numpy import save_file
@@ -99,7 +106,9 @@ def tiny_pipeline() -> StableDiffusionPipeline:
 
 
 @pytest.fixture(scope="module")
-def pipeline_and_bundle(tmp_path_factory):
+def pipeline_and_bundle(
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Iterator[tuple[StableDiffusionPipeline, FrozenDict, Bundle, Adapter]]:
     """diffusers' pipeline with an adapter in it, and the opened export of both."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)  # the graphs are tiny
@@ -120,7 +129,7 @@ def pipeline_and_bundle(tmp_path_factory):
     torch.set_num_threads(threads)
 
 
-def draw(bundle, adapters, params) -> DenoisingState:
+def draw(bundle: Bundle, adapters: list[WeightedAdapter], params: SamplingParams) -> DenoisingState:
     made, batch = DenoisingState(bundle, adapters, params), DenoisingStep()
     made.prepare()
     while not made.done:
@@ -129,17 +138,17 @@ def draw(bundle, adapters, params) -> DenoisingState:
 
 
 @pytest.fixture
-def our_noise(monkeypatch):
+def our_noise(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
     """Gives diffusers' ancestral sampler the fresh noise that ours adds for a seed."""
 
     def use(seed: int) -> None:
         source = make_scheduler("euler_ancestral", NoiseSchedule(**SD21), 2, seed)
-        monkeypatch.setattr(ancestral, "randn_tensor", lambda shape, **_: torch.from_numpy(source.noise(tuple(shape))))
+        monkeypatch.setattr(ancestral, "randn_tensor", lambda shape, **_: torch.from_numpy(source.noise(tuple(shape))))  # type: ignore[attr-defined]
 
     return use
 
 
-def theirs(pipeline, params, prompt, negative) -> np.ndarray:
+def theirs(pipeline: StableDiffusionPipeline, params: SamplingParams, prompt: str, negative: str) -> np.ndarray:
     """What diffusers draws: float [height, width, 3] in 0 … 255, rounded."""
     latents = initial_noise(params.seed, 4, params.height // 2, params.width // 2)
     image = pipeline(
@@ -158,14 +167,20 @@ def theirs(pipeline, params, prompt, negative) -> np.ndarray:
 @pytest.mark.parametrize("guidance", [1.0, 4.0])
 @pytest.mark.parametrize("scheduler", SCHEDULERS)
 @pytest.mark.parametrize("with_adapter", [True, False])
-def test_images_are_diffusers(pipeline_and_bundle, our_noise, scheduler, guidance, with_adapter):
+def test_images_are_diffusers(
+    pipeline_and_bundle: tuple[StableDiffusionPipeline, FrozenDict, Bundle, Adapter],
+    our_noise: Callable[..., None],
+    scheduler: SchedulerName,
+    guidance: float,
+    with_adapter: bool,
+) -> None:
     pipeline, config, bundle, adapter = pipeline_and_bundle
     our_noise(5)
     pipeline.scheduler = SCHEDULERS[scheduler](config)
     (pipeline.unet.enable_adapters if with_adapter else pipeline.unet.disable_adapters)()
     width, height, prompt, negative = 24, 16, "a cat, a dog " * 4, "a bird"
     ids = (bundle.tokenizer.encode(text).ids for text in (prompt, negative))
-    params = SamplingParams(*ids, 6, guidance, seed=5, width=width, height=height, scheduler=scheduler)
+    params = SamplingParams(*ids, 6, guidance, seed=5, width=width, height=height, scheduler=scheduler)  # type: ignore[arg-type, call-arg, misc]
     expected = theirs(pipeline, params, prompt, negative)
     pixels = draw(bundle, [WeightedAdapter(adapter)] if with_adapter else [], params).finish()
     assert pixels.shape == (height, width, 3)
@@ -173,16 +188,20 @@ def test_images_are_diffusers(pipeline_and_bundle, our_noise, scheduler, guidanc
     assert np.abs(pixels.astype(int) - expected).max() <= 1
 
 
-def test_the_exported_schedule_is_read(pipeline_and_bundle):
+def test_the_exported_schedule_is_read(
+    pipeline_and_bundle: tuple[StableDiffusionPipeline, FrozenDict, Bundle, Adapter],
+) -> None:
     pipeline, _, bundle, _ = pipeline_and_bundle
     products = pipeline.scheduler.alphas_cumprod.numpy()
     np.testing.assert_allclose(bundle.schedule.alphas_cumprod(), products, rtol=1e-6)
     assert json.loads(bundle.schedule.model_dump_json())["prediction_type"] == "v_prediction"
-    assert "attention.lora_scale" in {item.name for item in bundle.unet.get_inputs()}
+    assert "attention.lora_scale" in {item.name for item in bundle.unet.get_inputs()}  # type: ignore[attr-defined]
 
 
 @pytest.mark.parametrize("guidance", [1.0, 4.0])
-def test_an_adapter_at_strength_0_is_the_base_bit_for_bit(pipeline_and_bundle, guidance):
+def test_an_adapter_at_strength_0_is_the_base_bit_for_bit(
+    pipeline_and_bundle: tuple[StableDiffusionPipeline, FrozenDict, Bundle, Adapter], guidance: float
+) -> None:
     _, _, bundle, adapter = pipeline_and_bundle
     ids = bundle.tokenizer.encode("a cat").ids
     params = SamplingParams(ids, bundle.tokenizer.encode("").ids, 3, guidance, seed=5, width=16, height=16, scheduler="ddim")
@@ -193,7 +212,11 @@ def test_an_adapter_at_strength_0_is_the_base_bit_for_bit(pipeline_and_bundle, g
     assert np.abs(latents[0] - latents[2]).max() > 0.01
 
 
-def test_several_adapters_in_one_batch_are_torch_peft_one_by_one(pipeline_and_bundle, our_noise, tmp_path):
+def test_several_adapters_in_one_batch_are_torch_peft_one_by_one(
+    pipeline_and_bundle: tuple[StableDiffusionPipeline, FrozenDict, Bundle, Adapter],
+    our_noise: Callable[..., None],
+    tmp_path: Path,
+) -> None:
     """Ranks 4, 8 and 16, a blend, a scale and none, joining and leaving one batch, against diffusers with peft, each alone."""
     pipeline, config, bundle, _ = pipeline_and_bundle
     pipeline.unet.enable_adapters()
@@ -212,7 +235,7 @@ def test_several_adapters_in_one_batch_are_torch_peft_one_by_one(pipeline_and_bu
                 torch.nn.init.normal_(parameter, std=0.1)
                 weights.append(parameter.detach().clone())
                 tensors[f"unet.{layer}.lora_{half}.weight"] = weights[-1].numpy()
-            pairs[f"unet.{layer}"] = LoraPair(*weights, alpha=2.0 * rank)
+            pairs[f"unet.{layer}"] = LoraPair(*weights, alpha=2.0 * rank)  # type: ignore[misc]
         folder = tmp_path / name
         folder.mkdir()
         save_file(tensors, folder / names.WEIGHTS_FILE)
@@ -232,7 +255,7 @@ def test_several_adapters_in_one_batch_are_torch_peft_one_by_one(pipeline_and_bu
         prompt, negative = f"a {'cat' if index % 2 else 'dog'}", "a bird"
         ids = (bundle.tokenizer.encode(text).ids for text in (prompt, negative))
         guidance = 1.0 if index == 1 else 3.0 + index / 2
-        params = SamplingParams(*ids, 4 + index, guidance, seed=index, width=24, height=16, scheduler=scheduler)
+        params = SamplingParams(*ids, 4 + index, guidance, seed=index, width=24, height=16, scheduler=scheduler)  # type: ignore[arg-type, call-arg, misc]
         our_noise(index)
         pipeline.scheduler = SCHEDULERS[scheduler](config)
         if adapters:
@@ -245,7 +268,8 @@ def test_several_adapters_in_one_batch_are_torch_peft_one_by_one(pipeline_and_bu
             DenoisingState(bundle, [WeightedAdapter(loaded[rank], weight) for rank, weight in adapters.items()], params)
         )
     pipeline.unet.delete_adapters([f"rank_{rank}" for rank in loaded])
-    batch, waiting, going = DenoisingStep(), list(states), []
+    batch, waiting = DenoisingStep(), list(states)
+    going: list[Any] = []
     for state in states:
         state.prepare()
     while waiting or going:

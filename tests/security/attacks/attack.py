@@ -60,5 +60,5 @@ def rows(
     return [Attack(user, "tracking", method, path, expected, body, headers) for path in paths for user in who]
 
 
-def version(source: str, run: str = "{own}", **more: object) -> dict[str, Any]:
+def version(source: str, run: str = "{own}", **more: Any) -> dict[str, Any]:
     return {"name": "{n}", "source": source, "run_id": run, **more}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import zlib
 from dataclasses import replace
+from typing import Any
 
 from ..sending import Zeros
 from .attack import Attack
@@ -58,15 +59,15 @@ CHANGED = [
 WIDE = zlib.compress(bytes(1 << 20))
 HUGE = b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR\0\0\x75\x30\0\0\x75\x30\x08\x02\0\0\0" + b"\0\0\0\0" + b"\0\0\xff\xffIDAT" + WIDE
 VERIFY = [
-    *(replace(row, after=(*AFTER, "cache")) for row in infer("rita", "/verify", FORGED, 422)),
-    *(replace(row, after=(*AFTER, "cache")) for row in infer("rita", "/verify", CHANGED, 404, 409)),
+    *(replace(row, after=(*AFTER, "cache")) for row in infer("rita", "/verify", FORGED, 422)),  # type: ignore[arg-type]
+    *(replace(row, after=(*AFTER, "cache")) for row in infer("rita", "/verify", CHANGED, 404, 409)),  # type: ignore[arg-type]
     *infer("rita", "/verify", [HUGE], 422),
     *infer("rita", "/verify", [Zeros(33)], 413),
     *infer("rita", "/verify", [Zeros(33, chunked=True)], 413),
-    *infer("rita", "/verify", [Forged()], 200),
+    *infer("rita", "/verify", [Forged()], 200),  # type: ignore[list-item]
 ]
 W = {"prompt": "a cat", "seed": 7, "steps": 2}
-BAD_WISHES: list[dict] = [
+BAD_WISHES: list[dict[str, Any]] = [
     *({**W, "version": number} for number in NUMBERS if number is not None),
     *({**W, "alias": text} for text in ("", "a" * 256, "../x", "a b", "a'b", "\x00", 5, True)),
     *({**W, name: True} for name in ("n", "steps", "seed", "width", "height", "prompt", "scale", "guidance_scale")),
@@ -76,7 +77,7 @@ BAD_WISHES: list[dict] = [
     *({**W, "seed": seed} for seed in (-1, 2**32, 2**63, 1.5)),
     *({**W, "n": n} for n in (0, 9, -1)),
     *({**W, "prompt": text} for text in ("", "x" * 2001, None, ["a"], "\x00" * 3000)),
-    *({**W, "adapters": value} for value in ([{}], [{"version": 1, "alias": "champion"}], [{"version": 1}] * 5, [[]], "x")),
+    *({**W, "adapters": value} for value in ([{}], [{"version": 1, "alias": "champion"}], [{"version": 1}] * 5, [[]], "x")),  # type: ignore[var-annotated]
     {**W, "scheduler": "../x"}, {**W, "moon": 1}, {**W, "version": 1, "base": True},
 ]  # fmt: skip
 OPENAI = (

@@ -57,9 +57,9 @@ REGISTRY = [
     *(
         row
         for tags in WITH_TAG
-        for row in rows(["theo", "ada"], "POST", CREATE, 403, body=version("runs:/{own}/model", **tags))
+        for row in rows(["theo", "ada"], "POST", CREATE, 403, body=version("runs:/{own}/model", **tags))  # type: ignore[arg-type]
     ),
-    *rows(["theo"], "POST", CREATE, 403, body=version("runs:/{own}/model", **WITH_TAG[0]), X_Tracking_User="registry"),
+    *rows(["theo"], "POST", CREATE, 403, body=version("runs:/{own}/model", **WITH_TAG[0]), X_Tracking_User="registry"),  # type: ignore[arg-type]
     *rows(["theo"], "POST", CREATE, 400, 403, body=TWICE),
     *(
         row

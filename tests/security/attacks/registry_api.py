@@ -43,7 +43,7 @@ REFUSED = [
     *registry("pia", "/models/base/versions/1/promote", [REASON], 409),
 ]
 REGISTRY_API = [
-    *(row for path in (PROMOTE % 1, M + "/rollback") for row in registry("pia", path, BAD_DECISIONS, 422)),
+    *(row for path in (PROMOTE % 1, M + "/rollback") for row in registry("pia", path, BAD_DECISIONS, 422)),  # type: ignore[arg-type]
     *(
         row
         for path in DECIDING

@@ -32,7 +32,7 @@ BODIES = [
     *rows(["theo"], "POST", [TRACES], 415, body=Bomb(64), Content_Encoding="identity, gzip", **PROTOBUF),
     *rows(["theo", "rita"], "POST", [API + "/runs/log-batch", SEARCH], 403, 415, body=Bomb(64), Content_Encoding="gzip"),
     *(
-        Attack("theo", "tracking", "POST", path, expected, body, times=times)
+        Attack("theo", "tracking", "POST", path, expected, body, times=times)  # type: ignore[arg-type]
         for path, body, times, expected in [
             (API + "/runs/log-batch", Zeros(64), 16, (413,)),
             (API + "/runs/log-batch", Lists(5_200_000), 8, (400, 500, 503)),

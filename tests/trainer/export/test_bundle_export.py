@@ -1,10 +1,13 @@
 """The exported graphs compute what torch computes: with an adapter, without one, at other sizes and batches."""
 
+from __future__ import annotations
+
 import json
 import subprocess
 import sys
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -19,6 +22,10 @@ from atelier_trainer.export.bundle import export_bundle, source_digest
 from atelier_trainer.export.onnx_export import OPSET
 from atelier_trainer.export.parity import measure_parity
 from atelier_trainer.families.sd import SD
+from diffusers.pipelines.stable_diffusion.pipeline_stable_diffusion import StableDiffusionPipeline
+from numpy.typing import NDArray
+from onnxruntime.capi.onnxruntime_inference_collection import InferenceSession
+from onnxruntime.capi.onnxruntime_pybind11_state import GraphOptimizationLevel
 from torch.nn import functional as F
 
 from ..conftest import TINY
@@ -27,13 +34,13 @@ ROOT = Path(__file__).parents[3]
 pytestmark = pytest.mark.timeout(1200)  # an export takes minutes on a machine that is busy
 
 
-def session(path, level=onnxruntime.GraphOptimizationLevel.ORT_ENABLE_ALL):
+def session(path: Path, level: GraphOptimizationLevel = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_ALL) -> InferenceSession:
     options = onnxruntime.SessionOptions()
     options.graph_optimization_level = level
     return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
 
 
-def feeds(bundle: BundleManifest, rows: int, side: int, rank: int, seed: int = 0):
+def feeds(bundle: BundleManifest, rows: int, side: int, rank: int, seed: int = 0) -> dict[str, NDArray[Any]]:
     """Random inputs; a rank of its own for each group, and the smallest ones for rank 0."""
     draw = np.random.default_rng(seed)
     tokens = bundle.text_encoders["text_encoder"].tokens
@@ -69,15 +76,15 @@ def add_lora_hooks(model: torch.nn.Module, groups: LoraGroups, inputs: dict[str,
             layer.register_forward_hook(hook)
 
 
-def linear_hook(layer, x, y, *, down, up, scale):
+def linear_hook(layer: Any, x: tuple[Any], y: Any, *, down: Any, up: Any, scale: Any) -> Any:
     return y + ((x[0] @ down.T) * (scale if x[0].dim() == 3 else scale[:, 0])) @ up.T
 
 
-def convolution_hook(layer, x, y, *, down, up, scale):
+def convolution_hook(layer: Any, x: tuple[Any], y: Any, *, down: Any, up: Any, scale: Any) -> Any:
     return y + F.conv2d(F.conv2d(x[0], down, None, layer.stride, layer.padding) * scale, up)
 
 
-def test_the_manifest_lists_every_file_with_its_digest(bundle):
+def test_the_manifest_lists_every_file_with_its_digest(bundle: tuple[Path, BundleManifest]) -> None:
     folder, manifest = bundle
     files = {file.name for file in folder.iterdir()} - {names.BUNDLE_FILE}
     assert set(manifest.files) == files
@@ -85,13 +92,13 @@ def test_the_manifest_lists_every_file_with_its_digest(bundle):
     assert BundleManifest.model_validate_json((folder / names.BUNDLE_FILE).read_text()) == manifest
 
 
-def test_no_file_holds_a_path_of_this_machine(bundle):
+def test_no_file_holds_a_path_of_this_machine(bundle: tuple[Path, BundleManifest]) -> None:
     folder, _ = bundle
     paths = [str(TINY.parents[1]), sys.prefix, torch.__file__.removesuffix("/__init__.py")]
     assert [(file.name, path) for file in folder.iterdir() for path in paths if path.encode() in file.read_bytes()] == []
 
 
-def test_graphs_have_the_opset_and_pass_the_checker(bundle):
+def test_graphs_have_the_opset_and_pass_the_checker(bundle: tuple[Path, BundleManifest]) -> None:
     folder, _ = bundle
     for name in (names.UNET_FILE, "text_encoder.onnx", names.VAE_DECODER_FILE):
         onnx.checker.check_model(str(folder / name))
@@ -102,7 +109,9 @@ def test_graphs_have_the_opset_and_pass_the_checker(bundle):
 
 @pytest.mark.parametrize("file", [names.UNET_FILE, names.FUSED_UNET_FILE])
 @pytest.mark.parametrize(("rows", "side", "rank"), [(1, 16, 4), (2, 16, 0), (3, 24, 12), (5, 8, 1)])
-def test_the_unet_computes_what_torch_computes(bundle, pipeline, rows, side, rank, file):
+def test_the_unet_computes_what_torch_computes(
+    bundle: tuple[Path, BundleManifest], pipeline: StableDiffusionPipeline, rows: int, side: int, rank: int, file: str
+) -> None:
     folder, manifest = bundle
     inputs = feeds(manifest, rows, side, rank)
     unet = pipeline.unet
@@ -115,7 +124,7 @@ def test_the_unet_computes_what_torch_computes(bundle, pipeline, rows, side, ran
     assert np.abs(computed - expected).max() <= 1e-5 * np.abs(expected).max()
 
 
-def test_one_graph_has_standard_operators_and_the_other_fused_attention(bundle):
+def test_one_graph_has_standard_operators_and_the_other_fused_attention(bundle: tuple[Path, BundleManifest]) -> None:
     folder, _ = bundle
     standard, fused = (onnx.load(folder / name, load_external_data=False) for name in (names.UNET_FILE, names.FUSED_UNET_FILE))
     assert {node.domain for node in standard.graph.node} == {""}
@@ -130,14 +139,14 @@ def test_one_graph_has_standard_operators_and_the_other_fused_attention(bundle):
 
 
 @pytest.mark.parametrize("file", [names.UNET_FILE, names.FUSED_UNET_FILE])
-def test_a_row_does_not_depend_on_the_other_rows(bundle, file):
+def test_a_row_does_not_depend_on_the_other_rows(bundle: tuple[Path, BundleManifest], file: str) -> None:
     folder, manifest = bundle
     inputs, unet = feeds(manifest, 5, 16, 0), session(folder / file)
     alone = {name: value if name.endswith(("lora_A", "lora_B")) else value[2:3] for name, value in inputs.items()}
     assert np.array_equal(unet.run(None, inputs)[0][2:3], unet.run(None, alone)[0])
 
 
-def test_each_row_has_its_own_lora_scale(bundle):
+def test_each_row_has_its_own_lora_scale(bundle: tuple[Path, BundleManifest]) -> None:
     folder, manifest = bundle
     unet, inputs = session(folder / names.UNET_FILE), feeds(manifest, 2, 16, 4)
     inputs["sample"][1], inputs["timestep"][1], inputs["encoder_hidden_states"][1] = (
@@ -155,7 +164,9 @@ def test_each_row_has_its_own_lora_scale(bundle):
     assert not np.allclose(different[1], same[1], atol=1e-3)
 
 
-def test_without_an_adapter_it_equals_the_plain_base_model(bundle, pipeline, tmp_path):
+def test_without_an_adapter_it_equals_the_plain_base_model(
+    bundle: tuple[Path, BundleManifest], pipeline: StableDiffusionPipeline, tmp_path: Path
+) -> None:
     """Against a graph of the same UNet that has no LoRA inputs at all."""
     folder, manifest = bundle
     inputs = feeds(manifest, 2, 16, 0)
@@ -179,7 +190,9 @@ def test_without_an_adapter_it_equals_the_plain_base_model(bundle, pipeline, tmp
         assert np.array_equal(session(folder / names.UNET_FILE, level).run(None, inputs)[0], expected)
 
 
-def test_the_decoder_computes_what_torch_computes(bundle, pipeline):
+def test_the_decoder_computes_what_torch_computes(
+    bundle: tuple[Path, BundleManifest], pipeline: StableDiffusionPipeline
+) -> None:
     folder, manifest = bundle
     latents = torch.randn(2, manifest.latent_channels, 12, 16, generator=torch.Generator().manual_seed(0))
     with torch.inference_mode():
@@ -189,7 +202,9 @@ def test_the_decoder_computes_what_torch_computes(bundle, pipeline):
 
 
 @pytest.mark.parametrize("rank", [0, 3])
-def test_the_text_encoder_computes_what_torch_computes(bundle, pipeline, rank):
+def test_the_text_encoder_computes_what_torch_computes(
+    bundle: tuple[Path, BundleManifest], pipeline: StableDiffusionPipeline, rank: int
+) -> None:
     folder, manifest = bundle
     tokens = pipeline.tokenizer(["a red car under a tree"], padding="max_length", return_tensors="pt").input_ids
     draw, lora = np.random.default_rng(1), {}
@@ -207,7 +222,7 @@ def test_the_text_encoder_computes_what_torch_computes(bundle, pipeline, rank):
     assert (np.abs(states - plain).max() > 0.1) == (rank > 0)
 
 
-def test_the_source_digest_follows_the_files_and_not_the_folder(tmp_path):
+def test_the_source_digest_follows_the_files_and_not_the_folder(tmp_path: Path) -> None:
     import shutil
 
     copy = tmp_path / "elsewhere"
@@ -218,7 +233,7 @@ def test_the_source_digest_follows_the_files_and_not_the_folder(tmp_path):
     assert source_digest(copy, SD) != source_digest(TINY, SD)
 
 
-def test_a_failed_export_leaves_the_model_unchanged(pipeline, tmp_path):
+def test_a_failed_export_leaves_the_model_unchanged(pipeline: StableDiffusionPipeline, tmp_path: Path) -> None:
     before = [type(layer) for layer in pipeline.unet.modules()]
     with pytest.raises(ExportError, match="no layer that takes LoRA"):
         unet = pipeline.unet
@@ -227,7 +242,9 @@ def test_a_failed_export_leaves_the_model_unchanged(pipeline, tmp_path):
     assert [type(layer) for layer in unet.modules()] == before
 
 
-def test_parity_is_measured_with_the_adapter_injected(bundle, pipeline):
+def test_parity_is_measured_with_the_adapter_injected(
+    bundle: tuple[Path, BundleManifest], pipeline: StableDiffusionPipeline
+) -> None:
     folder, manifest = bundle
     adapter.inject_lora(pipeline.unet, rank=4, alpha=8.0)
     for parameter in (p for p in pipeline.unet.parameters() if p.requires_grad):
@@ -241,12 +258,12 @@ def test_parity_is_measured_with_the_adapter_injected(bundle, pipeline):
         measure_parity(models, SD, pairs, folder, manifest)
 
 
-def test_large_images_stay_within_the_services_memory_limit(bundle, tmp_path):
+def test_large_images_stay_within_the_services_memory_limit(bundle: tuple[Path, BundleManifest], tmp_path: Path) -> None:
     """The largest size there is, with the service's own parts: attention that holds all scores would take 19 GB."""
     report = tmp_path / "report.json"
     command = [sys.executable, ROOT / "benchmarks/infer/memory.py", "--bundle", bundle[0], "--memory-mib", "800"]
     rest = ["--size", "640", "1024", "--steps", "1", "--threads", "1", "--json", report]
-    answer = subprocess.run([*command, *rest], capture_output=True, text=True)
+    answer = subprocess.run([*command, *rest], capture_output=True, text=True)  # type: ignore[list-item]
     assert answer.returncode == 0, answer.stdout + answer.stderr
     sizes = json.loads(report.read_text())["sizes"]
     assert [one["px"] for one in sizes] == [640, 1024]
