@@ -18,6 +18,7 @@ pytestmark = [pytest.mark.infra, pytest.mark.timeout(900)]
 def deployed(env: Environment) -> Environment:
     env.run("init", "--region", REGION, "--allow", "203.0.113.7", "--user", "ana")
     env.run("up", "--yes")
+    env.run("up", "--yes")  # the second leaves a backup of the state
     return env
 
 

@@ -45,6 +45,15 @@ def test_the_anchor_of_decisions_cannot_be_deleted(plans: Plans) -> None:
     assert resources(plans["everything"][0], "aws_s3_bucket_object_lock_configuration") == []
 
 
+def test_the_anchor_of_decisions_accepts_tls_only(plans: Plans) -> None:
+    [(_, bucket)] = [each for each in resources(plans["anchor"][0], "aws_s3_bucket") if "anchor" in each[0]]
+    [(_, values)] = [each for each in resources(plans["anchor"][0], "aws_s3_bucket_policy") if "anchor" in each[0]]
+    [denied] = json.loads(values["policy"])["Statement"]
+    assert (denied["Effect"], denied["Principal"], denied["Action"]) == ("Deny", "*", "s3:*")
+    assert denied["Condition"] == {"Bool": {"aws:SecureTransport": "false"}}
+    assert sorted(denied["Resource"]) == [f"arn:aws:s3:::{bucket['bucket']}", f"arn:aws:s3:::{bucket['bucket']}/*"]
+
+
 def test_services_accept_their_callers_only(plans: Plans) -> None:
     connections = {
         address.split('"')[1]: values["from_port"]
