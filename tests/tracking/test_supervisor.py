@@ -46,7 +46,7 @@ def mlflow(tmp_path: Path) -> Iterator[tuple[Path, list[Any]]]:
             pass
 
     server = socketserver.UnixStreamServer(str(tmp_path / "s"), Handler)
-    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True)
     thread.start()
     yield tmp_path / "s", responses
     server.shutdown()

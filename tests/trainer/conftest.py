@@ -27,8 +27,6 @@ from atelier_trainer.train import RunExtras, TrainResult, train
 from diffusers.pipelines.stable_diffusion.pipeline_stable_diffusion import StableDiffusionPipeline
 from rich.console import Console
 
-from .small_base import write_small_base
-
 if TYPE_CHECKING:
     from ..servers import MlflowServer
 
@@ -57,12 +55,6 @@ def sketches(tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("data") / "sketches"
     write_imagefolder(out, "sketch", 24, 5)
     return out
-
-
-@pytest.fixture(scope="session")
-def small_base(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A Stable Diffusion of random numbers for images of 16 px: a step takes a hundredth of a second."""
-    return write_small_base(tmp_path_factory.mktemp("base") / "small-sd")
 
 
 @pytest.fixture

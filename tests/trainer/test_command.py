@@ -25,7 +25,7 @@ from ..servers import free_port, mlflow_running
 from .conftest import run_training
 from .forked_training import adapter_bytes
 
-STEPS = 400  # of some milliseconds each: long enough to be interrupted
+STEPS = 200  # of some milliseconds each: long enough to be interrupted
 TIMEOUT_S = 240
 pytestmark = pytest.mark.timeout(900)
 

@@ -22,26 +22,20 @@ from atelier_trainer.tracking.mlflow_client import TrackingClient
 from diffusers import StableDiffusionXLPipeline
 
 from .conftest import run_training
-from .small_base import write_small_xl_base
 
 pytestmark = pytest.mark.timeout(1200)  # an export takes minutes on a machine that is busy
 
 
-@pytest.fixture(scope="module")
-def xl_base(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_small_xl_base(tmp_path_factory.mktemp("base") / "small-xl")
-
-
 @pytest.fixture
-def base(xl_base: Path) -> BaseModel:
-    return load_base_model(ModelOptions(pretrained_model_name_or_path=str(xl_base)))
+def base(small_xl_base: Path) -> BaseModel:
+    return load_base_model(ModelOptions(pretrained_model_name_or_path=str(small_xl_base)))
 
 
 def test_a_training_registers_a_version_that_stock_diffusers_loads(
-    small: TrainOptions, xl_base: Path, base: BaseModel, tmp_path: Path
+    small: TrainOptions, small_xl_base: Path, base: BaseModel, tmp_path: Path
 ) -> None:
     options = small.with_flags(
-        pretrained_model_name_or_path=str(xl_base), register="xl", validation_prompt="a cat", num_validation_images=1,
+        pretrained_model_name_or_path=str(small_xl_base), register="xl", validation_prompt="a cat", num_validation_images=1,
         lora_targets="to_k,to_v,ff.net.2,conv1", export="merged",
     )  # fmt: skip
     result = run_training(options, publish=True)
@@ -56,7 +50,7 @@ def test_a_training_registers_a_version_that_stock_diffusers_loads(
     assert tracking.bundle_version(source_digest(base.folder, base.family)) is not None
     bundle = BundleManifest.model_validate_json(tracking.bundle_manifest(manifest.bundle_digest, tmp_path))
     assert (bundle.family, list(bundle.text_encoders)) == ("sdxl", ["text_encoder", "text_encoder_2"])
-    pipeline = StableDiffusionXLPipeline.from_pretrained(xl_base, add_watermarker=False)
+    pipeline = StableDiffusionXLPipeline.from_pretrained(small_xl_base, add_watermarker=False)
     pipeline.load_lora_weights(folder)
     assert pipeline.get_active_adapters()
     client = mlflow.MlflowClient(options.tracking.tracking_uri)

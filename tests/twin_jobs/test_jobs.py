@@ -158,7 +158,7 @@ class RegistryApi(BaseHTTPRequestHandler):
 def settings(tmp_path: Path) -> Iterator[first_version.Settings]:
     (tmp_path / "token").write_text("secret")
     server = HTTPServer(("127.0.0.1", 0), RegistryApi)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
+    threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
     yield first_version.Settings(True, "sketch", 5, f"http://127.0.0.1:{server.server_port}", tmp_path / "token")
     server.shutdown()
     server.server_close()

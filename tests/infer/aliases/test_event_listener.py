@@ -31,7 +31,7 @@ class EventServer(ThreadingHTTPServer):
         self.events: list[AliasMoved] = []
         self.status, self.cut = 200, False
         self.changed = threading.Condition()
-        threading.Thread(target=self.serve_forever, daemon=True).start()
+        threading.Thread(target=self.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
 
     @property
     def url(self) -> str:

@@ -20,26 +20,24 @@ from atelier_infer.pipeline.bundle import Bundle, open_bundle
 from atelier_infer.pipeline.noise import initial_noise
 from atelier_infer.pipeline.schedulers import NoiseSchedule, make_scheduler
 from atelier_trainer.adapter_formats.adapter_weights import LoraPair
+from atelier_trainer.base_model import load_base_model
+from atelier_trainer.config.option_groups import ModelOptions
 from atelier_trainer.export.adapter import inject_lora, lora_pairs, save_weights
-from atelier_trainer.export.bundle import export_bundle
 from atelier_trainer.export.manifests import write_adapter_manifest
-from atelier_trainer.families.sd import SD
 from diffusers import (
-    AutoencoderKL,
     DDIMScheduler,
     DPMSolverMultistepScheduler,
     EulerAncestralDiscreteScheduler,
     EulerDiscreteScheduler,
     StableDiffusionPipeline,
-    UNet2DConditionModel,
 )
 from diffusers.configuration_utils import FrozenDict
 from diffusers.schedulers import scheduling_euler_ancestral_discrete as ancestral
 from peft import LoraConfig
 from safetensors.numpy import save_file
-from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
-from ..tiny_bundle import read_adapter, vocabulary
+from ...trainer.exported import exported_bundle
+from ..tiny_bundle import read_adapter
 from .test_schedulers import SD21
 
 SCHEDULERS = {
@@ -52,69 +50,17 @@ RANK, ALPHA = 3, 6.0
 pytestmark = [pytest.mark.parity, pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")]
 
 
-def tiny_pipeline() -> StableDiffusionPipeline:
-    """A Stable Diffusion of a few thousand random numbers."""
-    torch.manual_seed(0)
-    words, merges = vocabulary()
-    blocks = {"block_out_channels": (16, 32), "norm_num_groups": 8}
-    unet = UNet2DConditionModel(
-        sample_size=8,
-        layers_per_block=1,
-        cross_attention_dim=16,
-        attention_head_dim=4,
-        down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"),
-        up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
-        **blocks,
-    )
-    vae = AutoencoderKL(
-        latent_channels=4,
-        sample_size=16,
-        down_block_types=("DownEncoderBlock2D",) * 2,
-        up_block_types=("UpDecoderBlock2D",) * 2,
-        **blocks,
-    )
-    text = CLIPTextConfig(
-        vocab_size=len(words),
-        hidden_size=16,
-        intermediate_size=32,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        max_position_embeddings=24,
-        bos_token_id=words["<|startoftext|>"],
-        eos_token_id=words["<|endoftext|>"],
-    )
-    schedule = DDIMScheduler(
-        beta_start=0.00085,
-        beta_end=0.012,
-        beta_schedule="scaled_linear",
-        clip_sample=False,
-        set_alpha_to_one=False,
-        steps_offset=1,
-        timestep_spacing="leading",  # spelled out: from_config replaces what was left to its default
-        prediction_type="v_prediction",
-    )
-    return StableDiffusionPipeline(
-        vae=vae,
-        text_encoder=CLIPTextModel(text),
-        tokenizer=CLIPTokenizer(vocab=words, merges=merges, model_max_length=24),
-        unet=unet,
-        scheduler=schedule,
-        safety_checker=None,
-        feature_extractor=None,
-        requires_safety_checker=False,
-    )
-
-
 @pytest.fixture(scope="module")
 def pipeline_and_bundle(
-    tmp_path_factory: pytest.TempPathFactory,
+    small_base: Path, bundle_cache: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[tuple[StableDiffusionPipeline, FrozenDict, Bundle, Adapter]]:
     """diffusers' pipeline with an adapter in it, and the opened export of both."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)  # the graphs are tiny
-    pipeline, folder = tiny_pipeline(), tmp_path_factory.mktemp("exported")
+    base = load_base_model(ModelOptions(pretrained_model_name_or_path=str(small_base)))
+    pipeline = base.load_pipeline()
     pipeline.set_progress_bar_config(disable=True)
-    manifest = export_bundle(pipeline, SD, folder, base="tiny", revision=None, source="0" * 64)
+    folder, manifest = exported_bundle(base, bundle_cache)
     for parameter in inject_lora(pipeline.unet, RANK, ALPHA):
         torch.nn.init.normal_(parameter, std=0.3)
     adapter = tmp_path_factory.mktemp("adapter")

@@ -25,7 +25,6 @@ from lycoris import LycorisNetwork, create_lycoris
 
 from ...trainer.adapter_formats.lora_files import load, randomize, to_kohya, write_diffusers
 from ...trainer.exported import exported_bundle
-from ...trainer.small_base import write_small_base
 from ..tiny_bundle import read_adapter
 from .test_against_diffusers import theirs
 
@@ -34,10 +33,8 @@ PROMPT, NEGATIVE, SIDE = "a red car", "a house", 16
 
 
 @pytest.fixture(scope="module")
-def base(tmp_path_factory: pytest.TempPathFactory) -> BaseModel:
-    return load_base_model(
-        ModelOptions(pretrained_model_name_or_path=str(write_small_base(tmp_path_factory.mktemp("base") / "small-sd")))
-    )
+def base(small_base: Path) -> BaseModel:
+    return load_base_model(ModelOptions(pretrained_model_name_or_path=str(small_base)))
 
 
 @pytest.fixture(scope="module")

@@ -29,7 +29,6 @@ from safetensors.torch import load_file
 
 from ...trainer.adapter_formats.lora_files import write_diffusers
 from ...trainer.exported import exported_bundle
-from ...trainer.small_base import write_small_xl_base
 from ..tiny_bundle import read_adapter
 
 pytestmark = [pytest.mark.parity, pytest.mark.timeout(1200)]
@@ -37,9 +36,8 @@ PROMPT, WIDTH, HEIGHT = "a red car under a tree", 24, 16
 
 
 @pytest.fixture(scope="module")
-def base(tmp_path_factory: pytest.TempPathFactory) -> BaseModel:
-    folder = write_small_xl_base(tmp_path_factory.mktemp("base") / "small-xl")
-    return load_base_model(ModelOptions(pretrained_model_name_or_path=str(folder)))
+def base(small_xl_base: Path) -> BaseModel:
+    return load_base_model(ModelOptions(pretrained_model_name_or_path=str(small_xl_base)))
 
 
 @pytest.fixture(scope="module")
