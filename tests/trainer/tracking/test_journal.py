@@ -209,3 +209,68 @@ def test_records_after_a_power_failure_are_sent_though_the_offset_is_beyond_the_
     assert journal.pending
     assert [record["kind"] for record in journal.read_pending(9)[0]] == ["metrics"]
     journal.close()
+
+
+def test_a_run_has_ended_once_a_last_status_says_so(tmp_path: Path) -> None:
+    journal = Journal(tmp_path)
+    assert not journal.ended
+    for status, ended in (("RUNNING", False), ("FINISHED", True), ("RUNNING", False), ("KILLED", True)):
+        journal.append({"kind": "status", "status": status})
+        journal.add_metrics(1, {"loss": 1.0})  # other records say nothing of it
+        assert journal.ended == ended
+        journal.close()
+        journal = Journal(tmp_path)
+        assert journal.ended == ended, "after a restart"
+    journal.close()
+
+
+def test_records_are_read_in_portions_and_stay_pending_until_they_are_marked(tmp_path: Path) -> None:
+    journal = Journal(tmp_path)
+    assert (journal.pending, journal.read_pending(5)) == (False, ([], 0))
+    for step in range(1, 6):
+        journal.add_metrics(step, {"loss": float(step)})
+    first, offset = journal.read_pending(2)
+    assert [record["rows"][0][2] for record in first] == [1, 2]
+    assert journal.read_pending(2) == (first, offset), "reading marks nothing"
+    journal.mark_delivered(offset)
+    journal.close()
+    journal = Journal(tmp_path)
+    rest, end = journal.read_pending(100)
+    assert [record["rows"][0][2] for record in rest] == [3, 4, 5]
+    assert end == (tmp_path / "journal.jsonl").stat().st_size
+    assert journal.pending
+    journal.mark_delivered(end)
+    assert not journal.pending
+    journal.close()
+
+
+def test_the_first_value_of_a_name_at_a_step_counts(tmp_path: Path) -> None:
+    journal = Journal(tmp_path)
+    journal.add_metrics(1, {"loss": 1.0})
+    journal.add_metrics(1, {"loss": 2.0, "ema": 3.0})
+    journal.add_metrics(1, {"loss": 4.0})  # nothing new: no record
+    records, _ = journal.read_pending(9)
+    assert [[row[:3] for row in record["rows"]] for record in records] == [[["loss", 1.0, 1]], [["ema", 3.0, 1]]]
+    journal.close()
+
+
+@pytest.mark.parametrize("content", [b"", b"-1", b"1x", b"x1", b"1\n", b"9" * 19])
+def test_an_offset_that_is_no_number_of_bytes_is_refused(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "delivered").write_bytes(content)
+    with pytest.raises(JournalError, match="must hold the number of bytes") as caught:
+        Journal(tmp_path)
+    assert repr(content[:40]) in str(caught.value) and "remove the file" in str(caught.value)
+
+
+def test_a_line_that_was_cut_off_is_removed_and_the_next_record_is_whole(tmp_path: Path) -> None:
+    journal = Journal(tmp_path)
+    journal.add_metrics(1, {"loss": 1.0})
+    journal.close()
+    file = tmp_path / "journal.jsonl"
+    whole = file.read_bytes()
+    file.write_bytes(whole + whole[: len(whole) // 2])
+    journal = Journal(tmp_path)
+    assert file.read_bytes() == whole
+    journal.add_metrics(2, {"loss": 2.0})
+    assert [record["rows"][0][2] for record in journal.read_pending(9)[0]] == [1, 2]
+    journal.close()
