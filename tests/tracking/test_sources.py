@@ -82,6 +82,12 @@ def test_ids_are_found_in_encoded_sources() -> None:
     ] == [RUN]
 
 
+@pytest.mark.parametrize("encoded", ["%09", "%0a", "%7f", "%2509", "%00"])
+def test_ids_are_found_around_encoded_control_characters(encoded: str) -> None:
+    source = f"mlflow-artifacts:/5/{RUN[:7]}{encoded}{RUN[7:]}/artifacts/model"
+    assert noncanonical_sources([(source, None, None)], "artifacts")["ids"] == [RUN]
+
+
 def test_folders_without_ids_are_protected() -> None:
     rows = [
         ("s3://artifacts/direct//model?x", None, None),
