@@ -68,7 +68,7 @@ def measure(base: str, processes: int, setting: dict[str, str], seconds: float, 
         time.sleep(0.1)
     start.touch()
     outputs = [process.communicate()[0] for process in started]
-    return statistics.median(duration for output in outputs for duration in json.loads(output))
+    return statistics.median(duration for output in outputs for duration in json.loads(output))  # type: ignore[no-any-return]
 
 
 def main() -> int:

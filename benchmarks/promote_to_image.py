@@ -120,8 +120,8 @@ def processes(folder: Path) -> Iterator[Services]:
             }
             services.run([*trainer, *train_flags(seed, flags)], workspace.environment(), "the training")
             versions.append(int(json.loads(workspace.result_file.read_text())["version"]))
-        secrets = (workspace.secret(role) for role in ("promoter", "reader"))
-        yield Services(services.url("registry-api"), services.url("infer"), *secrets, versions)
+        promoter, reader = (workspace.secret(role) for role in ("promoter", "reader"))
+        yield Services(services.url("registry-api"), services.url("infer"), promoter, reader, versions)
 
 
 @contextmanager
@@ -151,8 +151,8 @@ def twin() -> Iterator[Services]:
             compose(*run, "trainer", *train_flags(seed, flags))
             result = compose(*run, "--entrypoint", "cat", "trainer", "measured/result.json")
             versions.append(int(json.loads(result)["version"]))
-        urls = (f"http://127.0.0.1:{ports[name]}" for name in ("REGISTRY_API_PORT", "INFER_PORT"))
-        yield Services(*urls, tokens["promoter"], tokens["reader"], versions)
+        registry_api, infer = (f"http://127.0.0.1:{ports[name]}" for name in ("REGISTRY_API_PORT", "INFER_PORT"))
+        yield Services(registry_api, infer, tokens["promoter"], tokens["reader"], versions)
     finally:
         compose("--profile", "trainer", "down", "--volumes", "--timeout", "20")
 

@@ -59,29 +59,10 @@ resource "aws_s3_bucket_server_side_encryption_configuration" "anchor" {
   }
 }
 
-data "aws_iam_policy_document" "anchor_tls_only" {
-  count = local.anchor ? 1 : 0
-  statement {
-    sid       = "TlsOnly"
-    effect    = "Deny"
-    actions   = ["s3:*"]
-    resources = [local.anchor_bucket_arn, "${local.anchor_bucket_arn}/*"]
-    principals {
-      type        = "*"
-      identifiers = ["*"]
-    }
-    condition {
-      test     = "Bool"
-      variable = "aws:SecureTransport"
-      values   = ["false"]
-    }
-  }
-}
-
 resource "aws_s3_bucket_policy" "anchor" {
   count      = local.anchor ? 1 : 0
   bucket     = aws_s3_bucket.anchor[0].id
-  policy     = data.aws_iam_policy_document.anchor_tls_only[0].json
+  policy     = data.aws_iam_policy_document.tls_only["anchor"].json
   depends_on = [aws_s3_bucket_public_access_block.anchor]
 }
 

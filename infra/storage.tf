@@ -59,7 +59,7 @@ resource "aws_s3_bucket_lifecycle_configuration" "this" {
 }
 
 data "aws_iam_policy_document" "tls_only" {
-  for_each = local.bucket_arns
+  for_each = merge(local.bucket_arns, local.anchor ? { anchor = local.anchor_bucket_arn } : {})
   statement {
     sid       = "TlsOnly"
     effect    = "Deny"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import shutil
 from collections.abc import Callable, Iterator
@@ -40,7 +41,40 @@ def launch_chromium() -> Iterator[Callable[..., Browser]]:
 
 
 @pytest.fixture(scope="session")
-def bundle_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A --cache_dir whose bundles all workers of a session share: a base model is exported once."""
+def shared(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of all workers of a session."""
     folder = tmp_path_factory.getbasetemp()
-    return (folder.parent if "PYTEST_XDIST_WORKER" in os.environ else folder) / "shared-cache"
+    shared = (folder.parent if "PYTEST_XDIST_WORKER" in os.environ else folder) / "shared"
+    shared.mkdir(exist_ok=True)
+    return shared
+
+
+@pytest.fixture(scope="session")
+def bundle_cache(shared: Path) -> Path:
+    """A --cache_dir whose bundles all workers of a session share: a base model is exported once."""
+    return shared / "cache"
+
+
+@pytest.fixture(scope="session")
+def small_base(shared: Path) -> Path:
+    """A Stable Diffusion of random numbers for images of 16 px: a step takes a hundredth of a second."""
+    from .trainer.small_base import write_small_base
+
+    return written_once(shared / "small-sd", write_small_base)
+
+
+@pytest.fixture(scope="session")
+def small_xl_base(shared: Path) -> Path:
+    """SDXL of random numbers, for images of 16 px."""
+    from .trainer.small_base import write_small_xl_base
+
+    return written_once(shared / "small-xl", write_small_xl_base)
+
+
+def written_once(folder: Path, write: Callable[[Path], Path]) -> Path:
+    """Written by the first worker that asks; another folder would be another base model, as token ids differ between runs."""
+    with folder.with_suffix(".lock").open("a") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not folder.exists():
+            write(folder.with_suffix(".incoming")).rename(folder)
+    return folder

@@ -182,4 +182,4 @@ def blurred(batch: torch.Tensor) -> torch.Tensor:
 def transform_pixels(pixels: NDArray[np.uint8], how: Callable[[torch.Tensor], torch.Tensor]) -> NDArray[np.uint8]:
     """What `blurred` or `nonsense` makes of images [n, SIDE, SIDE, 3]."""
     batch = how(torch.from_numpy(pixels).permute(0, 3, 1, 2) / 255)
-    return (batch * 255).round().clamp(0, 255).to(torch.uint8).permute(0, 2, 3, 1).numpy()
+    return (batch * 255).round().clamp(0, 255).to(torch.uint8).permute(0, 2, 3, 1).numpy()  # type: ignore[no-any-return]

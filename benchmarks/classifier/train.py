@@ -199,7 +199,7 @@ def fit(network: nn.Module, train: LabelledScenes, settings: Settings, report: R
     return network.eval()
 
 
-@torch.inference_mode()
+@torch.inference_mode()  # type: ignore[untyped-decorator]
 def logits(
     network: nn.Module, pixels: NDArray[np.uint8], pool: Callable[[torch.Tensor], torch.Tensor] = max_over_cells
 ) -> NDArray[np.float32]:

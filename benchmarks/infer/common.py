@@ -82,6 +82,6 @@ def versions() -> dict[str, str]:
 
 def machine() -> dict[str, str | int]:
     sys.path.append(str(ROOT / "benchmarks"))
-    from fidelity_report import machine
+    from classifier.report import machine
 
     return machine()

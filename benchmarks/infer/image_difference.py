@@ -40,7 +40,7 @@ def generate(options: argparse.Namespace) -> None:
     images, begun = [], time.monotonic()
     for seed in range(options.seeds):
         state, step = (
-            DenoisingState(bundle, adapters, SamplingParams(*ids, options.steps, 7.5, seed, side, side, options.scheduler)),
+            DenoisingState(bundle, adapters, SamplingParams(*ids, options.steps, 7.5, seed, side, side, options.scheduler)),  # type: ignore[arg-type, call-arg]
             DenoisingStep(),
         )
         state.prepare()
@@ -92,8 +92,8 @@ def main() -> int:
     found = {"psnr_db": pairs, "psnr_between_seeds_db": seeds, "seconds_per_image": seconds}
     print(json.dumps(found, indent=2))
     if options.json:
-        command = {"command": shlex.join(["python", *sys.argv]), "machine": machine(), "versions": versions()}
-        options.json.write_text(json.dumps(found | command, indent=2) + "\n")
+        command = {"command": shlex.join(["python", *sys.argv]), "machine": machine(), "versions": versions()}  # type: ignore[assignment]
+        options.json.write_text(json.dumps(found | command, indent=2) + "\n")  # type: ignore[operator]
     return int(options.min_psnr_db is not None and min(pairs) < options.min_psnr_db)
 
 

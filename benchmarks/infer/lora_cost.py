@@ -57,11 +57,11 @@ def lora_feeds(layout: Any, kind: str, rank: int, rows: int) -> dict[str, Any]:
 
     random = np.random.default_rng(rank)
     part = {
-        group: GroupWeights(*(random.standard_normal(one.shape, np.float32) * 0.01 for one in (zero.a, zero.b)), 1.0)
+        group: GroupWeights(*(random.standard_normal(one.shape, np.float32) * 0.01 for one in (zero.a, zero.b)), 1.0)  # type: ignore[call-arg]
         for group, zero in layout.uniform(rank).items()
         if rank and kind in ("all", group)
     }
-    return layout.arrays([part]) | layout.scales([part], [{0: 1.0}] * rows)
+    return layout.arrays([part]) | layout.scales([part], [{0: 1.0}] * rows)  # type: ignore[no-any-return]
 
 
 def measure_ranks(options: argparse.Namespace) -> dict[str, Any]:
@@ -172,9 +172,9 @@ def measure_mixed(options: argparse.Namespace) -> dict[str, Any]:
     seconds: dict[str, list[float]] = {name: [] for name in kinds}
     step = DenoisingStep()
     states = {
-        name: [
-            DenoisingState(bundle, mix, SamplingParams(*ids, steps, 1.0, seed, side, side, "ddim"))
-            for seed, mix in enumerate(mixes)
+        name: [  # type: ignore[var-annotated]
+            DenoisingState(bundle, mix, SamplingParams(*ids, steps, 1.0, seed, side, side, "ddim"))  # type: ignore[arg-type, call-arg]
+            for seed, mix in enumerate(mixes)  # type: ignore[arg-type]
         ]
         for name, mixes in kinds.items()
     }

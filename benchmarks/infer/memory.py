@@ -104,7 +104,7 @@ def work(options: argparse.Namespace, side: int) -> dict[str, Any]:
     bundle = BundleOpener(memory=memory, runtime=runtime, decode_tile_px=768, measure=measure)(options.bundle)
     assert bundle.memory is not None
     ids = [bundle.tokenizer.encode(text).ids for text in ("a cat on a chair", "")]
-    state = DenoisingState(bundle, [], SamplingParams(*ids, options.steps + 1, 7.5, 1, side, side, "ddim"))
+    state = DenoisingState(bundle, [], SamplingParams(*ids, options.steps + 1, 7.5, 1, side, side, "ddim"))  # type: ignore[arg-type, call-arg]
     try:
         memory.check_size(bundle, side, side)
     except ImageSizeError as error:
@@ -118,7 +118,7 @@ def work(options: argparse.Namespace, side: int) -> dict[str, Any]:
     reset_peak()
     began = time.monotonic()
     while not state.done:
-        if error := step.step([state])[0]:
+        if error := step.step([state])[0]:  # type: ignore[misc]
             raise error
     step_s, step_peak = (time.monotonic() - began) / options.steps, peak_bytes()
     reset_peak()

@@ -55,6 +55,9 @@ class FolderStore:
     def fetch_weights(self, version: int, into: Path) -> Path:
         return Path(shutil.copy(self._folder / str(version) / names.WEIGHTS_FILE, into))
 
+    def fetch_preview(self, version: int, into: Path) -> Path | None:
+        return None
+
     def bundles(self, digest: str) -> list[Any]:
         from atelier_infer.registry.model_store import BundleVersion
 
@@ -71,7 +74,8 @@ def write_adapter(folder: Path, manifest: BundleManifest, rank: int, seed: int) 
     from safetensors.numpy import save_file
 
     folder.mkdir(parents=True)
-    weights, tensors = random_weights(manifest, rank, seed), {}
+    weights = random_weights(manifest, rank, seed)
+    tensors: dict[Any, Any] = {}
     for layer, one in weights.items():
         tensors |= {f"unet.{layer}.lora_A.weight": one.down, f"unet.{layer}.lora_B.weight": one.up}
     save_file(tensors, folder / names.WEIGHTS_FILE)

@@ -128,7 +128,7 @@ def work_ort(options: argparse.Namespace, provider: str) -> dict[str, Any]:
     from atelier_infer.pipeline.bundle import open_bundle
 
     begun = time.monotonic()
-    bundle = open_bundle(options.bundle, runtime=Runtime(provider, options.threads))
+    bundle = open_bundle(options.bundle, runtime=Runtime(provider, options.threads))  # type: ignore[arg-type]
     loaded = time.monotonic()
     side = options.size or bundle.manifest.native_size_px
     ids = bundle.tokenizer.encode(PROMPT).ids

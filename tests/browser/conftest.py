@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -36,7 +36,7 @@ class Tracking:
 
 
 @pytest.fixture(scope="session")
-def tracking(request, tmp_path_factory) -> Iterator[Tracking]:
+def tracking(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Tracking]:
     need_engine()
     project = Project("atelier-browser")
     project.remove()  # what a run that was killed may have left
@@ -75,14 +75,14 @@ def log_a_run(address: str, folder: Path) -> str:
 
 
 @pytest.fixture(scope="session")
-def chromium(tracking, launch_chromium) -> Iterator[Browser]:
+def chromium(tracking: Tracking, launch_chromium: Callable[..., Browser]) -> Iterator[Browser]:
     browser = launch_chromium(f"--host-resolver-rules=MAP {NAME} {tracking.address}")
     yield browser
     browser.close()
 
 
 @pytest.fixture(params=["name", "address"])
-def origin(request, tracking) -> str:
+def origin(request: pytest.FixtureRequest, tracking: Tracking) -> str:
     return f"http://{NAME if request.param == 'name' else tracking.address}"
 
 
@@ -97,7 +97,7 @@ def open_context(chromium: Browser, tracking: Tracking, user: str) -> BrowserCon
 
 
 @pytest.fixture
-def page(chromium, tracking, request) -> Iterator[Page]:
+def page(chromium: Browser, tracking: Tracking, request: pytest.FixtureRequest) -> Iterator[Page]:
     """A page of a trainer that notes what it was refused, and leaves an image of what it showed last."""
     with open_context(chromium, tracking, "trainer") as context:
         page = context.new_page()

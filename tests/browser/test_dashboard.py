@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from playwright.sync_api import Error, expect
+from playwright.sync_api import Browser, Error, Page, expect
 
 from .conftest import EXPERIMENT, MODEL, NAME, Tracking, open_context
 
@@ -13,25 +13,25 @@ pytestmark = [pytest.mark.browser, pytest.mark.timeout(600)]
 OPTIONAL = ("/server-info", "/assistant/", "/users/current", "/gateway-proxy")
 
 
-def refused(page) -> list[str]:
-    return [line for line in page.failed if not any(part in line for part in OPTIONAL)]
+def refused(page: Page) -> list[str]:
+    return [line for line in page.failed if not any(part in line for part in OPTIONAL)]  # type: ignore[attr-defined]
 
 
-def test_runs_are_listed(page, origin, tracking: Tracking):
+def test_runs_are_listed(page: Page, origin: str, tracking: Tracking) -> None:
     page.goto(f"{origin}/#/experiments/1/runs")
     expect(page.get_by_role("gridcell", name="night").get_by_role("link")).to_be_visible()
     expect(page.get_by_text(EXPERIMENT).first).to_be_visible()
     assert refused(page) == []
 
 
-def test_a_metric_is_drawn_as_a_chart(page, origin, tracking: Tracking):
+def test_a_metric_is_drawn_as_a_chart(page: Page, origin: str, tracking: Tracking) -> None:
     page.goto(f"{origin}/#/experiments/1/runs/{tracking.run_id}/model-metrics")
     expect(page.get_by_role("heading", name="loss")).to_be_visible()
     expect(page.locator(".js-plotly-plot .scatterlayer path.js-line").first).to_be_attached()
     assert refused(page) == []
 
 
-def test_a_validation_image_is_shown(page, origin, tracking: Tracking):
+def test_a_validation_image_is_shown(page: Page, origin: str, tracking: Tracking) -> None:
     page.goto(f"{origin}/#/experiments/1/runs/{tracking.run_id}/artifacts")
     page.get_by_text("validation").click()
     page.get_by_text("a red car.png").click()
@@ -41,13 +41,13 @@ def test_a_validation_image_is_shown(page, origin, tracking: Tracking):
     assert refused(page) == []
 
 
-def test_the_registered_version_is_listed(page, origin):
+def test_the_registered_version_is_listed(page: Page, origin: str) -> None:
     page.goto(f"{origin}/#/models/{MODEL}")
     expect(page.get_by_role("link", name="Version 1", exact=True)).to_be_visible()
     assert refused(page) == []
 
 
-def test_a_version_is_registered_with_the_button(page, origin, tracking: Tracking):
+def test_a_version_is_registered_with_the_button(page: Page, origin: str, tracking: Tracking) -> None:
     page.goto(f"{origin}/#/models/{MODEL}")
     rows = page.get_by_role("link", name="Version ")
     expect(rows.first).to_be_visible()
@@ -65,7 +65,7 @@ def test_a_version_is_registered_with_the_button(page, origin, tracking: Trackin
     assert refused(page) == []
 
 
-def test_a_reader_sees_runs_and_cannot_start_an_experiment(chromium, tracking: Tracking, origin):
+def test_a_reader_sees_runs_and_cannot_start_an_experiment(chromium: Browser, tracking: Tracking, origin: str) -> None:
     with open_context(chromium, tracking, "infer") as context:
         page = context.new_page()
         page.goto(f"{origin}/#/experiments/1/runs")
@@ -77,7 +77,7 @@ def test_a_reader_sees_runs_and_cannot_start_an_experiment(chromium, tracking: T
         assert created == 403
 
 
-def test_without_a_login_the_browser_has_nothing_to_show(chromium, origin):
+def test_without_a_login_the_browser_has_nothing_to_show(chromium: Browser, origin: str) -> None:
     with chromium.new_context() as context:
         page = context.new_page()
         with pytest.raises(Error, match="ERR_INVALID_AUTH_CREDENTIALS"):
@@ -85,7 +85,7 @@ def test_without_a_login_the_browser_has_nothing_to_show(chromium, origin):
         assert page.title() != "MLflow"
 
 
-def test_with_a_wrong_password_it_says_that_a_login_is_needed(chromium, origin):
+def test_with_a_wrong_password_it_says_that_a_login_is_needed(chromium: Browser, origin: str) -> None:
     with chromium.new_context(http_credentials={"username": "trainer", "password": "wrong"}) as context:
         page = context.new_page()
         answer = page.goto(f"{origin}/")
@@ -95,7 +95,7 @@ def test_with_a_wrong_password_it_says_that_a_login_is_needed(chromium, origin):
         assert page.title() != "MLflow"
 
 
-def test_another_site_cannot_use_the_login_of_a_browser(chromium, tracking: Tracking):
+def test_another_site_cannot_use_the_login_of_a_browser(chromium: Browser, tracking: Tracking) -> None:
     """A page at the bare address sends its own origin to the name: nginx refuses it, though the browser knows the login."""
     with open_context(chromium, tracking, "trainer") as context:
         page = context.new_page()

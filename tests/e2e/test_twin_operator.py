@@ -14,6 +14,7 @@ import pytest
 from PIL import Image
 
 from ..containers import docker, until
+from .conftest import Twin
 from .test_twin import MODEL, bucket, secret_texts
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(1800)]
@@ -23,7 +24,8 @@ RUN = ("run", "--rm", "-T")
 
 def search_all(client: httpx.Client, path: str, name: str, **parameters: Any) -> list[dict[str, Any]]:
     """All results of a paginated search of MLflow."""
-    results, page = [], {}
+    results: list[Any] = []
+    page: dict[Any, Any] = {}
     while True:
         response = client.post(path, json=parameters | page).json()
         results += response.get(name, [])
@@ -42,14 +44,14 @@ def runs(mlflow: httpx.Client) -> dict[str, dict[str, Any]]:
     return {each["info"]["run_id"]: each for each in search_all(mlflow, "/api/2.0/mlflow/runs/search", "runs", **asked)}
 
 
-def objects(twin) -> dict[str, str]:
+def objects(twin: Twin) -> dict[str, str]:
     s3 = bucket(twin)
     listed = s3.get_paginator("list_objects_v2").paginate(Bucket="atelier")
     keys = [each["Key"] for page in listed for each in page.get("Contents", [])]
     return {key: hashlib.sha256(s3.get_object(Bucket="atelier", Key=key)["Body"].read()).hexdigest() for key in keys}
 
 
-def image(twin) -> bytes:
+def image(twin: Twin) -> bytes:
     """Pixels of an image that the champion generates."""
     with twin.api("INFER_PORT", "reader") as infer:
 
@@ -67,7 +69,7 @@ def unordered(value: Any) -> Any:
     return sorted(map(unordered, value), key=json.dumps) if isinstance(value, list) else value
 
 
-def user_data(twin) -> dict[str, Any]:
+def user_data(twin: Twin) -> dict[str, Any]:
     """All data of users."""
     with twin.tracking("admin") as mlflow, twin.api("REGISTRY_API_PORT", "reader") as registry:
         found = mlflow.get("/api/2.0/mlflow/registered-models/search").json()["registered_models"]
@@ -84,20 +86,20 @@ def user_data(twin) -> dict[str, Any]:
 
 
 @pytest.fixture(scope="module")
-def champion(twin) -> int:
+def champion(twin: Twin) -> int:
     """The version of the champion; the job first-version creates one if there is none."""
     with twin.api("REGISTRY_API_PORT", "reader") as registry:
         return int(until("a champion", lambda: registry.get(f"/models/{MODEL}").json()["aliases"].get("champion")))
 
 
 @pytest.fixture(scope="module")
-def backups(twin, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def backups(twin: Twin, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("backups")
     twin.settings["BACKUP_DIR"] = str(folder)
     return folder
 
 
-def test_gc_keeps_a_champion_whose_run_was_deleted_by_a_trainer(twin, champion):
+def test_gc_keeps_a_champion_whose_run_was_deleted_by_a_trainer(twin: Twin, champion: int) -> None:
     before = image(twin)
     with twin.tracking() as mlflow:
         asked = {"name": MODEL, "version": str(champion)}
@@ -128,7 +130,7 @@ def test_gc_keeps_a_champion_whose_run_was_deleted_by_a_trainer(twin, champion):
     assert image(twin) == before
 
 
-def test_restore_recovers_all_data_and_images(twin, champion, backups):
+def test_restore_recovers_all_data_and_images(twin: Twin, champion: int, backups: Path) -> None:
     token = twin.compose(*RUN, "tokens", "issue", "ana", "reader").split()[-1]
     before, login = user_data(twin), dict(twin.current_secrets["logins"])
     assert before["decisions"] and before["runs"] and len(before["versions"]) >= 2
@@ -168,7 +170,7 @@ def test_restore_recovers_all_data_and_images(twin, champion, backups):
     until("first-version to see the champion", lambda: "nothing to do" in twin.compose("logs", "first-version"))
 
 
-def test_rotated_credentials_end_when_services_are_recreated(twin):
+def test_rotated_credentials_end_when_services_are_recreated(twin: Twin) -> None:
     old = {
         "mlflow": twin.tracking(),
         "registry": twin.api("REGISTRY_API_PORT", "reader"),
@@ -183,7 +185,7 @@ def test_rotated_credentials_end_when_services_are_recreated(twin):
     assert user_data(twin)["versions"], "the services must have the new credentials"
 
 
-def test_a_new_twin_has_new_secrets(twin):
+def test_a_new_twin_has_new_secrets(twin: Twin) -> None:
     before = secret_texts(twin)
     old = twin.api("INFER_PORT", "reader")
     twin.remove()

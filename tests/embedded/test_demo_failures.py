@@ -8,8 +8,10 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from signal import Signals
+from typing import Any
 
 import psutil
 import pytest
@@ -69,11 +71,11 @@ class DemoProcess:
 
 
 @pytest.fixture
-def run(tmp_path):
+def run(tmp_path: Path) -> Iterator[Callable[..., DemoProcess]]:
     started = []
 
-    def start(*arguments, **options) -> DemoProcess:
-        started.append(DemoProcess(tmp_path, *arguments, **options))
+    def start(*arguments: str, **options: Any) -> DemoProcess:
+        started.append(DemoProcess(tmp_path, *arguments, **options))  # type: ignore[arg-type]
         return started[-1]
 
     yield start
@@ -84,7 +86,7 @@ def run(tmp_path):
 
 
 @pytest.mark.parametrize("sign", [signal.SIGINT, signal.SIGTERM])
-def test_an_interrupted_demo_keeps_its_finished_stages(run, sign):
+def test_an_interrupted_demo_keeps_its_finished_stages(run: Callable[..., DemoProcess], sign: Signals) -> None:
     demo = run()
     demo.wait_for("run ")  # the trainer's line that names the MLflow run
     assert len(demo.processes()) >= 4
@@ -94,7 +96,7 @@ def test_an_interrupted_demo_keeps_its_finished_stages(run, sign):
     assert (demo.workspace / "images/metadata.jsonl").exists()
 
 
-def test_a_service_that_dies_ends_the_demo_with_its_name_and_log(run):
+def test_a_service_that_dies_ends_the_demo_with_its_name_and_log(run: Callable[..., DemoProcess]) -> None:
     demo = run()
     demo.wait_for("run ")
     for process in demo.processes():
@@ -105,7 +107,7 @@ def test_a_service_that_dies_ends_the_demo_with_its_name_and_log(run):
     assert any("tracking stopped (SIGKILL)" in line and "logs/tracking.log" in line for line in errors), demo.output
 
 
-def test_a_file_that_cannot_be_written_ends_the_demo_with_the_reason(run):
+def test_a_file_that_cannot_be_written_ends_the_demo_with_the_reason(run: Callable[..., DemoProcess]) -> None:
     """A limit on the size of files stands for a full disk: every write beyond it fails."""
     limit = 3 * 2**20  # the images and MLflow's tables are smaller, the encoded captions are not
     demo = run(images=160, before_start=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit)))
@@ -113,25 +115,27 @@ def test_a_file_that_cannot_be_written_ends_the_demo_with_the_reason(run):
     assert "File too large" in demo.output, demo.output
 
 
-def test_a_nearly_full_disk_is_refused_before_anything_starts(tmp_path, monkeypatch, capsys):
+def test_a_nearly_full_disk_is_refused_before_anything_starts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     from atelier_embedded import __main__ as command
     from atelier_embedded import workspace
 
     usage = type("Usage", (), {"free": 12 * 2**20})
-    monkeypatch.setattr(workspace.shutil, "disk_usage", lambda _: usage)
+    monkeypatch.setattr(workspace.shutil, "disk_usage", lambda _: usage)  # type: ignore[attr-defined]
     monkeypatch.setattr(signal, "signal", lambda *_: None)
     assert command.main(["demo", "--workspace", str(tmp_path)]) == 1
     assert f"{tmp_path} has 12 MiB free and needs {workspace.MIN_FREE_MIB}" in capsys.readouterr().out.replace("\n", " ")
     assert list(tmp_path.iterdir()) == []
 
 
-def test_serve_without_a_demo_names_the_remedy(run):
+def test_serve_without_a_demo_names_the_remedy(run: Callable[..., DemoProcess]) -> None:
     serve = run("serve")
     assert serve.wait() == 1
     assert "holds nothing to serve: run `make demo` first" in serve.output
 
 
-def test_tokens_are_private_and_only_their_hashes_are_shared(tmp_path):
+def test_tokens_are_private_and_only_their_hashes_are_shared(tmp_path: Path) -> None:
     from atelier_contracts.tokens import Role, TokenFile
     from atelier_embedded.workspace import Workspace
 

@@ -17,7 +17,7 @@ import httpx
 import pytest
 from PIL import Image
 
-from ..servers import end, free_port, wait_for
+from ..servers import MlflowServer, end, free_port, wait_for
 
 pytestmark = [pytest.mark.extras, pytest.mark.timeout(1200)]
 
@@ -27,7 +27,7 @@ SOURCES = ("pyproject.toml", "README.md", "LICENSE", "contracts", "embedded", "s
 
 
 @pytest.fixture(scope="module")
-def source(tmp_path_factory) -> Path:
+def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A copy to install from: a build leaves files beside the sources."""
     folder = tmp_path_factory.mktemp("source")
     for name in SOURCES:
@@ -41,7 +41,7 @@ def installed(extra: str, source: Path, folder: Path) -> Path:
     subprocess.run([sys.executable, "-m", "venv", folder], check=True)
     python = folder / "bin/python"
     install = [python, "-m", "pip", "install", "--quiet", "--constraint", ROOT / "constraints.txt", f"{source}[{extra}]"]
-    subprocess.run(install, check=True)
+    subprocess.run(install, check=True)  # type: ignore[arg-type]
     return python
 
 
@@ -75,7 +75,7 @@ def served(python: Path, module: str, settings: Mapping[str, str], folder: Path)
 
 
 @pytest.fixture(scope="module")
-def version(mlflow_server, tmp_path_factory) -> int:
+def version(mlflow_server: MlflowServer, tmp_path_factory: pytest.TempPathFactory) -> int:
     """A version of one step, made by the trainer of this environment."""
     from atelier_trainer.config.options import TrainOptions
     from atelier_trainer.synthetic.scenes.dataset import write_imagefolder
@@ -100,7 +100,9 @@ def version(mlflow_server, tmp_path_factory) -> int:
     return result.version
 
 
-def test_promote_without_onnxruntime_and_draw_without_torch(mlflow_server, version, source, tmp_path):
+def test_promote_without_onnxruntime_and_draw_without_torch(
+    mlflow_server: MlflowServer, version: int, source: Path, tmp_path: Path
+) -> None:
     tokens = tmp_path / "tokens.txt"
     tokens.write_text(f"test admin {hashlib.sha256(SECRET.encode()).hexdigest()}\n")
     registry = installed("registry-api", source, tmp_path / "registry")

@@ -6,9 +6,11 @@ import hashlib
 import re
 import threading
 import time
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
@@ -26,6 +28,7 @@ from atelier_infer.pipeline.bundle import Bundle, open_bundle
 from atelier_infer.pipeline.memory_model import Cost, MemoryModel
 from atelier_infer.settings import Settings
 from fastapi import FastAPI
+from numpy.typing import NDArray
 
 from ..servers import app_running
 from .fake_store import FakeStore
@@ -54,7 +57,7 @@ class Service:
         """The jobs in its store."""
         return self.app.state.service.jobs._jobs
 
-    def generate(self, **fields) -> httpx.Response:
+    def generate(self, **fields: Any) -> httpx.Response:
         return self.client.post("/generate", json={"prompt": "a cat", "steps": 2, "seed": 7} | fields)
 
     def count(self, name: str, **labels: str) -> float:
@@ -64,11 +67,11 @@ class Service:
         found = re.search(rf"^{re.escape(series)} (\S+)$", self.client.get("/metrics").text, re.M)
         return float(found[1]) if found else 0.0
 
-    def wait(self, condition, patience_s: float = 20) -> None:
+    def wait(self, condition: Callable[..., Any], patience_s: float = 20) -> None:
         wait(condition, patience_s)
 
 
-def wait(condition, patience_s: float = 20) -> None:
+def wait(condition: Callable[..., Any], patience_s: float = 20) -> None:
     """Until the condition holds; fails otherwise."""
     end = time.monotonic() + patience_s
     while not condition():
@@ -77,31 +80,31 @@ def wait(condition, patience_s: float = 20) -> None:
 
 
 @pytest.fixture(scope="session")
-def bundle(tmp_path_factory) -> tuple[Path, BundleManifest]:
+def bundle(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, BundleManifest]:
     folder = tmp_path_factory.mktemp("bundle")
     return folder, build_bundle(folder)
 
 
 @pytest.fixture(scope="session")
-def opened(bundle) -> Bundle:
+def opened(bundle: tuple[Path, BundleManifest]) -> Bundle:
     """The bundle in memory."""
     return open_bundle(bundle[0], runtime=Runtime(intra_op_threads=1))
 
 
 @pytest.fixture
-def params(opened) -> SamplingParams:
+def params(opened: Bundle) -> SamplingParams:
     ids = opened.tokenizer.encode("a cat").ids
     return SamplingParams(ids, opened.tokenizer.encode("").ids, 4, 5.0, seed=3, width=48, height=32, scheduler="ddim")
 
 
 @pytest.fixture
-def adapter(tmp_path, bundle) -> tuple[Path, AdapterManifest]:
+def adapter(tmp_path: Path, bundle: tuple[Path, BundleManifest]) -> tuple[Path, AdapterManifest]:
     folder = tmp_path / "adapter"
     return folder, build_adapter(folder, bundle[1].digest())
 
 
 @pytest.fixture
-def store(bundle) -> FakeStore:
+def store(bundle: tuple[Path, BundleManifest]) -> FakeStore:
     """A registry with a bundle and no version."""
     folder, manifest = bundle
     made = FakeStore()
@@ -110,10 +113,10 @@ def store(bundle) -> FakeStore:
 
 
 @pytest.fixture
-def publish(store, bundle, tmp_path):
+def publish(store: FakeStore, bundle: tuple[Path, BundleManifest], tmp_path: Path) -> Callable[..., int]:
     """Registers another version; its images differ by seed."""
 
-    def publish(seed: int, bundle_digest: str | None = None, **changes) -> int:
+    def publish(seed: int, bundle_digest: str | None = None, **changes: Any) -> int:
         folder = tmp_path / f"adapter {seed} {len(store.folders)}"
         build_adapter(folder, bundle_digest or bundle[1].digest(), adapter_tensors(seed=seed), **changes)
         return store.publish_adapter(folder)
@@ -122,19 +125,19 @@ def publish(store, bundle, tmp_path):
 
 
 @pytest.fixture
-def token_file(tmp_path) -> Path:
+def token_file(tmp_path: Path) -> Path:
     path = tmp_path / "tokens"
     path.write_text(f"rita reader {hashlib.sha256(SECRET.encode()).hexdigest()}\n")
     return path
 
 
 @pytest.fixture
-def make_service(tmp_path, store, token_file):
+def make_service(tmp_path: Path, store: FakeStore, token_file: Path) -> Iterator[Callable[..., Service]]:
     """A factory: settings by keyword, over the fixture's store."""
     with ExitStack() as stack:
 
-        def make(**changes) -> Service:
-            values = {
+        def make(**changes: Any) -> Service:
+            values: dict[str, Any] = {
                 "tracking_uri": "http://127.0.0.1:1",
                 "model": store.model,
                 "token_file": token_file,
@@ -164,14 +167,14 @@ def make_service(tmp_path, store, token_file):
 
 
 @pytest.fixture
-def paced(monkeypatch):
+def paced(monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[threading.Event, threading.Event, type[Any]]]:
     """Steps wait for `go`."""
     go, started = threading.Event(), threading.Event()
 
     class Slow(denoising_state.DenoisingState):
         pause_s = 0.0
 
-        def step(self, model_output) -> None:
+        def step(self, model_output: NDArray[Any]) -> None:
             started.set()
             assert go.wait(20)
             time.sleep(self.pause_s)
@@ -183,7 +186,7 @@ def paced(monkeypatch):
 
 
 @pytest.fixture
-def service(make_service, store, adapter) -> Service:
+def service(make_service: Callable[..., Service], store: FakeStore, adapter: tuple[Path, AdapterManifest]) -> Service:
     """Ready, with version 1 as champion."""
     store.set_alias("champion", store.publish_adapter(adapter[0]))
     made = make_service()
@@ -192,10 +195,10 @@ def service(make_service, store, adapter) -> Service:
 
 
 @pytest.fixture
-def canary(make_service, store, publish):
+def canary(make_service: Callable[..., Service], store: FakeStore, publish: Callable[..., int]) -> Callable[..., Service]:
     """A factory: version 1 is the champion and version 2 the canary; both are loaded."""
 
-    def make(percent: float = 100, **settings):
+    def make(percent: float = 100, **settings: Any) -> Service:
         store.set_alias("champion", publish(seed=1))
         store.set_alias("rival", publish(seed=5))
         service = make_service(canary_alias="rival", canary_percent=percent, **settings)

@@ -1,10 +1,13 @@
 """A registry in memory that passes the tests of the real one."""
 
+from __future__ import annotations
+
 import contextlib
 import shutil
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 from atelier_contracts import names
 from atelier_contracts.manifests import AdapterManifest
@@ -50,7 +53,7 @@ class FakeStore:
             self.promoted.setdefault(version, digest)
         self.aliases[alias] = version
 
-    def edit_style(self, decision: int, **edits) -> None:
+    def edit_style(self, decision: int, **edits: Any) -> None:
         self.style_tag = RecordedEdits(decision=decision, edits=StyleEdits.model_validate(edits)).tag()
 
     def make_model_again(self) -> None:

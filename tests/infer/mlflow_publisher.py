@@ -1,7 +1,10 @@
 """Registers in a real MLflow server what the trainer and registry-api would."""
 
+from __future__ import annotations
+
 import uuid
 from pathlib import Path
+from typing import Any
 
 from atelier_contracts import names
 from atelier_contracts.manifests import AdapterManifest
@@ -43,7 +46,7 @@ class MlflowPublisher:
             self.client.set_model_version_tag(self.model, str(version), names.TAG_PROMOTED_DIGEST, digest)
         self.client.set_registered_model_alias(self.model, alias, str(version))
 
-    def edit_style(self, decision: int, **edits) -> None:
+    def edit_style(self, decision: int, **edits: Any) -> None:
         recorded = RecordedEdits(decision=decision, edits=StyleEdits.model_validate(edits))
         self.client.set_registered_model_tag(self.model, names.TAG_STYLE, recorded.tag())
 

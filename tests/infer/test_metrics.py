@@ -1,14 +1,18 @@
 """The reference documents every metric with its labels."""
 
+from __future__ import annotations
+
 import re
+from collections.abc import Callable
 from pathlib import Path
 
+from .conftest import Service
 from .support import wait_until_ready
 
 REFERENCE = (Path(__file__).parents[2] / "docs/reference/infer/metrics.md").read_text()
 
 
-def test_the_reference_has_a_row_for_every_metric(canary):
+def test_the_reference_has_a_row_for_every_metric(canary: Callable[..., Service]) -> None:
     service = canary()
     wait_until_ready(service)
     service.generate()

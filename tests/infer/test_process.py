@@ -1,5 +1,7 @@
 """`python -m atelier_infer` against a real MLflow server, in a process where training libraries cannot be imported."""
 
+from __future__ import annotations
+
 import json
 import os
 import re
@@ -8,15 +10,19 @@ import socket
 import subprocess
 import sys
 import threading
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
 from atelier_contracts import names
+from atelier_contracts.manifests import AdapterManifest, BundleManifest
 from atelier_infer.client import read_webhook
 
-from ..servers import free_port
+from ..servers import MlflowServer, free_port
 from .conftest import SECRET, wait
 from .mlflow_publisher import MlflowPublisher
 from .tiny_bundle import adapter_tensors, build_adapter
@@ -53,19 +59,21 @@ print(len(found))
 """
 
 
-def test_no_module_needs_a_training_library():
+def test_no_module_needs_a_training_library() -> None:
     answer = subprocess.run([sys.executable, "-c", BLOCKED + EVERYTHING], capture_output=True, text=True)
     assert answer.returncode == 0, answer.stderr
     assert int(answer.stdout) > 20
 
 
 @pytest.fixture
-def start(mlflow_server, tmp_path, token_file):
+def start(
+    mlflow_server: MlflowServer, tmp_path: Path, token_file: Path
+) -> Iterator[Callable[..., tuple[subprocess.Popen[bytes], httpx.Client, Path]]]:
     """Starts the service for a model; yields process, client and the log's path. Kills it in the end if need be."""
     processes, home = [], tmp_path / "home"
     home.mkdir()
 
-    def start(model: str, **changes):
+    def start(model: str, **changes: Any) -> tuple[subprocess.Popen[bytes], httpx.Client, Path]:
         port = free_port()
         values = {
             "PORT": port,
@@ -102,7 +110,13 @@ def start(mlflow_server, tmp_path, token_file):
             process.wait(10)
 
 
-def test_from_an_empty_registry_to_a_graceful_end(mlflow_server, start, bundle, adapter, tmp_path):
+def test_from_an_empty_registry_to_a_graceful_end(
+    mlflow_server: MlflowServer,
+    start: Callable[..., tuple[subprocess.Popen[bytes], httpx.Client, Path]],
+    bundle: tuple[Path, BundleManifest],
+    adapter: tuple[Path, AdapterManifest],
+    tmp_path: Path,
+) -> None:
     publisher = MlflowPublisher(mlflow_server.uri)
     process, client, log = start(publisher.model)
     fields = {"prompt": "a cat", "steps": 3, "seed": 1}
@@ -144,7 +158,12 @@ def test_from_an_empty_registry_to_a_graceful_end(mlflow_server, start, bundle, 
     assert "a cat" not in log.read_text()
 
 
-def test_an_image_that_exceeds_the_drain_timeout_gets_503(mlflow_server, start, bundle, adapter):
+def test_an_image_that_exceeds_the_drain_timeout_gets_503(
+    mlflow_server: MlflowServer,
+    start: Callable[..., tuple[subprocess.Popen[bytes], httpx.Client, Path]],
+    bundle: tuple[Path, BundleManifest],
+    adapter: tuple[Path, AdapterManifest],
+) -> None:
     publisher = MlflowPublisher(mlflow_server.uri)
     publisher.publish_bundle(bundle[0], bundle[1].digest())
     publisher.set_alias("champion", publisher.publish_adapter(adapter[0]))
@@ -163,8 +182,12 @@ def test_an_image_that_exceeds_the_drain_timeout_gets_503(mlflow_server, start, 
 
 
 def test_a_canary_from_the_environment_and_a_job_that_the_end_of_the_process_ends(
-    mlflow_server, start, bundle, adapter, tmp_path
-):
+    mlflow_server: MlflowServer,
+    start: Callable[..., tuple[subprocess.Popen[bytes], httpx.Client, Path]],
+    bundle: tuple[Path, BundleManifest],
+    adapter: tuple[Path, AdapterManifest],
+    tmp_path: Path,
+) -> None:
     publisher = MlflowPublisher(mlflow_server.uri)
     publisher.publish_bundle(bundle[0], bundle[1].digest())
     publisher.set_alias("champion", publisher.publish_adapter(adapter[0]))
@@ -202,7 +225,7 @@ def test_a_canary_from_the_environment_and_a_job_that_the_end_of_the_process_end
         assert secret not in log.read_text()
 
 
-def open_socket(client) -> socket.socket:
+def open_socket(client: httpx.Client) -> socket.socket:
     return socket.create_connection((client.base_url.host, client.base_url.port), 30)
 
 
@@ -215,12 +238,14 @@ def answer_of(connection: socket.socket) -> bytes:
     return received
 
 
-def resident_mib(process: subprocess.Popen) -> float:
+def resident_mib(process: subprocess.Popen[bytes]) -> float:
     text = open(f"/proc/{process.pid}/status").read()  # noqa: SIM115
     return int(re.search(r"VmHWM:\s+(\d+)", text)[1]) / 1024
 
 
-def test_half_sent_requests_are_bounded_in_memory_and_time(mlflow_server, start):
+def test_half_sent_requests_are_bounded_in_memory_and_time(
+    mlflow_server: MlflowServer, start: Callable[..., tuple[subprocess.Popen[bytes], httpx.Client, Path]]
+) -> None:
     publisher = MlflowPublisher(mlflow_server.uri)
     process, client, _ = start(publisher.model, UPLOAD_MIB=32, UPLOAD_TIMEOUT_S=3, HEADER_TIMEOUT_S=1)
     before, login = resident_mib(process), f"Authorization: Bearer {SECRET}\r\n"

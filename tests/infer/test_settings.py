@@ -1,9 +1,12 @@
 """The process starts only with valid settings, and the reference documents each."""
 
+from __future__ import annotations
+
 import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 from atelier_infer.settings import PREFIX, Settings, events, read_settings, webhooks
@@ -15,7 +18,7 @@ REFERENCE = (ROOT / "docs/reference/infer/settings.md").read_text()
 
 
 @pytest.fixture
-def environment(monkeypatch, token_file, tmp_path):
+def environment(monkeypatch: pytest.MonkeyPatch, token_file: Path, tmp_path: Path) -> Any:
     """A complete one; set more, delete some."""
     for name, value in {
         "TRACKING_URI": "http://tracking/",
@@ -35,14 +38,14 @@ def read() -> Settings:
     return read_settings(os.environ)
 
 
-def test_four_settings_are_enough(environment, tmp_path):
+def test_four_settings_are_enough(environment: Any, tmp_path: Path) -> None:
     settings = read()
     assert settings.tracking_uri == "http://tracking"
     assert settings.cache_dir.is_dir()
     assert (settings.port, settings.scheduler, settings.queue_limit) == (8002, "ddim", 32)
 
 
-def test_an_empty_variable_is_as_good_as_none(environment):
+def test_an_empty_variable_is_as_good_as_none(environment: Any) -> None:
     environment.setenv(PREFIX + "REGISTRY_URL", "")
     assert read().registry_url is None
     environment.setenv(PREFIX + "MODEL", "")
@@ -50,7 +53,7 @@ def test_an_empty_variable_is_as_good_as_none(environment):
         read()
 
 
-def test_every_problem_is_listed_at_once(environment, tmp_path):
+def test_every_problem_is_listed_at_once(environment: Any, tmp_path: Path) -> None:
     (tmp_path / "bad tokens").write_text("rita king abc\n")
     (tmp_path / "file").write_text("")
     for name, value in {
@@ -78,7 +81,7 @@ def test_every_problem_is_listed_at_once(environment, tmp_path):
 
 
 @pytest.mark.parametrize("text", [None, b"\xff\xfe"])
-def test_a_token_file_that_cannot_be_read(environment, tmp_path, text):
+def test_a_token_file_that_cannot_be_read(environment: Any, tmp_path: Path, text: bytes | None) -> None:
     path = tmp_path / "t"
     if text is not None:
         path.write_bytes(text)
@@ -87,7 +90,7 @@ def test_a_token_file_that_cannot_be_read(environment, tmp_path, text):
         read()
 
 
-def test_the_process_refuses_with_the_same_list():
+def test_the_process_refuses_with_the_same_list() -> None:
     answer = subprocess.run(
         [sys.executable, "-m", "atelier_infer"], env={"ATELIER_INFER_PORT": "x"}, capture_output=True, text=True
     )
@@ -102,7 +105,7 @@ def test_the_process_refuses_with_the_same_list():
     ]
 
 
-def test_the_reference_has_a_row_for_every_setting():
+def test_the_reference_has_a_row_for_every_setting() -> None:
     rows = dict(re.findall(r"^\| `ATELIER_INFER_(\w+)` \| ([^|]+) \|", REFERENCE, re.M))
     documented = {name.lower(): default.strip().strip("`") for name, default in rows.items()}
     assert list(documented) == list(Settings.model_fields)
@@ -111,7 +114,7 @@ def test_the_reference_has_a_row_for_every_setting():
         assert documented[name] == expected, name
 
 
-def test_events_need_an_address_and_one_token(environment, tmp_path):
+def test_events_need_an_address_and_one_token(environment: Any, tmp_path: Path) -> None:
     file = tmp_path / "token"
     file.write_text("the token\n")
     assert events(read()) is None
@@ -134,7 +137,7 @@ def test_events_need_an_address_and_one_token(environment, tmp_path):
         read()
 
 
-def test_the_password_may_come_from_a_file(environment, tmp_path):
+def test_the_password_may_come_from_a_file(environment: Any, tmp_path: Path) -> None:
     import os
 
     from atelier_infer.settings import export_tracking_password
@@ -156,7 +159,7 @@ def test_the_password_may_come_from_a_file(environment, tmp_path):
         read()
 
 
-def test_a_canary_is_an_alias_and_a_percent(environment):
+def test_a_canary_is_an_alias_and_a_percent(environment: Any) -> None:
     assert (read().canary_alias, read().canary_percent) == (None, None)
     environment.setenv(PREFIX + "CANARY_ALIAS", "rival")
     with pytest.raises(SettingsError, match="set both or neither; received only ATELIER_INFER_CANARY_ALIAS"):
@@ -178,7 +181,7 @@ def test_a_canary_is_an_alias_and_a_percent(environment):
         read()
 
 
-def test_webhooks_require_hosts_and_a_secret(environment, tmp_path):
+def test_webhooks_require_hosts_and_a_secret(environment: Any, tmp_path: Path) -> None:
     assert webhooks(read()) == (frozenset(), b"")
     environment.setenv(PREFIX + "WEBHOOK_HOSTS", "a.example,http://worker:9000")
     with pytest.raises(SettingsError, match="set both or neither; received only ATELIER_INFER_WEBHOOK_HOSTS"):

@@ -5,13 +5,16 @@ from __future__ import annotations
 import json
 import os
 import struct
+from collections.abc import Callable
 from io import BytesIO
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from atelier_contracts import names
 from atelier_contracts.generate import GenerationMetadata
+from atelier_contracts.manifests import AdapterManifest, BundleManifest
 from atelier_contracts.tokens import TokenFile, TokenFileError, parse_tokens
 from atelier_infer.aliases import last_known_aliases
 from atelier_infer.api.content_negotiation import negotiate
@@ -19,12 +22,13 @@ from atelier_infer.api.verify import to_generate_request
 from atelier_infer.artifacts.artifact_cache import ArtifactCache
 from atelier_infer.errors import InferError, InvalidImageError, NotAcceptableError, RefusedError, RequestError
 from atelier_infer.generation.image_codec import IMAGE_DESCRIPTION, JSON, PNG, WEBP, encode_png, read_image
-from atelier_infer.pipeline.adapter import FLOATS
+from atelier_infer.pipeline.adapter import FLOATS, Adapter
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
+from .fake_store import FakeStore
 from .tiny_bundle import TARGETS, adapter_tensors, build_adapter, read_adapter
 
 SHARED = settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None, max_examples=60)
@@ -83,7 +87,7 @@ def read(content: bytes) -> None:
 
 @settings(SHARED, max_examples=40)
 @given(CHANGES, st.sampled_from(["png", "webp"]))
-def test_any_field_of_an_images_text(changes, form):
+def test_any_field_of_an_images_text(changes: dict[str, Any], form: str) -> None:
     read(encoded_image(json.dumps(DRAWN | changes), form))
 
 
@@ -91,20 +95,20 @@ def test_any_field_of_an_images_text(changes, form):
 @given(st.text() | st.binary(max_size=80) | VALUES.map(json.dumps), st.sampled_from(["png", "webp"]))
 @example("[" * 100_000, "png")
 @example('{"seed": ' + "9" * 100_000 + "}", "png")
-def test_any_text_of_an_image(text, form):
+def test_any_text_of_an_image(text: bytes | str, form: str) -> None:
     read(encoded_image(text, form))
 
 
 @SHARED
 @given(st.data(), st.sampled_from(["png", "webp"]))
-def test_any_damage_of_an_image(data, form):
+def test_any_damage_of_an_image(data: Any, form: str) -> None:
     content = bytearray(encoded_image(json.dumps(DRAWN), form))
     for place, value in data.draw(st.lists(st.tuples(st.integers(0, len(content) - 1), st.integers(0, 255)), max_size=6)):
         content[place] = value
     read(bytes(content[: data.draw(st.integers(0, len(content)))]))
 
 
-def test_an_image_of_ours_is_read():
+def test_an_image_of_ours_is_read() -> None:
     """So that the tests above do not pass by refusing everything."""
     results = GenerationMetadata.model_validate(DRAWN)
     assert read_image(encode_png(np.zeros((4, 4, 3), np.uint8), results), 64)[0] == results
@@ -112,7 +116,7 @@ def test_an_image_of_ours_is_read():
 
 
 @given(st.text(max_size=60) | st.lists(WORDS | st.text(max_size=4), max_size=8).map("".join))
-def test_any_accept_header(accept):
+def test_any_accept_header(accept: str) -> None:
     try:
         assert negotiate(accept, (PNG, WEBP, JSON)) in (PNG, WEBP, JSON)
     except NotAcceptableError as error:
@@ -130,12 +134,12 @@ HEADER = st.dictionaries(
 )  # fmt: skip
 
 
-def arrays_of(adapter) -> list[np.ndarray]:
+def arrays_of(adapter: Adapter) -> list[np.ndarray]:
     groups = [group for part in adapter.parts.values() for group in part.values()]
     return [array for group in groups for array in (group.a, group.b)]
 
 
-def loads(folder: Path, bundle) -> None:
+def loads(folder: Path, bundle: BundleManifest) -> None:
     try:
         adapter = read_adapter(folder, bundle)
     except RefusedError:
@@ -145,7 +149,13 @@ def loads(folder: Path, bundle) -> None:
 
 @SHARED
 @given(HEADER, st.binary(max_size=64), st.none() | st.integers(0, 2**64 - 1))
-def test_any_header_of_weights(adapter, bundle, header, data, length):
+def test_any_header_of_weights(
+    adapter: tuple[Path, AdapterManifest],
+    bundle: tuple[Path, BundleManifest],
+    header: dict[str, Any],
+    data: bytes,
+    length: int | None,
+) -> None:
     text = json.dumps(header).encode()
     size = len(text) if length is None else length
     (adapter[0] / names.WEIGHTS_FILE).write_bytes(struct.pack("<Q", size) + text + data)
@@ -154,7 +164,7 @@ def test_any_header_of_weights(adapter, bundle, header, data, length):
 
 @SHARED
 @given(st.data())
-def test_any_weights(adapter, bundle, data):
+def test_any_weights(adapter: tuple[Path, AdapterManifest], bundle: tuple[Path, BundleManifest], data: Any) -> None:
     """Well-formed files: shapes and kinds of number that fit, or do not; NaN and infinity."""
     tensors = adapter_tensors()
     for key in data.draw(st.lists(st.sampled_from(list(tensors)), max_size=2)):
@@ -176,7 +186,13 @@ def tree(folder: Path) -> set[str]:
 
 @SHARED
 @given(st.binary(max_size=60) | st.text(max_size=60).map(str.encode) | st.dictionaries(FIELDS, VALUES | PATHS, max_size=3))
-def test_any_adapter_json(store, publish, bundle, tmp_path, changes):
+def test_any_adapter_json(
+    store: FakeStore,
+    publish: Callable[..., int],
+    bundle: tuple[Path, BundleManifest],
+    tmp_path: Path,
+    changes: bytes | dict[str, Any],
+) -> None:
     """Nothing but a checked adapter is left behind, and nothing outside of the cache."""
     number = publish(seed=1) if not store.folders else 1
     file = store.folders[number] / names.ADAPTER_FILE
@@ -197,7 +213,9 @@ def test_any_adapter_json(store, publish, bundle, tmp_path, changes):
 
 @SHARED
 @given(st.binary(max_size=60) | st.dictionaries(FIELDS, VALUES | st.dictionaries(PATHS, PATHS, max_size=2), max_size=3))
-def test_any_bundle_json(store, bundle, tmp_path, changes):
+def test_any_bundle_json(
+    store: FakeStore, bundle: tuple[Path, BundleManifest], tmp_path: Path, changes: bytes | dict[str, Any]
+) -> None:
     folder = tmp_path / "given"
     folder.mkdir(exist_ok=True)
     whole = (bundle[0] / names.BUNDLE_FILE).read_text()
@@ -215,14 +233,14 @@ def test_any_bundle_json(store, bundle, tmp_path, changes):
 
 @SHARED
 @given(st.binary(max_size=80) | VALUES.map(lambda value: json.dumps(value).encode()) | st.just(b"[" * 100_000))
-def test_any_last_known(tmp_path, content):
+def test_any_last_known(tmp_path: Path, content: bytes) -> None:
     (tmp_path / last_known_aliases.FILE).write_bytes(content)
     assert last_known_aliases.read(tmp_path, "sketches") is None
 
 
 @SHARED
 @given(st.dictionaries(st.sampled_from(["format", "model", "generation", "aliases"]), VALUES | PATHS, max_size=2))
-def test_any_field_of_last_known(tmp_path, changes):
+def test_any_field_of_last_known(tmp_path: Path, changes: dict[str, Any]) -> None:
     promoted = {"version": 1, "adapter_digest": "a" * 64}
     whole = {"format": 1, "model": "sketches", "generation": "1", "aliases": {"champion": promoted}}
     (tmp_path / last_known_aliases.FILE).write_text(json.dumps(whole | changes))
@@ -240,7 +258,7 @@ LINES = st.builds(
 
 @SHARED
 @given(st.lists(LINES | st.text(max_size=20), max_size=4).map("\n".join))
-def test_any_token_file(tmp_path, text):
+def test_any_token_file(tmp_path: Path, text: str) -> None:
     try:
         tokens = parse_tokens(text)
     except TokenFileError as error:
@@ -256,7 +274,7 @@ def test_any_token_file(tmp_path, text):
 
 @SHARED
 @given(st.binary(min_size=1, max_size=60), st.text(max_size=9))
-def test_any_bytes_of_a_token_file_that_changes_under_a_service(tmp_path, content, secret):
+def test_any_bytes_of_a_token_file_that_changes_under_a_service(tmp_path: Path, content: bytes, secret: str) -> None:
     path = tmp_path / "tokens"
     path.write_text("")
     known = TokenFile(path)

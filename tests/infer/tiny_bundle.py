@@ -1,8 +1,11 @@
 """A base of a few hundred random numbers whose graphs keep the contract, and adapters that change what it draws."""
 
+from __future__ import annotations
+
 import hashlib
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -58,7 +61,7 @@ def tokenizer() -> Tokenizer:
 
 
 def build_bundle(
-    folder: Path, *, seed: int = 0, manifest_changes: dict | None = None, schedule: dict | None = None
+    folder: Path, *, seed: int = 0, manifest_changes: dict[str, Any] | None = None, schedule: dict[str, Any] | None = None
 ) -> BundleManifest:
     """Writes a bundle; `seed` makes another base."""
     folder.mkdir(parents=True, exist_ok=True)
@@ -71,7 +74,7 @@ def build_bundle(
     return write_manifest(folder, seed=seed, **(manifest_changes or {}))
 
 
-def write_manifest(folder: Path, *, seed: int = 0, **changes) -> BundleManifest:
+def write_manifest(folder: Path, *, seed: int = 0, **changes: Any) -> BundleManifest:
     values = {
         "family": "sd",
         "base": "tiny/base",
@@ -108,7 +111,13 @@ def change_unet(folder: Path, constants: dict[str, np.ndarray], nodes: list[onnx
     return write_manifest(folder)
 
 
-def adapter_tensors(*, seed: int = 1, rank: int = 2, scale: float = 1.0, layers=tuple(TARGETS)) -> dict[str, np.ndarray]:
+def adapter_tensors(
+    *,
+    seed: int = 1,
+    rank: int = 2,
+    scale: float = 1.0,
+    layers: list[str] | tuple[str, str] = tuple(TARGETS),  # type: ignore[assignment]
+) -> dict[str, np.ndarray]:
     draw = np.random.default_rng(seed)
     found = {}
     for layer in layers:
@@ -125,7 +134,7 @@ def build_adapter(
     *,
     rank: int = 2,
     alpha: float = 4.0,
-    **changes,
+    **changes: Any,
 ) -> AdapterManifest:
     """Writes weights, adapter.json and evidence.json into `folder`."""
     folder.mkdir(parents=True, exist_ok=True)
@@ -167,7 +176,7 @@ def _weights(draw: np.random.Generator, **shapes: tuple[int, ...]) -> list[onnx.
     ]
 
 
-def _values(**kinds) -> list[onnx.ValueInfoProto]:
+def _values(**kinds: Any) -> list[onnx.ValueInfoProto]:
     return [helper.make_tensor_value_info(name, kind, shape) for name, (kind, shape) in kinds.items()]
 
 

@@ -1,5 +1,7 @@
 """Who receives callbacks: a real HTTP server in a thread, with or without TLS."""
 
+from __future__ import annotations
+
 import base64
 import ssl
 import threading
@@ -7,6 +9,8 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from ipaddress import ip_address
+from pathlib import Path
+from typing import Self
 
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
@@ -24,15 +28,15 @@ class Receiver:
     hold: threading.Event = field(default_factory=threading.Event)
     tls: ssl.SSLContext | None = None
 
-    def __enter__(self):
+    def __enter__(self) -> Self:
         receiver = self
         self.hold.set()
 
         class Handler(BaseHTTPRequestHandler):
-            def log_message(self, *args):
+            def log_message(self, *args: str) -> None:
                 pass
 
-            def do_POST(self):
+            def do_POST(self) -> None:
                 body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
                 receiver.came.append((dict(self.headers) | {"path": self.path}, body))
                 assert receiver.hold.wait(20)
@@ -42,17 +46,17 @@ class Receiver:
                     self.send_header(name, value)
                 self.end_headers()
 
-            def do_GET(self):  # what a redirect that was followed would be
+            def do_GET(self) -> None:  # what a redirect that was followed would be
                 self.do_POST()
 
         self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
         self.server.daemon_threads = True
         if self.tls:
             self.server.socket = self.tls.wrap_socket(self.server.socket, server_side=True)
-        threading.Thread(target=self.server.serve_forever, daemon=True).start()
+        threading.Thread(target=self.server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
         return self
 
-    def __exit__(self, *_):
+    def __exit__(self, *_: None) -> None:
         self.hold.set()
         self.server.shutdown()
         self.server.server_close()
@@ -62,7 +66,7 @@ class Receiver:
         return f"127.0.0.1:{self.server.server_address[1]}"
 
 
-def self_signed(folder):
+def self_signed(folder: Path) -> Path:
     """A key and a certificate for 127.0.0.1 in one file."""
     key, now = ec.generate_private_key(ec.SECP256R1()), datetime.now(UTC)
     name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "receiver")])

@@ -51,7 +51,8 @@ class Folder:
     def plan(self, *, db_password: str = "", **variables: Any) -> dict[str, Any]:
         """The plan as terraform's JSON; the plan file is `plan` in the folder."""
         (self.path / "terraform.tfvars.json").write_text(json.dumps(REQUIRED_VARIABLES | variables))
-        self.terraform("plan", "-input=false", "-out=plan", **({"db_password": db_password} if db_password else {}))
+        password: dict[str, Any] = {"db_password": db_password} if db_password else {}
+        self.terraform("plan", "-input=false", "-out=plan", **password)
         shown: dict[str, Any] = json.loads(self.terraform("show", "-json", "plan").stdout)
         return shown
 

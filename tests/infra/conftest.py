@@ -15,6 +15,8 @@ from pathlib import Path
 import pytest
 
 from .cloud import Cloud, Folder
+from .deployment import Environment
+from .plan_variants import Plans, make_plans
 
 ROOT = Path(__file__).parents[2]
 INFRA = ROOT / "infra"
@@ -113,3 +115,18 @@ def cloud(moto: str) -> Iterator[Cloud]:
     cloud.reset()
     yield cloud
     cloud.reset()
+
+
+@pytest.fixture(scope="module")
+def env(initialised: Path, moto: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Environment]:
+    folder = Folder(tmp_path_factory.mktemp("path") / "infra", moto)
+    shutil.copytree(initialised, folder.path, symlinks=True)
+    cloud = Cloud(moto)
+    cloud.reset()
+    yield Environment(folder, cloud)
+    cloud.reset()
+
+
+@pytest.fixture(scope="session")
+def plans(initialised: Path, moto: str, tmp_path_factory: pytest.TempPathFactory) -> Plans:
+    return make_plans(initialised, moto, tmp_path_factory)

@@ -70,7 +70,7 @@ def run_tasks_of_services() -> None:
         found, service_name = original_list(self, *filters), filters[4]
         return [task for task in found if task.group == f"service:{service_name}"] if service_name else found
 
-    EC2ContainerServiceBackend.update_service, EC2ContainerServiceBackend.list_tasks = update_service, list_tasks
+    EC2ContainerServiceBackend.update_service, EC2ContainerServiceBackend.list_tasks = update_service, list_tasks  # type: ignore[assignment]
 
 
 def interface_of(task: Any) -> str:
@@ -84,7 +84,7 @@ def complete_one_off_tasks() -> None:
         found = original(self, cluster_str, tasks)
         for task in found:
             if task.overrides.get("containerOverrides"):
-                task.last_status, task.containers[0].exit_code = "STOPPED", 0
+                task.last_status, task.containers[0].exit_code = "STOPPED", 0  # type: ignore[attr-defined]
         return found
 
     EC2ContainerServiceBackend.describe_tasks = describe_tasks
@@ -106,9 +106,9 @@ def delay_database_changes() -> None:
         instances = describe(self, *args, **kwargs)
         for instance in instances:
             if getattr(instance, "atelier_status", None):
-                instance.atelier_polls -= 1
-                if instance.atelier_polls < 0:
-                    instance.status, instance.atelier_status = instance.atelier_status, None
+                instance.atelier_polls -= 1  # type: ignore[attr-defined]
+                if instance.atelier_polls < 0:  # type: ignore[attr-defined]
+                    instance.status, instance.atelier_status = instance.atelier_status, None  # type: ignore[attr-defined]
         return instances
 
     RDSBackend.start_db_instance, RDSBackend.stop_db_instance = delayed(start, "starting"), delayed(stop, "stopping")

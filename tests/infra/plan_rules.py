@@ -119,7 +119,7 @@ def ingress_is_limited_to_allowed_cidrs(plan: Plan) -> list[str]:
         f"{address}: {first}-{last} from {source}"
         for address, first, last, sources in _ingress(plan)
         for source in sources
-        if (first, last) not in ports or not any(ipaddress.ip_network(source).subnet_of(each) for each in allowed)
+        if (first, last) not in ports or not any(ipaddress.ip_network(source).subnet_of(each) for each in allowed)  # type: ignore[arg-type]
     ]
 
 

@@ -20,7 +20,7 @@ REPOSITORY = "123456789012.dkr.ecr.eu-central-1.amazonaws.com/atelier/tracking"
 ARN = "arn:aws:ecs:eu-central-1:123456789012:task-definition/atelier-tracking:"
 
 
-def service(name="tracking", port=80, **changed: Any) -> Service:
+def service(name: str = "tracking", port: int = 80, **changed: Any) -> Service:
     values = {
         "running": True,
         "service": name,
@@ -59,7 +59,8 @@ class StubEnvironment:
         for name, value in {"AWS_ACCESS_KEY_ID": "test", "AWS_SECRET_ACCESS_KEY": "test", "AWS_ENDPOINT_URL": ""}.items():
             monkeypatch.setenv(name, value)
         monkeypatch.delenv("AWS_ENDPOINT_URL")
-        self.aws, self.stubs = Aws(REGION), {}
+        self.aws = Aws(REGION)
+        self.stubs: dict[Any, Any] = {}
         self._output = io.StringIO()
         self.console = Console(file=self._output, width=200)
         self.seconds = 0.0

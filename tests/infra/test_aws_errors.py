@@ -1,5 +1,7 @@
 """Errors of AWS, terraform, docker and git become one message with the remedy."""
 
+from __future__ import annotations
+
 import os
 import subprocess
 import sys
@@ -24,7 +26,7 @@ from .stubs import StubEnvironment
         ("Throttling", "AWS refused GetCallerIdentity in region eu-central-1: slow down (Throttling)"),
     ],
 )
-def test_a_refused_call_is_explained(monkeypatch, code, message):
+def test_a_refused_call_is_explained(monkeypatch: pytest.MonkeyPatch, code: str, message: str) -> None:
     env = StubEnvironment(monkeypatch)
     env.stub("sts").add_client_error("get_caller_identity", code, "slow down")
     with pytest.raises(AwsError) as caught:
@@ -32,7 +34,7 @@ def test_a_refused_call_is_explained(monkeypatch, code, message):
     assert str(caught.value).startswith(message)
 
 
-def without_credentials(monkeypatch, tmp_path):
+def without_credentials(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "AWS_PROFILE", "AWS_ENDPOINT_URL"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
@@ -40,20 +42,20 @@ def without_credentials(monkeypatch, tmp_path):
     monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(tmp_path / "none"))
 
 
-def test_missing_credentials_are_explained(monkeypatch, tmp_path):
+def test_missing_credentials_are_explained(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     without_credentials(monkeypatch, tmp_path)
     with pytest.raises(AwsError, match=r"no complete AWS credentials were found .* log in first: `aws sso login`"):
         Aws("eu-central-1").account()
 
 
-def test_a_missing_profile_is_explained(monkeypatch, tmp_path):
+def test_a_missing_profile_is_explained(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     without_credentials(monkeypatch, tmp_path)
     monkeypatch.setenv("AWS_PROFILE", "nobody")
     with pytest.raises(AwsError, match="AWS_PROFILE must name a profile"):
         Aws("eu-central-1").account()
 
 
-def test_an_unreachable_region_is_explained(monkeypatch, tmp_path):
+def test_an_unreachable_region_is_explained(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     without_credentials(monkeypatch, tmp_path)
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "test")
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "test")
@@ -80,21 +82,21 @@ def test_an_unreachable_region_is_explained(monkeypatch, tmp_path):
         ("UnauthorizedOperation: You are not authorized to perform this operation", "lack a permission"),
     ],
 )
-def test_known_failures_of_terraform_have_a_remedy(output, remedy):
+def test_known_failures_of_terraform_have_a_remedy(output: str, remedy: str) -> None:
     message = runner.error_message("terraform apply", output)
     assert output in message and remedy in message.splitlines()[-1]
 
 
-def test_an_unknown_failure_has_no_remedy():
+def test_an_unknown_failure_has_no_remedy() -> None:
     assert runner.error_message("terraform apply", "a surprise") == "terraform apply failed:\n    a surprise"
 
 
-def test_a_missing_program_is_named(tmp_path):
+def test_a_missing_program_is_named(tmp_path: Path) -> None:
     with pytest.raises(ToolError, match="docker-is-not-here must be on the PATH and was not found; install it"):
         SubprocessRunner(Console(quiet=True), tmp_path).run(["docker-is-not-here"], description="looking")
 
 
-def test_missing_terraform_names_the_download_page(tmp_path, monkeypatch):
+def test_missing_terraform_names_the_download_page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "main.tf").write_text("")
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(
@@ -104,7 +106,7 @@ def test_missing_terraform_names_the_download_page(tmp_path, monkeypatch):
         runner.Terraform(tmp_path, Console(quiet=True), {}).init()
 
 
-def test_a_failed_program_shows_its_last_lines(tmp_path):
+def test_a_failed_program_shows_its_last_lines(tmp_path: Path) -> None:
     code = "import sys; [print('line', i) for i in range(30)]; sys.exit(3)"
     with pytest.raises(ToolError) as caught:
         SubprocessRunner(Console(quiet=True), tmp_path).run([sys.executable, "-c", code], description="running")
@@ -112,7 +114,7 @@ def test_a_failed_program_shows_its_last_lines(tmp_path):
     assert "line 29" in str(caught.value) and "line 9\n" not in str(caught.value)
 
 
-def test_secrets_are_passed_on_standard_input(tmp_path):
+def test_secrets_are_passed_on_standard_input(tmp_path: Path) -> None:
     code = "import sys; print(len(sys.stdin.read()), sys.argv)"
     output = SubprocessRunner(Console(quiet=True), tmp_path).run(
         [sys.executable, "-c", code], description="running", stdin="secret"
@@ -120,7 +122,7 @@ def test_secrets_are_passed_on_standard_input(tmp_path):
     assert output.startswith("6 ") and "secret" not in output
 
 
-def test_an_error_prints_one_message_and_no_traceback(tmp_path):
+def test_an_error_prints_one_message_and_no_traceback(tmp_path: Path) -> None:
     process = subprocess.run(
         [sys.executable, "-m", "atelier_infra", "--folder", str(tmp_path), "status"],
         capture_output=True,
@@ -131,14 +133,14 @@ def test_an_error_prints_one_message_and_no_traceback(tmp_path):
     assert process.stderr.startswith("error: ") and "run `python -m atelier_infra init`" in process.stderr
 
 
-def test_a_taken_name_is_reported_with_the_import_command():
+def test_a_taken_name_is_reported_with_the_import_command() -> None:
     summary = "creating S3 Bucket (atelier-artifacts-1): BucketAlreadyOwnedByYou"
     message = runner._format_diagnostic({"summary": summary, "detail": "", "address": 'aws_s3_bucket.this["artifacts"]'})
     assert message.endswith("""terraform import 'aws_s3_bucket.this["artifacts"]' atelier-artifacts-1""")
     assert runner._format_diagnostic({"summary": "no such host", "address": "aws_vpc.this[0]"}) == "no such host"
 
 
-def test_tests_that_need_terraform_fail_without_it(tmp_path):
+def test_tests_that_need_terraform_fail_without_it(tmp_path: Path) -> None:
     here = Path(__file__).parent
     process = subprocess.run(
         [

@@ -1,6 +1,10 @@
 """`deploy` registers the template with an image, waits until it is healthy, and reverts it otherwise."""
 
+from __future__ import annotations
+
+from collections.abc import Sequence
 from datetime import UTC, datetime
+from typing import Any
 
 import pytest
 from atelier_infra.errors import DeploymentError, NotReadyError
@@ -8,7 +12,7 @@ from atelier_infra.errors import DeploymentError, NotReadyError
 from .stubs import ARN, REPOSITORY, StubEnvironment, service
 
 
-def definition(revision, image):
+def definition(revision: int, image: str) -> Any:
     container = {"name": "tracking", "image": image, "environment": [{"name": "DB_PORT", "value": "5432"}]}
     return {
         "taskDefinitionArn": f"{ARN}{revision}",
@@ -35,10 +39,19 @@ TEMPLATE, OLD, NEW = (
 
 
 class EcsResponses:
-    def __init__(self, env):
+    def __init__(self, env: StubEnvironment) -> None:
         self.stub = env.stub("ecs")
 
-    def service(self, revision, *, desired=1, running=1, state="COMPLETED", events=(), reason=""):
+    def service(
+        self,
+        revision: int,
+        *,
+        desired: int = 1,
+        running: int = 1,
+        state: str = "COMPLETED",
+        events: list[str] | tuple[Any, ...] = (),
+        reason: str = "",
+    ) -> None:
         deployment = {
             "id": "d",
             "status": "PRIMARY",
@@ -58,24 +71,24 @@ class EcsResponses:
         }
         self.stub.add_response("describe_services", {"services": [described]}, {"cluster": "atelier", "services": ["tracking"]})
 
-    def definition(self, definition, tags=()):
+    def definition(self, definition: Any, tags: Sequence[Any] = ()) -> None:
         self.stub.add_response(
             "describe_task_definition",
             {"taskDefinition": definition, "tags": list(tags)},
             {"taskDefinition": definition["taskDefinitionArn"], "include": ["TAGS"]},
         )
 
-    def updated(self, **change):
+    def updated(self, **change: Any) -> None:
         self.stub.add_response("update_service", {}, {"cluster": "atelier", "service": "tracking", **change})
 
-    def registered(self):
+    def registered(self) -> None:
         keys = ("family", "cpu", "memory", "networkMode", "requiresCompatibilities", "containerDefinitions")
         wanted = {key: TEMPLATE[key] for key in keys}
         wanted["containerDefinitions"] = [TEMPLATE["containerDefinitions"][0] | {"image": f"{REPOSITORY}:new"}]
         wanted["tags"] = [{"key": "project", "value": "atelier"}]
         self.stub.add_response("register_task_definition", {"taskDefinition": NEW}, wanted)
 
-    def starts_deployment_from(self, revision, **service):
+    def starts_deployment_from(self, revision: int, **service: Any) -> None:
         self.service(revision, **service)
         self.definition(TEMPLATE, tags=[{"key": "project", "value": "atelier"}])
         self.registered()
@@ -83,16 +96,16 @@ class EcsResponses:
 
 
 @pytest.fixture
-def env(monkeypatch):
+def env(monkeypatch: pytest.MonkeyPatch) -> StubEnvironment:
     return StubEnvironment(monkeypatch)
 
 
 @pytest.fixture
-def ecs(env):
+def ecs(env: StubEnvironment) -> EcsResponses:
     return EcsResponses(env)
 
 
-def test_a_deployment_changes_only_the_image(env, ecs):
+def test_a_deployment_changes_only_the_image(env: StubEnvironment, ecs: EcsResponses) -> None:
     ecs.starts_deployment_from(2)
     ecs.service(3, state="IN_PROGRESS", running=0)
     ecs.service(3, state="IN_PROGRESS", running=0, events=["has started 1 tasks"])
@@ -103,14 +116,14 @@ def test_a_deployment_changes_only_the_image(env, ecs):
     assert "tracking is healthy" in env.output
 
 
-def test_deploying_to_a_stopped_service_does_not_wait(env, ecs):
+def test_deploying_to_a_stopped_service_does_not_wait(env: StubEnvironment, ecs: EcsResponses) -> None:
     ecs.starts_deployment_from(1, desired=0, running=0)
     env.deployer().deploy(service(), "new", 60)
     env.assert_all_called()
     assert "start` runs new" in env.output
 
 
-def test_a_failed_deployment_is_reverted_and_its_events_are_printed(env, ecs):
+def test_a_failed_deployment_is_reverted_and_its_events_are_printed(env: StubEnvironment, ecs: EcsResponses) -> None:
     ecs.starts_deployment_from(2)
     ecs.service(3, state="IN_PROGRESS", running=0)
     ecs.service(3, state="FAILED", running=0, events=["task failed container health checks"], reason="tasks failed to start.")
@@ -126,7 +139,7 @@ def test_a_failed_deployment_is_reverted_and_its_events_are_printed(env, ecs):
     assert "revert to old" in env.output
 
 
-def test_a_revert_by_ecs_counts_as_failure(env, ecs):
+def test_a_revert_by_ecs_counts_as_failure(env: StubEnvironment, ecs: EcsResponses) -> None:
     ecs.starts_deployment_from(2)
     ecs.service(3, state="IN_PROGRESS")
     ecs.service(2, state="IN_PROGRESS")
@@ -140,7 +153,7 @@ def test_a_revert_by_ecs_counts_as_failure(env, ecs):
     env.assert_all_called()
 
 
-def test_a_deployment_that_times_out_is_reverted(env, ecs):
+def test_a_deployment_that_times_out_is_reverted(env: StubEnvironment, ecs: EcsResponses) -> None:
     ecs.starts_deployment_from(2)
     ecs.service(3, state="IN_PROGRESS", running=0)
     for _ in range(4):
@@ -158,7 +171,7 @@ def test_a_deployment_that_times_out_is_reverted(env, ecs):
     env.assert_all_called()
 
 
-def test_a_failed_first_deployment_stops_the_service(env, ecs):
+def test_a_failed_first_deployment_stops_the_service(env: StubEnvironment, ecs: EcsResponses) -> None:
     ecs.starts_deployment_from(1)
     ecs.service(3, state="IN_PROGRESS", running=0)
     ecs.service(3, state="FAILED", running=0)
@@ -169,13 +182,13 @@ def test_a_failed_first_deployment_stops_the_service(env, ecs):
     env.assert_all_called()
 
 
-def test_a_deleted_service_is_reported(env):
+def test_a_deleted_service_is_reported(env: StubEnvironment) -> None:
     env.stub("ecs").add_response("describe_services", {"services": [], "failures": []})
     with pytest.raises(NotReadyError, match="service tracking does not exist in cluster atelier"):
         env.deployer().describe(service())
 
 
-def test_a_dry_run_registers_nothing(monkeypatch):
+def test_a_dry_run_registers_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     env = StubEnvironment(monkeypatch, dry_run=True)
     ecs = EcsResponses(env)
     ecs.service(2)

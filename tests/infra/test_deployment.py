@@ -5,14 +5,10 @@ from __future__ import annotations
 import io
 import json
 import re
-import shutil
 import signal
 import subprocess
-import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 from atelier_infra.aws.client import Aws
@@ -21,78 +17,14 @@ from atelier_infra.environment.stack import read_stack
 from atelier_infra.secrets import env_files
 from rich.console import Console
 
-from .cloud import REGION, Cloud, Folder, environment
+from .cloud import REGION, environment
+from .deployment import LOST_ON_FIRST_APPLY, Docker, Environment, adopt_lost_resources, container, second_machine
 from .plan_rules import as_list
 
 pytestmark = [pytest.mark.infra, pytest.mark.timeout(1500)]
 
-# Attributes that moto does not store on the first apply: descriptions of rules that reference a group, and an unsupported one.
-LOST_ON_FIRST_APPLY = {
-    ("aws_vpc_security_group_ingress_rule", "description"),
-    ("aws_vpc_security_group_egress_rule", "description"),
-    ("aws_ecs_service", "availability_zone_rebalancing"),
-}
 
-
-class Environment:
-    """An environment and its command line."""
-
-    def __init__(self, folder: Folder, cloud: Cloud) -> None:
-        self.folder, self.cloud = folder, cloud
-
-    def popen(self, *arguments: str) -> subprocess.Popen[str]:
-        return subprocess.Popen(
-            [sys.executable, "-m", "atelier_infra", "--folder", str(self.folder.path), *arguments],
-            env=environment(self.folder.endpoint) | {"PYTHONUNBUFFERED": "1"},
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-        )
-
-    def run(self, *arguments: str, code: int = 0) -> str:
-        with self.popen(*arguments) as process:
-            out, _ = process.communicate(timeout=900)
-        assert process.returncode == code, f"{arguments}: {process.returncode}\n{out[-4000:]}"
-        return out
-
-    def state(self) -> str:
-        return (self.folder.path / "terraform.tfstate").read_text()
-
-    def edit(self, old: str, new: str) -> None:
-        self.folder.change("terraform.tfvars", old, new)
-
-    def differences(self) -> set[tuple[str, str]]:
-        """(resource type, attribute) of everything that another apply would change."""
-        self.folder.terraform("plan", "-input=false", "-out=again", **self.password())
-        plan = json.loads(self.folder.terraform("show", "-json", "again").stdout)
-        differences = set()
-        for resource in plan["resource_changes"]:
-            change = resource["change"]
-            if resource["mode"] != "managed" or change["actions"] == ["no-op"]:
-                continue
-            before, after = change["before"] or {}, change["after"] or {}
-            names = {*before, *after} - {name for name, unknown in change["after_unknown"].items() if unknown}
-            differences |= {(resource["type"], name) for name in names if before.get(name) != after.get(name)}
-            differences |= {(resource["type"], action) for action in change["actions"] if action != "update"}
-        return differences
-
-    def password(self) -> dict[str, str]:
-        password = env_files.read(self.folder.path / "secrets" / "tracking.env").get("DB_PW")
-        return {"db_password": password} if password else {}
-
-
-@pytest.fixture(scope="module")
-def env(initialised: Path, moto: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Environment]:
-    folder = Folder(tmp_path_factory.mktemp("path") / "infra", moto)
-    shutil.copytree(initialised, folder.path, symlinks=True)
-    cloud = Cloud(moto)
-    cloud.reset()
-    yield Environment(folder, cloud)
-    cloud.reset()
-
-
-def test_an_interrupted_up_keeps_what_it_created(env):
+def test_an_interrupted_up_keeps_what_it_created(env: Environment) -> None:
     env.run("init", "--region", REGION, "--allow", "203.0.113.7", "--user", "ana")
     with env.popen("up", "--yes") as process:
         lines, sent = [], False
@@ -109,40 +41,19 @@ def test_an_interrupted_up_keeps_what_it_created(env):
     assert "run `python -m atelier_infra up`" in env.run("status", code=1)
 
 
-def test_up_continues_after_an_interruption(env):
+def test_up_continues_after_an_interruption(env: Environment) -> None:
     adopt_lost_resources(env)
     out = env.run("plan")
     assert "always on" in out and "database db.t4g.micro" in out
     assert env.differences() <= LOST_ON_FIRST_APPLY
 
 
-def adopt_lost_resources(env: Environment) -> None:
-    """Imports resources that were created during the interruption and are not in the state, as the error message says."""
-    for _ in range(10):
-        with env.popen("up", "--yes") as process:
-            out, _ = process.communicate(timeout=900)
-        if process.returncode == 0:
-            return
-        imports = re.findall(r"terraform import '(\S+)' (\S+)", out)
-        assert "the name is taken" in out and imports, out[-3000:]
-        for address, name in imports:
-            env.folder.terraform("import", "-input=false", address, name)
-
-
-def test_a_second_up_changes_nothing(env):
+def test_a_second_up_changes_nothing(env: Environment) -> None:
     assert "write the secrets" not in env.run("up", "--yes")
     assert env.differences() == set()
 
 
-def second_machine(env: Environment, tmp_path: Path) -> Environment:
-    """A copy of the Terraform files, terraform.tfvars and the state, as with a state bucket; without secrets."""
-    shutil.copytree(
-        env.folder.path, tmp_path / "infra", symlinks=True, ignore=shutil.ignore_patterns("secrets", "plan", "again")
-    )
-    return Environment(Folder(tmp_path / "infra", env.folder.endpoint), env.cloud)
-
-
-def test_up_on_a_second_machine_adopts_the_secrets(env, tmp_path):
+def test_up_on_a_second_machine_adopts_the_secrets(env: Environment, tmp_path: Path) -> None:
     second, manager = second_machine(env, tmp_path), env.cloud.client("secretsmanager")
     before = manager.get_secret_value(SecretId="atelier/tracking")
     out = second.run("up", "--yes")
@@ -153,137 +64,13 @@ def test_up_on_a_second_machine_adopts_the_secrets(env, tmp_path):
     assert files[0] == files[1] == json.loads(before["SecretString"])
 
 
-def test_no_secret_is_in_the_state(env):
-    manager = env.cloud.client("secretsmanager")
-    password = manager.get_secret_value(SecretId="atelier/database")["SecretString"]
-    logins = json.loads(manager.get_secret_value(SecretId="atelier/tracking")["SecretString"])
-    assert len(password) == 40 and password.isalnum()
-    assert logins == {
-        name: env_files.read(env.folder.path / "secrets" / "tracking.env")[name] for name in ("HTPASSWD", "ROLES")
-    }
-    for state in (env.folder.path / name for name in ("terraform.tfstate", "terraform.tfstate.backup")):
-        assert password not in state.read_text()
-        assert not any(line.split()[3] in state.read_text() for line in login_lines(env))
-        assert logins["HTPASSWD"][:20] not in state.read_text()
-
-
-def login_lines(env: Environment) -> list[str]:
-    return (env.folder.path / "secrets" / "logins").read_text().splitlines()[1:]
-
-
-def test_the_database_is_private_and_open_to_tracking_only(env):
-    [database] = env.cloud.client("rds").describe_db_instances()["DBInstances"]
-    assert (database["PubliclyAccessible"], database["StorageEncrypted"], database["DeletionProtection"]) == (False, True, True)
-    ec2 = env.cloud.client("ec2")
-    groups = {each["GroupName"].rsplit("-", 1)[0]: each for each in ec2.describe_security_groups()["SecurityGroups"]}
-    [postgres] = groups["atelier-database"]["IpPermissions"]
-    assert (postgres["FromPort"], postgres["ToPort"], postgres["IpRanges"], postgres["Ipv6Ranges"]) == (
-        5432,
-        5432,
-        [],
-        [],
-    )
-    assert [each["GroupId"] for each in postgres["UserIdGroupPairs"]] == [groups["atelier-tracking"]["GroupId"]]
-    [http] = groups["atelier-tracking"]["IpPermissions"]
-    assert (http["FromPort"], http["ToPort"], [each["CidrIp"] for each in http["IpRanges"]]) == (
-        80,
-        80,
-        ["203.0.113.7/32"],
-    )
-    routes = ec2.describe_route_tables(Filters=[{"Name": "association.main", "Values": ["true"]}])["RouteTables"]
-    private = {each["SubnetId"] for each in ec2.describe_subnets()["Subnets"] if "private" in str(each.get("Tags"))}
-    assert private == {each["SubnetIdentifier"] for each in database["DBSubnetGroup"]["Subnets"]}
-    assert not any(
-        route.get("GatewayId", "").startswith("igw")
-        for table in routes
-        if table["VpcId"] == database["DBSubnetGroup"]["VpcId"]
-        for route in table["Routes"]
-    )
-
-
-def test_the_bucket_is_private(env):
-    s3 = env.cloud.client("s3")
-    bucket = f"atelier-artifacts-123456789012-{REGION}"
-    assert [each["Name"] for each in s3.list_buckets()["Buckets"]] == [bucket]
-    assert set(s3.get_public_access_block(Bucket=bucket)["PublicAccessBlockConfiguration"].values()) == {True}
-    assert s3.get_bucket_versioning(Bucket=bucket)["Status"] == "Enabled"
-    [denied] = json.loads(s3.get_bucket_policy(Bucket=bucket)["Policy"])["Statement"]
-    assert (denied["Effect"], denied["Condition"]) == ("Deny", {"Bool": {"aws:SecureTransport": "false"}})
-    assert s3.get_bucket_encryption(Bucket=bucket)["ServerSideEncryptionConfiguration"]["Rules"]
-
-
-def container(env: Environment, arn: str = "atelier-tracking") -> dict[str, Any]:
-    """The container definition of tracking's newest task definition, or of a given one."""
-    [definition] = env.cloud.client("ecs").describe_task_definition(taskDefinition=arn)["taskDefinition"][
-        "containerDefinitions"
-    ]
-    return definition
-
-
-def test_the_task_gets_secrets_by_reference(env):
-    definition, stack = container(env), read_stack(json.loads(env.folder.terraform("output", "-json").stdout))
-    tracking = stack.services["tracking"]
-    assert sorted(each["name"] for each in definition["environment"]) == tracking.environment
-    assert (
-        {each["name"] for each in definition["secrets"]}
-        == {*tracking.secret_names, *tracking.from_manager}
-        == {"DB_PW", "HTPASSWD", "ROLES"}
-    )
-    manager = env.cloud.client("secretsmanager")
-    arns = {each["Name"]: each["ARN"] for each in manager.list_secrets()["SecretList"]}
-    assert {each["name"]: each["valueFrom"] for each in definition["secrets"]} == {
-        "DB_PW": arns["atelier/database"],
-        "HTPASSWD": f"{arns['atelier/tracking']}:HTPASSWD::",
-        "ROLES": f"{arns['atelier/tracking']}:ROLES::",
-    }
-    values = {each["name"]: each["value"] for each in definition["environment"]}
-    [database] = env.cloud.client("rds").describe_db_instances()["DBInstances"]
-    assert (values["DB_ENDPOINT"], values["DB_TLS_MODE"]) == (database["Endpoint"]["Address"], "require")
-    assert "NET_BIND_SERVICE" not in definition["linuxParameters"]["capabilities"]["drop"]
-
-
-def test_roles_have_the_planned_policies_only(env):
-    iam = env.cloud.client("iam")
-    for role, names in {
-        "atelier-tracking-execution": ["image-log-secrets"],
-        "atelier-tracking-task": ["own-data"],
-    }.items():
-        assert iam.list_role_policies(RoleName=role)["PolicyNames"] == names
-        assert iam.list_attached_role_policies(RoleName=role)["AttachedPolicies"] == []
-
-
-def test_services_without_an_image_do_not_start(env):
+def test_services_without_an_image_do_not_start(env: Environment) -> None:
     assert "tracking has no image yet" in env.run("start", code=1)
     assert "has no image r1; run `python -m atelier_infra push tracking`" in env.run("deploy", "--tag", "r1", code=1)
     assert "none of its tasks is running" in env.run("url", code=1)
 
 
-class Docker:
-    """A fake of docker: records the commands; a push puts the tag into moto's ECR."""
-
-    def __init__(self, cloud: Cloud) -> None:
-        self.calls: list[tuple[list[str], str | None]] = []
-        self.ecr = cloud.client("ecr")
-
-    def run(self, arguments: list[str], *, description: str, stdin: str | None = None) -> str:
-        self.calls.append((arguments, stdin))
-        if arguments[1] == "push":
-            name, _, tag = arguments[2].partition("/")[2].rpartition(":")
-            layers = [
-                {"mediaType": "application/vnd.docker.image.rootfs.diff.tar.gzip", "size": 1, "digest": f"sha256:{'0' * 64}"}
-            ]
-            kind = "application/vnd.docker.distribution.manifest.v2+json"
-            manifest = {
-                "schemaVersion": 2,
-                "mediaType": kind,
-                "config": {"digest": f"sha256:{tag:0>64}", "size": 1},
-                "layers": layers,
-            }
-            self.ecr.put_image(repositoryName=name, imageManifest=json.dumps(manifest), imageTag=tag)
-        return ""
-
-
-def test_push_deploy_and_start(env, monkeypatch):
+def test_push_deploy_and_start(env: Environment, monkeypatch: pytest.MonkeyPatch) -> None:
     for name, value in environment(env.folder.endpoint).items():
         if name.startswith("AWS_"):
             monkeypatch.setenv(name, value)
@@ -306,7 +93,7 @@ def test_push_deploy_and_start(env, monkeypatch):
     assert {**running, "image": ""} == {**template, "image": ""}
 
 
-def test_upgrade_takes_a_snapshot_migrates_deploys_and_prints_the_rollback(env):
+def test_upgrade_takes_a_snapshot_migrates_deploys_and_prints_the_rollback(env: Environment) -> None:
     out = env.run("upgrade", "--tag", "r1")
     steps = ("take snapshot atelier-before-r1-", "stop tracking", "run `migrate`", "deploy tracking r1", "tracking is healthy")
     assert [out.index(each) for each in steps] == sorted(out.index(each) for each in steps)
@@ -317,12 +104,12 @@ def test_upgrade_takes_a_snapshot_migrates_deploys_and_prints_the_rollback(env):
     assert "tracking is healthy" in env.run("deploy", "--tag", "r2")
 
 
-def test_gc_runs_the_deployed_image(env):
+def test_gc_runs_the_deployed_image(env: Environment) -> None:
     assert "run `gc --older-than-days 30`" in env.run("gc")
     assert "run `gc --older-than-days 7 --yes`" in env.run("gc", "--yes", "--older-than-days", "7")
 
 
-def test_a_backup_is_verified_before_it_is_restored(env):
+def test_a_backup_is_verified_before_it_is_restored(env: Environment) -> None:
     """The restore itself takes minutes and is tested in test_deployment_variants.py."""
     s3, bucket = env.cloud.client("s3"), f"atelier-artifacts-123456789012-{REGION}"
     for key in ("1/a/model", "1/a/notes", "1/a/kept"):
@@ -346,11 +133,11 @@ def test_a_backup_is_verified_before_it_is_restored(env):
     assert "has no complete snapshot somebody-elses" in env.run("restore", "somebody-elses", "--yes", code=1)
 
 
-def test_terraform_does_not_revert_deployments(env):
+def test_terraform_does_not_revert_deployments(env: Environment) -> None:
     assert env.differences() == set()
 
 
-def test_status_and_logs(env):
+def test_status_and_logs(env: Environment) -> None:
     out = env.run("status")
     assert "running" in out and "1 of 1" in out and "r2" in out and "warning" not in out
     logs = env.cloud.client("logs")
@@ -360,7 +147,7 @@ def test_status_and_logs(env):
     assert "MLflow listens" in env.run("logs")
 
 
-def test_stop_and_start_with_the_database(env):
+def test_stop_and_start_with_the_database(env: Environment) -> None:
     out = env.run("stop", "--database")
     assert "stop the database" in out and "seven days" in out
     status = env.run("status")
@@ -370,7 +157,7 @@ def test_stop_and_start_with_the_database(env):
     assert "start the database" in out and "tracking is healthy" in out
 
 
-def test_a_dry_run_of_everything_changes_nothing(env):
+def test_a_dry_run_of_everything_changes_nothing(env: Environment) -> None:
     before = env.state()
     operator = (["upgrade", "--tag", "r1"], ["backup"], ["gc"])
     for words in (["stop", "--database"], ["start"], ["deploy", "--tag", "r1"], ["destroy"], ["up"], *operator):
@@ -382,7 +169,7 @@ def test_a_dry_run_of_everything_changes_nothing(env):
 CA = "-----BEGIN CERTIFICATE-----\nMIIB\n-----END CERTIFICATE-----"
 
 
-def test_switching_to_an_env_file(env):
+def test_switching_to_an_env_file(env: Environment) -> None:
     env.edit('secrets = "secrets-manager"', 'secrets = "env-file"\ndatabase_ca_file = "rds.pem"')
     (env.folder.path / "rds.pem").write_text(CA)
     out = env.run("up", "--yes")
@@ -403,7 +190,7 @@ def test_switching_to_an_env_file(env):
     assert "runs with settings from before the last `up`; apply them with `deploy --tag r2`" in env.run("status")
 
 
-def test_with_amazons_certificates_services_verify_the_database(env, tmp_path):
+def test_with_amazons_certificates_services_verify_the_database(env: Environment, tmp_path: Path) -> None:
     definition = container(env)
     variables = {each["name"]: each["value"] for each in definition["environment"]}
     assert (variables["DB_TLS_MODE"], variables["DATABASE_CA"]) == ("verify-full", CA.replace("\n", r"\n"))
@@ -420,7 +207,7 @@ def test_with_amazons_certificates_services_verify_the_database(env, tmp_path):
     assert output.splitlines() == ["-- python3 -m atelier_tracking migrate", "0", *CA.splitlines()]
 
 
-def test_a_second_machine_adopts_the_env_file_and_its_password(env, tmp_path):
+def test_a_second_machine_adopts_the_env_file_and_its_password(env: Environment, tmp_path: Path) -> None:
     second, bucket = second_machine(env, tmp_path), f"atelier-config-123456789012-{REGION}"
     body = env.cloud.client("s3").get_object(Bucket=bucket, Key="tracking.env")["Body"].read()
     out = second.run("up", "--yes")
@@ -433,7 +220,7 @@ def test_a_second_machine_adopts_the_env_file_and_its_password(env, tmp_path):
     assert env.cloud.client("s3").get_object(Bucket=bucket, Key="tracking.env")["Body"].read() == body
 
 
-def test_destroy_keeps_the_data_and_up_restores_it(env):
+def test_destroy_keeps_the_data_and_up_restores_it(env: Environment) -> None:
     assert "There is no terminal to confirm on; pass --yes" in env.run("destroy", code=1)
     out = env.run("destroy", "--yes")
     assert "kept: bucket" in out
@@ -446,7 +233,7 @@ def test_destroy_keeps_the_data_and_up_restores_it(env):
     assert f"will be created from snapshot {kept['DBSnapshotIdentifier']}" in env.run("up", "--dry-run")
 
 
-def test_destroy_with_data_leaves_backups_only(env):
+def test_destroy_with_data_leaves_backups_only(env: Environment) -> None:
     env.cloud.client("s3").put_object(Bucket=f"atelier-artifacts-123456789012-{REGION}", Key="1/model", Body=b"x")
     env.run("destroy", "--data", "--yes")
     assert env.folder.terraform("state", "list").stdout == ""

@@ -8,7 +8,7 @@ import re
 import pytest
 
 from .cloud import Cloud, Folder
-from .test_deployment import LOST_ON_FIRST_APPLY, Environment
+from .deployment import LOST_ON_FIRST_APPLY, Environment
 
 pytestmark = [pytest.mark.full, pytest.mark.timeout(1800)]
 

@@ -1,7 +1,11 @@
 """`init`: answers, checks and written files."""
 
+from __future__ import annotations
+
 import io
 import sys
+from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 from atelier_infra import __main__ as cli_main
@@ -12,17 +16,19 @@ RIGHT = ["--region", "eu-central-1", "--allow", "203.0.113.7", "--user", "ana"]
 
 
 @pytest.fixture
-def folder(tmp_path):
+def folder(tmp_path: Path) -> Path:
     (tmp_path / "main.tf").write_text("")
     return tmp_path
 
 
 @pytest.fixture
-def init(folder, capsys, monkeypatch):
+def init(
+    folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> Callable[..., tuple[int, str, str]]:
     monkeypatch.setattr(sys, "stdin", io.StringIO())
     monkeypatch.setenv("COLUMNS", "200")
 
-    def run(*flags):
+    def run(*flags: str) -> tuple[int, str, str]:
         code = cli_main.main(["--folder", str(folder), "init", *flags])
         printed = capsys.readouterr()
         return code, printed.out, printed.err
@@ -30,7 +36,7 @@ def init(folder, capsys, monkeypatch):
     return run
 
 
-def test_init_writes_tfvars_and_prints_no_password(init, folder):
+def test_init_writes_tfvars_and_prints_no_password(init: Callable[..., tuple[int, str, str]], folder: Path) -> None:
     code, out, _ = init(*RIGHT)
     assert code == 0
     assert (folder / "terraform.tfvars").read_text().splitlines()[1:] == [
@@ -44,7 +50,7 @@ def test_init_writes_tfvars_and_prints_no_password(init, folder):
         assert line.split()[3] not in out
 
 
-def test_all_missing_answers_are_listed(init, folder):
+def test_all_missing_answers_are_listed(init: Callable[..., tuple[int, str, str]], folder: Path) -> None:
     code, _, err = init()
     assert code == 1
     assert "without a terminal init needs all answers as options; missing: --region, --allow, --user" in err
@@ -73,7 +79,9 @@ def test_all_missing_answers_are_listed(init, folder):
         (["--private-subnet", "subnet-1"], "and they need --vpc"),
     ],
 )
-def test_an_invalid_answer_is_refused_with_rule_and_value(init, folder, flags, message):
+def test_an_invalid_answer_is_refused_with_rule_and_value(
+    init: Callable[..., tuple[int, str, str]], folder: Path, flags: list[str], message: str
+) -> None:
     code, _, err = init(*RIGHT, *flags)
     assert code == 1
     assert message in err
@@ -81,7 +89,7 @@ def test_an_invalid_answer_is_refused_with_rule_and_value(init, folder, flags, m
     assert not (folder / "secrets").exists()
 
 
-def test_an_existing_environment_is_not_overwritten(init, folder):
+def test_an_existing_environment_is_not_overwritten(init: Callable[..., tuple[int, str, str]], folder: Path) -> None:
     init(*RIGHT)
     kept = (folder / "secrets" / "tracking.env").read_text()
     code, _, err = init(*RIGHT, "--name", "other")
@@ -91,17 +99,17 @@ def test_an_existing_environment_is_not_overwritten(init, folder):
     assert (folder / "secrets" / "tracking.env").read_text() == kept
 
 
-def test_a_dry_run_writes_nothing(init, folder):
+def test_a_dry_run_writes_nothing(init: Callable[..., tuple[int, str, str]], folder: Path) -> None:
     code, out, _ = init(*RIGHT, "--dry-run")
     assert (code, 'region = "eu-central-1"' in out) == (0, True)
     assert [file.name for file in folder.iterdir()] == ["main.tf"]
 
 
-def test_open_access_without_tls_prints_a_warning(init):
+def test_open_access_without_tls_prints_a_warning(init: Callable[..., tuple[int, str, str]]) -> None:
     assert "passwords will cross the internet in clear text" in init(*RIGHT, "--allow", "0.0.0.0/0")[1]
 
 
-def test_template_sequences_are_escaped():
+def test_template_sequences_are_escaped() -> None:
     answers = {
         "name": "a",
         "region": "r",
@@ -116,18 +124,18 @@ def test_template_sequences_are_escaped():
     assert 'allowed_cidrs = ["$${x}"]' in written
 
 
-def test_commands_before_init_name_init(folder, capsys):
+def test_commands_before_init_name_init(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert cli_main.main(["--folder", str(folder), "plan"]) == 1
     assert "run `python -m atelier_infra init`" in capsys.readouterr().err
 
 
-def test_a_folder_without_terraform_files_is_refused(tmp_path, capsys):
+def test_a_folder_without_terraform_files_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "terraform.tfvars").write_text('region = "eu-central-1"\n')
     assert cli_main.main(["--folder", str(tmp_path), "plan"]) == 1
     assert "--folder must be the folder of Atelier's main.tf" in capsys.readouterr().err
 
 
-def test_services_are_read_from_tfvars(folder, init):
+def test_services_are_read_from_tfvars(folder: Path, init: Callable[..., tuple[int, str, str]]) -> None:
     init(*RIGHT, "--service", "infer", "--service", "registry-api")
     assert tfvars.read_services(folder) == ["tracking", "infer", "registry-api"]
     (folder / "terraform.tfvars").unlink()
@@ -136,17 +144,17 @@ def test_services_are_read_from_tfvars(folder, init):
 
 
 COMMANDS = ("init", "plan", "up", "push", "deploy", "start", "stop", "url", "status", "logs", "destroy")
-COMMANDS += ("upgrade", "backup", "restore", "gc")
+COMMANDS += ("upgrade", "backup", "restore", "gc")  # type: ignore[assignment]
 
 
 @pytest.mark.parametrize("name", COMMANDS)
-def test_every_command_has_help_and_a_dry_run(name, capsys):
+def test_every_command_has_help_and_a_dry_run(name: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as exit_info:
         cli_main.main([name, "--help"])
     assert (exit_info.value.code, "--dry-run" in capsys.readouterr().out) == (0, True)
 
 
-def test_an_unknown_command_lists_the_commands(capsys):
+def test_an_unknown_command_lists_the_commands(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as exit_info:
         cli_main.main(["launch"])
     listed = capsys.readouterr().err

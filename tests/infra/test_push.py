@@ -1,8 +1,13 @@
 """`push`: building, logging in to ECR, and renewing an expired login."""
 
+from __future__ import annotations
+
 import base64
 import io
 import subprocess
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
 import pytest
 from atelier_infra.commands import push
@@ -19,39 +24,40 @@ EXPIRED = "denied: Your authorization token has expired. Reauthenticate and try 
 class Recorder:
     """Records commands; the pushes fail with the given messages."""
 
-    def __init__(self, *failures):
-        self.calls, self.failures = [], list(failures)
+    def __init__(self, *failures: Any) -> None:
+        self.failures = list(failures)
+        self.calls: list[Any] = []
 
-    def run(self, arguments, *, description, stdin=None):
+    def run(self, arguments: list[str], *, description: str, stdin: str | None = None) -> str:
         self.calls.append((arguments, stdin))
         if arguments[1] == "push" and self.failures and (failure := self.failures.pop(0)):
             raise ToolError(failure)
         return ""
 
-    def words(self):
+    def words(self) -> list[str]:
         return [arguments[1] for arguments, _ in self.calls]
 
 
 @pytest.fixture
-def env(monkeypatch):
+def env(monkeypatch: pytest.MonkeyPatch) -> StubEnvironment:
     return StubEnvironment(monkeypatch)
 
 
-def image_missing(env):
+def image_missing(env: StubEnvironment) -> None:
     env.stub("ecr").add_client_error("describe_images", "ImageNotFoundException", "no")
 
 
-def token(env, password="hidden-token"):
+def token(env: StubEnvironment, password: str = "hidden-token") -> None:
     data = [{"authorizationToken": base64.b64encode(f"AWS:{password}".encode()).decode(), "proxyEndpoint": REGISTRY}]
     env.stub("ecr").add_response("get_authorization_token", {"authorizationData": data})
 
 
-def push_tracking(env, recorder, tmp_path, *, dry_run=False):
+def push_tracking(env: StubEnvironment, recorder: Recorder, tmp_path: Path, *, dry_run: bool = False) -> None:
     pusher = push.ImagePusher(tmp_path, env.aws, recorder, env.console)
     pusher.push({"tracking": service()}, "abc123", dry_run=dry_run)
 
 
-def test_push_builds_and_logs_in_with_the_password_on_standard_input(env, tmp_path):
+def test_push_builds_and_logs_in_with_the_password_on_standard_input(env: StubEnvironment, tmp_path: Path) -> None:
     image_missing(env)
     token(env)
     recorder = Recorder()
@@ -72,7 +78,7 @@ def test_push_builds_and_logs_in_with_the_password_on_standard_input(env, tmp_pa
     env.assert_all_called()
 
 
-def test_an_existing_tag_is_not_rebuilt(env, tmp_path):
+def test_an_existing_tag_is_not_rebuilt(env: StubEnvironment, tmp_path: Path) -> None:
     env.stub("ecr").add_response("describe_images", {"imageDetails": [{"imageTags": ["abc123"]}]})
     recorder = Recorder()
     push_tracking(env, recorder, tmp_path)
@@ -80,7 +86,7 @@ def test_an_existing_tag_is_not_rebuilt(env, tmp_path):
     assert "already exists" in env.output
 
 
-def test_a_login_that_expires_during_a_push_is_renewed_once(env, tmp_path):
+def test_a_login_that_expires_during_a_push_is_renewed_once(env: StubEnvironment, tmp_path: Path) -> None:
     image_missing(env)
     token(env)
     token(env, "second")
@@ -91,7 +97,7 @@ def test_a_login_that_expires_during_a_push_is_renewed_once(env, tmp_path):
 
 
 @pytest.mark.parametrize(("failures", "words"), [([EXPIRED, EXPIRED], 5), (["no space left on device"], 3)])
-def test_a_push_that_fails_again_is_reported(env, tmp_path, failures, words):
+def test_a_push_that_fails_again_is_reported(env: StubEnvironment, tmp_path: Path, failures: list[str], words: int) -> None:
     image_missing(env)
     token(env)
     token(env)
@@ -101,14 +107,14 @@ def test_a_push_that_fails_again_is_reported(env, tmp_path, failures, words):
     assert len(recorder.calls) == words
 
 
-def test_an_expired_aws_session_is_reported(env, tmp_path):
+def test_an_expired_aws_session_is_reported(env: StubEnvironment, tmp_path: Path) -> None:
     image_missing(env)
     env.stub("ecr").add_client_error("get_authorization_token", "ExpiredTokenException", "The security token is expired")
     with pytest.raises(AwsError, match="the AWS session has expired"):
         push_tracking(env, Recorder(), tmp_path)
 
 
-def test_a_dry_run_prints_the_commands(env, tmp_path):
+def test_a_dry_run_prints_the_commands(env: StubEnvironment, tmp_path: Path) -> None:
     image_missing(env)
     recorder = Recorder()
     push_tracking(env, recorder, tmp_path, dry_run=True)
@@ -117,8 +123,8 @@ def test_a_dry_run_prints_the_commands(env, tmp_path):
 
 
 @pytest.fixture
-def repository(tmp_path):
-    def git(*words):
+def repository(tmp_path: Path) -> tuple[Path, Callable[..., str]]:
+    def git(*words: str) -> str:
         return subprocess.run(["git", "-C", str(tmp_path), *words], check=True, capture_output=True, text=True).stdout.strip()
 
     git("init", "--quiet")
@@ -128,7 +134,7 @@ def repository(tmp_path):
     return tmp_path, git
 
 
-def test_the_tag_is_the_git_revision_of_a_clean_tree(repository):
+def test_the_tag_is_the_git_revision_of_a_clean_tree(repository: tuple[Path, Callable[..., str]]) -> None:
     folder, git = repository
     runner = SubprocessRunner(Console(file=io.StringIO()), folder)
     assert push.image_tag(runner, folder, None) == git("rev-parse", "--short=12", "HEAD")
@@ -139,6 +145,6 @@ def test_the_tag_is_the_git_revision_of_a_clean_tree(repository):
 
 
 @pytest.mark.parametrize("tag", ["", "-x", "a b", "a" * 129])
-def test_an_invalid_tag_is_refused(repository, tag):
+def test_an_invalid_tag_is_refused(repository: tuple[Path, Callable[..., str]], tag: str) -> None:
     with pytest.raises(InputError, match="--tag must be letters"):
         push.image_tag(Recorder(), repository[0], tag)

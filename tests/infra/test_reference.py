@@ -1,10 +1,14 @@
 """Documentation of settings, costs and commands against the code."""
 
+from __future__ import annotations
+
 import json
 import re
+from typing import Any
 
 import pytest
 from atelier_infra.terraform import costs
+from atelier_infra.terraform.costs import Item
 
 from .conftest import INFRA
 
@@ -14,7 +18,7 @@ COSTS = (DOCS / "reference/infra/costs.md").read_text()
 HOW_TO = (DOCS / "how-to/deploy-to-aws.md").read_text()
 
 
-def test_every_variable_is_documented_with_its_default():
+def test_every_variable_is_documented_with_its_default() -> None:
     variables = re.findall(r'^variable "(\w+)" \{\n(.*?)^\}', (INFRA / "variables.tf").read_text(), re.MULTILINE | re.DOTALL)
     defaults = {name: re.search(r"^  default +(?:= )(.*)$", body, re.MULTILINE) for name, body in variables}
     rows = dict(re.findall(r"^\| `(\w+)` \| (.*?) \|", SETTINGS, re.MULTILINE))
@@ -26,10 +30,10 @@ def test_every_variable_is_documented_with_its_default():
         assert documented in words.get(value, (value,)) or documented == value, name
 
 
-def plan(services):
+def plan(services: list[str]) -> dict[str, Any]:
     sizes = json.loads((INFRA / "sizes.json").read_text())
 
-    def resource(kind, **values):
+    def resource(kind: str, **values: Any) -> dict[str, Any]:
         return {"mode": "managed", "type": kind, "values": values}
 
     resources = [resource("aws_db_instance", instance_class="db.t4g.micro", allocated_storage=20, multi_az=False)]
@@ -48,11 +52,11 @@ def plan(services):
 
 
 @pytest.fixture(scope="module")
-def cost_items():
+def cost_items() -> list[Item]:
     return costs.cost_items(plan(["tracking", "registry-api", "infer"]), costs.read_prices())
 
 
-def test_the_table_of_costs_is_correct(cost_items):
+def test_the_table_of_costs_is_correct(cost_items: list[Item]) -> None:
     table = COSTS.split("<!-- costs")[1].split("<!-- end")[0]
     rows = re.findall(r"^\| (.*?) \| ([\d.]+) \| ([\d.]+) \| ([\d.]+) \|$", table, re.MULTILINE)
     lines = costs.cost_items(plan(["tracking"]), costs.read_prices())
@@ -63,7 +67,7 @@ def test_the_table_of_costs_is_correct(cost_items):
     assert rows == expected
 
 
-def test_the_prices_in_the_text_are_correct(cost_items):
+def test_the_prices_in_the_text_are_correct(cost_items: list[Item]) -> None:
     price = {item.name.split(":")[0]: f"{item.monthly_usd(costs.HOURS_A_MONTH):.2f}" for item in cost_items}
     text = COSTS
     assert f"A load balancer adds {price['load balancer']}" in text
@@ -72,12 +76,12 @@ def test_the_prices_in_the_text_are_correct(cost_items):
     assert f"{price['task atelier-infer']} and {price['public address of atelier-infer']}" in " ".join(text.split())
 
 
-def test_creating_an_environment_takes_at_most_ten_commands():
+def test_creating_an_environment_takes_at_most_ten_commands() -> None:
     block = HOW_TO.split("```sh\n")[1].split("```")[0]
     assert len(block.strip().splitlines()) <= 10
 
 
-def test_every_command_is_documented():
+def test_every_command_is_documented() -> None:
     for name in (
         "init",
         "plan",

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+from pathlib import Path
+from typing import Any
 
 import bcrypt
 import pytest
@@ -10,11 +12,11 @@ from atelier_infra.aws.change_runner import ChangeRunner
 from atelier_infra.aws.client import Aws
 from atelier_infra.errors import InputError
 from atelier_infra.secrets import credentials, database_password, env_files, sync_record
-from atelier_infra.secrets.remote_secrets import EnvFileStore, SecretsManagerStore
+from atelier_infra.secrets.remote_secrets import EnvFileStore, SecretsManagerStore, SecretStore
 from atelier_infra.secrets.sync_secrets import SecretsSync
 from rich.console import Console
 
-from .cloud import REGION, environment
+from .cloud import REGION, Cloud, environment
 from .stubs import service
 
 pytestmark = [pytest.mark.infra, pytest.mark.timeout(300)]
@@ -30,19 +32,22 @@ NAMES = {
 class Machine:
     """The folder of secrets on one operator's machine."""
 
-    def __init__(self, folder, cloud, mode: str) -> None:
+    def __init__(self, folder: Path, cloud: Cloud, mode: str) -> None:
         self.folder, self.mode, self.output = folder, mode, io.StringIO()
         console = Console(file=self.output, width=200)
         aws = Aws(REGION)
         changes = ChangeRunner(console, REGION, dry_run=False)
-        stores = [SecretsManagerStore("atelier", aws, changes), EnvFileStore(BUCKET, aws, changes)]
+        stores: list[SecretStore] = [
+            SecretsManagerStore("atelier", aws, changes),
+            EnvFileStore(BUCKET, aws, changes),
+        ]
         self.remote, self.previous = stores if mode == "secrets-manager" else stores[::-1]
         self.console = console
 
-    def init(self, services=SERVICES) -> None:
+    def init(self, services: Any = SERVICES) -> None:
         credentials.create_missing(self.folder, services, "ana", env_file=self.mode == "env-file")
 
-    def up(self, services=SERVICES, *, overwrite: bool = False) -> None:
+    def up(self, services: Any = SERVICES, *, overwrite: bool = False) -> None:
         sync = SecretsSync(self.folder, self.remote, self.console, previous=self.previous, overwrite=overwrite)
         sync.adopt(services, dry_run=False)
         self.init(services)
@@ -59,7 +64,7 @@ class Machine:
 
 
 @pytest.fixture(params=["secrets-manager", "env-file"])
-def machine(request, tmp_path, cloud, monkeypatch):
+def machine(request: pytest.FixtureRequest, tmp_path: Path, cloud: Cloud, monkeypatch: pytest.MonkeyPatch) -> Any:
     """Creates machines; the environment exists and has no secrets yet."""
     for name, value in environment(cloud.endpoint).items():
         if name.startswith("AWS_"):
@@ -76,7 +81,7 @@ def remote_secrets(machine: Machine) -> dict[str, dict[str, str] | None]:
     return {each: machine.remote.read(each) for each in SERVICES}
 
 
-def test_a_second_machine_adopts_existing_secrets(machine):
+def test_a_second_machine_adopts_existing_secrets(machine: Any) -> None:
     first, second = machine("first"), machine("second")
     first.up()
     before = remote_secrets(first)
@@ -88,7 +93,7 @@ def test_a_second_machine_adopts_existing_secrets(machine):
     assert not (second.folder / "logins").exists()
 
 
-def test_credentials_created_on_a_second_machine_are_replaced(machine):
+def test_credentials_created_on_a_second_machine_are_replaced(machine: Any) -> None:
     first, second = machine("first"), machine("second")
     first.up()
     before = remote_secrets(first)
@@ -102,7 +107,7 @@ def test_credentials_created_on_a_second_machine_are_replaced(machine):
         assert bcrypt.checkpw(password.encode(), hashes[name].encode()), "`logins` has a password that is not valid"
 
 
-def test_an_edit_is_written_to_aws_and_adopted_by_the_other_machine(machine):
+def test_an_edit_is_written_to_aws_and_adopted_by_the_other_machine(machine: Any) -> None:
     first, second = machine("first"), machine("second")
     first.up()
     second.up()
@@ -114,7 +119,7 @@ def test_an_edit_is_written_to_aws_and_adopted_by_the_other_machine(machine):
     assert second.files()["tracking"]["ROLES"].startswith("ana reader")
 
 
-def test_conflicting_edits_are_refused(machine):
+def test_conflicting_edits_are_refused(machine: Any) -> None:
     first, second = machine("first"), machine("second")
     first.up()
     second.up()
@@ -129,7 +134,7 @@ def test_conflicting_edits_are_refused(machine):
     assert remote_secrets(first)["registry-api"]["ATELIER_TOKENS"] == "bob admin " + "2" * 64
 
 
-def test_files_without_a_sync_record_overwrite_nothing(machine):
+def test_files_without_a_sync_record_overwrite_nothing(machine: Any) -> None:
     first, second = machine("first"), machine("second")
     first.up()
     before = remote_secrets(first)
@@ -140,7 +145,7 @@ def test_files_without_a_sync_record_overwrite_nothing(machine):
     assert remote_secrets(first) == before
 
 
-def test_a_remote_change_between_adopt_and_sync_is_not_overwritten(machine):
+def test_a_remote_change_between_adopt_and_sync_is_not_overwritten(machine: Any) -> None:
     first, second = machine("first"), machine("second")
     first.up()
     second.up()
@@ -154,7 +159,7 @@ def test_a_remote_change_between_adopt_and_sync_is_not_overwritten(machine):
     assert remote_secrets(first)["registry-api"]["ATELIER_TOKENS"] == "ana admin " + "1" * 64
 
 
-def test_a_service_added_on_the_second_machine_gets_a_valid_login(machine):
+def test_a_service_added_on_the_second_machine_gets_a_valid_login(machine: Any) -> None:
     first, second = machine("first"), machine("second")
     first.up(["tracking"])
     second.init()
@@ -167,7 +172,7 @@ def test_a_service_added_on_the_second_machine_gets_a_valid_login(machine):
 
 
 @pytest.mark.parametrize("machine", ["env-file"], indirect=True)
-def test_no_password_is_created_for_an_existing_database(machine, cloud):
+def test_no_password_is_created_for_an_existing_database(machine: Any, cloud: Cloud) -> None:
     first = machine("first")
     arguments = (first.folder, "atelier", BUCKET, Aws(REGION))
     database_password.refuse_if_lost(*arguments)
@@ -180,13 +185,13 @@ def test_no_password_is_created_for_an_existing_database(machine, cloud):
     database_password.refuse_if_lost(*arguments)
 
 
-def database(before: int | None, after: int) -> dict[str, object]:
+def database(before: int | None, after: int) -> dict[str, Any]:
     change = {"before": before and {"password_wo_version": before}, "after": {"password_wo_version": after}}
     return {"resource_changes": [{"type": "aws_db_instance", "change": change | {"actions": ["update"]}}]}
 
 
 @pytest.mark.parametrize("machine", ["env-file"], indirect=True)
-def test_a_password_changed_in_the_file_alone_is_refused(machine):
+def test_a_password_changed_in_the_file_alone_is_refused(machine: Any) -> None:
     first = machine("first")
     first.up()
     database_password.refuse_if_not_applied(database(3, 3), first.folder, first.remote)

@@ -19,7 +19,7 @@ import pytest
 from ..containers import docker, need_engine, until
 from .cloud import REGION, Cloud, Folder
 from .conftest import INFRA
-from .test_deployment import Environment
+from .deployment import Environment
 
 pytestmark = [pytest.mark.full, pytest.mark.timeout(2400)]
 
@@ -161,13 +161,13 @@ def tasks(initialised: Path, moto: str, tmp_path_factory: pytest.TempPathFactory
         cloud.reset()
 
 
-def test_services_are_ready(tasks):
+def test_services_are_ready(tasks: Tasks) -> None:
     assert tasks.request("registry-api", "GET", "/readyz").json() == {"status": "ready"}
     assert tasks.request("infer", "GET", "/readyz").status_code == 200
     assert httpx.get(f"http://127.0.0.1:{tasks.ports['tracking']}/api/2.0/mlflow/experiments/list").status_code == 401
 
 
-def test_connections_to_the_database_use_tls(tasks):
+def test_connections_to_the_database_use_tls(tasks: Tasks) -> None:
     user = tasks.variables["tracking"]["DB_USER"]
     rows = tasks.query(
         f"SELECT DISTINCT client_addr, ssl FROM pg_stat_activity JOIN pg_stat_ssl USING (pid) WHERE usename = '{user}'"
@@ -179,7 +179,7 @@ def test_connections_to_the_database_use_tls(tasks):
     assert refused.returncode == 1 and "no encryption" in refused.stderr
 
 
-def test_a_server_with_another_host_name_is_refused(tasks):
+def test_a_server_with_another_host_name_is_refused(tasks: Tasks) -> None:
     code = f"""if True:
         import os, socket, psycopg2
         name = {tasks.variables["tracking"]["DB_ENDPOINT"]!r}
@@ -188,7 +188,7 @@ def test_a_server_with_another_host_name_is_refused(tasks):
     assert refused.returncode == 1 and "does not match host name" in refused.stderr
 
 
-def test_services_have_separate_schemas(tasks):
+def test_services_have_separate_schemas(tasks: Tasks) -> None:
     rows = tasks.query(
         "SELECT schemaname, count(*) FROM pg_tables WHERE schemaname IN ('public', 'atelier_registry') GROUP BY 1"
     )
@@ -203,7 +203,7 @@ def test_services_have_separate_schemas(tasks):
         ("infer", "ATELIER_INFER_EVENTS_URL", "ATELIER_INFER_REGISTRY_TOKEN"),
     ],
 )
-def test_the_apis_accept_each_others_tokens(tasks, service, address, token):
+def test_the_apis_accept_each_others_tokens(tasks: Tasks, service: Any, address: Any, token: Any) -> None:
     script = f"""if True:
         import os, urllib.request as u
         request = u.Request(os.environ["{address}"] + "/models", headers={{"Authorization": "Bearer " + os.environ["{token}"]}})
@@ -211,8 +211,8 @@ def test_the_apis_accept_each_others_tokens(tasks, service, address, token):
     assert tasks.exec(service, "python", "-c", script).stdout == "200\n"
 
 
-def test_decisions_survive_a_new_task(tasks):
-    def create(path, **body):
+def test_decisions_survive_a_new_task(tasks: Tasks) -> None:
+    def create(path: Any, **body: Any) -> Any:
         response = tasks.request("tracking", "POST", f"/api/2.0/mlflow/{path}/create", json=body)
         assert response.status_code == 200, response.text
         return response.json()
@@ -229,7 +229,7 @@ def test_decisions_survive_a_new_task(tasks):
     assert tasks.request("registry-api", "GET", "/models/sketch/history").json() == before
 
 
-def test_no_secret_is_in_a_log_or_in_the_arguments_of_a_process(tasks):
+def test_no_secret_is_in_a_log_or_in_the_arguments_of_a_process(tasks: Tasks) -> None:
     hidden = {"DB_PW", "PGPASSWORD", "MLFLOW_TRACKING_PASSWORD", "ATELIER_REGISTRY_INFER_TOKEN", "ATELIER_INFER_REGISTRY_TOKEN"}
     values = {value for variables in tasks.variables.values() for name, value in variables.items() if name in hidden}
     assert len(values) == 5  # one password of the database, a login for each API, a token for each
@@ -239,7 +239,7 @@ def test_no_secret_is_in_a_log_or_in_the_arguments_of_a_process(tasks):
         assert [value for value in values if value in shown] == []
 
 
-def test_a_task_uses_no_more_memory_than_measured(tasks):
+def test_a_task_uses_no_more_memory_than_measured(tasks: Tasks) -> None:
     """infer is idle here; sizes.json has its memory with a base model."""
     for _ in range(100):
         assert tasks.request("registry-api", "GET", "/models/sketch/versions").status_code == 200
@@ -250,7 +250,7 @@ def test_a_task_uses_no_more_memory_than_measured(tasks):
         assert float(number) * 1024.0 ** ("KMG".index(unit) - 1) <= sizes[service]["measured_mib"], f"{service}: {usage}"
 
 
-def test_a_task_exits_on_sigterm(tasks):
+def test_a_task_exits_on_sigterm(tasks: Tasks) -> None:
     for service in reversed(SERVICES):
         docker("stop", "--time", str(tasks.definition(service)["stopTimeout"]), tasks.name(service))
         code = docker("inspect", "--format", "{{.State.ExitCode}} {{.State.OOMKilled}}", tasks.name(service)).stdout

@@ -16,27 +16,27 @@ from .conftest import INFRA
 pytestmark = [pytest.mark.infra, pytest.mark.timeout(900)]
 
 
-def test_files_are_formatted(terraform_installed):
+def test_files_are_formatted(terraform_installed: None) -> None:
     folder = Folder(INFRA, "http://127.0.0.1:9")
     assert folder.terraform("fmt", "-check", "-recursive", "-diff").stdout == ""
 
 
-def test_the_configuration_is_valid_without_an_account(folder):
+def test_the_configuration_is_valid_without_an_account(folder: Folder) -> None:
     assert json.loads(folder.terraform("validate", "-json").stdout)["diagnostics"] == []
 
 
-def test_an_invalid_file_is_reported(folder):
+def test_an_invalid_file_is_reported(folder: Folder) -> None:
     folder.change("images.tf", "scan_on_push", "scan_on_pull")
     assert not json.loads(folder.terraform("validate", "-json", check=False).stdout)["valid"]
 
 
-def test_terraform_tests_pass(folder):
+def test_terraform_tests_pass(folder: Folder) -> None:
     process = folder.terraform("test", "-no-color", check=False)
     assert process.returncode == 0, process.stdout[-4000:] + process.stderr[-4000:]
     assert re.search(r"Success! (\d+) passed, 0 failed", process.stdout)
 
 
-def test_terraform_tests_fail_on_a_broken_rule(folder):
+def test_terraform_tests_fail_on_a_broken_rule(folder: Folder) -> None:
     for file in (folder.path / "tests").iterdir():
         if file.name != "defaults.tftest.hcl":
             file.unlink()
@@ -49,7 +49,7 @@ def test_terraform_tests_fail_on_a_broken_rule(folder):
     )
 
 
-def test_a_size_that_fargate_does_not_offer_is_refused(folder):
+def test_a_size_that_fargate_does_not_offer_is_refused(folder: Folder) -> None:
     (folder.path / "terraform.tfvars.json").write_text(
         json.dumps(
             {
@@ -75,7 +75,7 @@ def scan(checkov: Path, folder: Path) -> tuple[int, dict[str, Any]]:
     return process.returncode, json.loads(process.stdout)["results"]
 
 
-def test_checkov_passes_and_every_exception_is_used_and_has_a_reason(checkov, initialised):
+def test_checkov_passes_and_every_exception_is_used_and_has_a_reason(checkov: Path, initialised: Path) -> None:
     code, results = scan(checkov, initialised)
     assert [f"{each['check_id']} {each['resource']}" for each in results["failed_checks"]] == []
     assert code == 0
@@ -90,7 +90,7 @@ def test_checkov_passes_and_every_exception_is_used_and_has_a_reason(checkov, in
     assert [each for each in written if len(each[2].split()) < 2] == []
 
 
-def test_checkov_fails_on_a_broken_rule(checkov, folder):
+def test_checkov_fails_on_a_broken_rule(checkov: Path, folder: Folder) -> None:
     folder.change("storage.tf", "block_public_policy     = true", "block_public_policy = false")
     folder.change("database.tf", "storage_encrypted               = true", "storage_encrypted = false")
     code, results = scan(checkov, folder.path)

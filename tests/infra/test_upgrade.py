@@ -1,12 +1,17 @@
 """`upgrade`, and how it recovers from failures."""
 
+from __future__ import annotations
+
 from datetime import UTC, datetime
 
 import pytest
+from atelier_infra.commands.deploy import Deployer
+from atelier_infra.commands.start_stop import StartStop
 from atelier_infra.commands.upgrade import Upgrade
 from atelier_infra.environment.one_off_task import OneOffTask
 from atelier_infra.environment.snapshots import Snapshots
 from atelier_infra.errors import DeploymentError, InputError, NotReadyError
+from rich.console import Console
 
 from .stubs import ARN, StubEnvironment, service
 from .test_deploy import OLD, TEMPLATE, EcsResponses
@@ -18,21 +23,21 @@ NETWORK = {"awsvpcConfiguration": {"subnets": ["subnet-1"], "securityGroups": ["
 class UpgradeResponses(EcsResponses):
     """Responses of ECS, RDS and CloudWatch in the order of the calls."""
 
-    def __init__(self, env):
+    def __init__(self, env: StubEnvironment) -> None:
         super().__init__(env)
         self.env, self.rds, self.logs = env, env.stub("rds"), env.stub("logs")
 
-    def parts(self):
+    def parts(self) -> tuple[Deployer, StartStop, Snapshots, OneOffTask, Console]:
         deployer = self.env.deployer()
         stack, aws, changes, poller = self.env.stack, self.env.aws, self.env.changes, self.env.poller
         snapshots = Snapshots(stack, aws, changes, poller)
         one_off = OneOffTask(stack, aws, changes, poller)
         return deployer, self.env.start_stop(), snapshots, one_off, self.env.console
 
-    def upgrade(self):
+    def upgrade(self) -> None:
         Upgrade(*self.parts()).run(self.env.stack.services, "new", 60)
 
-    def before_migration(self, *statuses):
+    def before_migration(self, *statuses: str) -> None:
         """A running service, an available database, a snapshot, the stop of the service."""
         self.service(2)
         for _ in range(2):
@@ -50,11 +55,11 @@ class UpgradeResponses(EcsResponses):
         self.definition(TEMPLATE, tags=[{"key": "project", "value": "atelier"}])
         self.registered()
 
-    def database(self, status):
+    def database(self, status: str) -> None:
         found = {"DBInstanceIdentifier": "atelier", "DBInstanceStatus": status, "EngineVersion": "17.6"}
         self.rds.add_response("describe_db_instances", {"DBInstances": [found]}, {"DBInstanceIdentifier": "atelier"})
 
-    def migration(self, code, *, log=("migrated",), reason=""):
+    def migration(self, code: int | None, *, log: list[str] = ("migrated",), reason: str = "") -> None:  # type: ignore[assignment]
         described = {"serviceName": "tracking", "status": "ACTIVE", "networkConfiguration": NETWORK}
         self.stub.add_response("describe_services", {"services": [described]}, {"cluster": "atelier", "services": ["tracking"]})
         wanted = {
@@ -77,11 +82,11 @@ class UpgradeResponses(EcsResponses):
 
 
 @pytest.fixture
-def responses(monkeypatch):
+def responses(monkeypatch: pytest.MonkeyPatch) -> UpgradeResponses:
     return UpgradeResponses(StubEnvironment(monkeypatch))
 
 
-def test_tracking_is_stopped_during_the_migration(responses):
+def test_tracking_is_stopped_during_the_migration(responses: UpgradeResponses) -> None:
     responses.before_migration()
     responses.migration(0, log=["migrated from revision a to b"])
     responses.updated(taskDefinition=f"{ARN}3", desiredCount=1)
@@ -94,7 +99,9 @@ def test_tracking_is_stopped_during_the_migration(responses):
 
 
 @pytest.mark.parametrize(("code", "words"), [(1, "exited with code 1"), (None, "exited without an exit code")])
-def test_a_failed_migration_starts_the_old_revision_and_prints_the_rollback(responses, code, words):
+def test_a_failed_migration_starts_the_old_revision_and_prints_the_rollback(
+    responses: UpgradeResponses, code: int | None, words: str
+) -> None:
     responses.before_migration()
     responses.migration(code, log=["the database could not be migrated"], reason="Essential container exited")
     responses.updated(desiredCount=1)
@@ -106,21 +113,21 @@ def test_a_failed_migration_starts_the_old_revision_and_prints_the_rollback(resp
     assert "the database could not be migrated" in responses.env.output
 
 
-def test_a_failed_snapshot_changes_nothing(responses):
+def test_a_failed_snapshot_changes_nothing(responses: UpgradeResponses) -> None:
     responses.before_migration("creating", "failed")
     with pytest.raises(NotReadyError, match="nothing else was changed"):
         responses.upgrade()
     responses.env.assert_all_called()
 
 
-def test_missing_capacity_is_reported(responses):
+def test_missing_capacity_is_reported(responses: UpgradeResponses) -> None:
     responses.stub.add_response("run_task", {"tasks": [], "failures": [{"reason": "RESOURCE:CPU"}]})
     *_, one_off, _ = responses.parts()
     with pytest.raises(NotReadyError, match="ECS started no task for `gc`: RESOURCE:CPU"):
         one_off.run(service(), NETWORK, f"{ARN}3", ["gc"], 60)
 
 
-def test_upgrade_needs_a_deployed_image(responses):
+def test_upgrade_needs_a_deployed_image(responses: UpgradeResponses) -> None:
     responses.service(1)
     responses.definition(TEMPLATE)
     with pytest.raises(NotReadyError, match="tracking has no image to upgrade from"):
@@ -128,7 +135,7 @@ def test_upgrade_needs_a_deployed_image(responses):
     responses.env.assert_all_called()
 
 
-def test_a_snapshot_of_another_database_is_refused(responses):
+def test_a_snapshot_of_another_database_is_refused(responses: UpgradeResponses) -> None:
     found = {"DBSnapshotIdentifier": "s", "DBInstanceIdentifier": "another", "Status": "available"}
     responses.rds.add_response("describe_db_snapshots", {"DBSnapshots": [found]})
     _, _, snapshots, *_ = responses.parts()
@@ -136,7 +143,7 @@ def test_a_snapshot_of_another_database_is_refused(responses):
         snapshots.check("s")
 
 
-def test_snapshot_identifiers_are_valid_for_rds(responses):
+def test_snapshot_identifiers_are_valid_for_rds(responses: UpgradeResponses) -> None:
     responses.rds.add_response("create_db_snapshot", {}, None)
     responses.rds.add_response("describe_db_snapshots", {"DBSnapshots": [{"Status": "available"}]}, None)
     _, _, snapshots, *_ = responses.parts()

@@ -13,6 +13,7 @@ import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -54,7 +55,7 @@ class Response:
     body: bytes
 
     @property
-    def json(self):
+    def json(self) -> Any:
         return json.loads(self.body)
 
 
@@ -97,7 +98,7 @@ class Server:
         finally:
             connection.close()
 
-    def call(self, user: str, method: str, route: str, body: object = None) -> dict:
+    def call(self, user: str, method: str, route: str, body: object = None) -> dict[str, Any]:
         """A call of MLflow's API that must succeed."""
         answer = self.request(method, f"/api/2.0/mlflow/{route}", user, body)
         assert answer.status == 200, answer.body
@@ -211,7 +212,7 @@ def create_bucket(s3: str, name: str) -> bool:
     )
 
 
-def until(happened, description: str, timeout_s: float = TIMEOUT_S) -> None:
+def until(happened: Any, description: str, timeout_s: float = TIMEOUT_S) -> None:
     deadline = time.monotonic() + timeout_s
     while not happened():
         if time.monotonic() > deadline:

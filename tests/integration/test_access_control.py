@@ -6,6 +6,7 @@ import http.client
 import json
 import re
 import socket
+from typing import Any
 
 import pytest
 from atelier_tracking.gate.routes import classify, read_routes
@@ -66,7 +67,9 @@ CASES = [
 
 
 @pytest.mark.parametrize(("host", "origin", "method", "path", "user", "size", "status"), CASES)
-def test_a_request_gets_its_status(with_roles: Server, host, origin, method, path, user, size, status):
+def test_a_request_gets_its_status(
+    with_roles: Server, host: Any, origin: Any, method: Any, path: Any, user: Any, size: Any, status: Any
+) -> None:
     host = host or f"127.0.0.1:{with_roles.port}"
     headers = {"Host": host} | ({"Origin": f"http://{host}" if origin == SAME else origin} if origin else {})
     body = None
@@ -103,13 +106,13 @@ print("ROUTES" + json.dumps({"routes": found, "mutations": list(schema.graphql_s
 
 
 @pytest.fixture(scope="module")
-def mlflow_routes(with_roles: Server) -> dict:
+def mlflow_routes(with_roles: Server) -> dict[str, Any]:
     """Routes and GraphQL mutations of the MLflow in the image."""
     return json.loads(with_roles.exec("python3", "-", stdin=LIST_ROUTES).split("ROUTES", 1)[1])
 
 
 @pytest.fixture(scope="module")
-def requests(mlflow_routes) -> list[tuple[str, str]]:
+def requests(mlflow_routes: dict[str, Any]) -> list[tuple[str, str]]:
     """(method, path) for each method of each route."""
     found = set()
     for method, rule in mlflow_routes["routes"]:
@@ -119,14 +122,14 @@ def requests(mlflow_routes) -> list[tuple[str, str]]:
     return sorted(found)
 
 
-def test_every_route_of_mlflow_is_classified(requests):
+def test_every_route_of_mlflow_is_classified(requests: list[tuple[str, str]]) -> None:
     routes = read_routes()
     listed = {(route.method, path) for route in routes for _, path in requests if re.search(route.pattern, path)}
     wanted = {("GET" if method == "HEAD" else method, path) for method, path in requests if method != "OPTIONS"}
     assert sorted(wanted - listed) == []
 
 
-def test_graphql_has_no_writing_mutations(mlflow_routes):
+def test_graphql_has_no_writing_mutations(mlflow_routes: dict[str, Any]) -> None:
     # testMutation returns its input; the others are searches that MLflow also lists as mutations
     assert set(mlflow_routes["mutations"]) == {"testMutation", "mlflowSearchDatasets", "mlflowSearchRuns"}
 
@@ -143,11 +146,11 @@ def statuses(server: Server, requests: list[tuple[str, str]], user: str | None) 
     return found
 
 
-def test_every_route_needs_a_login(with_roles: Server, requests):
+def test_every_route_needs_a_login(with_roles: Server, requests: list[tuple[str, str]]) -> None:
     assert {request: status for request, status in statuses(with_roles, requests, None).items() if status != 401} == {}
 
 
-def test_a_reader_may_not_write(with_roles: Server, requests):
+def test_a_reader_may_not_write(with_roles: Server, requests: list[tuple[str, str]]) -> None:
     routes = read_routes()
     reads = {(method, path) for method, path in requests if classify(method, path, routes) == "read"}
     # a second list, so that a mistake in routes.txt does not open a route that writes
@@ -162,7 +165,7 @@ def test_a_reader_may_not_write(with_roles: Server, requests):
     assert {request: status for request, status in statuses(with_roles, writes, "rita").items() if status != 403} == {}
 
 
-def test_a_trainer_may_not_administer(with_roles: Server, requests):
+def test_a_trainer_may_not_administer(with_roles: Server, requests: list[tuple[str, str]]) -> None:
     routes = read_routes()
     kinds = {"describe", "curate", "registered", "admin", "gateway", "closed"}
     above = [(method, path) for method, path in requests if classify(method, path, routes) in kinds]
@@ -171,7 +174,7 @@ def test_a_trainer_may_not_administer(with_roles: Server, requests):
 
 
 @pytest.mark.parametrize("user", ["ada", "pia"])
-def test_only_the_registry_user_may_move_aliases(with_roles: Server, requests, user):
+def test_only_the_registry_user_may_move_aliases(with_roles: Server, requests: list[tuple[str, str]], user: Any) -> None:
     routes = read_routes()
     moves = [(method, path) for method, path in requests if classify(method, path, routes) in ("curate", "registered")]
     assert len(moves) > 16
@@ -220,7 +223,7 @@ PATH_VARIANTS = [
 
 @pytest.mark.parametrize("path", PATH_VARIANTS)
 @pytest.mark.parametrize("headers", [{}, {"X_HTTP_Method_Override": "POST", "X_Original_URL": ALIAS, "X_Rewrite_URL": ALIAS}])
-def test_no_path_variant_reaches_the_alias_route(with_roles: Server, path, headers):
+def test_no_path_variant_reaches_the_alias_route(with_roles: Server, path: Any, headers: Any) -> None:
     for method in ("POST", "DELETE", "PATCH", "GET") if headers else ("POST", "DELETE"):
         answer = raw(with_roles, method, path, "ada", headers)
         assert answer in (400, 401, 403, 404, 405) or (method == "GET" and answer < 500), (method, answer)
@@ -238,7 +241,7 @@ def raw(server: Server, method: str, path: str, user: str | None, headers: dict[
         return int(connection.makefile("rb").readline().split()[1])
 
 
-def test_mlflow_listens_on_no_port(with_roles: Server):
+def test_mlflow_listens_on_no_port(with_roles: Server) -> None:
     listening = with_roles.exec("sh", "-c", "cat /proc/net/tcp /proc/net/tcp6")
     ports = {
         int(line.split()[1].rpartition(":")[2], 16)
@@ -252,11 +255,11 @@ def test_mlflow_listens_on_no_port(with_roles: Server):
     assert ports - docker_dns == {80}
 
 
-def test_the_access_log_has_the_user_and_no_query(with_roles: Server):
+def test_the_access_log_has_the_user_and_no_query(with_roles: Server) -> None:
     with_roles.request("GET", "/api/2.0/mlflow/experiments/get?experiment_id=0&token=hidden-in-query", "rita")
     wanted = {"user": "rita", "method": "GET", "path": "/api/2.0/mlflow/experiments/get", "status": 200}
 
-    def logged() -> list[dict]:
+    def logged() -> list[dict[str, Any]]:
         lines = [json.loads(line) for line in with_roles.log().splitlines() if '"nginx"' in line]
         return [line for line in lines if wanted.items() <= line.items()]
 

@@ -80,7 +80,7 @@ class Sampler(threading.Thread):
         self.join()
 
 
-def test_memory_does_not_grow_with_file_size(minimal: Server):
+def test_memory_does_not_grow_with_file_size(minimal: Server) -> None:
     run = minimal.call("ada", "POST", "runs/create", {"experiment_id": "0"})["run"]["info"]["run_id"]
     path = f"/api/2.0/mlflow-artifacts/artifacts/0/{run}/artifacts/large.bin"
     with Sampler(minimal) as sampler:
@@ -95,7 +95,7 @@ def test_memory_does_not_grow_with_file_size(minimal: Server):
     assert minimal.request("DELETE", path, "ada").status == 200
 
 
-def test_ten_thousand_metrics_and_a_gigabyte_fit_in_the_memory_limit(minimal: Server):
+def test_ten_thousand_metrics_and_a_gigabyte_fit_in_the_memory_limit(minimal: Server) -> None:
     run = minimal.call("ada", "POST", "runs/create", {"experiment_id": "0"})["run"]["info"]["run_id"]
     with Sampler(minimal) as sampler:
         for start in range(0, 10_000, 500):
@@ -111,7 +111,7 @@ def test_ten_thousand_metrics_and_a_gigabyte_fit_in_the_memory_limit(minimal: Se
     assert minimal.request("DELETE", path, "ada").status == 200
 
 
-def test_an_upload_larger_than_the_disk_is_refused(backing_services: BackingServices, tmp_path: Path):
+def test_an_upload_larger_than_the_disk_is_refused(backing_services: BackingServices, tmp_path: Path) -> None:
     env = backing_services.settings(HTPASSWD=f"ada:{apr1(PASSWORDS['ada'])}")
     options = ["--network", backing_services.network, "--tmpfs", "/var/spool/tracking:size=160m,uid=10001,mode=0700"]
     with tracking(env, tmp_path, *options, logins=PASSWORDS) as server:

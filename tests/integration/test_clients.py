@@ -48,7 +48,7 @@ print(run.info.artifact_uri)
 """
 
 
-def test_mlflows_client_works_with_three_variables(minimal: Server, tmp_path: Path):
+def test_mlflows_client_works_with_three_variables(minimal: Server, tmp_path: Path) -> None:
     assert client(STOCK, minimal.uri, "ada", tmp_path).splitlines()[-1].startswith("mlflow-artifacts:/")
 
 
@@ -62,7 +62,7 @@ print(run.info.artifact_uri)
 """
 
 
-def test_direct_s3_access_works_with_keys(minimal: Server, backing_services: BackingServices, tmp_path: Path):
+def test_direct_s3_access_works_with_keys(minimal: Server, backing_services: BackingServices, tmp_path: Path) -> None:
     keys = {"AWS_ACCESS_KEY_ID": "test", "AWS_SECRET_ACCESS_KEY": "test", "MLFLOW_S3_ENDPOINT_URL": backing_services.s3_uri}
     uri = client(DIRECT, minimal.uri, "ada", tmp_path, **keys, AWS_DEFAULT_REGION="eu-central-1").splitlines()[-1]
     shown = minimal.request("GET", f"/get-artifact?run_uuid={uri.split('/')[-2]}&path=a/b.txt", "ada")
@@ -86,7 +86,7 @@ ray.shutdown()
 """
 
 
-def test_rays_mlflow_callback_works(minimal: Server, tmp_path: Path):
+def test_rays_mlflow_callback_works(minimal: Server, tmp_path: Path) -> None:
     client(RAY, minimal.uri, "ada", tmp_path)
     experiment = minimal.call("ada", "GET", "experiments/get-by-name?experiment_name=ray")["experiment"]["experiment_id"]
     runs = minimal.call("ada", "POST", "runs/search", {"experiment_ids": [experiment]})["runs"]
@@ -113,7 +113,7 @@ print(run.info.experiment_id, run.info.run_id)
 """
 
 
-def test_presigned_multipart_uploads(backing_services: BackingServices, tmp_path: Path):
+def test_presigned_multipart_uploads(backing_services: BackingServices, tmp_path: Path) -> None:
     """Server and client use the same S3 URL: the address of the container on the test's network."""
     address = docker("inspect", "-f", "{{range .NetworkSettings.Networks}}{{.IPAddress}}{{end}}", backing_services.s3).strip()
     users = "\\n".join(f"{user}:{apr1(PASSWORDS[user])}" for user in ("theo", "registry"))
@@ -140,7 +140,7 @@ def test_presigned_multipart_uploads(backing_services: BackingServices, tmp_path
         assert server.request("POST", "/api/2.0/mlflow/artifacts/presigned-upload-url", "theo", upload).status == 403
 
 
-def test_the_pages_and_their_files_are_served(minimal: Server):
+def test_the_pages_and_their_files_are_served(minimal: Server) -> None:
     page = minimal.request("GET", "/", "ada").body.decode()
     files = re.findall(r'(?:src|href)="(?:\./)?(static-files/[^"]+)"', page)
     assert files

@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from .containers import PASSWORDS, BackingServices, Server, apr1, create_bucket, docker, port_of, tracking, until
 
 
-def events(server: Server, event: str) -> list[dict]:
+def events(server: Server, event: str) -> list[dict[str, Any]]:
     lines = [json.loads(line) for line in server.log().splitlines() if '"source": "tracking"' in line]
     return [line for line in lines if line["event"].startswith(event)]
 
@@ -21,7 +22,9 @@ def login(backing_services: BackingServices) -> dict[str, str]:
     return backing_services.settings(HTPASSWD=f"ada:{apr1(PASSWORDS['ada'])}")
 
 
-def test_a_wrong_password_is_logged_once_and_can_be_corrected(backing_services: BackingServices, login, tmp_path: Path):
+def test_a_wrong_password_is_logged_once_and_can_be_corrected(
+    backing_services: BackingServices, login: dict[str, str], tmp_path: Path
+) -> None:
     backing_services.sql("CREATE ROLE late LOGIN PASSWORD 'not yet'; CREATE DATABASE late OWNER late;")
     env = login | {"DB_USER": "late", "DB_NAME": "late", "DB_PW": "right at last"}
     with tracking(env, tmp_path, "--network", backing_services.network, logins=PASSWORDS, ready=False) as server:
@@ -38,7 +41,9 @@ def test_a_wrong_password_is_logged_once_and_can_be_corrected(backing_services: 
         assert server.call("ada", "GET", "experiments/get?experiment_id=0")
 
 
-def test_a_missing_bucket_is_logged_and_can_be_created_later(backing_services: BackingServices, login, tmp_path: Path):
+def test_a_missing_bucket_is_logged_and_can_be_created_later(
+    backing_services: BackingServices, login: dict[str, str], tmp_path: Path
+) -> None:
     env = login | {"AWS_BUCKET_NAME": "later"}
     with tracking(env, tmp_path, "--network", backing_services.network, logins=PASSWORDS, ready=False) as server:
         until(lambda: events(server, "bucket unavailable"), "the log names the bucket")
@@ -57,7 +62,9 @@ def test_a_missing_bucket_is_logged_and_can_be_created_later(backing_services: B
         assert len(events(server, "bucket available")) == 1
 
 
-def test_an_outage_of_the_database_does_not_stop_the_container(backing_services: BackingServices, login, tmp_path: Path):
+def test_an_outage_of_the_database_does_not_stop_the_container(
+    backing_services: BackingServices, login: dict[str, str], tmp_path: Path
+) -> None:
     with tracking(login, tmp_path, "--network", backing_services.network, logins=PASSWORDS) as server:
         docker("pause", backing_services.database)
         docker("unpause", backing_services.database)
@@ -74,7 +81,9 @@ def test_an_outage_of_the_database_does_not_stop_the_container(backing_services:
 
 
 @pytest.mark.parametrize("process", ["atelier_tracking.server.mlflow_server", "nginx: master"])
-def test_the_container_exits_when_a_process_is_killed(backing_services: BackingServices, login, tmp_path: Path, process: str):
+def test_the_container_exits_when_a_process_is_killed(
+    backing_services: BackingServices, login: dict[str, str], tmp_path: Path, process: str
+) -> None:
     with tracking(login, tmp_path, "--network", backing_services.network, logins=PASSWORDS) as server:
         server.exec("python3", "-", stdin=KILL.replace("PROCESS", process))
         assert docker("wait", server.name, timeout_s=60).strip() == "137"
@@ -93,7 +102,9 @@ for entry in pathlib.Path("/proc").glob("[0-9]*"):
 """
 
 
-def test_a_running_upload_is_completed_before_the_container_stops(backing_services: BackingServices, login, tmp_path: Path):
+def test_a_running_upload_is_completed_before_the_container_stops(
+    backing_services: BackingServices, login: dict[str, str], tmp_path: Path
+) -> None:
     import http.client
     import threading
 

@@ -62,7 +62,7 @@ def assert_unchanged(server: Server, champion: Registered) -> None:
 
 @pytest.mark.parametrize("user", ["ada", "theo", "pia"])
 @pytest.mark.parametrize("api", ["api", "ajax-api"])
-def test_files_of_a_version_cannot_be_changed(with_roles: Server, champion: Registered, user: str, api: str):
+def test_files_of_a_version_cannot_be_changed(with_roles: Server, champion: Registered, user: str, api: str) -> None:
     base = f"/{api}/2.0/mlflow-artifacts/artifacts"
     e, r, m = champion.experiment, champion.run, champion.logged
     requests = [
@@ -108,7 +108,7 @@ def test_files_of_a_version_cannot_be_changed(with_roles: Server, champion: Regi
     assert_unchanged(with_roles, champion)
 
 
-def test_names_and_versions_cannot_be_changed(with_roles: Server, champion: Registered):
+def test_names_and_versions_cannot_be_changed(with_roles: Server, champion: Registered) -> None:
     name = champion.name
     requests = [
         ("POST", "registered-models/rename", {"name": name, "new_name": "gone"}),
@@ -131,7 +131,7 @@ def test_names_and_versions_cannot_be_changed(with_roles: Server, champion: Regi
     assert_unchanged(with_roles, champion)
 
 
-def test_files_of_another_version_cannot_be_changed(with_roles: Server, champion: Registered):
+def test_files_of_another_version_cannot_be_changed(with_roles: Server, champion: Registered) -> None:
     other = f"other-{secrets.token_hex(4)}"
     with_roles.call("theo", "POST", "registered-models/create", {"name": other})
     source = {"source": f"runs:/{champion.run}/model", "run_id": champion.run}
@@ -142,7 +142,7 @@ def test_files_of_another_version_cannot_be_changed(with_roles: Server, champion
     with_roles.call("theo", "POST", "model-versions/create", {"name": champion.name, "source": root, "run_id": champion.run})
 
 
-def test_deleting_run_and_experiment_keeps_the_files(with_roles: Server, champion: Registered):
+def test_deleting_run_and_experiment_keeps_the_files(with_roles: Server, champion: Registered) -> None:
     with_roles.call("theo", "POST", "runs/delete", {"run_id": champion.run})
     with_roles.call("theo", "POST", "experiments/delete", {"experiment_id": champion.experiment})
     assert_unchanged(with_roles, champion)
@@ -150,7 +150,7 @@ def test_deleting_run_and_experiment_keeps_the_files(with_roles: Server, champio
     with_roles.call("theo", "POST", "experiments/restore", {"experiment_id": champion.experiment})
 
 
-def test_a_logged_model_with_an_s3_location_cannot_be_changed(with_roles: Server):
+def test_a_logged_model_with_an_s3_location_cannot_be_changed(with_roles: Server) -> None:
     name = f"direct-{secrets.token_hex(4)}"
     body = {"name": name, "artifact_location": f"s3://artifacts/{name}"}
     experiment = with_roles.call("theo", "POST", "experiments/create", body)["experiment_id"]
@@ -166,7 +166,7 @@ def test_a_logged_model_with_an_s3_location_cannot_be_changed(with_roles: Server
     assert with_roles.put("theo", f"{experiment}/traces/tr-{'e' * 32}/artifacts/attachment") == 200
 
 
-def test_files_that_no_version_needs_can_be_changed(with_roles: Server, champion: Registered):
+def test_files_that_no_version_needs_can_be_changed(with_roles: Server, champion: Registered) -> None:
     e, r = champion.experiment, champion.run
     for path in (f"{e}/{r}/artifacts/samples/1.png", f"{e}/{r}/artifacts/model2/weights.bin", f"{e}/{r}/artifacts/models.txt"):
         assert with_roles.put("theo", path) == 200, path
@@ -182,7 +182,7 @@ def test_files_that_no_version_needs_can_be_changed(with_roles: Server, champion
     assert with_roles.request("DELETE", f"/api/2.0/mlflow-artifacts/artifacts/{e}/{r}/artifacts/samples", "theo").status == 200
 
 
-def test_the_registry_user_manages_models_and_writes_no_files(with_roles: Server, champion: Registered):
+def test_the_registry_user_manages_models_and_writes_no_files(with_roles: Server, champion: Registered) -> None:
     assert with_roles.put("registry", f"{champion.files}/extra.bin") == 403
     assert with_roles.put("registry", f"{champion.experiment}/{champion.run}/artifacts/extra.bin") == 403
     with_roles.call(
@@ -196,7 +196,7 @@ def test_the_registry_user_manages_models_and_writes_no_files(with_roles: Server
     with_roles.call("registry", "DELETE", "registered-models/delete", {"name": name + "-2"})
 
 
-def test_without_a_registry_user_nothing_is_protected(minimal: Server):
+def test_without_a_registry_user_nothing_is_protected(minimal: Server) -> None:
     name = f"open-{secrets.token_hex(4)}"
     minimal.call("ada", "POST", "registered-models/create", {"name": name})
     run = minimal.call("ada", "POST", "runs/create", {"experiment_id": "0"})["run"]["info"]["run_id"]

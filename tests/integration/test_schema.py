@@ -6,8 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from .conftest import PASSWORDS, apr1
-from .containers import IMAGE, BackingServices, docker, tracking
+from .containers import IMAGE, PASSWORDS, BackingServices, apr1, docker, tracking
 from .test_outages import events
 
 PREVIOUS_REVISION = "75868b020152"
@@ -56,7 +55,9 @@ def revision(backing_services: BackingServices) -> str:
     return backing_services.sql("COPY alembic_version TO STDOUT;", "another").strip()
 
 
-def test_an_older_database_is_refused_migrated_and_served(backing_services: BackingServices, settings, tmp_path: Path):
+def test_an_older_database_is_refused_migrated_and_served(
+    backing_services: BackingServices, settings: dict[str, str], tmp_path: Path
+) -> None:
     job(backing_services, settings, tmp_path, "-", stdin=CREATE_OLDER_DATABASE, entry="python3")
     with tracking(settings, tmp_path, "--network", backing_services.network, logins=PASSWORDS, ready=False) as server:
         assert docker("wait", server.name, timeout_s=120).strip() == "4"
@@ -70,7 +71,9 @@ def test_an_older_database_is_refused_migrated_and_served(backing_services: Back
         assert server.call("ada", "GET", "experiments/get?experiment_id=7")["experiment"]["name"] == "mine"
 
 
-def test_a_database_of_a_later_release_is_refused_and_unchanged(backing_services: BackingServices, settings, tmp_path: Path):
+def test_a_database_of_a_later_release_is_refused_and_unchanged(
+    backing_services: BackingServices, settings: dict[str, str], tmp_path: Path
+) -> None:
     job(backing_services, settings, tmp_path, "migrate")
     backing_services.sql("UPDATE alembic_version SET version_num = 'ffffffffffff';", "another")
     with tracking(settings, tmp_path, "--network", backing_services.network, logins=PASSWORDS, ready=False) as server:

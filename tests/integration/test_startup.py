@@ -6,7 +6,9 @@ import http.client
 import json
 import ssl
 import subprocess
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -15,7 +17,7 @@ from .containers import PASSWORDS, BackingServices, Server, apr1, docker, port_o
 AWKWARD = "$HOME $$ @:/#%25'\"\\ ;&?= ä€漢 {x} ``"
 
 
-def test_an_empty_environment_is_refused_with_all_problems(image: str):
+def test_an_empty_environment_is_refused_with_all_problems(image: str) -> None:
     output = docker("run", "--rm", image, check=False)
     assert "Traceback" not in output
     for name in ("DB_NAME", "DB_USER", "DB_PW", "DB_PORT", "DB_ENDPOINT", "AWS_BUCKET_NAME", "AWS_REGION", "HTPASSWD"):
@@ -26,7 +28,7 @@ def test_an_empty_environment_is_refused_with_all_problems(image: str):
 
 
 @pytest.fixture(scope="module")
-def awkward(backing_services: BackingServices, tmp_path_factory: pytest.TempPathFactory):
+def awkward(backing_services: BackingServices, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
     """A database password with special characters, a bcrypt hash with doubled dollars, no new privileges."""
     quoted = AWKWARD.replace("'", "''")
     backing_services.sql(f'CREATE ROLE "odd user" LOGIN PASSWORD \'{quoted}\';\nCREATE DATABASE "odd/name" OWNER "odd user";')
@@ -39,11 +41,11 @@ def awkward(backing_services: BackingServices, tmp_path_factory: pytest.TempPath
         yield server
 
 
-def test_the_database_password_may_contain_any_character(awkward: Server):
+def test_the_database_password_may_contain_any_character(awkward: Server) -> None:
     assert awkward.call("ada", "GET", "experiments/get?experiment_id=0")["experiment"]["name"] == "Default"
 
 
-def test_users_with_every_kind_of_hash_can_log_in(awkward: Server):
+def test_users_with_every_kind_of_hash_can_log_in(awkward: Server) -> None:
     assert awkward.request("GET", "/version", "ada").status == 200
     assert awkward.request("GET", "/version", "bea").status == 200
     assert awkward.request("GET", "/version", "bea:wrong").status == 401
@@ -64,7 +66,7 @@ for file in pathlib.Path("/tmp/tracking").rglob("*"):
 """
 
 
-def test_no_secret_is_in_arguments_logs_or_cache(awkward: Server):
+def test_no_secret_is_in_arguments_logs_or_cache(awkward: Server) -> None:
     awkward.request("GET", "/version", "ada")
     visible = awkward.exec("python3", "-", stdin=INSPECT_SCRIPT)
     assert "nginx: master" in visible and "atelier_tracking.server.mlflow_server" in visible
@@ -79,7 +81,7 @@ def test_no_secret_is_in_arguments_logs_or_cache(awkward: Server):
     assert uids == {"10001"}
 
 
-def test_the_image_has_no_other_packages(minimal: Server):
+def test_the_image_has_no_other_packages(minimal: Server) -> None:
     packages = json.loads(
         minimal.exec(
             "python3",
@@ -93,7 +95,7 @@ def test_the_image_has_no_other_packages(minimal: Server):
     assert minimal.exec("ls", "/opt/atelier").split() == ["atelier_tracking"]
 
 
-def test_compose_and_docker_run_read_the_same_env_file(tmp_path: Path):
+def test_compose_and_docker_run_read_the_same_env_file(tmp_path: Path) -> None:
     from atelier_tracking.htpasswd import parse_logins
 
     hashed = apr1("secret")
@@ -112,7 +114,7 @@ def test_compose_and_docker_run_read_the_same_env_file(tmp_path: Path):
         parse_logins(read["raw"])
 
 
-def test_tls_and_public_url(backing_services: BackingServices, tmp_path: Path):
+def test_tls_and_public_url(backing_services: BackingServices, tmp_path: Path) -> None:
     pair = ["-keyout", str(tmp_path / "key.pem"), "-out", str(tmp_path / "certificate.pem")]
     subprocess.run(
         ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", "/CN=sketch.example", *pair],

@@ -7,7 +7,7 @@ from pathlib import Path
 from .containers import PASSWORDS, BackingServices, apr1, tracking
 
 
-def test_failed_logins_are_limited_by_address_and_user(backing_services: BackingServices, tmp_path: Path):
+def test_failed_logins_are_limited_by_address_and_user(backing_services: BackingServices, tmp_path: Path) -> None:
     users = "\\n".join(f"{user}:{apr1(PASSWORDS[user])}" for user in ("ada", "rita", "theo"))
     users += "".join(f"\\n{user}:{apr1(user)}" for user in ("default", "include"))  # keywords of nginx's map
     env = backing_services.settings(HTPASSWD=users, TRUSTED_PROXIES="172.16.0.0/12,192.168.0.0/16,10.0.0.0/8")

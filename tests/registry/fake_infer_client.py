@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import io
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
-from atelier_contracts.stage import StagedImage, StageResponse
+from atelier_contracts.stage import StagedImage, StageImage, StageResponse
 from atelier_registry.errors import StageRefusedError, StageUnavailableError
 from PIL import Image, ImageDraw
 
@@ -54,7 +54,9 @@ class FakeInferClient:
         self.digests: list[str | None] = []
         self.before: Callable[[], None] = lambda: None
 
-    def stage(self, model, version, images=(), *, adapter_digest=None):
+    def stage(
+        self, model: str, version: int, images: Sequence[StageImage] = (), *, adapter_digest: str | None = None
+    ) -> StageResponse:
         self.before()
         self.calls.append(version)
         self.digests.append(adapter_digest)
@@ -71,7 +73,7 @@ class FakeInferClient:
             ],
         )  # fmt: skip
 
-    def _draw(self, version, asked):
+    def _draw(self, version: int, asked: StageImage) -> bytes:
         if version in self.angles:
             return drawing(self.angles[version] + (0 if self.deaf else 7 * len(asked.prompt)), asked.size or 64)
         return png(self.levels.get(version, 100), asked.size or 8)

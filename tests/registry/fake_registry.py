@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from itertools import count
 from threading import Lock
+from typing import Any, Self
 
 from atelier_contracts.names import ADAPTER_FILE, EVIDENCE_FILE, TAG_RETIRED, WEIGHTS_FILE
 from atelier_registry.errors import InvalidArgumentError, TrackingUnavailableError, UnreadableFileError
@@ -51,7 +52,7 @@ class FakeRegistry:
 
     def versions(self, name: str, limit: int, page_token: str | None) -> Page[Version]:
         self._called("versions")
-        return _page(sorted(self._of(name), key=lambda version: -version.number), limit, page_token)
+        return _page(sorted(self._of(name), key=lambda version: -version.number), limit, page_token)  # type: ignore[union-attr]
 
     def version(self, name: str, number: int) -> Version | None:
         self._called("version")
@@ -61,23 +62,23 @@ class FakeRegistry:
         self._called("run")
         return self._runs.get(run_id)
 
-    def runs(self, run_ids):
+    def runs(self, run_ids: Sequence[str]) -> dict[str, Run]:
         self._called("runs")
         return {run_id: self._runs[run_id] for run_id in run_ids if run_id in self._runs}
 
-    def curve(self, run_id, metric):
+    def curve(self, run_id: str, metric: str) -> list[Point]:
         self._called("curve")
         return self._points.get((run_id, metric), [])
 
-    def images(self, run_id):
+    def images(self, run_id: str) -> list[Image]:
         self._called("images")
         return sorted(self._images.get(run_id, {}), key=lambda image: (image.key, image.step))
 
-    def image(self, run_id, path):
+    def image(self, run_id: str, path: str) -> bytes | None:
         self._called("image")
         return next((png for image, png in self._images.get(run_id, {}).items() if image.path == path), None)
 
-    def set_tag(self, name, number, key, value):
+    def set_tag(self, name: str, number: int, key: str, value: str) -> bool:
         if key == TAG_RETIRED:
             self.before_alias()
         self._called("set_tag")
@@ -89,11 +90,11 @@ class FakeRegistry:
             self.after_alias()
         return True
 
-    def preview(self, name, number):
+    def preview(self, name: str, number: int) -> Any:
         self._called("preview")
         return self._previews.get((name, number))
 
-    def set_model_tag(self, name, key, value):
+    def set_model_tag(self, name: str, key: str, value: str | None) -> Any:
         self.before_alias()
         self._called("set_model_tag")
         if name not in self._models:
@@ -102,7 +103,7 @@ class FakeRegistry:
         self.after_alias()
         return True
 
-    def files(self, name: str, number: int, wanted=FILES) -> dict[str, str]:
+    def files(self, name: str, number: int, wanted: Collection[str] = FILES) -> dict[str, str]:
         self._called("files")
         found = self._files.get((name, number), {})
         if isinstance(found, UnreadableFileError):
@@ -141,6 +142,10 @@ class FakeRegistry:
         return True
 
     # For tests.
+
+    @property
+    def registry(self) -> Self:
+        return self
 
     def add_model(self, name: str, description: str = "") -> str:
         self._models[name] = Model(name, description)
@@ -191,12 +196,12 @@ class FakeRegistry:
         tags = {other: text for other, text in model.tags.items() if other != key}
         self._models[name] = replace(model, tags=tags | ({key: value} if value is not None else {}))
 
-    def add_image(self, name, number, key, step, png):
+    def add_image(self, name: str, number: int, key: str, step: int, png: bytes) -> None:
         run = self._versions[name, number].run_id
         path = f"images/{key}%step%{step}%timestamp%1%{len(self._images)}.png"
         self._images.setdefault(run, {})[Image(path, key, step)] = png
 
-    def add_point(self, name, number, metric, step, value):
+    def add_point(self, name: str, number: int, metric: str, step: int, value: float) -> None:
         self._points.setdefault((self._versions[name, number].run_id, metric), []).append(Point(step, value))
 
     def make_pending(self, name: str, number: int) -> None:
@@ -230,7 +235,7 @@ class FakeRegistry:
         self._models[name] = replace(model, aliases={**model.aliases, alias: number})
 
 
-def _page(items, limit, page_token):
+def _page(items: list[Model | Version], limit: int, page_token: str | None) -> Page[Any]:
     if page_token is not None and not page_token.isdigit():
         raise InvalidArgumentError("Invalid page token, could not base64-decode")
     start = int(page_token or 0)

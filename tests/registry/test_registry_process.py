@@ -1,5 +1,7 @@
 """`python -m atelier_registry` as a process: it starts, serves, ends, and never waits long for a dead MLflow."""
 
+from __future__ import annotations
+
 import json
 import os
 import signal
@@ -7,21 +9,28 @@ import socket
 import subprocess
 import sys
 import time
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
 
-from ..servers import end, free_port, wait_for
-from .conftest import FILES, Api
+from ..servers import MlflowServer, end, free_port, wait_for
+from .adapter_files import FILES
+from .conftest import Api
+from .real_registry import RealWorld
 
 
 @pytest.fixture
-def serve(tmp_path, token_file, database_url):
+def serve(
+    tmp_path: Path, token_file: Path, database_url: str
+) -> Iterator[Callable[..., tuple[Api, subprocess.Popen[bytes], Path]]]:
     """Starts the service against an MLflow address; gives a caller, the process and its log."""
     processes = []
 
-    def serving(tracking_uri):
+    def serving(tracking_uri: str) -> tuple[Api, subprocess.Popen[bytes], Path]:
         port, log = free_port(), tmp_path / "service.log"
         (tmp_path / "policy.yaml").write_text("default: {champion: {output_finite: true}}\n")
         environment = os.environ | {
@@ -48,7 +57,7 @@ def serve(tmp_path, token_file, database_url):
 
 
 @pytest.fixture
-def silent_server():
+def silent_server() -> Iterator[str]:
     """Takes connections, and never answers on them."""
     with socket.socket() as listening:
         listening.bind(("127.0.0.1", 0))
@@ -56,7 +65,12 @@ def silent_server():
         yield f"http://127.0.0.1:{listening.getsockname()[1]}"
 
 
-def test_a_promotion_and_a_roll_back_from_end_to_end(serve, real_world, mlflow_server, name):
+def test_a_promotion_and_a_roll_back_from_end_to_end(
+    serve: Callable[..., tuple[Api, subprocess.Popen[bytes], Path]],
+    real_world: RealWorld,
+    mlflow_server: MlflowServer,
+    name: str,
+) -> None:
     real_world.add_model(name)
     for _ in range(2):
         real_world.add_version(name, tags={"atelier.kind": "adapter"}, files=FILES)
@@ -81,10 +95,12 @@ def test_a_promotion_and_a_roll_back_from_end_to_end(serve, real_world, mlflow_s
 
 
 @pytest.mark.parametrize("kind", ["dead", "silent"])
-def test_an_mlflow_that_does_not_answer_costs_five_seconds_at_most(serve, silent_server, kind):
+def test_an_mlflow_that_does_not_answer_costs_five_seconds_at_most(
+    serve: Callable[..., tuple[Api, subprocess.Popen[bytes], Path]], silent_server: str, kind: str
+) -> None:
     api, _, _ = serve(silent_server if kind == "silent" else f"http://127.0.0.1:{free_port()}")
 
-    def timed(ask):
+    def timed(ask: Callable[..., Any]) -> tuple[httpx.Response, float]:
         begun = time.perf_counter()
         return ask(), time.perf_counter() - begun
 
@@ -98,7 +114,7 @@ def test_an_mlflow_that_does_not_answer_costs_five_seconds_at_most(serve, silent
     assert ready[0].json() == {"status": "unavailable"}
 
 
-def test_the_process_lists_all_problems_and_exits(tmp_path):
+def test_the_process_lists_all_problems_and_exits(tmp_path: Path) -> None:
     environment = {key: value for key, value in os.environ.items() if not key.startswith("ATELIER_")}
     ended = subprocess.run(
         [sys.executable, "-m", "atelier_registry"], env=environment, capture_output=True, text=True, timeout=60
@@ -126,7 +142,7 @@ print(*sorted(sys.modules), sep="\\n")
 """
 
 
-def test_every_module_imports_without_heavy_packages():
+def test_every_module_imports_without_heavy_packages() -> None:
     """All modules import where torch and ONNX Runtime are missing, and pandas too; nor are other services needed."""
     absent = {"torch", "onnxruntime", "onnx", "diffusers", "transformers", "peft", "pandas", "scipy", "pyarrow"}
     absent |= {"atelier_trainer", "atelier_infer", "atelier_embedded"}

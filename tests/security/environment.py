@@ -134,7 +134,7 @@ def objects(environment: Environment) -> dict[str, str]:
     return {key: hashlib.sha256(body).hexdigest() for key, body in bodies(environment).items()}
 
 
-def versions(environment: Environment) -> list[dict]:
+def versions(environment: Environment) -> list[dict[str, Any]]:
     return environment.tracking.call("rita", "GET", "model-versions/search?max_results=1000")["model_versions"]
 
 

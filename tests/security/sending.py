@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import chain
+from typing import Any
 
 from ..integration.containers import Server
 
@@ -48,7 +49,7 @@ class Lists:
         return f"{self.bytes} bytes of empty lists"
 
 
-Body = dict | bytes | Zeros | Bomb | Lists | None
+Body = dict[str, Any] | bytes | Zeros | Bomb | Lists | None
 
 
 def send(server: Server, method: str, path: str, user: str | None, body: Body, headers: Mapping[str, str]) -> int:
@@ -58,7 +59,7 @@ def send(server: Server, method: str, path: str, user: str | None, body: Body, h
     head |= {"Transfer-Encoding": "chunked"} if length is None else {"Content-Length": str(length)}
     lines = [
         f"{method} {path} HTTP/1.1",
-        *(f"{name}: {value}" for name, value in (head | server.headers(user) | headers).items()),
+        *(f"{name}: {value}" for name, value in (head | server.headers(user) | headers).items()),  # type: ignore[operator]
     ]
     with socket.create_connection(("127.0.0.1", server.port), timeout=PATIENCE_S) as connection:
         try:

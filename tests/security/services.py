@@ -85,10 +85,10 @@ class Services:
     cache: str = ""
     started: dict[str, str] = field(default_factory=dict)
 
-    def request(self, service: str, user: str | None, method: str, path: str, body: object = None, **headers: str):
+    def request(self, service: str, user: str | None, method: str, path: str, body: object = None, **headers: Any) -> Any:
         return self.servers[service].request(method, path, user, body, **headers)
 
-    def draw(self, user: str = "rita", **wish: object) -> Any:
+    def draw(self, user: str = "rita", **wish: Any) -> Any:
         return self.request("infer", user, "POST", "/generate", WISH | wish)
 
     def pixels(self) -> bytes:

@@ -13,7 +13,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from .attacks import FILES, TABLE, Attack
+from .attacks.attack import FILES, Attack
+from .attacks.tracking import TABLE
 from .environment import BUCKET, CHECKS, Environment, listed, objects
 from .sampling import Peak
 from .sending import Lists, Zeros, send, send_all
@@ -36,7 +37,7 @@ def fill_placeholders(value: Any, names: dict[str, str]) -> Any:
 
 
 @pytest.mark.parametrize("row", TABLE, ids=str)
-def test_an_attack_on_tracking_changes_nothing(environment: Environment, peak: Peak, row: Attack):
+def test_an_attack_on_tracking_changes_nothing(environment: Environment, peak: Peak, row: Attack) -> None:
     path, body = fill_placeholders(row.path, environment.names), fill_placeholders(row.body, environment.names)
     statuses = send_all(row.times, environment.tracking, row.method, path, row.who, body, row.headers)
     for check in row.after:
@@ -75,7 +76,9 @@ MIXTURES = st.lists(st.tuples(st.integers(0, 200), st.sampled_from(PIECES)), min
 
 @settings(derandomize=True, max_examples=200, deadline=None, database=None, suppress_health_check=list(HealthCheck))
 @given(MIXTURES, st.sampled_from(["DELETE", "PUT"]))
-def test_no_path_variant_changes_a_protected_file(environment: Environment, insertions: list[tuple[int, str]], method: str):
+def test_no_path_variant_changes_a_protected_file(
+    environment: Environment, insertions: list[tuple[int, str]], method: str
+) -> None:
     path = fill_placeholders(FILES + "/{e}/{r}/artifacts/model/weights.bin", environment.names)
     for place, piece in insertions:
         place %= len(path) + 1
@@ -88,7 +91,7 @@ def test_no_path_variant_changes_a_protected_file(environment: Environment, inse
         environment.s3.delete_object(Bucket=BUCKET, Key=key)
 
 
-def test_concurrent_bodies_of_all_sizes_fit_in_memory(environment: Environment, peak: Peak):
+def test_concurrent_bodies_of_all_sizes_fit_in_memory(environment: Environment, peak: Peak) -> None:
     """The largest of each class, that MLflow needs the most memory for, from two users, until each was taken up once."""
     upload = fill_placeholders("/ajax-api/2.0/mlflow/upload-artifact?run_uuid={own}&path=b.bin", environment.names)
     batch = "/api/2.0/mlflow/runs/log-batch"
@@ -103,7 +106,7 @@ def test_concurrent_bodies_of_all_sizes_fit_in_memory(environment: Environment, 
         check(environment)
 
 
-def test_versions_with_large_tags_do_not_exhaust_the_gate(environment: Environment, peak: Peak):
+def test_versions_with_large_tags_do_not_exhaust_the_gate(environment: Environment, peak: Peak) -> None:
     """The gate looks up the versions of a run for each file of it: a trainer may make that answer large, and ask often."""
     run = environment.tracking.call("theo", "POST", "runs/create", {"experiment_id": "0"})["run"]["info"]["run_id"]
     tags = [{"key": f"t{number}", "value": "x" * 99_000} for number in range(18)]
@@ -120,7 +123,7 @@ def test_versions_with_large_tags_do_not_exhaust_the_gate(environment: Environme
     environment.sources.remove(f"runs:/{run}/model")
 
 
-def test_incomplete_requests_time_out_and_block_no_others(environment: Environment):
+def test_incomplete_requests_time_out_and_block_no_others(environment: Environment) -> None:
     """200 heads and 40 bodies that never come whole: tracking ends each by itself, and answers others meanwhile."""
     login = environment.tracking.headers("theo")["Authorization"]
     body = (
@@ -139,7 +142,7 @@ def test_incomplete_requests_time_out_and_block_no_others(environment: Environme
         check(environment)
 
 
-def test_unknown_users_get_the_same_response_as_known_ones(environment: Environment):
+def test_unknown_users_get_the_same_response_as_known_ones(environment: Environment) -> None:
     answers = [
         environment.tracking.request("GET", "/version", user)
         for user in ("theo:wrong", "nobody:wrong", "-:-", "default:x", "include:x")
@@ -149,7 +152,7 @@ def test_unknown_users_get_the_same_response_as_known_ones(environment: Environm
     assert all(body == bodies[0] for body in bodies)
 
 
-def test_tracking_works_after_all_attacks(environment: Environment, peak: Peak, capsys: pytest.CaptureFixture[str]):
+def test_tracking_works_after_all_attacks(environment: Environment, peak: Peak, capsys: pytest.CaptureFixture[str]) -> None:
     time.sleep(1)  # a last sample
     highest = peak.end_mib()
     with capsys.disabled():

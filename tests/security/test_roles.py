@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 from atelier_contracts.names import TAG_PROMOTED_DIGEST
 
 from ..integration.containers import ROLES
 from . import service_checks
-from .attacks import API, FILES, V3, version
+from .attacks.attack import API, FILES, V3, version
 from .environment import CHECKS, Environment
 from .sending import Body, send
 from .services import MODEL, TOKENS, WISH, Services
@@ -61,7 +62,7 @@ OURS = f"/models/{MODEL}"
 REASON = {"reason": "a role"}
 DRY = REASON | {"dry_run": True}
 NOBODYS = f"/decisions/{2**63 - 1}"
-REGISTRY: dict[str, tuple[str, str, dict | None]] = {
+REGISTRY: dict[str, tuple[str, str, dict[str, Any] | None]] = {
     "see models, versions and aliases": ("GET", OURS, None),
     "see decisions": ("GET", OURS + "/history", None),
     "follow events": ("GET", "/events?after=0&follow=false", None),
@@ -80,7 +81,7 @@ REGISTRY: dict[str, tuple[str, str, dict | None]] = {
     "see subscribers": ("GET", "/subscribers", None),
     "ping a subscriber": ("POST", "/subscribers/ci/ping", None),
 }
-INFER: dict[str, tuple[str, str, dict | None]] = {
+INFER: dict[str, tuple[str, str, dict[str, Any] | None]] = {
     "see what is loaded": ("GET", "/models", None),
     "see versions": ("GET", "/versions", None),
     "see a preview": ("GET", "/versions/1/preview", None),
@@ -127,9 +128,9 @@ def spare(environment: Environment) -> None:
     environment.tracking.call("theo", "POST", "model-versions/create", made)
 
 
-def test_every_tested_action_is_in_the_documentation():
+def test_every_tested_action_is_in_the_documentation() -> None:
     found = {service: {action for name, action, *_ in cells() if name == service} for service in ACTIONS}
-    assert found == {service: set(actions) for service, actions in ACTIONS.items()}
+    assert found == {service: set(actions) for service, actions in ACTIONS.items()}  # type: ignore[call-overload]
     assert {service for service, *_ in cells()} == set(ACTIONS)
     assert len({(service, action, role) for service, action, role, _ in cells()}) == len(cells())
 
@@ -137,16 +138,18 @@ def test_every_tested_action_is_in_the_documentation():
 @pytest.mark.parametrize(("service", "action", "role", "may"), [cell for cell in cells() if cell[0] == "tracking"])
 def test_roles_in_tracking_are_as_documented(
     environment: Environment, spare: None, service: str, action: str, role: str, may: bool
-):
+) -> None:
     assert is_allowed_on_tracking(environment, role, action) == may
     for check in ("files", "aliases", "tags"):
         CHECKS[check](environment)
 
 
 @pytest.mark.parametrize(("service", "action", "role", "may"), [cell for cell in cells() if cell[0] != "tracking"])
-def test_roles_in_the_services_are_as_documented(services: Services, job: str, service: str, action: str, role: str, may: bool):
+def test_roles_in_the_services_are_as_documented(
+    services: Services, job: str, service: str, action: str, role: str, may: bool
+) -> None:
     """Whatever the service itself thinks of the request. Somebody else's job is as one that does not exist."""
-    method, path, body = ACTIONS[service][action]
+    method, path, body = ACTIONS[service][action]  # type: ignore[index]
     answer = services.request(service, TOKEN[role], method, path.replace("{job}", job), body)
     assert answer.status not in (401, 500, 503), answer.body
     refused = (403, 404) if "{job}" in path else (403,)

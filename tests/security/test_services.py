@@ -5,14 +5,16 @@ from __future__ import annotations
 import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
+from typing import Any
 
 import pytest
 from atelier_contracts import names
 
 from ..integration.containers import until
-from .attacks import Attack
+from .attacks.attack import Attack
+from .attacks.service_rows import Forged
+from .attacks.services import TABLE
 from .sending import send_all
-from .service_attacks import TABLE, Forged
 from .service_checks import CHECKS
 from .services import MODEL, Services, drawn_by, infer_settings, other_files, running, token_lines
 from .test_attacks import fill_placeholders
@@ -21,7 +23,7 @@ REASON = {"reason": "an attack"}
 OURS = f"/models/{MODEL}"
 
 
-def body_of(row: Attack, known: dict[str, str]):
+def body_of(row: Attack, known: dict[str, str]) -> Any:
     if isinstance(row.body, Forged):
         changes = fill_placeholders(dict(row.body.changes), known)
         return Forged(changes, row.body.side_px, row.body.text).png(known)
@@ -29,7 +31,7 @@ def body_of(row: Attack, known: dict[str, str]):
 
 
 @pytest.mark.parametrize("row", TABLE, ids=str)
-def test_an_attack_on_the_services_changes_nothing(services: Services, row: Attack):
+def test_an_attack_on_the_services_changes_nothing(services: Services, row: Attack) -> None:
     request = (row.method, fill_placeholders(row.path, services.names), row.who, body_of(row, services.names), row.headers)
     statuses = send_all(row.times, services.servers[row.service], *request)
     for check in row.after:
@@ -37,11 +39,11 @@ def test_an_attack_on_the_services_changes_nothing(services: Services, row: Atta
     assert statuses <= set(row.expected)
 
 
-def post(services: Services, user: str, path: str, **more: object):
+def post(services: Services, user: str, path: str, **more: Any) -> Any:
     return services.request("registry-api", user, "POST", path, REASON | more)
 
 
-def test_a_promoter_cannot_approve_her_own_proposal(services: Services):
+def test_a_promoter_cannot_approve_her_own_proposal(services: Services) -> None:
     proposed = post(services, "pia", f"{OURS}/versions/1/promote", alias="shown")
     assert (proposed.status, proposed.json["outcome"]) == (202, "proposed")
     approve = f"/decisions/{proposed.json['id']}/approve"
@@ -56,7 +58,7 @@ def test_a_promoter_cannot_approve_her_own_proposal(services: Services):
     CHECKS["champion"](services)
 
 
-def test_concurrent_retire_and_promote_serve_no_retired_version(services: Services):
+def test_concurrent_retire_and_promote_serve_no_retired_version(services: Services) -> None:
     """Whatever the order: what an alias points at was not retired, and what was retired no alias points at."""
     for _ in range(3):
         alias = f"race{time.monotonic_ns() % 10**9}"
@@ -72,7 +74,7 @@ def test_concurrent_retire_and_promote_serve_no_retired_version(services: Servic
     CHECKS["champion"](services)
 
 
-def test_a_revoked_token_is_refused_at_once(services: Services):
+def test_a_revoked_token_is_refused_at_once(services: Services) -> None:
     logins = services.servers["infer"].logins
     (services.folder / "tokens").write_text(token_lines(logins, without="polly"))
     try:
@@ -94,7 +96,7 @@ def problems(services: Services) -> tuple[list[str], str | None]:
 
 
 @pytest.mark.parametrize("kind", ["all files", "weights"])
-def test_overwritten_files_of_the_champion_are_never_used(services: Services, kind: str):
+def test_overwritten_files_of_the_champion_are_never_used(services: Services, kind: str) -> None:
     """Served from memory, then by an infer that starts with an empty cache: the old image, or a refusal with its reason."""
     files, manifest = other_files(services)
     if kind == "weights":
@@ -130,7 +132,7 @@ def test_overwritten_files_of_the_champion_are_never_used(services: Services, ki
     CHECKS["image"](services)
 
 
-def test_both_services_work_after_all_attacks(services: Services):
+def test_both_services_work_after_all_attacks(services: Services) -> None:
     for check in CHECKS.values():
         check(services)
     for service in ("infer", "registry-api"):

@@ -21,7 +21,7 @@ EXAMPLES = 8
 
 @pytest.mark.parametrize("service", ["registry-api", "infer"])
 @pytest.mark.parametrize("user", ["rita", "theo", "pia", "ada"])
-def test_responses_conform_to_the_openapi_document(services: Services, tmp_path: Path, service: str, user: str):
+def test_responses_conform_to_the_openapi_document(services: Services, tmp_path: Path, service: str, user: str) -> None:
     """Streams that do not end are left out."""
     server = services.servers[service]
     (tmp_path / "openapi.json").write_bytes(services.request(service, user, "GET", "/openapi.json").body)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import pytest
 from atelier_service.settings import SettingsError, http_url, read_settings, secret_file, token_file
@@ -22,7 +23,7 @@ class Example(BaseSettings):
 
 
 @pytest.fixture
-def environment(monkeypatch, tmp_path):
+def environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Any:
     file = tmp_path / "tokens"
     file.write_text("")
     for name, value in {"EXAMPLE_URL": "http://server/", "EXAMPLE_TOKENS": str(file)}.items():
@@ -30,17 +31,17 @@ def environment(monkeypatch, tmp_path):
     return monkeypatch
 
 
-def read(check=lambda settings: ()):
+def read(check: Callable[..., Any] = lambda settings: ()) -> Example:
     import os
 
     return read_settings(Example, os.environ, check)
 
 
-def test_a_complete_environment(environment):
+def test_a_complete_environment(environment: Any) -> None:
     assert (read().url, read().wait_s) == ("http://server", 1.0)
 
 
-def test_every_problem_is_listed(environment, tmp_path):
+def test_every_problem_is_listed(environment: Any, tmp_path: Path) -> None:
     environment.delenv("EXAMPLE_URL")
     environment.setenv("EXAMPLE_WAIT_S", "-1")
     environment.setenv("EXAMPLE_WAITS", "1")
@@ -52,7 +53,7 @@ def test_every_problem_is_listed(environment, tmp_path):
     assert "no such setting" in lines[0] and "(address of the server)" in lines[1] and "received '-1'" in lines[3]
 
 
-def test_no_secret_is_shown(environment, tmp_path):
+def test_no_secret_is_shown(environment: Any, tmp_path: Path) -> None:
     environment.setenv("EXAMPLE_PASSWORD", "1234")
     environment.setenv("EXAMPLE_URL", "http://ana:hunter2@server")
     (tmp_path / "empty").write_text("\n")
@@ -63,6 +64,6 @@ def test_no_secret_is_shown(environment, tmp_path):
     assert "the file is empty" in str(caught.value)
 
 
-def test_problems_between_settings(environment):
+def test_problems_between_settings(environment: Any) -> None:
     with pytest.raises(SettingsError, match="set both"):
         read(lambda settings: ["set both"])

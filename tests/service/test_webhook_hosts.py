@@ -1,12 +1,14 @@
 """Where webhooks may go."""
 
+from __future__ import annotations
+
 import pytest
-from atelier_service.webhook_hosts import find_target, parse_hosts
+from atelier_service.webhook_hosts import Origin, WebhookTarget, find_target, parse_hosts
 from hypothesis import given
 from hypothesis import strategies as st
 
 
-def find(url, hosts):
+def find(url: str, hosts: frozenset[Origin]) -> WebhookTarget:
     return find_target(url, hosts, field="webhook_url", setting="ATELIER_INFER_WEBHOOK_HOSTS")
 
 
@@ -23,7 +25,7 @@ HOSTS = parse_hosts("a.example, b.example:8443,http://worker,http://127.0.0.1:90
         ("http://127.0.0.1:9000/@a", ("http", "127.0.0.1", 9000), "/@a"),
     ],
 )
-def test_listed_hosts_are_allowed(url, place, path):
+def test_listed_hosts_are_allowed(url: str, place: tuple[str, str, int], path: str) -> None:
     assert find(url, HOSTS) == (place, path, url)
 
 
@@ -40,7 +42,7 @@ def test_listed_hosts_are_allowed(url, place, path):
         "http://localhost:9000",
     ],
 )
-def test_others_are_not(url):
+def test_others_are_not(url: str) -> None:
     with pytest.raises(ValueError, match=r"must lead to a host that ATELIER_INFER_WEBHOOK_HOSTS lists.*received http"):
         find(url, HOSTS)
     with pytest.raises(ValueError):
@@ -76,13 +78,13 @@ def test_others_are_not(url):
         "https://a.example\n",
     ],
 )
-def test_ambiguous_urls_are_refused(url):
+def test_ambiguous_urls_are_refused(url: str) -> None:
     with pytest.raises(ValueError, match=r"must be https://HOST\[:PORT\]\[/PATH\]"):
         find(url, HOSTS)
 
 
 @given(st.text())
-def test_nothing_else_gets_out(url):
+def test_nothing_else_gets_out(url: str) -> None:
     with pytest.raises(ValueError):
         find(url, HOSTS)
 
@@ -90,6 +92,6 @@ def test_nothing_else_gets_out(url):
 @pytest.mark.parametrize(
     "text", ["a.example,", "https://a.example", "a.example/x", "a b", "*.example", "A.example", "a:0", "u@a"]
 )
-def test_what_may_not_be_listed(text):
+def test_what_may_not_be_listed(text: str) -> None:
     with pytest.raises(ValueError, match="each entry must be HOST or HOST:PORT"):
         parse_hosts(text)

@@ -54,8 +54,9 @@ class Server:
 
     def collect(self, *, remove: bool = True, older_than_days: float = 0.0) -> str:
         self.output.clear()
-        options = {"older_than_days": older_than_days, "remove": remove, "write": self.output.append, "files": self.files}
-        collect_garbage(self.uri, BUCKET, **options)
+        collect_garbage(
+            self.uri, BUCKET, older_than_days=older_than_days, remove=remove, write=self.output.append, files=self.files
+        )
         return "\n".join(self.output)
 
     def runs(self) -> set[str]:
@@ -64,7 +65,7 @@ class Server:
 
 
 @pytest.fixture(scope="module")
-def empty_database(tmp_path_factory) -> Path:
+def empty_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A database with MLflow's tables, which take a second to create."""
     file = tmp_path_factory.mktemp("empty") / "mlflow.db"
     open_schema(f"sqlite:///{file}").require_current()
@@ -72,14 +73,14 @@ def empty_database(tmp_path_factory) -> Path:
 
 
 @pytest.fixture
-def server(empty_database, tmp_path, monkeypatch):
+def server(empty_database: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Server:
     uri = f"sqlite:///{shutil.copy(empty_database, tmp_path / 'mlflow.db')}"
     monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)  # where the registry store looks up logged models
     monkeypatch.setattr(mlflow.tracking._tracking_service.utils, "_tracking_uri", None)  # reset what other tests set
     return Server(uri)
 
 
-def test_a_deleted_run_is_removed_with_its_files(server):
+def test_a_deleted_run_is_removed_with_its_files(server: Server) -> None:
     run, uri = server.deleted_run()
     active = server.tracking.create_run(server.experiment, "ana", 1, [], "run").info.run_id
     assert f"removable run {run}: 2 files, 1.5 MB" in server.collect(remove=False)
@@ -104,7 +105,7 @@ SOURCES = (
 
 
 @pytest.mark.parametrize("source", SOURCES)
-def test_a_run_that_a_version_needs_is_kept(server, source):
+def test_a_run_that_a_version_needs_is_kept(server: Server, source: str) -> None:
     run, uri = server.deleted_run()
     path = uri.removeprefix("mlflow-artifacts:/")
     names = {"uri": uri, "run": run, "path": path, "experiment": server.experiment, "tab": f"{server.experiment}/{run}\t"}
@@ -114,20 +115,20 @@ def test_a_run_that_a_version_needs_is_kept(server, source):
     assert server.files.removed == [] and server.runs() == {run}
 
 
-def test_a_run_of_a_version_with_files_elsewhere_is_kept(server):
+def test_a_run_of_a_version_with_files_elsewhere_is_kept(server: Server) -> None:
     run, _ = server.deleted_run()
     server.version("s3://somewhere/else", run)
     server.collect()
     assert server.runs() == {run}
 
 
-def test_the_run_of_a_bundle_is_kept(server):
+def test_the_run_of_a_bundle_is_kept(server: Server) -> None:
     run, uri = server.deleted_run()
     server.version(f"{uri}/bundle", run, name="sketch-base")
     assert "version 1 of sketch-base needs it" in server.collect()
 
 
-def test_the_run_of_a_deleted_version_is_removed(server):
+def test_the_run_of_a_deleted_version_is_removed(server: Server) -> None:
     run, uri = server.deleted_run()
     server.version(f"{uri}/model", run)
     server.registry.delete_model_version("sketch", "1")
@@ -135,7 +136,7 @@ def test_the_run_of_a_deleted_version_is_removed(server):
     assert server.runs() == set()
 
 
-def test_a_logged_model_is_kept_with_its_run(server):
+def test_a_logged_model_is_kept_with_its_run(server: Server) -> None:
     run, _ = server.deleted_run()
     model = server.tracking.create_logged_model(server.experiment, "m", run)
     other = server.tracking.create_logged_model(server.experiment, "other", None)
@@ -149,7 +150,7 @@ def test_a_logged_model_is_kept_with_its_run(server):
     assert server.tracking.get_logged_model(model.model_id, allow_deleted=True)
 
 
-def test_an_experiment_is_kept_while_one_of_its_runs_is(server):
+def test_an_experiment_is_kept_while_one_of_its_runs_is(server: Server) -> None:
     kept, uri = server.deleted_run()
     removed, _ = server.deleted_run()
     server.version(f"{uri}/model")
@@ -165,7 +166,7 @@ def test_an_experiment_is_kept_while_one_of_its_runs_is(server):
     assert names == ["Default"]
 
 
-def test_an_interrupted_collection_is_completed_by_the_next(server):
+def test_an_interrupted_collection_is_completed_by_the_next(server: Server) -> None:
     run, _ = server.deleted_run()
     server.files.fail = True
     with pytest.raises(ConnectionError):
@@ -176,13 +177,13 @@ def test_an_interrupted_collection_is_completed_by_the_next(server):
     assert server.runs() == set()
 
 
-def test_recently_deleted_items_are_kept_by_default(server):
+def test_recently_deleted_items_are_kept_by_default(server: Server) -> None:
     run, _ = server.deleted_run()
     assert "0 deleted at least 30 days ago" in server.collect(older_than_days=30.0)
     assert server.runs() == {run}
 
 
-def test_files_outside_a_run_folder_are_not_removed(server):
+def test_files_outside_a_run_folder_are_not_removed(server: Server) -> None:
     experiment = server.tracking.create_experiment("elsewhere", "s3://another-bucket/x")
     run = server.tracking.create_run(experiment, "ana", 1, [], "run").info.run_id
     server.tracking.delete_run(run)
@@ -190,14 +191,14 @@ def test_files_outside_a_run_folder_are_not_removed(server):
     assert server.files.removed == []
 
 
-def test_a_database_of_another_revision_is_not_changed(tmp_path):
+def test_a_database_of_another_revision_is_not_changed(tmp_path: Path) -> None:
     with pytest.raises(JobError, match="nothing was removed"):
         collect_garbage(
             f"sqlite:///{tmp_path / 'empty.db'}", BUCKET, older_than_days=0, remove=True, write=print, files=FakeFiles()
         )
 
 
-def test_uris_in_the_bucket():
+def test_uris_in_the_bucket() -> None:
     assert bucket_path("mlflow-artifacts:/1/a", BUCKET) == bucket_path("mlflow-artifacts:///1//a/", BUCKET) == "1/a"
     assert bucket_path("s3://artifacts/1/a", BUCKET) == "1/a"
     assert bucket_path("s3://artifacts-of-others/1", BUCKET) is None and bucket_path("/1/a", BUCKET) is None

@@ -14,13 +14,13 @@ SHA512 = "$6$salt$" + "a" * 86
 
 @pytest.mark.parametrize("hashed", [APR1, BCRYPT, BCRYPT.replace("2y", "2b"), SHA256, SHA512])
 @pytest.mark.parametrize("doubled", [False, True])
-def test_hashes_with_single_and_doubled_dollars(hashed, doubled):
+def test_hashes_with_single_and_doubled_dollars(hashed: str, doubled: bool) -> None:
     line = "ada:" + (hashed.replace("$", "$$") if doubled else hashed)
     assert [(login.user, login.hash) for login in parse_logins(line)] == [("ada", hashed)]
 
 
 @pytest.mark.parametrize("end", ["\n", "\r\n", "\\n"])
-def test_several_users(end):
+def test_several_users(end: str) -> None:
     text = end.join(["# people", f"ada:{APR1}", "", f"bea@example.org:{BCRYPT}"])
     assert [login.user for login in parse_logins(text)] == ["ada", "bea@example.org"]
 
@@ -45,13 +45,13 @@ def test_several_users(end):
         (f"ada:{APR1}\nADA:{BCRYPT}", "differs from ada only in upper and lower case"),
     ],
 )
-def test_a_malformed_line_is_refused(text, words):
+def test_a_malformed_line_is_refused(text: str, words: str) -> None:
     with pytest.raises(LoginsError, match=words) as error:
         parse_logins(text)
     assert "0123456789" not in str(error.value) and "aaaa" not in str(error.value)
 
 
-def test_all_problems_are_reported():
+def test_all_problems_are_reported() -> None:
     with pytest.raises(LoginsError) as error:
         parse_logins(f"ada\nbea:x\nada:{APR1}\nada:{APR1}")
     assert len(error.value.problems) == 3

@@ -42,7 +42,7 @@ VALUES = st.text(max_size=60) | st.sampled_from(ODD)
 
 
 @given(FILE | st.text())
-def test_any_password_file_is_parsed_or_refused(text: str):
+def test_any_password_file_is_parsed_or_refused(text: str) -> None:
     try:
         logins = parse_logins(text)
     except LoginsError as error:
@@ -54,7 +54,7 @@ def test_any_password_file_is_parsed_or_refused(text: str):
 
 
 @given(FILE | st.text(), st.lists(WORDS, unique=True, max_size=4))
-def test_any_roles_are_parsed_or_refused(text: str, users: list[str]):
+def test_any_roles_are_parsed_or_refused(text: str, users: list[str]) -> None:
     try:
         roles = parse_roles(text, users)
     except RolesError as error:
@@ -65,7 +65,7 @@ def test_any_roles_are_parsed_or_refused(text: str, users: list[str]):
 
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
 @given(st.dictionaries(st.sampled_from(NAMES), VALUES))
-def test_any_environment_is_parsed_or_refused(tmp_path_factory: pytest.TempPathFactory, changes: dict[str, str]):
+def test_any_environment_is_parsed_or_refused(tmp_path_factory: pytest.TempPathFactory, changes: dict[str, str]) -> None:
     try:
         valid_settings = read_settings(MINIMAL | changes)
     except SettingsError as error:
@@ -79,7 +79,7 @@ def test_any_environment_is_parsed_or_refused(tmp_path_factory: pytest.TempPathF
 
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
 @given(st.sampled_from(FROM_FILES), st.binary(max_size=200))
-def test_any_file_is_parsed_or_refused(tmp_path: Path, name: str, content: bytes):
+def test_any_file_is_parsed_or_refused(tmp_path: Path, name: str, content: bytes) -> None:
     (tmp_path / "given").write_bytes(content)
     environment = {each: value for each, value in MINIMAL.items() if each != name} | {f"{name}_FILE": str(tmp_path / "given")}
     try:
@@ -89,12 +89,12 @@ def test_any_file_is_parsed_or_refused(tmp_path: Path, name: str, content: bytes
 
 
 @pytest.mark.parametrize("address", ["https://a'b", "https://a$x", 'https://a"b', "https://a b", "https://a;b", "https://a{b"])
-def test_a_url_with_characters_that_nginx_interprets_is_refused(address):
+def test_a_url_with_characters_that_nginx_interprets_is_refused(address: str) -> None:
     with pytest.raises(SettingsError, match="PUBLIC_URL: must"):
         read_settings(MINIMAL | {"PUBLIC_URL": address})
 
 
 @pytest.mark.parametrize("folder", ["/a b", "/a;b", "/$a", "relative", "/a'b", "/a{b}", "/\u00e9"])
-def test_a_folder_with_characters_that_nginx_interprets_is_refused(folder):
+def test_a_folder_with_characters_that_nginx_interprets_is_refused(folder: str) -> None:
     with pytest.raises(SettingsError, match="SPOOL_DIR: must be an absolute path"):
         read_settings(MINIMAL | {"SPOOL_DIR": folder})

@@ -14,7 +14,7 @@ from atelier_tracking.roles import LOWEST_ROLE, PROTECTED, REGISTRY, ROLES, allo
 KINDS = {*LOWEST_ROLE, "closed"}
 
 
-def test_classes_are_valid_and_routes_unique():
+def test_classes_are_valid_and_routes_unique() -> None:
     routes = read_routes()
     assert {route.kind for route in routes} == KINDS
     assert len({(route.method, route.path) for route in routes}) == len(routes)
@@ -47,17 +47,17 @@ def test_classes_are_valid_and_routes_unique():
         ("POST", "/api/2.0/mlflow/tomorrow", "closed"),
     ],
 )
-def test_a_route_has_its_class(method, path, kind):
+def test_a_route_has_its_class(method: str, path: str, kind: str) -> None:
     assert classify(method, path, read_routes()) == kind
 
 
 @pytest.mark.parametrize("tag", [TAG_STYLE, TAG_PROMOTED_DIGEST, f" {TAG_STYLE}", TAG_STYLE.upper()])
-def test_a_model_cannot_be_created_with_the_registrys_tags(tag):
+def test_a_model_cannot_be_created_with_the_registrys_tags(tag: str) -> None:
     message = violation("ink", [tag], creates_model=True)
     assert message is not None and tag in message
 
 
-def test_each_role_includes_the_lower_ones():
+def test_each_role_includes_the_lower_ones() -> None:
     pairs = set(allowed(gateway=True, registry=False))
     for lower, higher in pairwise(ROLES):
         assert {kind for role, kind in pairs if role == lower} < {kind for role, kind in pairs if role == higher}
@@ -65,23 +65,23 @@ def test_each_role_includes_the_lower_ones():
     assert "closed" not in {kind for _, kind in pairs}
 
 
-def test_the_registry_user_may_not_write_files_or_administer():
+def test_the_registry_user_may_not_write_files_or_administer() -> None:
     kinds = {kind for role, kind in allowed(gateway=True, registry=True) if role == REGISTRY}
     assert kinds == {"read", "register", "describe", "curate", "registered"}
 
 
 @pytest.mark.parametrize(("gateway", "registry", "closed"), [(False, True, {"gateway", "presign"}), (True, False, set())])
-def test_disabled_classes_are_closed_to_every_role(gateway, registry, closed):
+def test_disabled_classes_are_closed_to_every_role(gateway: bool, registry: bool, closed: set[str]) -> None:
     assert set(LOWEST_ROLE) - {kind for _, kind in allowed(gateway, registry)} == closed
 
 
-def test_map_entries_contain_no_characters_that_nginx_interprets():
+def test_map_entries_contain_no_characters_that_nginx_interprets() -> None:
     lines = map_entries(read_routes()).splitlines()
     assert len(lines) == len(read_routes()) + 1
     assert all(re.fullmatch(r'\s*"~\^[^"$;{}]+\$?" [a-z]+;', line) for line in lines)
 
 
-def test_all_routes_of_the_installed_mlflow_are_listed():
+def test_all_routes_of_the_installed_mlflow_are_listed() -> None:
     from mlflow.server import handlers
 
     routes = read_routes()

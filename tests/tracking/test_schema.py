@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 from alembic import command
 from atelier_tracking.errors import SchemaError
@@ -26,11 +28,11 @@ def create_older_database(uri: str) -> set[str]:
 
 
 @pytest.fixture
-def uri(tmp_path):
+def uri(tmp_path: Path) -> str:
     return f"sqlite:///{tmp_path / 'mlflow.db'}"
 
 
-def test_tables_are_created_in_an_empty_database(uri):
+def test_tables_are_created_in_an_empty_database(uri: str) -> None:
     schema = open_schema(uri)
     assert schema.state() == "empty"
     schema.require_current()
@@ -38,7 +40,7 @@ def test_tables_are_created_in_an_empty_database(uri):
     schema.require_current()
 
 
-def test_an_older_database_is_refused_and_unchanged(uri):
+def test_an_older_database_is_refused_and_unchanged(uri: str) -> None:
     tables = create_older_database(uri)
     schema = open_schema(uri)
     with pytest.raises(SchemaError) as error:
@@ -49,7 +51,7 @@ def test_an_older_database_is_refused_and_unchanged(uri):
     assert set(inspect(create_engine(uri)).get_table_names()) == tables
 
 
-def test_migrate_is_idempotent(uri):
+def test_migrate_is_idempotent(uri: str) -> None:
     create_older_database(uri)
     schema = open_schema(uri)
     assert schema.migrate() == (PREVIOUS_REVISION, schema.head)
@@ -59,7 +61,7 @@ def test_migrate_is_idempotent(uri):
         assert connection.execute(text("SELECT name FROM experiments WHERE experiment_id = 7")).scalar() == "mine"
 
 
-def test_a_database_of_a_later_release_is_refused(uri):
+def test_a_database_of_a_later_release_is_refused(uri: str) -> None:
     schema = open_schema(uri)
     schema.require_current()
     with create_engine(uri).begin() as connection:
@@ -69,7 +71,7 @@ def test_a_database_of_a_later_release_is_refused(uri):
             call()
 
 
-def test_an_interrupted_first_start_is_completed(uri):
+def test_an_interrupted_first_start_is_completed(uri: str) -> None:
     Base.metadata.create_all(create_engine(uri))
     schema = open_schema(uri)
     assert schema.state() == "empty"
@@ -77,7 +79,7 @@ def test_an_interrupted_first_start_is_completed(uri):
     assert schema.state() == "current"
 
 
-def test_tables_with_rows_and_no_revision_are_not_empty(uri):
+def test_tables_with_rows_and_no_revision_are_not_empty(uri: str) -> None:
     engine = create_engine(uri)
     Base.metadata.create_all(engine)
     with engine.begin() as connection:

@@ -35,14 +35,14 @@ def problems(**changes: str) -> str:
     return str(error.value)
 
 
-def test_the_reference_walk_throughs_variables_are_sufficient():
+def test_the_reference_walk_throughs_variables_are_sufficient() -> None:
     settings = read_settings(MINIMAL)
     assert [login.user for login in settings.logins] == ["ada"]
     assert settings.roles is None and settings.registry_user is None
     assert mlflow_environment(settings)["MLFLOW_ARTIFACTS_DESTINATION"] == "s3://artifacts"
 
 
-def test_an_empty_environment_lists_all_required_variables():
+def test_an_empty_environment_lists_all_required_variables() -> None:
     with pytest.raises(SettingsError) as error:
         read_settings({})
     missing = {line.split(":")[0].split(" ")[0] for line in str(error.value).splitlines()}
@@ -75,13 +75,13 @@ def test_an_empty_environment_lists_all_required_variables():
         ({"ROLES": "ada trainer", "REGISTRY_USER": "ada"}, "REGISTRY_USER: ada must be a promoter or admin"),
     ],
 )
-def test_a_problem_has_rule_and_value(changes, words):
+def test_a_problem_has_rule_and_value(changes: dict[str, str], words: str) -> None:
     message = problems(**changes)
     assert re.search(words, message, re.M)
     assert len(message.splitlines()) == 1
 
 
-def test_all_problems_are_reported_without_secrets():
+def test_all_problems_are_reported_without_secrets() -> None:
     message = problems(DB_PORT="x", AWS_REGION="Mars", DB_PW="hid\tden", HTPASSWD="ada:hidden", ROLES="x", PUBLIC_URL="nope")
     assert {line.split(":")[0].split(",")[0] for line in message.splitlines()} == {
         "DB_PORT",
@@ -93,7 +93,7 @@ def test_all_problems_are_reported_without_secrets():
     assert "hid" not in message
 
 
-def test_secrets_are_read_from_files(tmp_path: Path):
+def test_secrets_are_read_from_files(tmp_path: Path) -> None:
     values = {name: MINIMAL[name] for name in FROM_FILES if name in MINIMAL} | {"ROLES": "ada admin\n"}
     environment = {name: value for name, value in MINIMAL.items() if name not in values}
     for name, value in values.items():
@@ -106,7 +106,7 @@ def test_secrets_are_read_from_files(tmp_path: Path):
 
 
 @given(st.text(st.characters(exclude_categories=("C", "Z")) | st.just(" "), min_size=1))
-def test_any_password_can_be_in_the_database_url(password: str):
+def test_any_password_can_be_in_the_database_url(password: str) -> None:
     settings = read_settings(MINIMAL | {"DB_PW": password})
     url = make_url(database_uri(settings))
     assert (url.password, url.host, url.port, url.database) == (password, "db.example", 5432, "mlflow")
@@ -121,11 +121,11 @@ def test_any_password_can_be_in_the_database_url(password: str):
         ("http://[2001:DB8::1]", "http://[2001:db8::1]"),
     ],
 )
-def test_public_url_is_normalized_to_an_origin(given_url, origin):
+def test_public_url_is_normalized_to_an_origin(given_url: str, origin: str) -> None:
     assert read_settings(MINIMAL | {"PUBLIC_URL": given_url}).public_url == origin
 
 
-def test_every_setting_is_documented_with_its_default():
+def test_every_setting_is_documented_with_its_default() -> None:
     page = (Path(__file__).parents[2] / "docs/reference/tracking/settings.md").read_text()
     rows = dict(re.findall(r"^\| `([A-Z0-9_]+)`[^|]*\| ([^|]+) \|", page, re.M))
     assert set(rows) == set(NAMES)

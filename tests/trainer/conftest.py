@@ -8,6 +8,7 @@ import os
 import secrets
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import mlflow
 import pytest
@@ -23,9 +24,11 @@ from atelier_trainer.synthetic.scenes.dataset import write_imagefolder
 from atelier_trainer.tracking.metric_sink import MetricSink
 from atelier_trainer.tracking.mlflow_client import TrackingClient
 from atelier_trainer.train import RunExtras, TrainResult, train
+from diffusers.pipelines.stable_diffusion.pipeline_stable_diffusion import StableDiffusionPipeline
 from rich.console import Console
 
-from .small_base import write_small_base, write_small_xl_base
+if TYPE_CHECKING:
+    from ..servers import MlflowServer
 
 torch.set_num_threads(1)  # these models are small, and two threads that wait for each other cost more on a busy machine
 os.environ.update(
@@ -42,32 +45,20 @@ def base() -> BaseModel:
 
 
 @pytest.fixture
-def pipeline(base):
+def pipeline(base: BaseModel) -> StableDiffusionPipeline:
     """A fresh copy each time: tests change its UNet."""
     return base.load_pipeline()
 
 
 @pytest.fixture(scope="session")
-def sketches(tmp_path_factory) -> Path:
+def sketches(tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("data") / "sketches"
     write_imagefolder(out, "sketch", 24, 5)
     return out
 
 
-@pytest.fixture(scope="session")
-def small_base(tmp_path_factory) -> Path:
-    """A Stable Diffusion of random numbers for images of 16 px: a step takes a hundredth of a second."""
-    return write_small_base(tmp_path_factory.mktemp("base") / "small-sd")
-
-
-@pytest.fixture(scope="session")
-def xl_base(tmp_path_factory) -> Path:
-    """Likewise, with SDXL's parts."""
-    return write_small_xl_base(tmp_path_factory.mktemp("base") / "small-xl")
-
-
 @pytest.fixture
-def small(small_base, sketches, mlflow_server, tmp_path, bundle_cache) -> TrainOptions:
+def small(small_base: Path, sketches: Path, mlflow_server: MlflowServer, tmp_path: Path, bundle_cache: Path) -> TrainOptions:
     """A training of seconds on the small base, in a folder of its own."""
     return TrainOptions.from_flags(
         pretrained_model_name_or_path=str(small_base),
@@ -106,7 +97,9 @@ class PublishedTraining:
 
 
 @pytest.fixture(scope="session")
-def published(mlflow_server, sketches, tmp_path_factory, bundle_cache) -> PublishedTraining:
+def published(
+    mlflow_server: MlflowServer, sketches: Path, tmp_path_factory: pytest.TempPathFactory, bundle_cache: Path
+) -> PublishedTraining:
     folder = tmp_path_factory.mktemp("train")
     options = TrainOptions.from_flags(
         pretrained_model_name_or_path=str(TINY),
@@ -128,7 +121,9 @@ def published(mlflow_server, sketches, tmp_path_factory, bundle_cache) -> Publis
 
 
 @pytest.fixture(scope="session")
-def bundle(published: PublishedTraining, base, tmp_path_factory) -> tuple[Path, BundleManifest]:
+def bundle(
+    published: PublishedTraining, base: BaseModel, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Path, BundleManifest]:
     """The bundle that the first training exported, as the registry gives it back."""
     tracking = TrackingClient(str(published.options.tracking.tracking_uri))
     registered = tracking.bundle_version(source_digest(base))

@@ -21,4 +21,4 @@ class NoRegistry:
 
 def exported_bundle(base: BaseModel, cache: Path) -> tuple[Path, BundleManifest]:
     """Its folder and manifest; the folder must not be changed."""
-    return fetch_or_export_bundle(base, RunTarget(NoRegistry(), "run"), cache, lambda _: None)
+    return fetch_or_export_bundle(base, RunTarget(NoRegistry(), "run"), cache, lambda _: None)  # type: ignore[arg-type]

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import torch
 from atelier_trainer.synthetic.scenes.captions import VOCABULARY
 from atelier_trainer.synthetic.tiny_base.architecture import build_scheduler, build_tokenizer
 from diffusers import AutoencoderKL, StableDiffusionPipeline, StableDiffusionXLPipeline, UNet2DConditionModel
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
+from transformers.models.clip.tokenization_clip import CLIPTokenizer
 
 SIZE_PX, TOKENS = 16, 16
 
@@ -88,7 +90,7 @@ def _vae() -> AutoencoderKL:
     )
 
 
-def _text_config(tokenizer, **changes) -> CLIPTextConfig:
+def _text_config(tokenizer: CLIPTokenizer, **changes: Any) -> CLIPTextConfig:
     values = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
     return CLIPTextConfig(
         vocab_size=len(tokenizer),

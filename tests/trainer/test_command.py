@@ -25,7 +25,7 @@ from ..servers import free_port, mlflow_running
 from .conftest import run_training
 from .forked_training import adapter_bytes
 
-STEPS = 400  # of some milliseconds each: long enough to be interrupted
+STEPS = 200  # of some milliseconds each: long enough to be interrupted
 TIMEOUT_S = 240
 pytestmark = pytest.mark.timeout(900)
 
@@ -55,11 +55,11 @@ def training_at_its_first_step(options: TrainOptions, log: Path) -> Iterator[sub
 
 
 @pytest.fixture
-def long(small) -> TrainOptions:
+def long(small: TrainOptions) -> TrainOptions:
     return small.with_flags(max_train_steps=STEPS, validation_steps=STEPS, checkpointing_steps=STEPS)
 
 
-def test_sigterm_saves_a_checkpoint_exits_143_and_the_resumed_run_is_exact(long, tmp_path):
+def test_sigterm_saves_a_checkpoint_exits_143_and_the_resumed_run_is_exact(long: TrainOptions, tmp_path: Path) -> None:
     folder = Path(long.output.output_dir)
     with training_at_its_first_step(long, tmp_path / "log") as process:
         process.terminate()
@@ -74,7 +74,7 @@ def test_sigterm_saves_a_checkpoint_exits_143_and_the_resumed_run_is_exact(long,
     assert adapter_bytes(folder) == adapter_bytes(tmp_path / "whole")
 
 
-def test_ctrl_c_exits_130_and_marks_the_run_killed(long, tmp_path):
+def test_ctrl_c_exits_130_and_marks_the_run_killed(long: TrainOptions, tmp_path: Path) -> None:
     with training_at_its_first_step(long, tmp_path / "log") as process:
         process.send_signal(signal.SIGINT)
         assert process.wait(TIMEOUT_S) == 130
@@ -84,7 +84,9 @@ def test_ctrl_c_exits_130_and_marks_the_run_killed(long, tmp_path):
     assert mlflow.MlflowClient(long.tracking.tracking_uri).get_run(metadata.run_id).info.status == "KILLED"
 
 
-def test_a_training_whose_server_stopped_exits_3_and_sync_delivers_it(long, tmp_path, capsys, monkeypatch):
+def test_a_training_whose_server_stopped_exits_3_and_sync_delivers_it(
+    long: TrainOptions, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
     (tmp_path / "server").mkdir()
     port = free_port()
@@ -100,7 +102,7 @@ def test_a_training_whose_server_stopped_exits_3_and_sync_delivers_it(long, tmp_
         assert "version 1 of late" in capsys.readouterr().err
 
 
-def test_from_run_trains_with_the_settings_of_an_earlier_run(small, tmp_path):
+def test_from_run_trains_with_the_settings_of_an_earlier_run(small: TrainOptions, tmp_path: Path) -> None:
     first = run_training(small)
     result_file = tmp_path / "result.json"
     flags = {
@@ -119,7 +121,7 @@ def test_from_run_trains_with_the_settings_of_an_earlier_run(small, tmp_path):
     assert result["validation_loss"] == first.losses.validation_loss
 
 
-def test_from_run_refuses_a_run_of_another_program(small, capsys):
+def test_from_run_refuses_a_run_of_another_program(small: TrainOptions, capsys: pytest.CaptureFixture[str]) -> None:
     client = mlflow.MlflowClient(small.tracking.tracking_uri)
     run = client.create_run("0").info.run_id
     assert main(["train", f"--from_run={run}", f"--tracking_uri={small.tracking.tracking_uri}"]) == 2
@@ -130,7 +132,9 @@ def test_from_run_refuses_a_run_of_another_program(small, capsys):
     ("environment", "expected"),
     [({}, SPIN_COUNT), ({"GOMP_SPINCOUNT": "7"}, "7"), ({"OMP_WAIT_POLICY": "ACTIVE"}, "None")],
 )
-def test_the_spin_count_is_set_before_torch_is_imported_unless_the_user_chose(environment, expected):
+def test_the_spin_count_is_set_before_torch_is_imported_unless_the_user_chose(
+    environment: dict[str, str], expected: str
+) -> None:
     """libgomp reads its variables when torch loads it."""
     script = (
         "import os, sys; from atelier_trainer.__main__ import set_environment; assert 'torch' not in sys.modules; "

@@ -10,15 +10,16 @@ from pathlib import Path
 
 import mlflow
 import pytest
+from atelier_trainer.config.options import TrainOptions
 
-from .conftest import TINY
+from .conftest import TINY, PublishedTraining
 from .diffusers_commands import TRAIN, TUNE, with_base_and_data
 
 pytestmark = pytest.mark.timeout(1800)
 TRAIN_TUNE = Path(__file__).parents[2] / "services/trainer/train_tune.py"
 
 
-def run(command: list[str], published, tmp_path: Path) -> subprocess.CompletedProcess[str]:
+def run(command: list[str], published: PublishedTraining, tmp_path: Path) -> subprocess.CompletedProcess[str]:
     """The server is the one that has the tiny base model's bundle already."""
     environment = os.environ | {
         "MLFLOW_TRACKING_URI": published.options.tracking.tracking_uri,
@@ -28,7 +29,7 @@ def run(command: list[str], published, tmp_path: Path) -> subprocess.CompletedPr
     return subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
 
 
-def test_accelerate_launch(published, sketches, tmp_path):
+def test_accelerate_launch(published: PublishedTraining, sketches: Path, tmp_path: Path) -> None:
     """Its two fallbacks give one warning each; it trains at another size than the base model's own."""
     launch = [str(Path(sys.executable).parent / "accelerate"), "launch", "--mixed_precision=fp16", str(TRAIN_TUNE)]
     short = [
@@ -52,7 +53,7 @@ def test_accelerate_launch(published, sketches, tmp_path):
 
 
 @pytest.mark.full
-def test_accelerate_launch_with_two_processes(small, tmp_path):
+def test_accelerate_launch_with_two_processes(small: TrainOptions, tmp_path: Path) -> None:
     launch = [str(Path(sys.executable).parent / "accelerate"), "launch", "--cpu", "--num_processes=2", str(TRAIN_TUNE)]
     flags = {
         "pretrained_model_name_or_path": small.model.pretrained_model_name_or_path,
@@ -78,7 +79,7 @@ def test_accelerate_launch_with_two_processes(small, tmp_path):
 
 
 @pytest.mark.full
-def test_tune(published, sketches, tmp_path):
+def test_tune(published: PublishedTraining, sketches: Path, tmp_path: Path) -> None:
     short = ["--max_train_steps=1", "--validation_samples=4", f"--cache_dir={tmp_path / 'cache'}"]
     ended = run([sys.executable, str(TRAIN_TUNE), *with_base_and_data(TUNE, TINY, sketches), *short], published, tmp_path)
     assert ended.returncode == 0, ended.stderr

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from io import BytesIO
 from pathlib import Path
+from typing import Any
 
 import mlflow
 import pytest
@@ -20,6 +21,7 @@ from atelier_trainer.tracking.mlflow_client import TrackingClient
 from PIL import Image
 from safetensors import safe_open
 
+from ..servers import MlflowServer
 from .adapter_formats.lora_files import draw, load, write_diffusers
 
 pytestmark = pytest.mark.timeout(1200)  # an export takes minutes on a machine that is busy
@@ -27,13 +29,17 @@ FORMATS = ("diffusers", "kohya", "comfyui")
 
 
 @pytest.fixture(scope="module")
-def registered(mlflow_server, small_base, bundle_cache, tmp_path_factory) -> Path:
+def registered(
+    mlflow_server: MlflowServer, small_base: Path, bundle_cache: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Path:
     """The file that `brush` version 1, its champion, was imported from; ranks and alphas differ between layers."""
-    options = {"rank_pattern": {"proj_in": 5}, "alpha_pattern": {"proj_in": 10.0}}
+    options: dict[str, Any] = {"rank_pattern": {"proj_in": 5}, "alpha_pattern": {"proj_in": 10.0}}
     file = write_diffusers(load(small_base), tmp_path_factory.mktemp("made"), **options)
     style = ["--title=Brush", "--trigger_words=brsh, ink", "--licence=MIT", "--recommended_steps=12", "--recommended_scale=0.5"]
     Image.new("RGB", (40, 30), "teal").save(file.parent / "mine.png")
     style.append(f"--preview={file.parent / 'mine.png'}")
+    file = write_diffusers(load(small_base), tmp_path_factory.mktemp("made"), **options)  # type: ignore[arg-type]
+    style = ["--title=Brush", "--trigger_words=brsh, ink", "--licence=MIT"]
     command = ["import", str(file), f"--base={small_base}", "--register=brush", f"--tracking_uri={mlflow_server.uri}"]
     command.append(f"--cache_dir={bundle_cache}")
     assert main([*command, *style]) == 0
@@ -41,12 +47,19 @@ def registered(mlflow_server, small_base, bundle_cache, tmp_path_factory) -> Pat
     return file
 
 
-def run_export(server, version: str, out: Path, *arguments: str) -> int:
+def run_export(server: MlflowServer, version: str, out: Path, *arguments: str) -> int:
     return main(["export", version, f"--out={out}", f"--tracking_uri={server.uri}", *arguments])
 
 
 @pytest.mark.parametrize("format", FORMATS)
-def test_importing_an_exported_file_gives_the_same_weights(mlflow_server, registered, small_base, tmp_path, format, capsys):
+def test_importing_an_exported_file_gives_the_same_weights(
+    mlflow_server: MlflowServer,
+    registered: Path,
+    small_base: Path,
+    tmp_path: Path,
+    format: str,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
     file = tmp_path / "brush.safetensors"
     assert run_export(mlflow_server, "brush@champion", file, f"--format={format}") == 0
     assert f"sha256 {file_sha256(file)} (AutoV2 {file_sha256(file)[:10].upper()})" in capsys.readouterr().err
@@ -65,7 +78,9 @@ def test_importing_an_exported_file_gives_the_same_weights(mlflow_server, regist
 
 
 @pytest.mark.parametrize("format", ["diffusers", "kohya"])
-def test_stock_diffusers_draws_the_same_picture(mlflow_server, registered, small_base, tmp_path, format):
+def test_stock_diffusers_draws_the_same_picture(
+    mlflow_server: MlflowServer, registered: Path, small_base: Path, tmp_path: Path, format: str
+) -> None:
     file = tmp_path / "brush.safetensors"
     assert run_export(mlflow_server, "brush:1", file, f"--format={format}") == 0
     original, exported = load(small_base), load(small_base)
@@ -74,7 +89,7 @@ def test_stock_diffusers_draws_the_same_picture(mlflow_server, registered, small
     torch.testing.assert_close(draw(exported), draw(original), atol=1e-4, rtol=0)
 
 
-def test_the_metadata_describe_the_file(mlflow_server, registered, tmp_path):
+def test_the_metadata_describe_the_file(mlflow_server: MlflowServer, registered: Path, tmp_path: Path) -> None:
     file = tmp_path / "brush.safetensors"
     assert run_export(mlflow_server, "brush:1", file) == 0
     with safe_open(file, "pt") as opened:
@@ -108,7 +123,15 @@ def test_the_metadata_describe_the_file(mlflow_server, registered, tmp_path):
         ("brush:1", "there.safetensors", "exists; give another name, or --overwrite"),
     ],
 )
-def test_refusals(mlflow_server, registered, tmp_path, version, out, message, capsys):
+def test_refusals(
+    mlflow_server: MlflowServer,
+    registered: Path,
+    tmp_path: Path,
+    version: str,
+    out: str,
+    message: str,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
     (tmp_path / "there.safetensors").write_bytes(b"mine")
     assert run_export(mlflow_server, version, tmp_path / out) == 2
     err = capsys.readouterr().err
@@ -118,7 +141,7 @@ def test_refusals(mlflow_server, registered, tmp_path, version, out, message, ca
     assert (tmp_path / "there.safetensors").read_bytes() == b"mine"
 
 
-def test_a_file_is_overwritten_when_that_is_asked_for(mlflow_server, registered, tmp_path):
+def test_a_file_is_overwritten_when_that_is_asked_for(mlflow_server: MlflowServer, registered: Path, tmp_path: Path) -> None:
     file = tmp_path / "there.safetensors"
     file.write_bytes(b"mine")
     assert run_export(mlflow_server, "brush:1", file, "--overwrite") == 0

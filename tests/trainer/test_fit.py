@@ -6,6 +6,7 @@ import gc
 import json
 import math
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,7 @@ from atelier_trainer.prepare import prepare
 from atelier_trainer.tracking.run_folder import read_run_metadata
 from atelier_trainer.train_state import EMA_ALPHA
 from diffusers import AutoencoderKL
+from PIL import Image
 from safetensors.torch import load_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from transformers import CLIPTextModel
@@ -86,18 +88,18 @@ def assert_same_weights(actual: dict[str, torch.Tensor], expected: dict[str, tor
 
 
 @pytest.fixture
-def one_step(small) -> TrainOptions:
+def one_step(small: TrainOptions) -> TrainOptions:
     return small.with_flags(max_train_steps=1, gradient_accumulation_steps=1, select="last")
 
 
-def test_accumulated_gradients_are_the_mean_over_the_micro_batches(one_step):
+def test_accumulated_gradients_are_the_mean_over_the_micro_batches(one_step: TrainOptions) -> None:
     options = one_step.with_flags(gradient_accumulation_steps=3)
     run_training(options)
     generator = torch.Generator().manual_seed(options.optimization.seed)
     assert_same_weights(weights(options), reference_step(options, [generator] * 3))
 
 
-def test_gradients_are_averaged_over_processes(one_step):
+def test_gradients_are_averaged_over_processes(one_step: TrainOptions) -> None:
     assert outcomes(start_training(one_step, processes=2)) == [0, 0]
     seed = one_step.optimization.seed
     generators = [torch.Generator().manual_seed(seed + rank) for rank in range(2)]
@@ -105,7 +107,9 @@ def test_gradients_are_averaged_over_processes(one_step):
     assert len(history(one_step, "loss")) == 1  # the main process alone logs
 
 
-def test_a_base_model_that_predicts_noise_is_trained_to_predict_noise(one_step, small_base, tmp_path):
+def test_a_base_model_that_predicts_noise_is_trained_to_predict_noise(
+    one_step: TrainOptions, small_base: Path, tmp_path: Path
+) -> None:
     folder = tmp_path / "epsilon"
     shutil.copytree(small_base, folder)
     config = folder / "scheduler/scheduler_config.json"
@@ -129,19 +133,19 @@ def test_a_base_model_that_predicts_noise_is_trained_to_predict_noise(one_step, 
     ],
     ids=str,
 )
-def test_the_learning_rate_follows_its_schedule(small, flags, expected):
+def test_the_learning_rate_follows_its_schedule(small: TrainOptions, flags: dict[str, Any], expected: list[float]) -> None:
     options = small.with_flags(learning_rate=1e-3, **flags)
     run_training(options)
     assert values(options, "learning_rate") == pytest.approx([1e-3 * share for share in expected])
 
 
-def test_the_optimizer_uses_the_scaled_learning_rate(small):
+def test_the_optimizer_uses_the_scaled_learning_rate(small: TrainOptions) -> None:
     parameter = torch.nn.Parameter(torch.zeros(1))
     options = small.with_flags(scale_lr=True, learning_rate=1e-3).optimization
     assert build_optimizer(options, [parameter], processes=3).param_groups[0]["lr"] == pytest.approx(1e-3 * 2 * 2 * 3)
 
 
-def test_ema_loss_is_the_unbiased_moving_average(small):
+def test_ema_loss_is_the_unbiased_moving_average(small: TrainOptions) -> None:
     result = run_training(small)
     losses, total, weight = values(small, "loss"), 0.0, 0.0
     averages = []
@@ -156,30 +160,31 @@ def test_ema_loss_is_the_unbiased_moving_average(small):
 class StepSpy:
     """A sink that inspects the process at each step."""
 
-    def __init__(self, inspect) -> None:
-        self.inspect, self.seen = inspect, []
+    def __init__(self, inspect: Callable[..., Any]) -> None:
+        self.inspect = inspect
+        self.seen: list[Any] = []
 
-    def log_metrics(self, step, values):
+    def log_metrics(self, step: int, values: dict[str, float]) -> None:
         if "loss" in values:
             gc.collect()
             self.seen.append(self.inspect())
 
-    def log_image(self, image, key, step):
+    def log_image(self, image: Image.Image, key: str, step: int) -> None:
         pass
 
-    def close(self):
+    def close(self) -> None:
         pass
 
 
-def test_vae_and_text_encoder_are_released_before_the_steps(small):
+def test_vae_and_text_encoder_are_released_before_the_steps(small: TrainOptions) -> None:
     gc.collect()
     frozen = (AutoencoderKL, CLIPTextModel)
     spy = StepSpy(lambda: [type(item).__name__ for item in gc.get_objects() if type(item) in frozen])
-    run_training(small.with_flags(validation_prompt="a cat"), sinks=[spy])
+    run_training(small.with_flags(validation_prompt="a cat"), sinks=[spy])  # type: ignore[list-item]
     assert spy.seen == [[]] * small.optimization.max_train_steps
 
 
-def fitted(options: TrainOptions, prepare_unet) -> tuple[TrainContext, Any]:
+def fitted(options: TrainOptions, prepare_unet: Callable[..., Any] | Callable[..., None]) -> tuple[TrainContext, Any]:
     """One training without a run; `prepare_unet` sees the UNet before the first step."""
     context = training.setup(options, quiet())
     data, unet = prepare(context), context.base.load_unet()
@@ -195,7 +200,7 @@ def count_calls(options: TrainOptions) -> tuple[int, dict[str, torch.Tensor]]:
     return len(calls), adapter.lora_weights(unet)
 
 
-def test_gradient_checkpointing_computes_blocks_twice_and_changes_nothing_else(one_step):
+def test_gradient_checkpointing_computes_blocks_twice_and_changes_nothing_else(one_step: TrainOptions) -> None:
     validation = 2 * 7  # forward passes of the one validation, at most
     plain, expected = count_calls(one_step.with_flags(max_train_steps=3, validation_steps=100))
     recomputed, actual = count_calls(one_step.with_flags(max_train_steps=3, validation_steps=100, gradient_checkpointing=True))
@@ -204,7 +209,7 @@ def test_gradient_checkpointing_computes_blocks_twice_and_changes_nothing_else(o
     assert_same_weights(actual, expected)
 
 
-def test_lora_dropout_drops_inputs_during_training_alone(one_step):
+def test_lora_dropout_drops_inputs_during_training_alone(one_step: TrainOptions) -> None:
     dropouts: list[torch.nn.Module] = []
 
     def find(unet: Any) -> None:
@@ -219,7 +224,7 @@ def test_lora_dropout_drops_inputs_during_training_alone(one_step):
     assert any(not torch.equal(weights(one_step)[name], value) for name, value in without.items())
 
 
-def test_the_best_weights_are_kept_and_give_the_same_loss_again(small):
+def test_the_best_weights_are_kept_and_give_the_same_loss_again(small: TrainOptions) -> None:
     options = small.with_flags(validation_steps=1, learning_rate=0.05, lr_scheduler="constant")
     result = run_training(options)
     losses = dict(history(options, "validation_loss"))
@@ -234,7 +239,7 @@ def test_the_best_weights_are_kept_and_give_the_same_loss_again(small):
     assert (last.step, last.validation_loss) == (6, losses[6])
 
 
-def test_the_adapter_depends_on_the_seed_alone(small):
+def test_the_adapter_depends_on_the_seed_alone(small: TrainOptions) -> None:
     contents = []
     for seed in (1, 1, 2):
         run_training(small.with_flags(seed=seed, max_train_steps=2))
@@ -242,7 +247,7 @@ def test_the_adapter_depends_on_the_seed_alone(small):
     assert contents[0] == contents[1] != contents[2]
 
 
-def test_a_bf16_training_is_validated_in_float32(small):
+def test_a_bf16_training_is_validated_in_float32(small: TrainOptions) -> None:
     options = small.with_flags(mixed_precision="bf16", validation_prompt="a cat", num_validation_images=1)
     assert outcomes(start_training(options, processes=1)) == [0]
     in_bf16, (in_float32,) = values(options, "validation_loss")[-1], values(options, "kept_validation_loss")
@@ -261,14 +266,14 @@ def test_a_bf16_training_is_validated_in_float32(small):
     ],
     ids=str,
 )
-def test_the_adapter_learns_with_these_flags(small, flags):
+def test_the_adapter_learns_with_these_flags(small: TrainOptions, flags: dict[str, Any]) -> None:
     losses = run_training(small.with_flags(max_train_steps=2, **flags)).losses
     assert np.isfinite(losses.validation_loss)
     assert losses.validation_loss != losses.base_validation_loss
 
 
 @pytest.mark.full
-def test_a_compiled_unet_learns_the_same(small):
+def test_a_compiled_unet_learns_the_same(small: TrainOptions) -> None:
     """Needs a C++ compiler where there is no GPU."""
     plain = run_training(small.with_flags(max_train_steps=2)).losses
     compiled = run_training(small.with_flags(max_train_steps=2, torch_compile=True)).losses
@@ -276,7 +281,7 @@ def test_a_compiled_unet_learns_the_same(small):
     assert compiled.validation_loss != compiled.base_validation_loss
 
 
-def test_tensorboard_gets_curves_and_images(small):
+def test_tensorboard_gets_curves_and_images(small: TrainOptions) -> None:
     options = small.with_flags(report_to="tensorboard", validation_prompt="a cat", num_validation_images=1)
     run_training(options)
     events = EventAccumulator(str(Path(options.output.output_dir) / "logs")).Reload()
@@ -285,7 +290,7 @@ def test_tensorboard_gets_curves_and_images(small):
     assert [event.step for event in events.Images("validation_0")] == [3, 6]
 
 
-def test_a_target_that_matches_no_layer_is_refused(small_base):
+def test_a_target_that_matches_no_layer_is_refused(small_base: Path) -> None:
     unet = load_base_model(ModelOptions(pretrained_model_name_or_path=str(small_base))).load_unet()
     with pytest.raises(OptionError, match=r"no layer that takes LoRA ends in 'ff.net'; choose from to_q"):
         adapter.inject_lora(unet, 2, 2.0, targets=["ff.net"])

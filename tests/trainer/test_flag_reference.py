@@ -1,5 +1,7 @@
 """The reference lists every flag with its default and meaning, in the groups of --help."""
 
+from __future__ import annotations
+
 import re
 from pathlib import Path
 
@@ -10,7 +12,7 @@ from atelier_trainer.tune.options import TuneOptions
 PAGE = Path(__file__).parents[2] / "docs/reference/trainer/flags.md"
 
 
-def test_the_reference_has_every_flag_with_its_group_default_and_meaning():
+def test_the_reference_has_every_flag_with_its_group_default_and_meaning() -> None:
     group, rows = "", []
     for line in PAGE.read_text().splitlines():
         if heading := re.fullmatch(r"### (\w+)", line):

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from io import BytesIO
 from pathlib import Path
+from typing import Any
 
 import mlflow
 import pytest
@@ -12,11 +14,13 @@ from atelier_contracts import names
 from atelier_contracts.manifests import AdapterManifest, Evidence, file_sha256
 from atelier_trainer.__main__ import main
 from atelier_trainer.adapter_formats.preview import make_preview, write_thumbnail
+from atelier_trainer.config.options import TrainOptions
 from atelier_trainer.errors import ExportError
 from atelier_trainer.export.outcome import read_outcome
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
+from ..servers import MlflowServer
 from .adapter_formats.lora_files import draw, load, to_kohya, write_diffusers
 from .conftest import run_training
 
@@ -38,7 +42,7 @@ METADATA = {
 
 
 @pytest.fixture(scope="module")
-def files(small_base, tmp_path_factory) -> Path:
+def files(small_base: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("files")
     file = write_diffusers(load(small_base), folder / "made")
     to_kohya(file, folder / "ink.safetensors", alpha=6.0, metadata=METADATA)
@@ -47,7 +51,7 @@ def files(small_base, tmp_path_factory) -> Path:
 
 
 @pytest.fixture
-def run_import(mlflow_server, bundle_cache, small_base):
+def run_import(mlflow_server: MlflowServer, bundle_cache: Path, small_base: Path) -> Callable[..., int]:
     def run(source: Path, *arguments: str) -> int:
         where = [f"--base={small_base}", f"--tracking_uri={mlflow_server.uri}", f"--cache_dir={bundle_cache}"]
         return main(["import", str(source), *where, *arguments])
@@ -62,7 +66,14 @@ def download(client: mlflow.MlflowClient, model: str, folder: Path) -> Path:
     return folder / names.ADAPTER_FOLDER
 
 
-def test_a_folder_of_files_becomes_one_model_each(run_import, mlflow_server, small_base, files, tmp_path, capsys):
+def test_a_folder_of_files_becomes_one_model_each(
+    run_import: Callable[..., int],
+    mlflow_server: MlflowServer,
+    small_base: Path,
+    files: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
     assert run_import(files, "--register={name}-style", "--author=Mori") == 0
     shown = capsys.readouterr().err
     for text in ("kohya", "12 of text_encoder", "Ink and wash", "zwx style", "CC-BY-4.0", "version 1 of wash-style"):
@@ -94,19 +105,23 @@ def test_a_folder_of_files_becomes_one_model_each(run_import, mlflow_server, sma
         assert (draw(original) - draw(load(small_base))).abs().max() > 0.05
 
 
-def test_a_dry_run_asks_no_server(small_base, files, capsys):
+def test_a_dry_run_asks_no_server(small_base: Path, files: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["import", str(files / "ink.safetensors"), f"--base={small_base}", "--dry_run"]) == 0
     assert "AutoV2" in capsys.readouterr().err
 
 
-def test_a_thumbnail_that_is_no_picture_is_left_out_with_the_reason(small_base, files, tmp_path, capsys):
+def test_a_thumbnail_that_is_no_picture_is_left_out_with_the_reason(
+    small_base: Path, files: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     metadata = METADATA | {"modelspec.thumbnail": "data:image/png;base64,PHN2Zz4="}
     save_file(load_file(files / "ink.safetensors"), tmp_path / "odd.safetensors", metadata)
     assert main(["import", str(tmp_path / "odd.safetensors"), f"--base={small_base}", "--dry_run"]) == 0
     assert "modelspec.thumbnail: it must be a PNG, JPEG or WebP" in " ".join(capsys.readouterr().err.split())
 
 
-def test_a_preview_may_be_given(run_import, mlflow_server, files, tmp_path):
+def test_a_preview_may_be_given(
+    run_import: Callable[..., int], mlflow_server: MlflowServer, files: Path, tmp_path: Path
+) -> None:
     (tmp_path / "mine.png").write_bytes(png((90, 60)))
     style = ["--recommended_steps=12", "--tags=wash"]
     assert run_import(files / "ink.safetensors", "--register=pictured", f"--preview={tmp_path / 'mine.png'}", *style) == 0
@@ -124,7 +139,9 @@ def test_a_preview_may_be_given(run_import, mlflow_server, files, tmp_path):
         ("", b"nonsense", "--preview is of one style; received 2 files"),
     ],
 )
-def test_a_preview_that_cannot_be_one_is_refused_in_one_line(small_base, files, tmp_path, source, content, message, capsys):
+def test_a_preview_that_cannot_be_one_is_refused_in_one_line(
+    small_base: Path, files: Path, tmp_path: Path, source: str, content: bytes, message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     file = tmp_path / "mine.png"
     if content is not None:
         file.write_bytes(content)
@@ -134,7 +151,9 @@ def test_a_preview_that_cannot_be_one_is_refused_in_one_line(small_base, files, 
     assert err.count("\n") == 1
 
 
-def test_one_bad_file_of_several_registers_none(run_import, mlflow_server, files, tmp_path, capsys):
+def test_one_bad_file_of_several_registers_none(
+    run_import: Callable[..., int], mlflow_server: MlflowServer, files: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     (tmp_path / "a.safetensors").write_bytes((files / "ink.safetensors").read_bytes())
     (tmp_path / "b.safetensors").write_bytes(b"\x80\x02}q\x00.")
     assert run_import(tmp_path, "--register=bad-{name}") == 2
@@ -142,8 +161,14 @@ def test_one_bad_file_of_several_registers_none(run_import, mlflow_server, files
     assert mlflow.MlflowClient(mlflow_server.uri).search_registered_models("name LIKE 'bad-%'") == []
 
 
-def test_a_file_that_onnx_computes_otherwise_is_not_registered(run_import, mlflow_server, files, monkeypatch, capsys):
-    def differ(*_):
+def test_a_file_that_onnx_computes_otherwise_is_not_registered(
+    run_import: Callable[..., int],
+    mlflow_server: MlflowServer,
+    files: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def differ(*_: Any) -> None:
         raise ExportError("ONNX Runtime and torch differ")
 
     monkeypatch.setattr("atelier_trainer.exchange.import_adapter.measure_parity", differ)
@@ -158,7 +183,9 @@ def evidence_of(client: mlflow.MlflowClient, model: str, folder: Path) -> Eviden
     return Evidence.model_validate_json((download(client, model, folder) / names.EVIDENCE_FILE).read_text())
 
 
-def test_with_a_data_set_the_validation_loss_is_that_of_a_training(run_import, mlflow_server, small, tmp_path):
+def test_with_a_data_set_the_validation_loss_is_that_of_a_training(
+    run_import: Callable[..., int], mlflow_server: MlflowServer, small: TrainOptions, tmp_path: Path
+) -> None:
     result = run_training(small)
     data = [f"--train_data_dir={small.data.train_data_dir}", "--validation_samples=4"]
     trained = Path(small.output.output_dir) / names.WEIGHTS_FILE
@@ -176,8 +203,8 @@ def test_with_a_data_set_the_validation_loss_is_that_of_a_training(run_import, m
 
 
 def test_the_validation_loss_is_measured_with_the_text_encoders_that_the_file_changes(
-    run_import, mlflow_server, small_base, sketches, tmp_path
-):
+    run_import: Callable[..., int], mlflow_server: MlflowServer, small_base: Path, sketches: Path, tmp_path: Path
+) -> None:
     data = [f"--train_data_dir={sketches}", "--validation_samples=4"]
     client, losses = mlflow.MlflowClient(mlflow_server.uri), []
     for name, text in (("unet-only", False), ("unet-and-text", True), ("unet-again", False)):
@@ -198,7 +225,14 @@ def test_the_validation_loss_is_measured_with_the_text_encoders_that_the_file_ch
         (["--width=24"], "--width needs --train_data_dir or --dataset_name"),
     ],
 )
-def test_a_data_set_that_cannot_be_measured_on_is_refused_first(run_import, mlflow_server, files, capsys, flags, message):
+def test_a_data_set_that_cannot_be_measured_on_is_refused_first(
+    run_import: Callable[..., int],
+    mlflow_server: MlflowServer,
+    files: Path,
+    capsys: pytest.CaptureFixture[str],
+    flags: dict[str, Any],
+    message: str,
+) -> None:
     assert run_import(files / "ink.safetensors", "--register=unmeasured", *flags) == 2
     assert message in capsys.readouterr().err
     assert mlflow.MlflowClient(mlflow_server.uri).search_registered_models("name = 'unmeasured'") == []

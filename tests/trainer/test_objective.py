@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import Any
+
 import pytest
 import torch
 from atelier_trainer import objective
@@ -46,7 +49,9 @@ class Prediction:
         return torch.zeros_like(noisy)
 
 
-def loss_of(options: OptimizationOptions, noise_schedule: DDPMScheduler, dataset) -> tuple[float, Prediction]:
+def loss_of(
+    options: OptimizationOptions, noise_schedule: DDPMScheduler, dataset: EncodedDataset[Any]
+) -> tuple[float, Prediction]:
     prediction, generator = Prediction(), torch.Generator().manual_seed(1)
     training_loss = TrainingLoss(options, noise_schedule, dataset, torch.device("cpu"))
     return float(training_loss(prediction, torch.arange(ROWS), generator)), prediction
@@ -54,7 +59,9 @@ def loss_of(options: OptimizationOptions, noise_schedule: DDPMScheduler, dataset
 
 @pytest.mark.parametrize("snr_gamma", [None, 5.0])
 @pytest.mark.parametrize("prediction_type", ["epsilon", "v_prediction"])
-def test_a_steps_loss_is_that_of_the_papers(dataset, prediction_type, snr_gamma):
+def test_a_steps_loss_is_that_of_the_papers(
+    dataset: EncodedDataset[CachedLatents], prediction_type: str, snr_gamma: float | None
+) -> None:
     """Ho et al. arXiv:2006.11239, equation 4; Salimans and Ho arXiv:2202.00512; Hang et al. arXiv:2303.09556."""
     noise_schedule = schedule(prediction_type)
     options = OptimizationOptions(caption_dropout=0.0, snr_gamma=snr_gamma)
@@ -73,7 +80,7 @@ def test_a_steps_loss_is_that_of_the_papers(dataset, prediction_type, snr_gamma)
     assert torch.equal(seen.states, dataset.captions.conditioning["encoder_hidden_states"][1:])
 
 
-def test_a_noise_offset_shifts_whole_channels(dataset):
+def test_a_noise_offset_shifts_whole_channels(dataset: EncodedDataset[CachedLatents]) -> None:
     """With an offset far above the noise, the noise of a channel is nearly constant."""
     noise_schedule = schedule("epsilon")
     _, plain = loss_of(OptimizationOptions(), noise_schedule, dataset)
@@ -83,14 +90,14 @@ def test_a_noise_offset_shifts_whole_channels(dataset):
 
 
 @pytest.mark.parametrize(("share", "dropped"), [(0.0, 0), (1.0, ROWS)])
-def test_dropped_captions_become_the_empty_one(dataset, share, dropped):
+def test_dropped_captions_become_the_empty_one(dataset: EncodedDataset[CachedLatents], share: float, dropped: int) -> None:
     share = min(share, 1 - 1e-9)
     _, seen = loss_of(OptimizationOptions(caption_dropout=share), schedule("epsilon"), dataset)
     assert sum(torch.equal(states, dataset.captions.empty["encoder_hidden_states"][0]) for states in seen.states) == dropped
 
 
 @pytest.mark.parametrize("prediction_type", ["epsilon", "v_prediction"])
-def test_snr_weights_are_those_of_the_paper(prediction_type):
+def test_snr_weights_are_those_of_the_paper(prediction_type: str) -> None:
     noise_schedule, times = schedule(prediction_type), torch.tensor([1, 400, 999])
     snr = (noise_schedule.alphas_cumprod / (1 - noise_schedule.alphas_cumprod))[times]
     expected = [min(value, 5.0) / (value + (prediction_type == "v_prediction")) for value in snr.tolist()]
@@ -111,7 +118,7 @@ class Half(SingleProcess):
         return sum(self._sums)
 
 
-def test_the_validation_loss_depends_on_the_weights_alone(small_base, sketches, tmp_path):
+def test_the_validation_loss_depends_on_the_weights_alone(small_base: Path, sketches: Path, tmp_path: Path) -> None:
     base: BaseModel = load_base_model(ModelOptions(pretrained_model_name_or_path=str(small_base)))
     images = load_images(DataOptions(train_data_dir=str(sketches))).select(range(20))
     encoder = Encoder(base, TensorCache(tmp_path, SingleProcess()))
@@ -130,7 +137,7 @@ def test_the_validation_loss_depends_on_the_weights_alone(small_base, sketches, 
     assert validation_loss(unet, base.noise_schedule, dataset) != first
 
 
-def test_the_validation_digest_covers_images_base_model_and_size():
+def test_the_validation_digest_covers_images_base_model_and_size() -> None:
     digests = {
         validation_digest("a", "b", 128, 128),
         validation_digest("c", "b", 128, 128),

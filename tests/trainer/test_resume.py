@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import signal
 from pathlib import Path
+from typing import Any
 
 import mlflow
 import pytest
@@ -63,12 +64,12 @@ def assert_same_after_kills(options: TrainOptions, tmp_path: Path, steps: list[i
     assert adapter_bytes(tmp_path / "resumed") == adapter_bytes(tmp_path / "whole")
 
 
-def test_killed_before_between_and_at_checkpoints_it_resumes_exactly(small, tmp_path):
+def test_killed_before_between_and_at_checkpoints_it_resumes_exactly(small: TrainOptions, tmp_path: Path) -> None:
     """20 images, 4 per step: step 5 ends an epoch; 3 and 4 are in the middle of one."""
     assert_same_after_kills(small.with_flags(random_flip=True, lora_dropout=0.1), tmp_path, [1, 4, 5], processes=1)
 
 
-def test_two_processes_that_were_killed_resume_exactly(small, tmp_path):
+def test_two_processes_that_were_killed_resume_exactly(small: TrainOptions, tmp_path: Path) -> None:
     assert_same_after_kills(small, tmp_path, [3], processes=2)
 
 
@@ -76,20 +77,24 @@ def test_two_processes_that_were_killed_resume_exactly(small, tmp_path):
 @pytest.mark.parametrize("processes", [1, 2])
 @pytest.mark.parametrize("accumulation", [1, 3])
 @pytest.mark.parametrize("step", range(1, STEPS + 1))
-def test_killed_at_any_step_it_resumes_exactly(small, tmp_path, step, accumulation, processes):
+def test_killed_at_any_step_it_resumes_exactly(
+    small: TrainOptions, tmp_path: Path, step: Any, accumulation: Any, processes: Any
+) -> None:
     options = small.with_flags(gradient_accumulation_steps=accumulation)
     assert_same_after_kills(options, tmp_path, [step], processes)
 
 
 @pytest.fixture
-def two_checkpoints(small) -> TrainOptions:
+def two_checkpoints(small: TrainOptions) -> TrainOptions:
     run_training(small.with_flags(max_train_steps=STEPS))
     assert checkpoints(Path(small.output.output_dir)).steps() == [4, 2]
     return small.with_flags(resume_from_checkpoint="latest")
 
 
 @pytest.mark.parametrize("damage", ["cut", "changed", "missing", "manifest"])
-def test_a_damaged_checkpoint_is_skipped_for_the_one_before(two_checkpoints, damage, caplog):
+def test_a_damaged_checkpoint_is_skipped_for_the_one_before(
+    two_checkpoints: TrainOptions, damage: str, caplog: pytest.LogCaptureFixture
+) -> None:
     out = Path(two_checkpoints.output.output_dir)
     newest = out / "checkpoint-4"
     file = newest / ("checkpoint.json" if damage == "manifest" else "state.safetensors")
@@ -109,8 +114,8 @@ def test_a_damaged_checkpoint_is_skipped_for_the_one_before(two_checkpoints, dam
     assert adapter_bytes(out) == before
 
 
-def test_a_kill_during_a_save_leaves_the_checkpoint_before(tmp_path, monkeypatch):
-    def kill(*_):
+def test_a_kill_during_a_save_leaves_the_checkpoint_before(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def kill(*_: Path) -> None:
         raise KeyboardInterrupt
 
     folder = checkpoints(tmp_path)
@@ -121,17 +126,17 @@ def test_a_kill_during_a_save_leaves_the_checkpoint_before(tmp_path, monkeypatch
     assert folder.newest() == tmp_path / "checkpoint-1"
 
 
-def test_the_newest_checkpoints_are_kept(small):
+def test_the_newest_checkpoints_are_kept(small: TrainOptions) -> None:
     run_training(small.with_flags(checkpointing_steps=1, checkpoints_total_limit=2))
     assert checkpoints(Path(small.output.output_dir)).steps() == [5, 4]
 
 
-def test_other_settings_are_refused_with_both_values(two_checkpoints):
+def test_other_settings_are_refused_with_both_values(two_checkpoints: TrainOptions) -> None:
     with pytest.raises(CheckpointError, match=r"--learning_rate was 0.01 and is 0.02"):
         run_training(two_checkpoints.with_flags(learning_rate=0.02))
 
 
-def test_another_number_of_processes_is_refused(two_checkpoints):
+def test_another_number_of_processes_is_refused(two_checkpoints: TrainOptions) -> None:
     class Pair(SingleProcess):
         num_processes = 2
 
@@ -140,13 +145,13 @@ def test_another_number_of_processes_is_refused(two_checkpoints):
         CheckpointFolder(folder, Pair()).load(folder / "checkpoint-4")
 
 
-def test_a_checkpoint_of_another_run_is_refused(two_checkpoints, tmp_path):
+def test_a_checkpoint_of_another_run_is_refused(two_checkpoints: TrainOptions, tmp_path: Path) -> None:
     other = Path(two_checkpoints.output.output_dir) / "checkpoint-2"
     with pytest.raises(CheckpointError, match="belongs to another run"):
         run_training(two_checkpoints.with_flags(output_dir=str(tmp_path / "other"), resume_from_checkpoint=str(other)))
 
 
-def test_a_new_training_archives_the_earlier_run_of_its_folder(two_checkpoints):
+def test_a_new_training_archives_the_earlier_run_of_its_folder(two_checkpoints: TrainOptions) -> None:
     folder = Path(two_checkpoints.output.output_dir)
     first = run_id(folder)
     run_training(two_checkpoints.with_flags(resume_from_checkpoint=None))
@@ -154,18 +159,18 @@ def test_a_new_training_archives_the_earlier_run_of_its_folder(two_checkpoints):
     assert (folder / "earlier" / first / "checkpoint-4/checkpoint.json").exists()
 
 
-def test_two_trainings_cannot_share_a_folder(small):
+def test_two_trainings_cannot_share_a_folder(small: TrainOptions) -> None:
     with run_lock(Path(small.output.output_dir)), pytest.raises(OptionError, match="another process works in"):
         run_training(small)
 
 
-def test_a_checkpoint_restores_plain_values_and_tensors(tmp_path):
+def test_a_checkpoint_restores_plain_values_and_tensors(tmp_path: Path) -> None:
     shared = {"a": {1: torch.arange(3), 2: (0.1, None, True)}, "b": [math.inf, "x"], 7: torch.tensor(2.5)}
-    path = checkpoints(tmp_path).save(Checkpoint(3, shared, {"rng": torch.zeros(2, dtype=torch.uint8)}), {"s": 1})
+    path = checkpoints(tmp_path).save(Checkpoint(3, shared, {"rng": torch.zeros(2, dtype=torch.uint8)}), {"s": 1})  # type: ignore[arg-type]
     restored = checkpoints(tmp_path).load(path)
     assert restored.step == 3
     assert torch.equal(restored.shared["a"][1], torch.arange(3))
     assert restored.shared["a"][2] == (0.1, None, True)
     assert restored.shared["b"] == [math.inf, "x"]
-    assert restored.shared[7].item() == 2.5
+    assert restored.shared[7].item() == 2.5  # type: ignore[index]
     assert restored.local["rng"].dtype == torch.uint8

@@ -13,12 +13,12 @@ from atelier_contracts.manifests import AdapterManifest, Evidence, file_sha256
 from atelier_trainer.adapter_formats.preview import make_preview
 from atelier_trainer.errors import TrackingError
 
-from .conftest import MODEL, TINY, run_training
+from .conftest import MODEL, TINY, PublishedTraining, run_training
 
 pytestmark = pytest.mark.timeout(1200)  # an export takes minutes on a machine that is busy
 
 
-def test_the_run_has_params_curves_and_images(published):
+def test_the_run_has_params_curves_and_images(published: PublishedTraining) -> None:
     run = published.client.get_run(published.result.run_id)
     assert run.info.status == "FINISHED"
     assert run.data.params["learning_rate"] == "0.01"
@@ -29,7 +29,7 @@ def test_the_run_has_params_curves_and_images(published):
     assert len([file for file in images if file.path.endswith(".png")]) == 2
 
 
-def test_the_version_has_tags_manifest_and_evidence(published, tmp_path):
+def test_the_version_has_tags_manifest_and_evidence(published: PublishedTraining, tmp_path: Path) -> None:
     version = published.client.get_model_version(MODEL, str(published.result.version))
     assert version.tags[names.TAG_KIND] == names.KIND_ADAPTER
     folder = Path(mlflow.artifacts.download_artifacts(f"models:/{MODEL}/{version.version}", dst_path=str(tmp_path)))
@@ -54,7 +54,9 @@ def test_the_version_has_tags_manifest_and_evidence(published, tmp_path):
     assert evidence.base_validation_loss != evidence.validation_loss
 
 
-def test_stock_mlflow_and_diffusers_load_the_version_with_a_moved_base_model(published, tmp_path):
+def test_stock_mlflow_and_diffusers_load_the_version_with_a_moved_base_model(
+    published: PublishedTraining, tmp_path: Path
+) -> None:
     elsewhere = tmp_path / "moved" / "base"
     shutil.copytree(TINY, elsewhere)
     mlflow.set_tracking_uri(published.options.tracking.tracking_uri)
@@ -65,7 +67,7 @@ def test_stock_mlflow_and_diffusers_load_the_version_with_a_moved_base_model(pub
     assert any("lora_B" in name and weight.abs().max() > 0 for name, weight in weights.items())
 
 
-def test_mlflow_gets_no_path_of_this_machine(published, tmp_path):
+def test_mlflow_gets_no_path_of_this_machine(published: PublishedTraining, tmp_path: Path) -> None:
     folder = Path(mlflow.artifacts.download_artifacts(f"models:/{MODEL}/{published.result.version}", dst_path=str(tmp_path)))
     run = published.client.get_run(published.result.run_id)
     texts = [file.read_text() for file in folder.rglob("*") if file.suffix in ("", ".json", ".yaml", ".yml") and file.is_file()]
@@ -79,7 +81,9 @@ def test_mlflow_gets_no_path_of_this_machine(published, tmp_path):
         assert not any(path in text for text in texts)
 
 
-def test_a_second_run_reuses_the_bundle_and_registers_version_two(published, monkeypatch):
+def test_a_second_run_reuses_the_bundle_and_registers_version_two(
+    published: PublishedTraining, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("atelier_trainer.export.publish.export_bundle", lambda *_, **__: pytest.fail("exported again"))
     again = run_training(published.options.with_flags(max_train_steps=1), publish=True)
     assert again.version == published.result.version + 1
@@ -90,7 +94,9 @@ def test_a_second_run_reuses_the_bundle_and_registers_version_two(published, mon
     assert len(bundles) == 1
 
 
-def test_a_server_that_does_not_answer_is_one_clear_error(published, monkeypatch):
+def test_a_server_that_does_not_answer_is_one_clear_error(
+    published: PublishedTraining, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
     with pytest.raises(TrackingError, match=r"MLflow at http://127.0.0.1:9 failed"):
         run_training(published.options.with_flags(tracking_uri="http://127.0.0.1:9"), publish=True)

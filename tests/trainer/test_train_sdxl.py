@@ -9,8 +9,10 @@ import pytest
 import torch
 from atelier_contracts import names
 from atelier_contracts.manifests import AdapterManifest, BundleManifest, Evidence
+from atelier_trainer.base_models.base_model import BaseModel
 from atelier_trainer.base_models.load import load_base_model
 from atelier_trainer.config.option_groups import DataOptions, ModelOptions
+from atelier_trainer.config.options import TrainOptions
 from atelier_trainer.data.cache import TensorCache
 from atelier_trainer.data.dataset import Crop, load_images
 from atelier_trainer.data.encode import Encoder
@@ -26,13 +28,15 @@ pytestmark = pytest.mark.timeout(1200)  # an export takes minutes on a machine t
 
 
 @pytest.fixture
-def base(xl_base):
-    return load_base_model(ModelOptions(pretrained_model_name_or_path=str(xl_base)))
+def base(small_xl_base: Path) -> BaseModel:
+    return load_base_model(ModelOptions(pretrained_model_name_or_path=str(small_xl_base)))
 
 
-def test_a_training_registers_a_version_that_stock_diffusers_loads(small, xl_base, base, tmp_path):
+def test_a_training_registers_a_version_that_stock_diffusers_loads(
+    small: TrainOptions, small_xl_base: Path, base: BaseModel, tmp_path: Path
+) -> None:
     options = small.with_flags(
-        pretrained_model_name_or_path=str(xl_base), register="xl", validation_prompt="a cat", num_validation_images=1,
+        pretrained_model_name_or_path=str(small_xl_base), register="xl", validation_prompt="a cat", num_validation_images=1,
         lora_targets="to_k,to_v,ff.net.2,conv1", export="merged",
     )  # fmt: skip
     result = run_training(options, publish=True)
@@ -47,14 +51,14 @@ def test_a_training_registers_a_version_that_stock_diffusers_loads(small, xl_bas
     assert tracking.bundle_version(source_digest(base)) is not None
     bundle = BundleManifest.model_validate_json(tracking.bundle_manifest(manifest.bundle_digest, tmp_path))
     assert (bundle.family, list(bundle.text_encoders)) == ("sdxl", ["text_encoder", "text_encoder_2"])
-    pipeline = StableDiffusionXLPipeline.from_pretrained(xl_base, add_watermarker=False)
+    pipeline = StableDiffusionXLPipeline.from_pretrained(small_xl_base, add_watermarker=False)
     pipeline.load_lora_weights(folder)
     assert pipeline.get_active_adapters()
     client = mlflow.MlflowClient(options.tracking.tracking_uri)
     assert [file.path for file in client.list_artifacts(result.run_id, "images") if file.path.endswith(".png")]
 
 
-def test_captions_are_what_the_pipeline_makes_of_them(base, tmp_path):
+def test_captions_are_what_the_pipeline_makes_of_them(base: BaseModel, tmp_path: Path) -> None:
     encoder = Encoder(base, TensorCache(tmp_path, SingleProcess()))
     captions = encoder.encode_captions(["a cat", "a red car"])
     pipeline = base.load_pipeline()
@@ -66,7 +70,7 @@ def test_captions_are_what_the_pipeline_makes_of_them(base, tmp_path):
     torch.testing.assert_close(captions.empty["text_embeds"], negative_pooled)
 
 
-def test_sizes_are_those_of_the_original_image_and_its_crop(base, sketches, tmp_path):
+def test_sizes_are_those_of_the_original_image_and_its_crop(base: BaseModel, sketches: Path, tmp_path: Path) -> None:
     images = load_images(DataOptions(train_data_dir=str(sketches)))
     width, height = images.size(0)
     latents = Encoder(base, TensorCache(tmp_path, SingleProcess())).encode_images(

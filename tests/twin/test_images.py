@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from typing import Any
 
 import pytest
 
@@ -25,7 +26,7 @@ print(json.dumps({
 """
 
 
-def inspect_image(service: str) -> dict[str, object]:
+def inspect_image(service: str) -> dict[str, Any]:
     names = json.dumps([*TRAINING, "onnxruntime", "pytest", "pip"])
     command = [
         "run",
@@ -42,7 +43,7 @@ def inspect_image(service: str) -> dict[str, object]:
 
 
 @pytest.mark.parametrize("service", PACKAGES)
-def test_an_image_has_its_own_and_the_shared_packages_only(service):
+def test_an_image_has_its_own_and_the_shared_packages_only(service: Any) -> None:
     content = inspect_image(service)
     shared = ["atelier_contracts"] + (["atelier_service"] if service in ("registry-api", "infer") else [])
     assert content["packages"] == sorted([*shared, PACKAGES[service]])
@@ -50,25 +51,25 @@ def test_an_image_has_its_own_and_the_shared_packages_only(service):
     assert content["writable"] == []
 
 
-def test_training_libraries_are_in_the_trainer_only():
+def test_training_libraries_are_in_the_trainer_only() -> None:
     allowed = {"registry-api": [], "infer": ["onnxruntime"]}
     assert {service: inspect_image(service)["installed"] for service in allowed} == allowed
     assert set(TRAINING[:5]) <= set(inspect_image("trainer")["installed"])
 
 
 @pytest.mark.parametrize("service", ["registry-api", "infer"])
-def test_a_service_without_settings_lists_the_missing_ones(service):
+def test_a_service_without_settings_lists_the_missing_ones(service: Any) -> None:
     process = docker("run", "--rm", "--network=none", f"atelier/{service}:dev", check=False)
     assert process.returncode == 2
     assert "TOKEN_FILE" in process.stderr and "TRACKING_URI" in process.stderr
 
 
-def test_compose_files_are_valid():
+def test_compose_files_are_valid() -> None:
     docker("compose", "--profile", "trainer", "config", "--quiet")
     docker("compose", "--file", "compose.yaml", "--file", "compose.gpu.yaml", "--profile", "trainer", "config", "--quiet")
 
 
-def test_images_contain_no_secrets():
+def test_images_contain_no_secrets() -> None:
     for service in PACKAGES:
         history = docker("history", "--no-trunc", "--format", "{{.CreatedBy}}", f"atelier/{service}:dev").stdout
         environment = docker("inspect", "--format", "{{json .Config.Env}}", f"atelier/{service}:dev").stdout

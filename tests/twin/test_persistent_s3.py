@@ -9,6 +9,7 @@ import random
 import threading
 import time
 from collections.abc import Iterator
+from typing import Any
 
 import boto3
 import pytest
@@ -34,7 +35,7 @@ def project() -> Iterator[Project]:
 
 
 @pytest.fixture(scope="module")
-def s3(project):
+def s3(project: Project) -> Any:
     return boto3.client(
         "s3",
         endpoint_url=project.url("S3_PORT"),
@@ -45,12 +46,12 @@ def s3(project):
     )
 
 
-def kill(project, s3) -> None:
+def kill(project: Project, s3: Any) -> None:
     project.kill("localstack")
     until("the bucket after SIGKILL", lambda: s3.head_bucket(Bucket=BUCKET))
 
 
-def all_objects(s3) -> dict[str, tuple[object, ...]]:
+def all_objects(s3: Any) -> dict[str, tuple[object, ...]]:
     pages = s3.get_paginator("list_objects_v2").paginate(Bucket=BUCKET)
     objects = {}
     for listed in (item for page in pages for item in page.get("Contents", [])):
@@ -64,10 +65,10 @@ def all_objects(s3) -> dict[str, tuple[object, ...]]:
             response["LastModified"],
             listed["Size"],
         )
-    return objects
+    return objects  # type: ignore[return-value]
 
 
-def test_acknowledged_writes_survive_a_kill(project, s3):
+def test_acknowledged_writes_survive_a_kill(project: Project, s3: Any) -> None:
     body = os.urandom(17_000_000)
     s3.put_object(Bucket=BUCKET, Key="a b/é.txt", Body=b"hello", Metadata={"made-by": "a test"}, ContentType="text/plain")
     for text in (b"one", b"two and more"):
@@ -90,7 +91,7 @@ def test_acknowledged_writes_survive_a_kill(project, s3):
     assert s3.get_object(Bucket=BUCKET, Key="parts", PartNumber=2)["ContentLength"] == 5 << 20
 
 
-def test_created_and_deleted_buckets_survive_a_kill(project, s3):
+def test_created_and_deleted_buckets_survive_a_kill(project: Project, s3: Any) -> None:
     for name in ("stays", "goes"):
         s3.create_bucket(Bucket=name)
     s3.delete_bucket(Bucket="goes")
@@ -101,7 +102,7 @@ def test_created_and_deleted_buckets_survive_a_kill(project, s3):
 class Writer(threading.Thread):
     """Uploads, overwrites and deletes until stopped; records acknowledged and pending changes (SHA-256, or None if deleted)."""
 
-    def __init__(self, s3, name: str, parts: bool) -> None:
+    def __init__(self, s3: Any, name: str, parts: bool) -> None:
         super().__init__(name=name, daemon=True)
         self.s3, self.parts, self.random = s3, parts, random.Random(name)
         self.acknowledged: dict[str, str | None] = {}
@@ -128,7 +129,7 @@ class Writer(threading.Thread):
             self.acknowledged[key], self.pending[key] = digest, set()
 
 
-def test_kills_during_uploads_lose_no_acknowledged_write(project, s3):
+def test_kills_during_uploads_lose_no_acknowledged_write(project: Project, s3: Any) -> None:
     writers = [Writer(s3, "whole", parts=False), Writer(s3, "parts", parts=True)]
     pause = random.Random(5)
     for writer in writers:
@@ -152,7 +153,7 @@ def test_kills_during_uploads_lose_no_acknowledged_write(project, s3):
     assert len(object_files) == len(objects), "bytes without an object were left behind"
 
 
-def test_operations_that_are_not_persistent_are_refused(s3):
+def test_operations_that_are_not_persistent_are_refused(s3: Any) -> None:
     versions = {"Status": "Enabled"}
     for call in (
         lambda: s3.put_bucket_versioning(Bucket=BUCKET, VersioningConfiguration=versions),
@@ -165,7 +166,7 @@ def test_operations_that_are_not_persistent_are_refused(s3):
         assert refused.value.response["ResponseMetadata"]["HTTPStatusCode"] == 501
 
 
-def test_an_object_larger_than_the_containers_memory_is_stored(project, s3):
+def test_an_object_larger_than_the_containers_memory_is_stored(project: Project, s3: Any) -> None:
     chunk, count = os.urandom(1 << 20), 1100  # MiB; the container may use 1024
 
     class Chunks(io.RawIOBase):

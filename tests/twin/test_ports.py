@@ -13,7 +13,7 @@ from ..containers import ROOT, Project, docker
 pytestmark = [pytest.mark.twin, pytest.mark.timeout(600)]
 
 
-def test_make_up_with_a_used_port_names_its_setting_and_starts_nothing():
+def test_make_up_with_a_used_port_names_its_setting_and_starts_nothing() -> None:
     project = Project("atelier-ports")
     project.remove()
     with socket.socket() as listener:
@@ -29,7 +29,7 @@ def test_make_up_with_a_used_port_names_its_setting_and_starts_nothing():
     project.remove()
 
 
-def test_publishing_the_services_does_not_publish_s3():
+def test_publishing_the_services_does_not_publish_s3() -> None:
     project = Project("atelier-ports", {"TWIN_ADDRESS": "0.0.0.0"})
     config = project.compose("config", "--format", "json")
     assert config.count('"host_ip": "0.0.0.0"') == 3 and config.count('"host_ip": "127.0.0.1"') == 1

@@ -7,17 +7,21 @@ import hashlib
 import io
 import json
 import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
 import pytest
 from atelier_contracts.tokens import parse_tokens
 from atelier_twin import volume_layout
 from atelier_twin.backups import database, manifest
+from atelier_twin.backups.manifest import Manifest
 from atelier_twin.errors import BackupError
 from atelier_twin.secrets import generate, read_or_generate, with_logins_of, write
 
 
 @pytest.fixture
-def backup(tmp_path):
+def backup(tmp_path: Path) -> tuple[Path, Manifest]:
     """A folder with a complete backup of one object."""
     (tmp_path / "objects").mkdir()
     for file, text in {"database.sql": "SELECT 1;\n", "secrets.json": "{}", "tokens": "", "objects/0": "bytes"}.items():
@@ -29,7 +33,7 @@ def backup(tmp_path):
     return tmp_path, contents
 
 
-def test_an_intact_backup_is_read_as_written(backup):
+def test_an_intact_backup_is_read_as_written(backup: tuple[Path, Manifest]) -> None:
     folder, contents = backup
     assert manifest.read(folder) == contents
     assert [file.key for file in contents.objects] == ["1/a/model"]
@@ -46,7 +50,7 @@ def test_an_intact_backup_is_read_as_written(backup):
         (lambda folder: (folder / "manifest.json").write_text('{"format": 2}'), "must be a backup of format 1; received 2"),
     ],
 )
-def test_a_damaged_backup_is_refused(backup, damage, message):
+def test_a_damaged_backup_is_refused(backup: tuple[Path, Manifest], damage: Callable[..., Any], message: str) -> None:
     folder, _ = backup
     damage(folder)
     with pytest.raises(BackupError, match=message):
@@ -54,7 +58,7 @@ def test_a_damaged_backup_is_refused(backup, damage, message):
 
 
 @pytest.mark.parametrize("name", ["../../etc/passwd", "/etc/passwd", "objects/../tokens", "objects/x"])
-def test_a_manifest_with_a_foreign_path_is_refused(backup, name):
+def test_a_manifest_with_a_foreign_path_is_refused(backup: tuple[Path, Manifest], name: str) -> None:
     folder, contents = backup
     foreign = dataclasses.replace(contents.pieces[-1], file=name)
     manifest.write(folder, dataclasses.replace(contents, pieces=(*contents.pieces[:-1], foreign)))
@@ -62,7 +66,7 @@ def test_a_manifest_with_a_foreign_path_is_refused(backup, name):
         manifest.read(folder)
 
 
-def test_a_symbolic_link_is_refused(backup):
+def test_a_symbolic_link_is_refused(backup: tuple[Path, Manifest]) -> None:
     folder, _ = backup
     (folder / "objects/0").rename(folder / "elsewhere")
     (folder / "objects/0").symlink_to(folder / "elsewhere")
@@ -70,7 +74,7 @@ def test_a_symbolic_link_is_refused(backup):
         manifest.read(folder)
 
 
-def test_a_backup_without_a_dump_is_refused(backup):
+def test_a_backup_without_a_dump_is_refused(backup: tuple[Path, Manifest]) -> None:
     folder, contents = backup
     manifest.write(folder, dataclasses.replace(contents, pieces=contents.pieces[1:]))
     with pytest.raises(BackupError, match=r"database\.sql: is not listed"):
@@ -98,16 +102,18 @@ COPY public.tags (key) FROM stdin;
 """
 
 
-def test_a_dump_is_parsed_in_order_and_rows_are_not_commands():
+def test_a_dump_is_parsed_in_order_and_rows_are_not_commands() -> None:
     parts = []
     for statements, rows in database.parse_dump(io.StringIO(DUMP)):
-        parts.append((statements, None if rows is None else list(iter(lambda rows=rows: rows.read(8192), ""))))
+        parts.append((statements, None if rows is None else list(iter(lambda rows=rows: rows.read(8192), ""))))  # type: ignore[misc]
     assert [statements.split()[0] for statements, _ in parts] == ["SET", "COPY", "ALTER", "COPY"]
     assert parts[1][1] == ["1\tCOPY x FROM stdin;\n", "2\t\\\\.\n"] and parts[3][1] == []
     assert "restrict" not in "".join(statements for statements, _ in parts)
 
 
-def test_restore_replaces_logins_and_tokens_and_keeps_database_passwords(tmp_path, monkeypatch):
+def test_restore_replaces_logins_and_tokens_and_keeps_database_passwords(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(os, "chown", lambda *_: None)
     old, new = generate({}), generate({})
     write(tmp_path / "secrets.json", new)
@@ -129,7 +135,7 @@ def test_restore_replaces_logins_and_tokens_and_keeps_database_passwords(tmp_pat
     assert not (home / ".mlflow/credentials").exists()
 
 
-def test_rotation_replaces_all_logins_and_keeps_tokens_of_people(tmp_path, monkeypatch):
+def test_rotation_replaces_all_logins_and_keeps_tokens_of_people(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "chown", lambda *_: None)
     old = generate({})
     write(tmp_path / "secrets.json", old)

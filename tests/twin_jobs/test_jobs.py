@@ -10,6 +10,8 @@ import socket
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
+from typing import Any
 
 import pytest
 from atelier_contracts.tokens import Role, parse_tokens
@@ -29,15 +31,15 @@ ADDRESSES = summary.Addresses("http://t:1", "http://r:2", "http://i:3", "http://
         ("a secret of more than 16 bytes", "abcdefgh", "$apr1$abcdefgh$51R4jSlq7zC7dn4FdGFSv1"),
     ],
 )
-def test_apr1(password, salt, expected):
+def test_apr1(password: str, salt: str, expected: str) -> None:
     assert apr1(password, salt) == expected
 
 
-def test_each_hash_has_its_own_salt():
+def test_each_hash_has_its_own_salt() -> None:
     assert apr1("x") != apr1("x")
 
 
-def test_secrets_are_generated_once(tmp_path):
+def test_secrets_are_generated_once(tmp_path: Path) -> None:
     file = tmp_path / "secrets.json"
     secrets, generated = read_or_generate(file, {})
     again, generated_again = read_or_generate(file, {})
@@ -51,7 +53,7 @@ def test_secrets_are_generated_once(tmp_path):
     assert not set(every) & {*other.logins.values(), *other.tokens.values(), *other.database.values()}
 
 
-def test_a_newer_release_adds_missing_tokens(tmp_path, monkeypatch):
+def test_a_newer_release_adds_missing_tokens(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "chown", lambda *_: None)
     secrets = generate({})
     old = {name: secrets.tokens[name] for name in secrets.tokens if name not in PEER_TOKEN_FILES}
@@ -87,7 +89,7 @@ def test_a_newer_release_adds_missing_tokens(tmp_path, monkeypatch):
     assert [token.id for token in parse_tokens(tokens.read_text())] == ["ana"]
 
 
-def test_a_damaged_secrets_file_is_reported_and_kept(tmp_path):
+def test_a_damaged_secrets_file_is_reported_and_kept(tmp_path: Path) -> None:
     file = tmp_path / "secrets.json"
     file.write_text('{"logins": {}')
     with pytest.raises(SecretsError, match=r"must contain this twin's secrets.*down --volumes"):
@@ -95,14 +97,14 @@ def test_a_damaged_secrets_file_is_reported_and_kept(tmp_path):
     assert file.read_text() == '{"logins": {}'
 
 
-def test_keys_of_another_s3_are_used():
+def test_keys_of_another_s3_are_used() -> None:
     secrets = generate({"S3_ACCESS_KEY_ID": "mine", "S3_SECRET_ACCESS_KEY": "also mine"})
     assert (secrets.s3_access_key_id, secrets.s3_secret_access_key) == ("mine", "also mine")
     with pytest.raises(SecretsError, match="must be set together"):
         generate({"S3_ACCESS_KEY_ID": "mine"})
 
 
-def test_each_service_can_read_only_its_own_secrets():
+def test_each_service_can_read_only_its_own_secrets() -> None:
     secrets = generate({})
     files = secret_files(secrets)
     assert len({file.path for file in files}) == len(files)
@@ -115,7 +117,7 @@ def test_each_service_can_read_only_its_own_secrets():
     assert not [secret for secret in secrets.database.values() if secret in readable_by_infer]
 
 
-def test_services_can_parse_the_files():
+def test_services_can_parse_the_files() -> None:
     secrets = generate({})
     text = {file.path: file.text for file in secret_files(secrets)}
     tokens = parse_tokens(text["tokens/tokens"])
@@ -127,7 +129,7 @@ def test_services_can_parse_the_files():
         assert apr1(secrets.logins[name], hashed.split("$")[2]) == hashed
 
 
-def test_the_summary_has_addresses_and_no_secrets():
+def test_the_summary_has_addresses_and_no_secrets() -> None:
     secrets = generate({})
     text, full = summary.summary(ADDRESSES), summary.credentials(secrets, ADDRESSES)
     assert "http://t:1" in text and "docker compose run --rm secrets login" in text
@@ -140,7 +142,7 @@ def test_the_summary_has_addresses_and_no_secrets():
 class RegistryApi(BaseHTTPRequestHandler):
     """A fake registry-api with one response."""
 
-    response: tuple[int, dict[str, object]] = (200, {})
+    response: tuple[int, dict[str, Any]] = (200, {})
 
     def do_GET(self) -> None:
         status, body = self.response
@@ -153,29 +155,29 @@ class RegistryApi(BaseHTTPRequestHandler):
 
 
 @pytest.fixture
-def settings(tmp_path) -> Iterator[first_version.Settings]:
+def settings(tmp_path: Path) -> Iterator[first_version.Settings]:
     (tmp_path / "token").write_text("secret")
     server = HTTPServer(("127.0.0.1", 0), RegistryApi)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
+    threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
     yield first_version.Settings(True, "sketch", 5, f"http://127.0.0.1:{server.server_port}", tmp_path / "token")
     server.shutdown()
     server.server_close()
 
 
-def test_a_twin_with_a_champion_is_not_changed(settings, monkeypatch):
+def test_a_twin_with_a_champion_is_not_changed(settings: first_version.Settings, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(RegistryApi, "response", (200, {"aliases": {"champion": 3}}))
     output: list[str] = []
     first_version.run(settings, output.append)
     assert output == ["version 3 of sketch is champion already; nothing to do\n"]
 
 
-def test_an_error_response_is_reported(settings, monkeypatch):
+def test_an_error_response_is_reported(settings: first_version.Settings, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(RegistryApi, "response", (503, {"detail": "MLflow is unavailable"}))
     with pytest.raises(RequestError, match=r"returned 503.*MLflow is unavailable"):
         first_version.run(settings, lambda _: None)
 
 
-def test_the_first_version_can_be_disabled(tmp_path):
+def test_the_first_version_can_be_disabled(tmp_path: Path) -> None:
     environment = {"MODEL": "sketch", "FIRST_VERSION": "off", "FIRST_VERSION_STEPS": "5"}
     environment |= {"REGISTRY_API_URL": "http://nowhere", "TOKEN_FILE": str(tmp_path / "none")}
     output: list[str] = []
@@ -198,13 +200,13 @@ def free_ports() -> dict[str, str]:
     return settings
 
 
-def test_free_ports_are_released_after_the_check():
+def test_free_ports_are_released_after_the_check() -> None:
     settings = free_ports()
     for _ in range(2):
         ports.check(ports.required(settings, ()))
 
 
-def test_each_used_port_is_reported_with_its_setting():
+def test_each_used_port_is_reported_with_its_setting() -> None:
     settings = free_ports()
     with socket.socket() as one, socket.socket() as two:
         for listener, name in ((one, "REGISTRY_API_PORT"), (two, "S3_PORT")):
@@ -219,7 +221,7 @@ def test_each_used_port_is_reported_with_its_setting():
         ports.check(ports.required(settings, {"registry-api", "localstack"}))
 
 
-def test_a_repeated_port_and_a_foreign_address_are_reported():
+def test_a_repeated_port_and_a_foreign_address_are_reported() -> None:
     settings = free_ports()
     settings["INFER_PORT"] = settings["TRACKING_PORT"]
     with pytest.raises(PortsTaken, match=r"is taken \(TRACKING_PORT is the same\): set INFER_PORT"):

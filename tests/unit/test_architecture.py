@@ -32,6 +32,7 @@ LAYERS = {
 }
 FLAT = ("contracts/atelier_contracts", "embedded/atelier_embedded", "twin/localstack/persistent_s3", "benchmarks")
 MOST_MODULES = 12
+MOST_LINES = 300
 
 BANNED = frozenset(
     """absent accept alone answers asking batch begin binding bodies bring callbacks chain choosing command courier decoding
@@ -149,7 +150,7 @@ def test_the_walk_notices_upward_imports_and_circles(tmp_path: Path) -> None:
     assert circles(package) == [["example.low.second", "example.top.first"]]
 
 
-def test_only_a_familys_own_folder_asks_which_family_it_is():
+def test_only_a_familys_own_folder_asks_which_family_it_is() -> None:
     """What differs between families is data of `families/`; a condition elsewhere would be forgotten by the next family."""
     asks = re.compile(r"\b(if|elif|case)\b.*(sdxl|family\.name|manifest\.family|is (SD|SDXL)\b)|[=!]= *.sdxl", re.IGNORECASE)
     assert asks.search('    if bundle.manifest.family == "sd":') and asks.search('kind = x if family == "sdxl" else y')
@@ -162,3 +163,11 @@ def test_only_a_familys_own_folder_asks_which_family_it_is():
         if "families" not in file.parts and asks.search(line)
     ]
     assert lines == []
+
+
+def test_no_module_is_longer_than_300_lines() -> None:
+    tops = ("contracts", "libs", "embedded", "services", "twin", "infra", "tests", "benchmarks", "scripts")
+    files = [file for top in tops for file in sorted((ROOT / top).rglob("*.py")) if ".venv" not in file.parts]
+    assert len(files) > 500
+    lengths = {str(file.relative_to(ROOT)): len(file.read_text().splitlines()) for file in files}
+    assert {name: length for name, length in lengths.items() if length > MOST_LINES} == {}

@@ -18,7 +18,7 @@ PAGES = [
 
 
 @pytest.fixture(scope="module")
-def site(tmp_path_factory):
+def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("site")
     command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", str(out)]
     built = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
@@ -26,25 +26,25 @@ def site(tmp_path_factory):
     return out
 
 
-def test_every_page_is_in_the_site(site):
+def test_every_page_is_in_the_site(site: Path) -> None:
     for page in (ROOT / "docs").rglob("*.md"):
         folder = page.relative_to(ROOT / "docs").with_suffix("")
         assert (site / (folder.parent if folder.name == "index" else folder) / "index.html").is_file()
 
 
-def test_the_site_loads_nothing_from_elsewhere(site):
+def test_the_site_loads_nothing_from_elsewhere(site: Path) -> None:
     loaded = r'(?:src|href)="(https?://[^"]+\.(?:js|css|woff2?|png|svg))'
     assert {found for page in site.rglob("*.html") for found in re.findall(loaded, page.read_text())} == set()
 
 
 @pytest.mark.parametrize("page", PAGES)
-def test_links_lead_somewhere(page):
+def test_links_lead_somewhere(page: str) -> None:
     file = ROOT / page
     links = re.findall(r"\]\(([^)#]+)[^)]*\)", file.read_text())
     assert [link for link in links if not link.startswith("http") and not (file.parent / link).exists()] == []
 
 
-def test_the_glossary_is_short_and_names_existing_modules():
+def test_the_glossary_is_short_and_names_existing_modules() -> None:
     text = (ROOT / "GLOSSARY.md").read_text()
     assert len(text.splitlines()) <= 60
     packages = {"infer": "services/infer/atelier_infer", "trainer": "services/trainer/atelier_trainer",

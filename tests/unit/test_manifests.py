@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from typing import Any
 
 import pytest
 from atelier_contracts.manifests import AdapterManifest, BundleManifest, Manifest, outdated_format
@@ -40,12 +41,12 @@ BUNDLE = {
         (BundleManifest(**BUNDLE), "f6a49c3ea6a22d36bc712c1f9b07a5d6f1c6a6dda5b2c33f3964923ef885dd18"),
     ],
 )
-def test_a_release_does_not_change_the_digest_of_what_is_registered(manifest: Manifest, digest):
+def test_a_release_does_not_change_the_digest_of_what_is_registered(manifest: Manifest, digest: str) -> None:
     assert manifest.digest() == digest
     assert type(manifest).model_validate_json(manifest.model_dump_json(indent=2)).digest() == digest
 
 
-def test_a_new_field_does_not_change_the_digest_of_what_is_registered():
+def test_a_new_field_does_not_change_the_digest_of_what_is_registered() -> None:
     class Later(AdapterManifest):
         mood: str | None = None
 
@@ -68,10 +69,10 @@ def test_a_new_field_does_not_change_the_digest_of_what_is_registered():
         {"imported_from": {"file": "x", "sha256": "f" * 64, "naming": "kohya", "network": "lora", "max_error": 0.0}},
     ],
 )
-def test_every_value_changes_the_digest(change):
+def test_every_value_changes_the_digest(change: dict[str, Any]) -> None:
     assert AdapterManifest(**ADAPTER | change).digest() != AdapterManifest(**ADAPTER).digest()
 
 
-def test_only_format_1_is_reported_as_outdated():
+def test_only_format_1_is_reported_as_outdated() -> None:
     assert "import WEIGHTS --base BASE" in (outdated_format(json.dumps({"format": 1})) or "")
     assert [outdated_format(text) for text in ('{"format": 2}', "[]", "nonsense", '{"format": "1"}')] == [None] * 4

@@ -25,12 +25,12 @@ TWIN_JOBS = {
 }
 
 
-def test_the_page_has_commands():
+def test_the_page_has_commands() -> None:
     assert len(BLOCKS) > 15
 
 
 @pytest.mark.parametrize("line", COMMANDS)
-def test_every_command_is_valid(line):
+def test_every_command_is_valid(line: str) -> None:
     words = shlex.split(line)
     if words[:3] == ["python", "-m", "atelier_infra"]:
         cli.parser().parse_args(words[3:])
@@ -48,14 +48,14 @@ def test_every_command_is_valid(line):
         assert {word for word in words[3:] if not word.startswith("--")} <= set(SERVICES)
 
 
-def test_every_operator_command_is_documented():
+def test_every_operator_command_is_documented() -> None:
     for command in ("upgrade", "backup", "restore", "gc", "up", "init"):
         assert any(line.startswith(f"python -m atelier_infra {command}") for line in BLOCKS), command
     for job in ("backup", "restore", "tracking migrate", "tracking gc", "secrets rotate"):
         assert any(line.startswith(f"docker compose run --rm {job}") for line in BLOCKS), job
 
 
-def test_documented_outputs_are_printed_by_the_code():
+def test_documented_outputs_are_printed_by_the_code() -> None:
     assert volume_layout.RESTART_COMMAND in BLOCKS and f"end with: {volume_layout.RESTART_COMMAND}" in PAGE
     assert summary.LOGIN_HINT.removeprefix("print the login with: ") in BLOCKS
     code = "".join(

@@ -1,10 +1,13 @@
 """The prompt fidelity benchmark: its prompts, what it counts as a hit, and when its classifier is retrained."""
 
+from __future__ import annotations
+
 import json
 import re
 import sys
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -18,13 +21,14 @@ sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))  # its modules
 
 import classifier.train as judge
 import prompt_fidelity as fidelity
+from classifier import prompts
 from classifier.report import JudgedImage, contact_sheet, read_images, write_images
 from classifier.scenes import CELLS, IGNORED, NOTHING, SIDE, augment, cells_of, nonsense, transform_pixels
 
 
 @pytest.fixture(scope="module")
 def known() -> set[str]:
-    return fidelity.training_captions([1, 2], 400)
+    return prompts.training_captions([1, 2], 400)
 
 
 def _image(colour: str = "white") -> Image.Image:
@@ -33,7 +37,7 @@ def _image(colour: str = "white") -> Image.Image:
 
 @pytest.mark.parametrize("things", [1, 2])
 def test_prompts_are_new_distinct_and_name_their_things(known: set[str], things: int) -> None:
-    chosen = fidelity.prompts(30, things, known)
+    chosen = prompts.prompts(30, things, known)
     texts = [text for text, _ in chosen]
     assert len(set(texts)) == 30
     assert not known.intersection(texts)
@@ -48,35 +52,35 @@ class _Everything(set[str]):
 
 
 def test_a_known_caption_is_no_prompt_and_the_rest_stay() -> None:
-    first, *rest = fidelity.prompts(5, 2, set())
-    assert fidelity.prompts(4, 2, {first[0]}) == rest
+    first, *rest = prompts.prompts(5, 2, set())
+    assert prompts.prompts(4, 2, {first[0]}) == rest
     with pytest.raises(ValueError, match="only 0 of 1 captions of series 2000"):
-        fidelity.prompts(1, 1, _Everything())
+        prompts.prompts(1, 1, _Everything())
 
 
 def test_training_captions_are_those_of_the_tiny_base(tmp_path: Path) -> None:
     _, captions = base_images(tmp_path, "colour", 5, 2)
-    assert {text for texts in captions for text in texts} == fidelity.training_captions([2], 5)
-    assert render(2, 3, "sketch", 64)[1] in fidelity.training_captions([2], 4)
+    assert {text for texts in captions for text in texts} == prompts.training_captions([2], 5)
+    assert render(2, 3, "sketch", 64)[1] in prompts.training_captions([2], 4)
 
 
 def test_a_hit_is_every_thing_named() -> None:
-    assert fidelity.is_hit({"cat"}, {"cat"})
-    assert fidelity.is_hit({"cat"}, {"cat", "sun"})
-    assert not fidelity.is_hit({"cat", "sun"}, {"sun"})
-    assert not fidelity.is_hit({"cat"}, set())
+    assert prompts.is_hit({"cat"}, {"cat"})
+    assert prompts.is_hit({"cat"}, {"cat", "sun"})
+    assert not prompts.is_hit({"cat", "sun"}, {"sun"})
+    assert not prompts.is_hit({"cat"}, set())
 
 
 def test_chance_is_the_hit_rate_of_shuffled_images() -> None:
     kind_names = [frozenset({kind}) for kind in ("cat", "cat", "sun", "car")]
-    assert fidelity.chance_hit_share(kind_names, kind_names) == pytest.approx(2 / 12)
-    assert fidelity.chance_hit_share(kind_names, [frozenset(KINDS)] * 4) == 1.0
-    assert fidelity.chance_hit_share(kind_names, [frozenset()] * 4) == 0.0
+    assert prompts.chance_hit_share(kind_names, kind_names) == pytest.approx(2 / 12)
+    assert prompts.chance_hit_share(kind_names, [frozenset(KINDS)] * 4) == 1.0
+    assert prompts.chance_hit_share(kind_names, [frozenset()] * 4) == 0.0
     rng = np.random.default_rng(0)
     labels = [frozenset({KINDS[k]}) for k in rng.integers(len(KINDS), size=300)]
-    assert fidelity.chance_hit_share(labels, labels) == pytest.approx(1 / len(KINDS), abs=0.01)
+    assert prompts.chance_hit_share(labels, labels) == pytest.approx(1 / len(KINDS), abs=0.01)
     with pytest.raises(ValueError, match="two images or more; received 1"):
-        fidelity.chance_hit_share(kind_names[:1], kind_names[:1])
+        prompts.chance_hit_share(kind_names[:1], kind_names[:1])
 
 
 def test_cache_key_follows_generator_settings_and_style(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -85,8 +89,8 @@ def test_cache_key_follows_generator_settings_and_style(monkeypatch: pytest.Monk
     assert judge.cache_key(settings, "colour") == key
     others = {judge.cache_key(settings, "sketch"), judge.cache_key(replace(settings, epochs=1), "colour")}
 
-    def changed_render(*args: object, **more: object) -> object:
-        image, text, scene = render(*args, **more)
+    def changed_render(*args: object, **more: Any) -> object:
+        image, text, scene = render(*args, **more)  # type: ignore[arg-type]
         return ImageOps.mirror(image), text, scene
 
     monkeypatch.setattr(judge, "render", changed_render)
@@ -137,7 +141,7 @@ def test_images_go_out_and_come_back(tmp_path: Path) -> None:
 
 
 def test_sheet_frames_hits_green_and_misses_red() -> None:
-    detections = (frozenset({"cat"}), frozenset())
+    detections: tuple[frozenset[str], ...] = (frozenset({"cat"}), frozenset())
     pair = [JudgedImage(_image(), "a cat", frozenset({"cat"}), detected, bool(detected)) for detected in detections]
     whole = np.asarray(contact_sheet(pair, columns=2)).astype(int)
     (_, green, _), (red, _, _) = whole[30, 7], whole[30, whole.shape[1] // 2 + 5]

@@ -18,7 +18,7 @@ def tracked() -> list[str]:
     return subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True).stdout.splitlines()
 
 
-def test_the_map_names_every_folder():
+def test_the_map_names_every_folder() -> None:
     tree = README[README.index("## The map") : README.index("## Install")]
     named = re.findall(r"^([\w./-]+)", tree, re.M)
     folders = {Path(file).parts[0] for file in tracked() if len(Path(file).parts) > 1}
@@ -26,7 +26,7 @@ def test_the_map_names_every_folder():
     assert all((ROOT / name).exists() for name in named)
 
 
-def test_the_map_names_every_group_of_tests():
+def test_the_map_names_every_group_of_tests() -> None:
     line = next(line for line in README.splitlines() if line.startswith("tests/"))
     groups = {Path(file).parts[1] for file in tracked() if file.startswith("tests/") and len(Path(file).parts) > 2}
     assert groups <= set(re.findall(r"\w+", line))
@@ -60,7 +60,7 @@ def mapped(readme: Path, package: str) -> set[str]:
         ("infra", "atelier_infra"),
     ],
 )
-def test_a_readme_maps_every_module(folder, package):
+def test_a_readme_maps_every_module(folder: str, package: str) -> None:
     named = mapped(ROOT / folder / "README.md", package)
     assert [path for path in sorted(named) if not (ROOT / folder / package / path).exists()] == []
     modules = [file.removeprefix(f"{folder}/{package}/") for file in tracked() if file.startswith(f"{folder}/{package}/")]
@@ -69,7 +69,7 @@ def test_a_readme_maps_every_module(folder, package):
     assert [file for file in missing if not file.endswith(("__init__.py", "py.typed"))] == []
 
 
-def test_make_alone_explains_every_target():
+def test_make_alone_explains_every_target() -> None:
     makefile = (ROOT / "Makefile").read_text()
     phony = set(re.search(r"^\.PHONY: (.+)$", makefile, re.M)[1].split())
     alone = {name: value for name, value in os.environ.items() if not name.startswith("MAKE")}  # the tests may run under make
@@ -77,7 +77,7 @@ def test_make_alone_explains_every_target():
     assert {line.split()[0] for line in printed.splitlines() if line.strip()} == phony
 
 
-def test_every_dependency_is_pinned_and_no_index_is_named():
+def test_every_dependency_is_pinned_and_no_index_is_named() -> None:
     lines = [line for line in (ROOT / "constraints.txt").read_text().splitlines() if not line.startswith("#")]
     assert all(re.fullmatch(r"[\w.\-]+==[\w.\-]+", line) for line in lines)
     pinned = {re.sub(r"[-_.]+", "-", line.split("==")[0]).lower() for line in lines}
@@ -90,17 +90,17 @@ def test_every_dependency_is_pinned_and_no_index_is_named():
 
 
 @pytest.mark.parametrize("part", ["unet", "vae", "text_encoder", "tokenizer", "scheduler"])
-def test_the_tiny_base_is_complete(part):
+def test_the_tiny_base_is_complete(part: str) -> None:
     assert any((ROOT / "models/tiny-sd" / part).iterdir())
 
 
-def test_the_tiny_base_is_small():
+def test_the_tiny_base_is_small() -> None:
     files = [ROOT / file for file in tracked() if file.startswith("models/tiny-sd/") and not file.endswith((".md", ".png"))]
     assert 0 < sum(file.stat().st_size for file in files) <= 16e6
     assert not [file for file in files if file.suffix in (".bin", ".pt", ".ckpt", ".pkl")]
 
 
-def test_the_ways_to_install_infer_differ_by_the_runtime_alone():
+def test_the_ways_to_install_infer_differ_by_the_runtime_alone() -> None:
     extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
     plain = set(extras["infer"])
     for name in ("infer-openvino", "infer-cuda"):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from typing import Any
 
 import pytest
 from atelier_contracts.generate import GenerateRequest
@@ -30,13 +31,13 @@ RFC_7396 = [
 
 
 @pytest.mark.parametrize(("target", "patch", "expected"), RFC_7396)
-def test_a_merge_patch_is_that_of_rfc_7396(target, patch, expected):
+def test_a_merge_patch_is_that_of_rfc_7396(target: Any, patch: Any, expected: Any) -> None:
     before = json.dumps(target)
     assert merge_patch(target, patch) == expected
     assert json.dumps(target) == before, "the target stays as it is"
 
 
-def test_edits_lie_over_the_version_field_by_field():
+def test_edits_lie_over_the_version_field_by_field() -> None:
     own = Style(title="Ink", trigger_words=("sumi",), recommended=Recommended(steps=30, scheduler="ddim"))
     edits = StyleEdits(title="Brush", trigger_words=[], recommended=Recommended(steps=12, scale=0.5))
     style = edits.over(own)
@@ -47,7 +48,7 @@ def test_edits_lie_over_the_version_field_by_field():
     assert field_names(edits) == {"title", "trigger_words", "recommended.steps", "recommended.scale"}
 
 
-def test_null_takes_an_edit_back_and_what_is_left_out_stays():
+def test_null_takes_an_edit_back_and_what_is_left_out_stays() -> None:
     edits = StyleEdits(title="Brush", licence="MIT", recommended=Recommended(steps=12, scale=0.5))
     patch = StyleEdits.model_validate_json('{"title": null, "recommended": {"steps": null, "guidance_scale": 3}}')
     assert edits.patched(patch).values() == {"licence": "MIT", "recommended": {"scale": 0.5, "guidance_scale": 3.0}}
@@ -55,7 +56,7 @@ def test_null_takes_an_edit_back_and_what_is_left_out_stays():
     assert edits.patched(every) == StyleEdits()
 
 
-def test_the_tag_holds_the_edits_and_their_decision():
+def test_the_tag_holds_the_edits_and_their_decision() -> None:
     recorded = RecordedEdits(decision=7, edits=StyleEdits(title="墨", recommended=Recommended(steps=12)))
     assert recorded.tag() == '{"decision":7,"edits":{"recommended":{"steps":12},"title":"墨"}}'
     assert RecordedEdits.model_validate_json(recorded.tag()) == recorded
@@ -68,7 +69,7 @@ def test_the_tag_holds_the_edits_and_their_decision():
         {"guidance_scale": float("inf")}, {"scheduler": "lcm"},
     ],
 )  # fmt: skip
-def test_a_recommended_value_is_one_that_a_request_may_name(value):
+def test_a_recommended_value_is_one_that_a_request_may_name(value: dict[str, Any]) -> None:
     with pytest.raises(ValidationError):
         Recommended(**value)
     with pytest.raises(ValidationError):

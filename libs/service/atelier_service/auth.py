@@ -16,7 +16,7 @@ from atelier_service.problems import ProblemError, ProblemType, respond
 
 MISSING_TOKEN = ProblemType("missing-token", 401, "The request has no bearer token.")
 UNKNOWN_TOKEN = ProblemType("unknown-token", 401, "The bearer token is not in the service's token file.")
-ROLE_TOO_LOW = ProblemType("role-too-low", 403, "The token's role may not do this.")
+ROLE_TOO_LOW = ProblemType("role-too-low", 403, "The caller's role may not do this.")
 
 BEARER = HTTPBearer(auto_error=False, description="a token whose SHA-256 is in the token file")
 

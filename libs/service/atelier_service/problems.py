@@ -52,7 +52,7 @@ class ProblemType:
 INVALID_REQUEST = ProblemType("invalid-request", 422, "A value breaks a rule; `detail` names field, rule and value.")
 BODY_TOO_LARGE = ProblemType("body-too-large", 413, "The body is larger than any legal request to this path.")
 NO_SUCH_PATH = ProblemType("no-such-path", 404, "No endpoint has this path.")
-METHOD_NOT_ALLOWED = ProblemType("method-not-allowed", 405, "The endpoint does not take this method; see the `Allow` header.")
+METHOD_NOT_ALLOWED = ProblemType("method-not-allowed", 405, "The endpoint does not take this method.")
 INTERNAL_ERROR = ProblemType("internal-error", 500, "A fault of the service; its log holds the traceback under the request id.")
 
 COMMON = (INVALID_REQUEST, BODY_TOO_LARGE, NO_SUCH_PATH, METHOD_NOT_ALLOWED, INTERNAL_ERROR)

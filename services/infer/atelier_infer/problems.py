@@ -29,7 +29,7 @@ TYPES: dict[type[errors.InferError], ProblemType] = {
     errors.IdempotencyConflictError: ProblemType(
         "idempotency-key-reused", 422, "The idempotency key came with another request."
     ),
-    errors.UnknownModelError: ProblemType("unknown-model", 404, "This service does not serve the model."),
+    errors.UnknownModelError: ProblemType("unknown-model", 404, "The service has no model of this name."),
     errors.UnknownVersionError: ProblemType("unknown-version", 404, "The registered model has no such version."),
     errors.UnknownAliasError: ProblemType("unknown-alias", 404, "The registered model has no such alias."),
     errors.NoChampionError: ProblemType("no-champion", 409, "No version was promoted yet."),

@@ -22,7 +22,7 @@ POLICY_REFUSED = ProblemType("policy-refused", 409, "A rule of the policy did no
 TYPES: dict[type[errors.RegistryApiError], ProblemType] = {
     errors.RoleTooLowError: ROLE_TOO_LOW,
     errors.SelfApprovalError: ProblemType("self-approval", 403, "The proposer of a decision may not approve it."),
-    errors.UnknownModelError: ProblemType("unknown-model", 404, "MLflow has no registered model of this name."),
+    errors.UnknownModelError: ProblemType("unknown-model", 404, "The service has no model of this name."),
     errors.UnknownVersionError: ProblemType("unknown-version", 404, "The registered model has no such version."),
     errors.UnknownAliasError: ProblemType("unknown-alias", 404, "The registered model has no such alias."),
     errors.UnknownDecisionError: ProblemType("unknown-decision", 404, "No decision has this id."),
@@ -39,7 +39,7 @@ TYPES: dict[type[errors.RegistryApiError], ProblemType] = {
     errors.StageRefusedError: ProblemType("stage-refused", 409, "infer loaded the version, and it failed a check."),
     errors.StageUnavailableError: ProblemType("infer-unavailable", 503, "infer does not answer, or is not configured."),
     errors.StageBusyError: ProblemType("infer-busy", 503, "The limit of concurrent requests to infer is reached."),
-    errors.TrackingUnavailableError: ProblemType("tracking-unavailable", 503, "MLflow does not answer."),
+    errors.TrackingUnavailableError: ProblemType("tracking-unavailable", 503, "The tracking server does not answer."),
     errors.DatabaseUnavailableError: ProblemType("database-unavailable", 503, "The database does not answer."),
     errors.AliasBusyError: ProblemType("alias-busy", 503, "Other decisions on the same alias took too long."),
     errors.AnchorUnavailableError: ProblemType("anchor-unavailable", 503, "A store of the chain's anchors does not answer."),

@@ -1,13 +1,22 @@
 """Aliases are followed while the service runs: they move, their targets fail, tracking goes down."""
 
+from __future__ import annotations
+
 import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
+from atelier_contracts.manifests import AdapterManifest
 from atelier_infer.app import Timings
 from atelier_infer.engine.denoising_state import DenoisingState
 from atelier_infer.generation import service as service_module
+from numpy.typing import NDArray
 
+from ..conftest import Service
+from ..fake_store import FakeStore
 from ..support import alias_state, problem, readiness, version_of, wait_until_ready
 from ..tiny_bundle import build_bundle
 
@@ -19,7 +28,9 @@ def timings() -> Timings:
 
 
 @pytest.fixture
-def service(make_service, store, adapter, timings):
+def service(
+    make_service: Callable[..., Service], store: FakeStore, adapter: tuple[Path, AdapterManifest], timings: Timings
+) -> Service:
     """Ready, with version 1 as champion."""
     store.set_alias("champion", store.publish_adapter(adapter[0]))
     service = make_service(timings=timings)
@@ -27,7 +38,7 @@ def service(make_service, store, adapter, timings):
     return service
 
 
-def test_a_new_champion_serves_without_a_restart(service, store, publish):
+def test_a_new_champion_serves_without_a_restart(service: Service, store: FakeStore, publish: Callable[..., int]) -> None:
     before = service.generate()
     number = publish(seed=5)
     store.set_alias("champion", number)
@@ -38,7 +49,9 @@ def test_a_new_champion_serves_without_a_restart(service, store, publish):
     assert service.generate(version=1).content == before.content
 
 
-def test_a_request_waits_for_the_first_champion(make_service, store, publish):
+def test_a_request_waits_for_the_first_champion(
+    make_service: Callable[..., Service], store: FakeStore, publish: Callable[..., int]
+) -> None:
     service = make_service(alias_poll_s=3600)  # only a request wakes the thread
     service.wait(lambda: readiness(service) == (200, "ready"))
     problem(service.generate(), 409)
@@ -46,7 +59,9 @@ def test_a_request_waits_for_the_first_champion(make_service, store, publish):
     assert version_of(service.generate()) == "1"
 
 
-def test_a_request_does_not_wait_long_for_a_champion(make_service, store, publish, monkeypatch):
+def test_a_request_does_not_wait_long_for_a_champion(
+    make_service: Callable[..., Service], store: FakeStore, publish: Callable[..., int], monkeypatch: pytest.MonkeyPatch
+) -> None:
     go = threading.Event()
     fetch = store.fetch_weights
     monkeypatch.setattr(store, "fetch_weights", lambda *args: go.wait(20) and fetch(*args))
@@ -62,7 +77,9 @@ def test_a_request_does_not_wait_long_for_a_champion(make_service, store, publis
     assert version_of(service.generate()) == "1"
 
 
-def test_a_champion_that_fails_its_checks_leaves_the_old_one_serving(service, store, publish, caplog):
+def test_a_champion_that_fails_its_checks_leaves_the_old_one_serving(
+    service: Service, store: FakeStore, publish: Callable[..., int], caplog: pytest.LogCaptureFixture
+) -> None:
     number = publish(seed=5, weights_sha256="0" * 64)
     store.set_alias("champion", number)
     service.wait(lambda: alias_state(service)["problem"])
@@ -80,14 +97,18 @@ def test_a_champion_that_fails_its_checks_leaves_the_old_one_serving(service, st
     assert version_of(service.generate()) == "3"
 
 
-def test_a_first_champion_that_fails_its_checks_is_reported(make_service, store, publish):
+def test_a_first_champion_that_fails_its_checks_is_reported(
+    make_service: Callable[..., Service], store: FakeStore, publish: Callable[..., int]
+) -> None:
     store.set_alias("champion", publish(seed=5, bundle_digest="f" * 64))
     service = make_service()
     service.wait(lambda: readiness(service) == (200, "stale"))
     assert "f" * 64 in problem(service.generate(), 409)
 
 
-def test_a_failure_that_is_repaired_is_forgotten(service, store, publish, tmp_path):
+def test_a_failure_that_is_repaired_is_forgotten(
+    service: Service, store: FakeStore, publish: Callable[..., int], tmp_path: Path
+) -> None:
     manifest = build_bundle(tmp_path / "late", seed=9)
     number = publish(seed=5, bundle_digest=manifest.digest())
     store.set_alias("champion", number)
@@ -97,7 +118,7 @@ def test_a_failure_that_is_repaired_is_forgotten(service, store, publish, tmp_pa
     assert readiness(service) == (200, "ready")
 
 
-def test_any_alias_is_followed_after_the_first_request(service, store, publish):
+def test_any_alias_is_followed_after_the_first_request(service: Service, store: FakeStore, publish: Callable[..., int]) -> None:
     store.set_alias("rival", publish(seed=5))
     assert version_of(service.generate(alias="rival")) == "2"
     store.set_alias("rival", publish(seed=6))
@@ -107,13 +128,13 @@ def test_any_alias_is_followed_after_the_first_request(service, store, publish):
     service.wait(lambda: service.generate(alias="rival").status_code == 404)
 
 
-def test_a_deleted_champion_serves_no_longer(service, store):
+def test_a_deleted_champion_serves_no_longer(service: Service, store: FakeStore) -> None:
     store.delete_alias("champion")
     service.wait(lambda: service.generate().status_code == 409)
     assert version_of(service.generate(version=1)) == "1"
 
 
-def test_loaded_versions_serve_while_tracking_is_down(service, store, publish):
+def test_loaded_versions_serve_while_tracking_is_down(service: Service, store: FakeStore, publish: Callable[..., int]) -> None:
     store.set_alias("rival", publish(seed=5))
     version_of(service.generate(alias="rival"))
     publish(seed=6)
@@ -132,7 +153,9 @@ def test_loaded_versions_serve_while_tracking_is_down(service, store, publish):
     assert version_of(service.generate(version=3)) == "3"
 
 
-def test_nothing_serves_before_tracking_has_answered(make_service, store, publish):
+def test_nothing_serves_before_tracking_has_answered(
+    make_service: Callable[..., Service], store: FakeStore, publish: Callable[..., int]
+) -> None:
     store.down = True
     service = make_service()
     assert readiness(service) == (503, "starting")
@@ -144,7 +167,9 @@ def test_nothing_serves_before_tracking_has_answered(make_service, store, publis
     problem(service.generate(), 409)
 
 
-def test_a_model_that_was_created_again_starts_from_nothing(service, store, publish):
+def test_a_model_that_was_created_again_starts_from_nothing(
+    service: Service, store: FakeStore, publish: Callable[..., int]
+) -> None:
     store.images[1] = b"\x89PNG of the old one"
     assert b"old" in service.client.get("/versions/1/image").content
     before = service.generate().content
@@ -158,12 +183,14 @@ def test_a_model_that_was_created_again_starts_from_nothing(service, store, publ
     assert b"new" in service.client.get("/versions/1/image").content
 
 
-def test_a_champion_is_loaded_while_the_old_one_generates(service, store, publish, monkeypatch):
+def test_a_champion_is_loaded_while_the_old_one_generates(
+    service: Service, store: FakeStore, publish: Callable[..., int], monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The old version's drawing, begun before the swap, ends with the old version; the probe runs between its steps."""
     go, started = threading.Event(), threading.Event()
 
     class Slow(DenoisingState):
-        def step(self, model_output) -> None:
+        def step(self, model_output: NDArray[Any]) -> None:
             started.set()
             go.wait(20)
             super().step(model_output)
@@ -182,7 +209,13 @@ def test_a_champion_is_loaded_while_the_old_one_generates(service, store, publis
     service.wait(lambda: alias_state(service)["serving_version"] == 2)
 
 
-def test_an_unexpected_error_does_not_end_the_polling_thread(service, store, publish, monkeypatch, caplog):
+def test_an_unexpected_error_does_not_end_the_polling_thread(
+    service: Service,
+    store: FakeStore,
+    publish: Callable[..., int],
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
     registered_model = store.registered_model
     monkeypatch.setattr(store, "registered_model", lambda: 1 / 0)
     service.wait(lambda: any("failed" in record.getMessage() for record in caplog.records))
@@ -191,7 +224,9 @@ def test_an_unexpected_error_does_not_end_the_polling_thread(service, store, pub
     service.wait(lambda: version_of(service.generate()) == "2")
 
 
-def test_a_switch_under_load_fails_no_request_and_every_image_verifies(service, store, publish):
+def test_a_switch_under_load_fails_no_request_and_every_image_verifies(
+    service: Service, store: FakeStore, publish: Callable[..., int]
+) -> None:
     """Eight clients draw while the champion moves five times; each image is drawn again from its own text."""
     stop, answers = threading.Event(), []
 
@@ -216,7 +251,7 @@ def test_a_switch_under_load_fails_no_request_and_every_image_verifies(service, 
     assert {answer.status_code for answer in answers} == {200}
     assert {version_of(answer) for answer in answers} == {"1", "2", "3", "4", "5", "6"}
     unlike = {(version_of(answer), answer.headers["x-atelier-seed"]): answer for answer in answers}
-    for (number, _), answer in unlike.items():
+    for (number, _), answer in unlike.items():  # type: ignore[assignment]
         found = service.client.post("/verify", content=answer.content).json()
         assert found["matches"], number
         assert answer.headers["x-atelier-adapter-digest"] == found["metadata"]["adapter_digest"]

@@ -1,16 +1,23 @@
 """Events of registry-api as the fast path, and what happens without them."""
 
+from __future__ import annotations
+
 import threading
+from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any, cast
 
 import pytest
 from atelier_contracts.events import ALIAS_EVENT, STYLE_EVENT, AliasMoved, StyleEdited
+from atelier_contracts.manifests import AdapterManifest, BundleManifest
 from atelier_contracts.styles import StyleEdits
 from atelier_infer.aliases.event_listener import EventListener, parse_events
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ..conftest import wait
+from ..conftest import Service, wait
+from ..fake_store import FakeStore
 from ..tiny_bundle import adapter_tensors, build_adapter
 
 
@@ -19,17 +26,19 @@ class EventServer(ThreadingHTTPServer):
 
     daemon_threads = True
 
-    def __init__(self):
+    def __init__(self) -> None:
         super().__init__(("127.0.0.1", 0), _Handler)
-        self.asked, self.events, self.status, self.cut = [], [], 200, False
+        self.asked: list[Any] = []
+        self.events: list[AliasMoved | StyleEdited] = []
+        self.status, self.cut = 200, False
         self.changed = threading.Condition()
-        threading.Thread(target=self.serve_forever, daemon=True).start()
+        threading.Thread(target=self.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
 
     @property
-    def url(self):
+    def url(self) -> str:
         return f"http://127.0.0.1:{self.server_address[1]}"
 
-    def move(self, model, version=2):
+    def move(self, model: str, version: int = 2) -> None:
         with self.changed:
             id = len(self.events) + 1
             self.events.append(
@@ -40,7 +49,7 @@ class EventServer(ThreadingHTTPServer):
             )  # fmt: skip
             self.changed.notify_all()
 
-    def edit_style(self, model):
+    def edit_style(self, model: str) -> None:
         with self.changed:
             id = len(self.events) + 1
             self.events.append(
@@ -48,18 +57,18 @@ class EventServer(ThreadingHTTPServer):
             )
             self.changed.notify_all()
 
-    def hang_up(self):
+    def hang_up(self) -> None:
         with self.changed:
             self.cut = True
             self.changed.notify_all()
 
 
 class _Handler(BaseHTTPRequestHandler):
-    def log_message(self, *args):
+    def log_message(self, *args: str) -> None:
         pass
 
-    def do_GET(self):
-        server = self.server
+    def do_GET(self) -> None:
+        server = cast(EventServer, self.server)
         sent, server.cut = len(server.events), False  # before anybody can know that the stream is there
         server.asked.append((self.path, self.headers["Authorization"]))
         self.send_response(server.status)
@@ -70,7 +79,7 @@ class _Handler(BaseHTTPRequestHandler):
         self.wfile.write(b": hello\n\n")
         while not server.cut:
             with server.changed:
-                server.changed.wait_for(lambda sent=sent: server.cut or len(server.events) > sent, 20)
+                server.changed.wait_for(lambda sent=sent: server.cut or len(server.events) > sent, 20)  # type: ignore[misc]
                 fresh, sent = server.events[sent:], len(server.events)
             for event in fresh:
                 name = ALIAS_EVENT if isinstance(event, AliasMoved) else STYLE_EVENT
@@ -78,7 +87,7 @@ class _Handler(BaseHTTPRequestHandler):
 
 
 @pytest.fixture
-def events():
+def events() -> Iterator[EventServer]:
     server = EventServer()
     yield server
     server.hang_up()
@@ -87,7 +96,7 @@ def events():
 
 
 @pytest.fixture
-def follow(events):
+def follow(events: EventServer) -> Iterator[Callable[..., list[int]]]:
     started = []
 
     def follow() -> list[int]:
@@ -109,7 +118,14 @@ def follow(events):
         listener.stop()
 
 
-def test_a_promotion_takes_effect_without_a_poll(make_service, store, adapter, events, bundle, tmp_path):
+def test_a_promotion_takes_effect_without_a_poll(
+    make_service: Callable[..., Service],
+    store: FakeStore,
+    adapter: tuple[Path, AdapterManifest],
+    events: EventServer,
+    bundle: tuple[Path, BundleManifest],
+    tmp_path: Path,
+) -> None:
     store.set_alias("champion", store.publish_adapter(adapter[0]))
     # nothing but an event or a first request wakes the thread
     service = make_service(alias_poll_s=3600, registry_url=events.url, registry_token="the token")
@@ -123,7 +139,9 @@ def test_a_promotion_takes_effect_without_a_poll(make_service, store, adapter, e
     assert events.asked[0] == ("/events", "Bearer the token")
 
 
-def test_polling_goes_on_without_a_stream(make_service, store, adapter, events):
+def test_polling_goes_on_without_a_stream(
+    make_service: Callable[..., Service], store: FakeStore, adapter: tuple[Path, AdapterManifest], events: EventServer
+) -> None:
     events.status = 503
     service = make_service(alias_poll_s=0.05, registry_url=events.url, registry_token="the token")
     service.wait(lambda: events.asked)
@@ -131,7 +149,7 @@ def test_polling_goes_on_without_a_stream(make_service, store, adapter, events):
     service.wait(lambda: service.generate().status_code == 200)
 
 
-def test_a_lost_stream_is_taken_up_where_it_broke(events, follow):
+def test_a_lost_stream_is_taken_up_where_it_broke(events: EventServer, follow: Callable[..., list[int]]) -> None:
     looks = follow()
     wait(lambda: len(looks) == 1)  # once per connection
     events.move("sketches")
@@ -142,7 +160,7 @@ def test_a_lost_stream_is_taken_up_where_it_broke(events, follow):
     wait(lambda: len(looks) == 3)
 
 
-def test_an_edited_style_is_read_at_once(events, follow):
+def test_an_edited_style_is_read_at_once(events: EventServer, follow: Callable[..., list[int]]) -> None:
     looks = follow()
     wait(lambda: len(looks) == 1)
     events.edit_style("photos")
@@ -153,7 +171,7 @@ def test_an_edited_style_is_read_at_once(events, follow):
     assert events.asked[1][0] == "/events?after=2"
 
 
-def test_another_models_events_move_the_cursor_only(events, follow):
+def test_another_models_events_move_the_cursor_only(events: EventServer, follow: Callable[..., list[int]]) -> None:
     looks = follow()
     wait(lambda: len(looks) == 1)
     events.move("photos")
@@ -164,14 +182,16 @@ def test_another_models_events_move_the_cursor_only(events, follow):
     assert events.asked[1][0] == "/events?after=2"
 
 
-def test_an_outage_is_logged_once(events, follow, caplog):
+def test_an_outage_is_logged_once(
+    events: EventServer, follow: Callable[..., list[int]], caplog: pytest.LogCaptureFixture
+) -> None:
     events.status = 503
     follow()
     wait(lambda: len(events.asked) > 4)
     assert len([record for record in caplog.records if "event stream unavailable" in record.getMessage()]) == 1
 
 
-def test_comments_and_unknown_fields_are_passed_over():
+def test_comments_and_unknown_fields_are_passed_over() -> None:
     lines = [
         b": hello",
         b"",
@@ -189,5 +209,5 @@ def test_comments_and_unknown_fields_are_passed_over():
 
 
 @given(st.lists(st.binary(max_size=40)))
-def test_no_bytes_break_it(lines):
+def test_no_bytes_break_it(lines: list[bytes]) -> None:
     assert all(isinstance(name, str) and isinstance(data, str) for name, data in parse_events(lines))

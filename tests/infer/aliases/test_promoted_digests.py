@@ -1,36 +1,46 @@
 """An alias draws with the files that registry-api decided on, or not at all, whoever changed what since."""
 
+from __future__ import annotations
+
 import json
 import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
 import pytest
 from atelier_contracts import names
+from atelier_contracts.manifests import BundleManifest
 from atelier_infer.aliases import last_known_aliases
 from atelier_infer.aliases.integrity_monitor import IntegrityMonitor
 from atelier_infer.artifacts.artifact_cache import ArtifactCache
 from atelier_infer.artifacts.keyed_locks import KeyedLocks
 
+from ..conftest import Service
+from ..fake_store import FakeStore
 from ..support import changed, verify
 from ..tiny_bundle import adapter_tensors, build_adapter
 
 
-def alias_state(service, name="champion"):
+def alias_state(service: Service, name: str = "champion") -> dict[str, Any]:
     return service.client.get("/models").json()["aliases"][name]
 
 
-def refusal(service):
+def refusal(service: Service) -> str:
     service.wait(lambda: alias_state(service)["problem"])
     return alias_state(service)["problem"]
 
 
-def plant(store, bundle, version, seed=77):
+def plant(store: FakeStore, bundle: tuple[Path, BundleManifest], version: int, seed: int = 77) -> str:
     """Other files under a version, as whoever can write to the bucket would leave them."""
     folder = store.folders[version]
     shutil.rmtree(folder)
     return build_adapter(folder, bundle[1].digest(), adapter_tensors(seed=seed)).digest()
 
 
-def test_files_changed_before_the_download_are_never_served(make_service, store, publish, bundle):
+def test_files_changed_before_the_download_are_never_served(
+    make_service: Callable[..., Service], store: FakeStore, publish: Callable[..., int], bundle: tuple[Path, BundleManifest]
+) -> None:
     number = publish(seed=1)
     store.set_alias("champion", number)
     planted = plant(store, bundle, number)
@@ -42,7 +52,9 @@ def test_files_changed_before_the_download_are_never_served(make_service, store,
     assert service.generate(version=number).status_code == 409  # nor by its number
 
 
-def test_files_changed_while_served_have_no_effect(service, store, bundle, tmp_path):
+def test_files_changed_while_served_have_no_effect(
+    service: Service, store: FakeStore, bundle: tuple[Path, BundleManifest], tmp_path: Path
+) -> None:
     """In memory, and after a restart from the cache: the same bytes are drawn, and /models and the log tell of the change."""
     before = service.generate().content
     served = store.promoted[1]
@@ -55,7 +67,13 @@ def test_files_changed_while_served_have_no_effect(service, store, bundle, tmp_p
     assert "the promoted ones are still served" in monitor.problem(1, served)
 
 
-def test_a_restart_serves_the_promoted_files_from_disk(make_service, store, publish, bundle, caplog):
+def test_a_restart_serves_the_promoted_files_from_disk(
+    make_service: Callable[..., Service],
+    store: FakeStore,
+    publish: Callable[..., int],
+    bundle: tuple[Path, BundleManifest],
+    caplog: pytest.LogCaptureFixture,
+) -> None:
     store.set_alias("champion", publish(seed=1))
     first = make_service()
     first.wait(lambda: first.client.get("/readyz").status_code == 200)
@@ -68,7 +86,9 @@ def test_a_restart_serves_the_promoted_files_from_disk(make_service, store, publ
     assert "files of a served version changed" in caplog.text
 
 
-def test_missing_files_of_a_served_version_are_reported(make_service, store, publish):
+def test_missing_files_of_a_served_version_are_reported(
+    make_service: Callable[..., Service], store: FakeStore, publish: Callable[..., int]
+) -> None:
     store.set_alias("champion", publish(seed=1))
     service = make_service(integrity_check_s=0.05)
     service.wait(lambda: service.client.get("/readyz").status_code == 200)
@@ -78,7 +98,9 @@ def test_missing_files_of_a_served_version_are_reported(make_service, store, pub
     assert service.generate().status_code == 200
 
 
-def test_an_alias_without_a_decision_is_not_served(make_service, store, publish):
+def test_an_alias_without_a_decision_is_not_served(
+    make_service: Callable[..., Service], store: FakeStore, publish: Callable[..., int]
+) -> None:
     number = publish(seed=1)
     store.aliases["champion"] = number  # by another client
     service = make_service()
@@ -92,7 +114,9 @@ def test_an_alias_without_a_decision_is_not_served(make_service, store, publish)
     without.wait(lambda: without.client.get("/readyz").status_code == 200)
 
 
-def test_a_digest_of_other_files_is_refused(make_service, store, publish):
+def test_a_digest_of_other_files_is_refused(
+    make_service: Callable[..., Service], store: FakeStore, publish: Callable[..., int]
+) -> None:
     number = publish(seed=1)
     store.set_alias("champion", number)
     store.promoted[number] = "f" * 64
@@ -100,7 +124,9 @@ def test_a_digest_of_other_files_is_refused(make_service, store, publish):
     assert f"files of digest {'f' * 64}" in refusal(service)
 
 
-def test_a_restart_without_tracking_serves_from_disk(make_service, store, publish, tmp_path):
+def test_a_restart_without_tracking_serves_from_disk(
+    make_service: Callable[..., Service], store: FakeStore, publish: Callable[..., int], tmp_path: Path
+) -> None:
     """Both files by digest and what the aliases were; once tracking answers again, what it says."""
     store.set_alias("champion", publish(seed=1))
     first = make_service()
@@ -117,7 +143,9 @@ def test_a_restart_without_tracking_serves_from_disk(make_service, store, publis
     assert again.client.get("/readyz").json() == {"status": "ready"}
 
 
-def test_changed_files_on_disk_are_not_served_without_tracking(make_service, store, publish, tmp_path):
+def test_changed_files_on_disk_are_not_served_without_tracking(
+    make_service: Callable[..., Service], store: FakeStore, publish: Callable[..., int], tmp_path: Path
+) -> None:
     store.set_alias("champion", publish(seed=1))
     first = make_service()
     first.wait(lambda: first.client.get("/readyz").status_code == 200)
@@ -131,19 +159,21 @@ def test_changed_files_on_disk_are_not_served_without_tracking(make_service, sto
 
 
 @pytest.mark.parametrize("content", ["", "[]", '{"model": "sketches"}', '{"format": 1, "model": "../x", "aliases": {}}'])
-def test_unreadable_last_known_aliases_are_ignored(tmp_path, content, caplog):
+def test_unreadable_last_known_aliases_are_ignored(tmp_path: Path, content: str, caplog: pytest.LogCaptureFixture) -> None:
     (tmp_path / last_known_aliases.FILE).write_text(content)
     assert last_known_aliases.read(tmp_path, "sketches") is None
     assert "cannot read the last known aliases" in caplog.text
 
 
-def test_last_known_aliases_of_another_model_are_ignored(tmp_path):
+def test_last_known_aliases_of_another_model_are_ignored(tmp_path: Path) -> None:
     last_known_aliases.write(tmp_path, last_known_aliases.LastKnownAliases(model="photos", generation="1", aliases={}))
     assert last_known_aliases.read(tmp_path, "photos") is not None
     assert last_known_aliases.read(tmp_path, "sketches") is None
 
 
-def test_adapters_of_aliases_count_against_the_limit(make_service, store, bundle, tmp_path):
+def test_adapters_of_aliases_count_against_the_limit(
+    make_service: Callable[..., Service], store: FakeStore, bundle: tuple[Path, BundleManifest], tmp_path: Path
+) -> None:
     """Three aliases of 0.7 MiB in 2 MiB: the one that was asked for least recently goes, the champion stays."""
     big = adapter_tensors(rank=9000)
     for number in range(4):
@@ -161,7 +191,7 @@ def test_adapters_of_aliases_count_against_the_limit(make_service, store, bundle
     assert service.generate(alias="style-1").status_code == 200  # it comes back when somebody asks
 
 
-def test_one_lock_does_not_wait_for_another():
+def test_one_lock_does_not_wait_for_another() -> None:
     locks = KeyedLocks()
     with locks.held("bundle"), locks.held("adapter"):
         pass
@@ -174,7 +204,7 @@ def test_one_lock_does_not_wait_for_another():
     "digest", ["", "..", "/etc", "../bundles/" + "a" * 64, "a" * 63, "A" * 64, "a" * 64 + "\n", "a" * 300, "%2e%2e"]
 )
 @pytest.mark.parametrize("field", ["bundle_digest", "adapter_digest", "adapters"])
-def test_metadata_of_an_image_never_becomes_a_path(service, tmp_path, field, digest):
+def test_metadata_of_an_image_never_becomes_a_path(service: Service, tmp_path: Path, field: str, digest: str) -> None:
     """Folders with the right names lie in wait: none is touched, and the answer is 422."""
 
     good = service.generate().content
@@ -184,7 +214,7 @@ def test_metadata_of_an_image_never_becomes_a_path(service, tmp_path, field, dig
     kept = sorted(path for path in (tmp_path / "cache").rglob("*") if path.is_file())
     value = [{"version": 1, "digest": digest, "weight": 1.0}] if field == "adapters" else digest
     text = {field: value, "adapters": []} if field != "adapters" else {field: value}
-    answer = verify(service, changed(good, version="base", **text))
+    answer = verify(service, changed(good, version="base", **text))  # type: ignore[arg-type]
     assert answer.status_code == 422, answer.text
     answer = verify(service, changed(good, version="base", adapters=[], bundle_digest=str(victim)))
     assert answer.status_code == 422
@@ -192,7 +222,7 @@ def test_metadata_of_an_image_never_becomes_a_path(service, tmp_path, field, dig
     assert sorted(path for path in (tmp_path / "cache").rglob("*") if path.is_file()) == kept
 
 
-def test_a_version_in_metadata_must_be_a_number(service):
+def test_a_version_in_metadata_must_be_a_number(service: Service) -> None:
 
     good = service.generate().content
     for version in ("../../x", "1/..", "0", "01", "1+", "99999999999", "base+1", ""):
@@ -200,7 +230,7 @@ def test_a_version_in_metadata_must_be_a_number(service):
     assert json.loads(verify(service, good).text)["matches"] is True
 
 
-def test_metadata_with_another_size_is_refused_before_generating(service):
+def test_metadata_with_another_size_is_refused_before_generating(service: Service) -> None:
 
     good = service.generate().content
     results = service.count("images_total", version="1", alias="champion", outcome="succeeded")

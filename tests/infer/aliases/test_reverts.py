@@ -1,14 +1,28 @@
 """Reverts: a version whose images are blank or not finite is replaced by the one before it."""
 
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
 import numpy as np
 import pytest
+from atelier_contracts.manifests import BundleManifest
 from onnx import helper
 
+from ..conftest import Service
+from ..fake_store import FakeStore
 from ..support import alias_state, make_all_images_blank, problem, readiness, version_of
 from ..tiny_bundle import adapter_tensors, build_adapter, build_bundle, change_unet
 
 
-def test_after_two_blank_images_in_a_row_the_previous_version_serves(service, store, publish, monkeypatch, caplog):
+def test_after_two_blank_images_in_a_row_the_previous_version_serves(
+    service: Service,
+    store: FakeStore,
+    publish: Callable[..., int],
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
     before = service.generate().content
     number = publish(seed=5)
     store.set_alias("champion", number)
@@ -45,7 +59,9 @@ def test_after_two_blank_images_in_a_row_the_previous_version_serves(service, st
         {"adapters": [{"alias": "champion", "weight": 1}, {"version": 1, "weight": 1}]},
     ],
 )
-def test_unusual_requests_do_not_count_against_a_version(service, store, publish, monkeypatch, fields):
+def test_unusual_requests_do_not_count_against_a_version(
+    service: Service, store: FakeStore, publish: Callable[..., int], monkeypatch: pytest.MonkeyPatch, fields: dict[str, float]
+) -> None:
     number = publish(seed=5)
     store.set_alias("champion", number)
     service.wait(lambda: version_of(service.generate()) == str(number))
@@ -55,7 +71,9 @@ def test_unusual_requests_do_not_count_against_a_version(service, store, publish
     assert alias_state(service)["serving_version"] == number
 
 
-def test_a_failing_graph_does_not_count_against_a_version(make_service, store, publish, tmp_path):
+def test_a_failing_graph_does_not_count_against_a_version(
+    make_service: Callable[..., Service], store: FakeStore, publish: Callable[..., int], tmp_path: Path
+) -> None:
     """The base's UNet looks up the last row in a list of one: every guided step fails, the others do not."""
     folder = tmp_path / "fragile"
     build_bundle(folder)
@@ -80,22 +98,30 @@ def test_a_failing_graph_does_not_count_against_a_version(make_service, store, p
     assert version_of(service.generate(guidance_scale=1)) == "2"
 
 
-def test_a_revert_is_logged_once_with_its_reason(service, store, publish, monkeypatch, caplog):
+def test_a_revert_is_logged_once_with_its_reason(
+    service: Service,
+    store: FakeStore,
+    publish: Callable[..., int],
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
     store.set_alias("champion", publish(seed=5))
     service.wait(lambda: version_of(service.generate()) == "2")
     make_all_images_blank(monkeypatch)
     for _ in range(4):
         service.generate()
     (record,) = [record for record in caplog.records if record.getMessage() == "alias reverted"]
-    assert {name: record.fields[name] for name in ("alias", "version", "serving")} == {
+    assert {name: vars(record)["fields"][name] for name in ("alias", "version", "serving")} == {
         "alias": "champion",
         "version": 2,
         "serving": 1,
     }
-    assert "2 blank or non-finite images in a row" in record.fields["reason"]
+    assert "2 blank or non-finite images in a row" in vars(record)["fields"]["reason"]
 
 
-def test_a_valid_image_resets_the_count(service, store, publish, monkeypatch):
+def test_a_valid_image_resets_the_count(
+    service: Service, store: FakeStore, publish: Callable[..., int], monkeypatch: pytest.MonkeyPatch
+) -> None:
     number = publish(seed=5)
     store.set_alias("champion", number)
     service.wait(lambda: version_of(service.generate()) == str(number))
@@ -107,13 +133,15 @@ def test_a_valid_image_resets_the_count(service, store, publish, monkeypatch):
     assert alias_state(service)["serving_version"] == number
 
 
-def test_the_first_champion_keeps_serving(service, monkeypatch):
+def test_the_first_champion_keeps_serving(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
     make_all_images_blank(monkeypatch)
     for _ in range(3):
         assert version_of(service.generate()) == "1"
 
 
-def test_non_finite_images_of_a_version_count_as_well(service, store, bundle, tmp_path):
+def test_non_finite_images_of_a_version_count_as_well(
+    service: Service, store: FakeStore, bundle: tuple[Path, BundleManifest], tmp_path: Path
+) -> None:
     """The version passes the probe and overflows in a guided image; the one before it generates the same requests."""
     build_adapter(tmp_path / "overflow", bundle[1].digest(), adapter_tensors(seed=5, scale=1e37))
     number = store.publish_adapter(tmp_path / "overflow")
@@ -127,7 +155,7 @@ def test_non_finite_images_of_a_version_count_as_well(service, store, bundle, tm
     assert [version_of(service.generate(seed=seed)) for seed in (7, 8)] == ["1", "1"]
 
 
-def test_registry_api_reads_what_was_reverted(service, store, publish):
+def test_registry_api_reads_what_was_reverted(service: Service, store: FakeStore, publish: Callable[..., int]) -> None:
     from atelier_registry.decisions.revert_monitor import HttpServedModelReader
 
     from ..conftest import SECRET

@@ -1,9 +1,15 @@
 """Liveness."""
 
+from __future__ import annotations
+
 import threading
 
+import pytest
 
-def test_healthz_fails_when_the_engine_thread_is_dead(service, monkeypatch):
+from ..conftest import Service
+
+
+def test_healthz_fails_when_the_engine_thread_is_dead(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
     assert service.client.get("/healthz").json() == {"status": "alive"}
     service.engine._stuck_after_s = 0.05
     held = threading.Event()

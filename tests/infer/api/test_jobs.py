@@ -1,25 +1,33 @@
 """/jobs: progress, previews, cancellation, keeping."""
 
+from __future__ import annotations
+
 import asyncio
 import base64
 import hashlib
 import io
 import threading
+from collections.abc import Callable
 from contextlib import nullcontext
+from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from atelier_contracts.generate import GenerateRequest
+from atelier_contracts.manifests import AdapterManifest
 from atelier_infer.errors import UnknownVersionError
 from atelier_infer.generation import service as service_module
 from atelier_infer.generation.job_store import JobStore
 from atelier_infer.generation.service import SubmitOptions
 from PIL import Image
 
+from ..conftest import Service
+from ..fake_store import FakeStore
 from ..support import REQUEST, ended, events, make_noise_non_finite, problem
 
 
-def test_a_job_from_submission_to_its_images(service):
+def test_a_job_from_submission_to_its_images(service: Service) -> None:
     answer = service.client.post("/jobs", json=REQUEST | {"n": 2})
     assert answer.status_code == 202
     job = answer.json()["id"]
@@ -41,7 +49,9 @@ def test_a_job_from_submission_to_its_images(service):
     assert Image.open(io.BytesIO(webp.content)).format == "WEBP"
 
 
-def test_events_report_every_step_with_previews(service, paced):
+def test_events_report_every_step_with_previews(
+    service: Service, paced: tuple[threading.Event, threading.Event, type[Any]]
+) -> None:
     go, started, slow = paced
     slow.pause_s = 0.2  # a preview is decoded while the next steps are taken
     job = service.client.post("/jobs", json=REQUEST | {"steps": 15}).json()["id"]
@@ -64,7 +74,7 @@ def test_events_report_every_step_with_previews(service, paced):
     assert [name for name, _ in events(service, job)] == ["status", "end"]  # read again after the end
 
 
-def test_without_previews_there_are_none(service, paced):
+def test_without_previews_there_are_none(service: Service, paced: tuple[threading.Event, threading.Event, type[Any]]) -> None:
     go, started, _ = paced
     job = service.client.post("/jobs", json=REQUEST).json()["id"]
     assert started.wait(20)
@@ -77,7 +87,7 @@ def test_without_previews_there_are_none(service, paced):
     assert "preview" not in {name for name, _ in found}
 
 
-def test_position_and_time_left(service, paced):
+def test_position_and_time_left(service: Service, paced: tuple[threading.Event, threading.Event, type[Any]]) -> None:
     go, started, _ = paced
     jobs = [service.client.post("/jobs", json=REQUEST | {"width": width}).json() for width in (32, 48)]
     assert started.wait(20)
@@ -89,7 +99,9 @@ def test_position_and_time_left(service, paced):
     assert ended(service, jobs[1]["id"]).state == "succeeded"
 
 
-def test_a_cancelled_job_ends_within_a_step_and_is_forgotten(service, paced):
+def test_a_cancelled_job_ends_within_a_step_and_is_forgotten(
+    service: Service, paced: tuple[threading.Event, threading.Event, type[Any]]
+) -> None:
     go, started, _ = paced
     job = service.client.post("/jobs", json=REQUEST | {"steps": 50}).json()["id"]
     assert started.wait(20)
@@ -102,7 +114,7 @@ def test_a_cancelled_job_ends_within_a_step_and_is_forgotten(service, paced):
     assert order.status().completed_steps <= 2
 
 
-def test_a_failed_job_has_a_problem(service, monkeypatch):
+def test_a_failed_job_has_a_problem(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
 
     make_noise_non_finite(monkeypatch)
     job = service.client.post("/jobs", json=REQUEST).json()["id"]
@@ -111,7 +123,7 @@ def test_a_failed_job_has_a_problem(service, monkeypatch):
     assert "NaN or infinity" in status.problem.detail
 
 
-def test_a_job_is_its_senders_alone(service, token_file):
+def test_a_job_is_its_senders_alone(service: Service, token_file: Path) -> None:
     with token_file.open("a") as lines:
         lines.write(f"ida admin {hashlib.sha256(b'ida-s token').hexdigest()}\n")
     job = service.client.post("/jobs", json=REQUEST).json()["id"]
@@ -121,27 +133,27 @@ def test_a_job_is_its_senders_alone(service, token_file):
     assert ended(service, job).state == "succeeded"
 
 
-def test_the_same_key_is_the_same_job(service):
+def test_the_same_key_is_the_same_job(service: Service) -> None:
     first, again = (service.client.post("/jobs", json=REQUEST, headers={"Idempotency-Key": "k"}).json()["id"] for _ in range(2))
     assert first == again
     # the key of a job is not one of an image
     problem(service.client.post("/generate", json=REQUEST, headers={"Idempotency-Key": "k"}), 422)
 
 
-def test_a_key_survives_a_disconnect_and_is_free_after_a_failure():
+def test_a_key_survives_a_disconnect_and_is_free_after_a_failure() -> None:
     """While a version is loading: the client disconnects, sends the same request again, and then loading fails."""
     fail, selections = asyncio.Event(), []
 
-    async def select(request):
+    async def select(request: GenerateRequest) -> None:
         selections.append(request)
         await fail.wait()
         raise UnknownVersionError("no such version")
 
     service = service_module.GenerationService(
         model="sketches",
-        engine=SimpleNamespace(admit=lambda images: nullcontext()),
+        engine=SimpleNamespace(admit=lambda images: nullcontext()),  # type: ignore[arg-type]
         tracker=None,
-        selector=SimpleNamespace(select=select),
+        selector=SimpleNamespace(select=select),  # type: ignore[arg-type]
         rules=None,
         jobs=JobStore(retention_s=60, retention_bytes=0),
         webhooks=None,
@@ -149,7 +161,7 @@ def test_a_key_survives_a_disconnect_and_is_free_after_a_failure():
     )
     request, options = GenerateRequest.model_validate(REQUEST), SubmitOptions("rita", key="k")
 
-    async def scenario():
+    async def scenario() -> None:
         first = asyncio.create_task(service.submit(request, options))
         while not selections:
             await asyncio.sleep(0.01)
@@ -170,7 +182,9 @@ def test_a_key_survives_a_disconnect_and_is_free_after_a_failure():
 
 
 @pytest.mark.parametrize("settings", [{"job_retention_s": 0}, {"job_retention_mib": 0}])
-def test_jobs_are_forgotten(make_service, store, adapter, settings):
+def test_jobs_are_forgotten(
+    make_service: Callable[..., Service], store: FakeStore, adapter: tuple[Path, AdapterManifest], settings: dict[str, int]
+) -> None:
     store.set_alias("champion", store.publish_adapter(adapter[0]))
     service = make_service(**settings)
     service.wait(lambda: service.client.get("/readyz").status_code == 200)
@@ -178,7 +192,12 @@ def test_jobs_are_forgotten(make_service, store, adapter, settings):
     service.wait(lambda: service.client.get(f"/jobs/{job}").status_code == 404)
 
 
-def test_a_full_queue_refuses_jobs_too(make_service, store, adapter, paced):
+def test_a_full_queue_refuses_jobs_too(
+    make_service: Callable[..., Service],
+    store: FakeStore,
+    adapter: tuple[Path, AdapterManifest],
+    paced: tuple[threading.Event, threading.Event, type[Any]],
+) -> None:
     go, _, _ = paced
     store.set_alias("champion", store.publish_adapter(adapter[0]))
     service = make_service(queue_limit=1)
@@ -191,11 +210,13 @@ def test_a_full_queue_refuses_jobs_too(make_service, store, adapter, paced):
     assert {ended(service, job).state for job in jobs} == {"succeeded"}
 
 
-def test_a_broken_request_is_refused_at_once(service):
+def test_a_broken_request_is_refused_at_once(service: Service) -> None:
     assert "nearest valid" in problem(service.client.post("/jobs", json=REQUEST | {"width": 33}), 422)
 
 
-def test_a_stream_ends_when_its_token_is_revoked(service, paced, token_file):
+def test_a_stream_ends_when_its_token_is_revoked(
+    service: Service, paced: tuple[threading.Event, threading.Event, type[Any]], token_file: Path
+) -> None:
     """The job goes on; who may not come in any more hears nothing more of it."""
     go, started, _ = paced
     job = service.client.post("/jobs", json=REQUEST).json()["id"]

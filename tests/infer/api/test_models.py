@@ -1,9 +1,18 @@
 """/models."""
 
+from __future__ import annotations
+
+from pathlib import Path
+
 import pytest
+from atelier_contracts.manifests import AdapterManifest, BundleManifest
+
+from ..conftest import Service
 
 
-def test_models_shows_what_is_loaded(service, adapter, bundle):
+def test_models_shows_what_is_loaded(
+    service: Service, adapter: tuple[Path, AdapterManifest], bundle: tuple[Path, BundleManifest]
+) -> None:
     reported = service.client.get("/models").json()
     assert reported.pop("cache_mib") > 0
     memory = reported.pop("memory")

@@ -1,22 +1,27 @@
 """/v1/images/generations through the stock client."""
 
+from __future__ import annotations
+
 import base64
 import io
+from collections.abc import Iterator
+from typing import Any
 
 import openai
 import pytest
+from openai import NotFoundError, OpenAI, UnprocessableEntityError
 from PIL import Image
 
-from ..conftest import SECRET
+from ..conftest import SECRET, Service
 
 
 @pytest.fixture
-def client(service):
+def client(service: Service) -> Iterator[OpenAI]:
     with openai.OpenAI(base_url=f"{service.client.base_url}/v1", api_key=SECRET, max_retries=0) as client:
         yield client
 
 
-def test_the_stock_client_generates_images(service, client):
+def test_the_stock_client_generates_images(service: Service, client: OpenAI) -> None:
     answer = client.images.generate(prompt="a cat", n=2, size="48x32", extra_body={"seed": 7, "steps": 2})
     assert len(answer.data) == 2
     assert Image.open(io.BytesIO(base64.b64decode(answer.data[0].b64_json))).size == (48, 32)
@@ -46,13 +51,15 @@ def test_the_stock_client_generates_images(service, client):
         ({"extra_body": {"style": "vivid"}}, openai.UnprocessableEntityError, "style is not a field"),
     ],
 )
-def test_what_it_cannot_do_is_refused(client, fields, error, words):
+def test_what_it_cannot_do_is_refused(
+    client: OpenAI, fields: dict[str, Any], error: type[NotFoundError] | type[UnprocessableEntityError], words: str
+) -> None:
     with pytest.raises(error) as caught:
         client.images.generate(prompt="a cat", **fields)
-    assert words in caught.value.body["detail"]
+    assert words in caught.value.body["detail"]  # type: ignore[index]
 
 
-def test_a_wrong_key_is_401(service):
+def test_a_wrong_key_is_401(service: Service) -> None:
     wrong = openai.OpenAI(base_url=f"{service.client.base_url}/v1", api_key="no", max_retries=0)
     with wrong, pytest.raises(openai.AuthenticationError):
         wrong.images.generate(prompt="a cat")

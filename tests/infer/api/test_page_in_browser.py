@@ -1,19 +1,26 @@
 """The drawing page in a headless Chromium."""
 
+from __future__ import annotations
+
 import hashlib
 import io
 import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
 
 import pytest
 from atelier_contracts import names
 from atelier_contracts.generate import GenerationMetadata
+from atelier_contracts.manifests import BundleManifest
 from atelier_contracts.styles import Recommended, Style
 from atelier_infer.engine import denoising_state
 from atelier_infer.generation import service as service_module
 from PIL import Image
-from playwright.sync_api import expect
+from playwright.sync_api import Browser, expect
 
-from ..conftest import SECRET
+from ..conftest import SECRET, Service
+from ..fake_store import FakeStore
 from ..support import make_noise_non_finite
 from ..tiny_bundle import adapter_tensors, build_adapter
 
@@ -23,21 +30,23 @@ expect.set_options(timeout=PATIENCE_MS)
 
 
 @pytest.fixture(scope="module")
-def chromium(launch_chromium):
+def chromium(launch_chromium: Callable[..., Browser]) -> Iterator[Any]:
     started = launch_chromium()
     yield started
     started.close()
 
 
 @pytest.fixture
-def open_page(chromium, service, store, bundle, tmp_path):
+def open_page(
+    chromium: Any, service: Service, store: FakeStore, bundle: tuple[Path, BundleManifest], tmp_path: Path
+) -> Iterator[Any]:
     """A factory of tabs with a token; version 2 is another style, version 1 the champion with a validation image."""
     build_adapter(tmp_path / "second", bundle[1].digest(), adapter_tensors(seed=5))
     store.publish_adapter(tmp_path / "second")
     store.images[1] = service.generate().content
     contexts, faults = [], []
 
-    def make(address: str = "", *, token: str | None = SECRET, **options):
+    def make(address: str = "", *, token: str | None = SECRET, **options: Any) -> Any:
         context = chromium.new_context(accept_downloads=True, **options)
         contexts.append(context)
         page = context.new_page()
@@ -57,30 +66,30 @@ def open_page(chromium, service, store, bundle, tmp_path):
 
 
 @pytest.fixture
-def slow(monkeypatch):
+def slow(monkeypatch: pytest.MonkeyPatch) -> None:
     class Slow(denoising_state.DenoisingState):
-        def step(self, model_output) -> None:
+        def step(self, model_output: Any) -> None:
             time.sleep(0.15)
             super().step(model_output)
 
     monkeypatch.setattr(service_module, "DenoisingState", Slow)
 
 
-def generate(page, prompt="a cat", steps=4, seed="7") -> None:
+def generate(page: Any, prompt: str = "a cat", steps: int | None = 4, seed: str = "7") -> None:
     page.get_by_label("Prompt", exact=True).fill(prompt)
-    page.get_by_label("Steps").fill(str(steps))
+    page.get_by_label("Steps").fill("" if steps is None else str(steps))
     page.get_by_label("Seed", exact=True).fill(seed)
     page.get_by_role("button", name="Generate", exact=True).click()
 
 
-def download(page, which=0) -> bytes:
+def download(page: Any, which: int = 0) -> bytes:
     with page.expect_download() as caught:
         page.get_by_role("link", name="Download PNG").nth(which).click()
     with open(caught.value.path(), "rb") as file:
         return file.read()
 
 
-def test_previews_appear_and_the_image_is_downloaded_with_its_metadata(open_page, service, slow):
+def test_previews_appear_and_the_image_is_downloaded_with_its_metadata(open_page: Any, service: Service, slow: Any) -> None:
     page = open_page()
     generate(page, "a cät on a chair", steps=12)
     image = page.locator("#results img")
@@ -90,24 +99,26 @@ def test_previews_appear_and_the_image_is_downloaded_with_its_metadata(open_page
     expect(page.get_by_role("link", name="Download PNG")).to_be_visible(timeout=PATIENCE_MS)
     assert image.get_attribute("alt") == "a cät on a chair, generated with champion"
     png = download(page)
-    results = GenerationMetadata.model_validate_json(Image.open(io.BytesIO(png)).text[names.PNG_TEXT])
+    results = GenerationMetadata.model_validate_json(Image.open(io.BytesIO(png)).text[names.PNG_TEXT])  # type: ignore[attr-defined]
     assert (results.prompt, results.seed, results.steps, results.version) == ("a cät on a chair", 7, 12, "1")
     assert service.client.post("/verify", content=png).json()["matches"]
 
 
-def test_the_same_prompt_and_seed_across_styles(open_page):
+def test_the_same_prompt_and_seed_across_styles(open_page: Any) -> None:
     page = open_page()
     page.get_by_role("checkbox", name="version 2").check()
     page.get_by_role("checkbox", name="base").check()
     generate(page, seed="")
     expect(page.get_by_role("link", name="Download PNG")).to_have_count(3)
-    texts = [Image.open(io.BytesIO(download(page, index))).text[names.PNG_TEXT] for index in range(3)]
+    texts = [Image.open(io.BytesIO(download(page, index))).text[names.PNG_TEXT] for index in range(3)]  # type: ignore[attr-defined]
     results = [GenerationMetadata.model_validate_json(text) for text in texts]
     assert {one.version for one in results} == {"1", "2", "base"}
     assert len({one.seed for one in results}) == 1
 
 
-def test_a_style_is_described_and_its_recommended_values_apply(open_page, service, store, publish):
+def test_a_style_is_described_and_its_recommended_values_apply(
+    open_page: Any, service: Service, store: FakeStore, publish: Callable[..., int]
+) -> None:
     style = Style(title="Ink", trigger_words=("sumi",), licence="MIT", recommended=Recommended(steps=3, scale=0.5))
     stream = io.BytesIO()
     Image.new("RGB", (90, 60), "teal").save(stream, "webp")
@@ -124,14 +135,14 @@ def test_a_style_is_described_and_its_recommended_values_apply(open_page, servic
     assert page.get_by_label("Steps").get_attribute("placeholder") == "as each style says"
     page.get_by_role("checkbox", name="champion").first.uncheck()
     assert page.get_by_label("Steps").get_attribute("placeholder") == "3"
-    generate(page, steps="")
+    generate(page, steps=None)
     expect(page.locator("#results .state")).to_contain_text("3 steps")
     expect(page.locator("#results .state")).to_contain_text("scale, steps as recommended")
-    metadata = GenerationMetadata.model_validate_json(Image.open(io.BytesIO(download(page))).text[names.PNG_TEXT])
+    metadata = GenerationMetadata.model_validate_json(Image.open(io.BytesIO(download(page))).info[names.PNG_TEXT])
     assert (metadata.steps, metadata.adapters[0].weight, metadata.guidance_scale) == (3, 0.5, 5.0)
 
 
-def test_styles_show_their_validation_image(open_page):
+def test_styles_show_their_validation_image(open_page: Any) -> None:
     page = open_page()
     champion = page.locator(".style", has=page.get_by_role("checkbox", name="now version 1"))
     expect(champion.locator("img")).to_be_visible(timeout=PATIENCE_MS)
@@ -140,7 +151,7 @@ def test_styles_show_their_validation_image(open_page):
 
 
 @pytest.mark.parametrize("how", ["button", "key"])
-def test_cancel_and_try_again(open_page, service, slow, how):
+def test_cancel_and_try_again(open_page: Any, service: Service, slow: Any, how: Any) -> None:
     page = open_page()
     generate(page, steps=100)
     expect(page.locator("#results .state")).to_contain_text("of 100")
@@ -154,7 +165,7 @@ def test_cancel_and_try_again(open_page, service, slow, how):
     expect(page.locator("#results .state")).to_contain_text("of 100")
 
 
-def test_an_error_is_shown_in_place_of_the_image(open_page, monkeypatch):
+def test_an_error_is_shown_in_place_of_the_image(open_page: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     page = open_page()
     make_noise_non_finite(monkeypatch)
     generate(page)
@@ -165,14 +176,14 @@ def test_an_error_is_shown_in_place_of_the_image(open_page, monkeypatch):
     expect(page.get_by_role("link", name="Download PNG")).to_be_visible(timeout=PATIENCE_MS)
 
 
-def test_a_missing_token_is_requested(open_page):
+def test_a_missing_token_is_requested(open_page: Any) -> None:
     page = open_page()
     page.get_by_role("checkbox", name="now version 1").uncheck()
     generate(page)
     expect(page.locator("#notice")).to_have_text("Choose at least one style.")
 
 
-def test_offline_and_online_again(open_page, slow):
+def test_offline_and_online_again(open_page: Any, slow: Any) -> None:
     page = open_page()
     generate(page)
     expect(page.get_by_role("link", name="Download PNG")).to_be_visible(timeout=PATIENCE_MS)
@@ -186,7 +197,7 @@ def test_offline_and_online_again(open_page, slow):
     expect(page.get_by_role("link", name="Download PNG")).to_be_visible(timeout=PATIENCE_MS)
 
 
-def test_a_link_restores_the_whole_request(open_page):
+def test_a_link_restores_the_whole_request(open_page: Any) -> None:
     page = open_page()
     page.get_by_role("checkbox", name="version 2").check()
     page.get_by_role("checkbox", name="now version 1").uncheck()
@@ -204,7 +215,7 @@ def test_a_link_restores_the_whole_request(open_page):
     assert SECRET not in page.url
 
 
-def test_history_outlives_the_page_and_fills_the_form(open_page):
+def test_history_outlives_the_page_and_fills_the_form(open_page: Any) -> None:
     page = open_page()
     generate(page, "a bird", seed="3")
     expect(page.locator("#history img")).to_have_count(1)
@@ -218,7 +229,7 @@ def test_history_outlives_the_page_and_fills_the_form(open_page):
     expect(page.locator("#history img")).to_have_count(0)
 
 
-def test_an_invalid_token_must_be_entered_again(open_page):
+def test_an_invalid_token_must_be_entered_again(open_page: Any) -> None:
     page = open_page(token=None)
     page.get_by_role("textbox", name="Your token").fill("wrong")
     page.get_by_role("button", name="Continue").click()
@@ -229,7 +240,7 @@ def test_an_invalid_token_must_be_entered_again(open_page):
     assert page.evaluate("localStorage.length") == 0
 
 
-def test_on_a_phone_nothing_is_wider_than_the_screen(open_page):
+def test_on_a_phone_nothing_is_wider_than_the_screen(open_page: Any) -> None:
     page = open_page(viewport={"width": 360, "height": 640}, has_touch=True, is_mobile=True)
     generate(page)
     expect(page.get_by_role("link", name="Download PNG")).to_be_visible(timeout=PATIENCE_MS)
@@ -241,7 +252,7 @@ def test_on_a_phone_nothing_is_wider_than_the_screen(open_page):
     assert small == []
 
 
-def test_by_keyboard_alone(open_page):
+def test_by_keyboard_alone(open_page: Any) -> None:
     page = open_page()
     page.keyboard.press("Tab")  # the link over the form comes first
     expect(page.locator(".skip")).to_be_focused()

@@ -1,25 +1,33 @@
 """A full queue, and clients that disconnect."""
 
+from __future__ import annotations
+
 import socket
 import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
 
 import pytest
+from atelier_contracts.manifests import AdapterManifest
 from atelier_infer.engine import denoising_state
 from atelier_infer.generation import service as service_module
+from numpy.typing import NDArray
 
-from ..conftest import SECRET
+from ..conftest import SECRET, Service
+from ..fake_store import FakeStore
 from ..support import problem
 
 
 @pytest.fixture
-def stoppable(monkeypatch):
+def stoppable(monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[threading.Event, threading.Event, type[Any]]]:
     """Drawings whose steps wait for `go`."""
     go, started = threading.Event(), threading.Event()
 
     class Slow(denoising_state.DenoisingState):
         steps_taken = 0
 
-        def step(self, model_output) -> None:
+        def step(self, model_output: NDArray[Any]) -> None:
             started.set()
             assert go.wait(20)
             type(self).steps_taken += 1
@@ -30,7 +38,12 @@ def stoppable(monkeypatch):
     go.set()
 
 
-def test_a_full_queue_sends_retry_after(make_service, store, adapter, stoppable):
+def test_a_full_queue_sends_retry_after(
+    make_service: Callable[..., Service],
+    store: FakeStore,
+    adapter: tuple[Path, AdapterManifest],
+    stoppable: tuple[threading.Event, threading.Event, type[Any]],
+) -> None:
     go, started, _ = stoppable
     store.set_alias("champion", store.publish_adapter(adapter[0]))
     service = make_service(queue_limit=1)
@@ -51,7 +64,9 @@ def test_a_full_queue_sends_retry_after(make_service, store, adapter, stoppable)
     assert service.generate().status_code == 200
 
 
-def test_a_disconnect_ends_the_job_at_its_next_step(service, stoppable):
+def test_a_disconnect_ends_the_job_at_its_next_step(
+    service: Service, stoppable: tuple[threading.Event, threading.Event, type[Any]]
+) -> None:
     go, started, slow = stoppable
     body = b'{"prompt": "a cat", "steps": 50}'
     head = f"POST /generate HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {SECRET}\r\nContent-Type: application/json\r\n"

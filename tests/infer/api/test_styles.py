@@ -4,25 +4,29 @@ from __future__ import annotations
 
 import hashlib
 import io
+from collections.abc import Callable
+from typing import Any
 
 import pytest
 from atelier_contracts import names
 from atelier_contracts.styles import Recommended, Style
 from PIL import Image
 
+from ..conftest import Service
+from ..fake_store import FakeStore
 from ..support import problem, wait_until_ready
 
 OWN = Style(title="Ink", trigger_words=("sumi",), tags=("wash",), licence="MIT", recommended=Recommended(steps=3))
 
 
-def webp(size=(40, 30), **options) -> bytes:
+def webp(size: tuple[int, int] = (40, 30), **options: Any) -> bytes:
     stream = io.BytesIO()
     Image.new("RGB", size, "teal").save(stream, "webp", **options)
     return stream.getvalue()
 
 
 @pytest.fixture
-def publish_with_preview(store, publish):
+def publish_with_preview(store: FakeStore, publish: Callable[..., int]) -> Any:
     """A factory: a version with these bytes as its preview."""
 
     def make(content: bytes, sha256: str = "") -> int:
@@ -33,7 +37,9 @@ def publish_with_preview(store, publish):
     return make
 
 
-def test_served_versions_are_described(make_service, store, publish, publish_with_preview):
+def test_served_versions_are_described(
+    make_service: Callable[..., Service], store: FakeStore, publish: Callable[..., int], publish_with_preview: Any
+) -> None:
     store.set_alias("champion", publish_with_preview(webp()))
     publish(seed=5)
     store.edit_style(17, title="Brush")
@@ -48,7 +54,9 @@ def test_served_versions_are_described(make_service, store, publish, publish_wit
     assert (second["style"], second["preview"]) == (None, None), "version 2 is not in memory"
 
 
-def test_a_preview_is_served_from_the_files_on_disk(make_service, store, publish, publish_with_preview):
+def test_a_preview_is_served_from_the_files_on_disk(
+    make_service: Callable[..., Service], store: FakeStore, publish: Callable[..., int], publish_with_preview: Any
+) -> None:
     exif = Image.Exif()
     exif[0x010E] = "<script>"
     content = webp(exif=exif)
@@ -66,7 +74,9 @@ def test_a_preview_is_served_from_the_files_on_disk(make_service, store, publish
     assert store.fetched.count("preview 1") == 1
 
 
-def test_a_version_without_a_preview(make_service, store, publish):
+def test_a_version_without_a_preview(
+    make_service: Callable[..., Service], store: FakeStore, publish: Callable[..., int]
+) -> None:
     store.set_alias("champion", publish(seed=1))
     service = make_service()
     wait_until_ready(service)
@@ -74,7 +84,9 @@ def test_a_version_without_a_preview(make_service, store, publish):
     assert service.client.get("/models").json()["adapters"][0]["preview"] is None
 
 
-def test_what_is_no_picture_is_not_served(make_service, store, publish_with_preview):
+def test_what_is_no_picture_is_not_served(
+    make_service: Callable[..., Service], store: FakeStore, publish_with_preview: Any
+) -> None:
     store.set_alias("champion", publish_with_preview(b"<html><script>alert(1)</script>"))
     service = make_service()
     wait_until_ready(service)
@@ -83,7 +95,9 @@ def test_what_is_no_picture_is_not_served(make_service, store, publish_with_prev
 
 
 @pytest.mark.parametrize("content", [None, b"another picture"])
-def test_a_version_whose_preview_is_not_the_promised_one_is_refused(make_service, store, publish_with_preview, content):
+def test_a_version_whose_preview_is_not_the_promised_one_is_refused(
+    make_service: Callable[..., Service], store: FakeStore, publish_with_preview: Any, content: bytes
+) -> None:
     number = publish_with_preview(webp())
     store.set_alias("champion", number)
     file = store.folders[number] / names.PREVIEW_FILE
@@ -96,7 +110,9 @@ def test_a_version_whose_preview_is_not_the_promised_one_is_refused(make_service
     assert names.PREVIEW_FILE in service.client.get("/models").json()["aliases"]["champion"]["problem"]
 
 
-def test_a_damaged_preview_on_disk_is_fetched_again(make_service, store, publish_with_preview):
+def test_a_damaged_preview_on_disk_is_fetched_again(
+    make_service: Callable[..., Service], store: FakeStore, publish_with_preview: Any
+) -> None:
     store.set_alias("champion", publish_with_preview(webp()))
     first = make_service()
     wait_until_ready(first)

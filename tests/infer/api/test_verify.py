@@ -1,12 +1,20 @@
 """/verify: an image is what its text says, or it is not."""
 
+from __future__ import annotations
+
 import io
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from atelier_contracts.generate import VerifyResponse
+from atelier_contracts.manifests import AdapterManifest, BundleManifest
 from PIL import Image
 
+from ..conftest import Service
+from ..fake_store import FakeStore
 from ..support import changed, problem, verify
 from ..tiny_bundle import adapter_tensors, build_adapter
 
@@ -21,19 +29,19 @@ from ..tiny_bundle import adapter_tensors, build_adapter
         {"scheduler": "euler_ancestral", "guidance_until": 0.5, "width": 48},
     ],
 )
-def test_an_image_is_generated_again_from_its_metadata(service, fields):
+def test_an_image_is_generated_again_from_its_metadata(service: Service, fields: dict[str, Any]) -> None:
     content = service.generate(**fields).content
     found = VerifyResponse.model_validate_json(verify(service, content).content)
     assert (found.matches, found.max_difference, found.differing_fraction) == (True, 0, 0.0)
     assert found.metadata.prompt == "a cat"
 
 
-def test_a_webp_does_as_well(service):
+def test_a_webp_does_as_well(service: Service) -> None:
     webp = service.client.post("/generate", json={"prompt": "a cat", "steps": 2}, headers={"Accept": "image/webp"}).content
     assert verify(service, webp).json()["matches"] is True
 
 
-def test_an_image_that_was_touched_is_not_the_same(service):
+def test_an_image_that_was_touched_is_not_the_same(service: Service) -> None:
     content = service.generate().content
     pixels = np.array(Image.open(io.BytesIO(content)))
     pixels[0, 0, 0] ^= 128
@@ -43,12 +51,14 @@ def test_an_image_that_was_touched_is_not_the_same(service):
     assert verify(service, changed(content, seed=8)).json()["matches"] is False
 
 
-def test_an_image_from_before_blends(service):
+def test_an_image_from_before_blends(service: Service) -> None:
     content = service.generate().content
     assert verify(service, changed(content, adapters=[])).json()["matches"] is True
 
 
-def test_a_version_that_is_something_else_now(service, store, bundle, tmp_path):
+def test_a_version_that_is_something_else_now(
+    service: Service, store: FakeStore, bundle: tuple[Path, BundleManifest], tmp_path: Path
+) -> None:
     content = service.generate().content
     build_adapter(tmp_path / "anew", bundle[1].digest(), adapter_tensors(seed=9))
     store.folders[1] = tmp_path / "anew"
@@ -58,7 +68,7 @@ def test_a_version_that_is_something_else_now(service, store, bundle, tmp_path):
     assert "as version 1" in problem(verify(service, content), 409)
 
 
-def test_other_files_are_refused(service):
+def test_other_files_are_refused(service: Service) -> None:
     plain = io.BytesIO()
     Image.new("RGB", (32, 32)).save(plain, "png")
     good = service.generate().content
@@ -75,7 +85,9 @@ def test_other_files_are_refused(service):
     assert "0" * 64 in problem(verify(service, changed(good, bundle_digest="0" * 64, adapters=[], adapter_digest=None)), 409)
 
 
-def test_a_full_queue_refuses_before_anything_is_loaded(make_service, store, publish, adapter):
+def test_a_full_queue_refuses_before_anything_is_loaded(
+    make_service: Callable[..., Service], store: FakeStore, publish: Callable[..., int], adapter: tuple[Path, AdapterManifest]
+) -> None:
     store.set_alias("champion", store.publish_adapter(adapter[0]))
     number = publish(seed=5)
     state = make_service()

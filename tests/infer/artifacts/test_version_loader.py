@@ -1,13 +1,22 @@
 """Versions and bundles in memory: limits, eviction, pinning, refusals."""
 
-import threading
+from __future__ import annotations
 
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
 from atelier_contracts import names
-from atelier_contracts.manifests import AdapterManifest
+from atelier_contracts.manifests import AdapterManifest, BundleManifest
 from atelier_infer.app import Timings
 from atelier_infer.engine.denoising_state import DenoisingState
 from atelier_infer.generation import service as service_module
+from numpy.typing import NDArray
 
+from ..conftest import Service
+from ..fake_store import FakeStore
 from ..support import (
     problem,
     readiness,
@@ -17,7 +26,13 @@ from ..support import (
 from ..tiny_bundle import adapter_tensors, build_adapter, build_bundle
 
 
-def test_versions_by_number_are_cached_up_to_the_limit(make_service, store, publish, tmp_path, bundle):
+def test_versions_by_number_are_cached_up_to_the_limit(
+    make_service: Callable[..., Service],
+    store: FakeStore,
+    publish: Callable[..., int],
+    tmp_path: Path,
+    bundle: tuple[Path, BundleManifest],
+) -> None:
     big = adapter_tensors(rank=9000)  # 0.69 MiB in memory
     for number in range(3):
         build_adapter(tmp_path / f"big {number}", bundle[1].digest(), big | {}, rank=9000, alpha=float(number + 1))
@@ -36,7 +51,9 @@ def test_versions_by_number_are_cached_up_to_the_limit(make_service, store, publ
     assert len(store.fetched) == fetched
 
 
-def test_unused_bundles_are_closed(service, store, publish, tmp_path, bundle):
+def test_unused_bundles_are_closed(
+    service: Service, store: FakeStore, publish: Callable[..., int], tmp_path: Path, bundle: tuple[Path, BundleManifest]
+) -> None:
     other = build_bundle(tmp_path / "other", seed=9)
     store.publish_bundle(tmp_path / "other", other.digest())
     number = publish(seed=5, bundle_digest=other.digest())
@@ -52,7 +69,9 @@ def test_unused_bundles_are_closed(service, store, publish, tmp_path, bundle):
     assert service.generate(version=1).headers[names.HEADER_BUNDLE] == bundle[1].digest()  # opened again
 
 
-def test_a_refused_version_is_not_downloaded_at_every_request(make_service, store, publish):
+def test_a_refused_version_is_not_downloaded_at_every_request(
+    make_service: Callable[..., Service], store: FakeStore, publish: Callable[..., int]
+) -> None:
     store.set_alias("champion", publish(seed=1))
     service = make_service(timings=Timings(refusal_ttl_s=60.0))
     wait_until_ready(service)
@@ -62,11 +81,18 @@ def test_a_refused_version_is_not_downloaded_at_every_request(make_service, stor
     assert store.fetched.count(f"version {number}") == 1
 
 
-def test_adapters_in_use_stay_in_memory_and_others_must_wait(make_service, store, publish, tmp_path, bundle, monkeypatch):
+def test_adapters_in_use_stay_in_memory_and_others_must_wait(
+    make_service: Callable[..., Service],
+    store: FakeStore,
+    publish: Callable[..., int],
+    tmp_path: Path,
+    bundle: tuple[Path, BundleManifest],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     go, started = threading.Event(), threading.Event()
 
     class Slow(DenoisingState):
-        def step(self, model_output) -> None:
+        def step(self, model_output: NDArray[Any]) -> None:
             started.set()
             assert go.wait(20)
             super().step(model_output)
@@ -98,7 +124,9 @@ def test_adapters_in_use_stay_in_memory_and_others_must_wait(make_service, store
     assert version_of(service.generate(version=2)) == "2"
 
 
-def test_adapter_json_is_downloaded_and_parsed_once_on_a_first_load(make_service, store, publish, monkeypatch):
+def test_adapter_json_is_downloaded_and_parsed_once_on_a_first_load(
+    make_service: Callable[..., Service], store: FakeStore, publish: Callable[..., int], monkeypatch: pytest.MonkeyPatch
+) -> None:
     parsed, downloaded = [], []
     parse, download = AdapterManifest.model_validate_json, store.adapter_manifest
     number = publish(seed=1)

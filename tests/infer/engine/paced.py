@@ -1,6 +1,10 @@
 """Tasks whose steps a test releases one by one, and an engine that runs them."""
 
+from __future__ import annotations
+
 import threading
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 from atelier_infer.engine.denoising_task import DenoisingTask
@@ -17,7 +21,8 @@ class Paced(DenoisingTask):
     def __init__(self, steps: int, journal: list[str] | None = None, name: str = "", key: object = None) -> None:
         super().__init__()
         self.left, self.journal, self.name = steps, journal if journal is not None else [], name
-        self.bucket_key, self.rows, self.adapter_ranks, self.steps = key or id(self), 2, {}, steps
+        self.bucket_key, self.rows, self.steps = key or id(self), 2, steps
+        self.adapter_ranks: dict[Any, Any] = {}  # type: ignore[no-redef, var-annotated]
         self.go, self.reached = threading.Semaphore(0), threading.Semaphore(0)
 
     @property
@@ -33,7 +38,7 @@ class Paced(DenoisingTask):
         self.left -= 1
         self.journal.append(f"{self.name} steps")
 
-    def finish(self, keep_going) -> np.ndarray:
+    def finish(self, keep_going: Callable[..., Any]) -> np.ndarray:
         return np.zeros((1, 1, 3), np.uint8)
 
     def let(self, steps: int = 1) -> None:
@@ -45,11 +50,11 @@ class Paced(DenoisingTask):
 
 
 class Listener:
-    def __init__(self, call) -> None:
+    def __init__(self, call: Callable[..., Any]) -> None:
         self.on_step = call
 
 
-def submit(engine: Engine, task: Paced, **options) -> Paced:
+def submit(engine: Engine, task: Paced, **options: Any) -> Paced:
     engine.submit(task, **options)
     return task
 

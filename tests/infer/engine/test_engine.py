@@ -1,19 +1,24 @@
 """The engine's queue, cancellation, calls between steps, and shutdown."""
 
+from __future__ import annotations
+
 import threading
 import time
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pytest
+from atelier_infer.engine.engine import Engine
 from atelier_infer.errors import CancelledJobError, QueueFullError
 
 from .paced import PATIENCE_S, Listener, Paced, submit, take_step
 
 
-def test_tasks_of_one_size_share_steps_and_join_and_leave_between_them(make_engine):
+def test_tasks_of_one_size_share_steps_and_join_and_leave_between_them(make_engine: Callable[..., Engine]) -> None:
     seen = []
 
-    def recording(tasks):
+    def recording(tasks: list[Paced]) -> list[None]:
         seen.append([task.name for task in tasks])
         return take_step(tasks)
 
@@ -29,10 +34,10 @@ def test_tasks_of_one_size_share_steps_and_join_and_leave_between_them(make_engi
     assert tasks[1].started_at >= tasks[0].started_at >= tasks[0].queued_at
 
 
-def test_the_rows_of_a_step_are_limited(make_engine):
+def test_the_rows_of_a_step_are_limited(make_engine: Callable[..., Engine]) -> None:
     seen = []
 
-    def recording(tasks):
+    def recording(tasks: list[Paced]) -> list[None]:
         seen.append(sum(task.rows for task in tasks))
         return take_step(tasks)
 
@@ -47,7 +52,7 @@ def test_the_rows_of_a_step_are_limited(make_engine):
     assert sum(seen) == 3 * 2 * 2
 
 
-def test_a_listener_is_called_after_every_step(make_engine):
+def test_a_listener_is_called_after_every_step(make_engine: Callable[..., Engine]) -> None:
     engine, heard = make_engine(), []
     task = Paced(3)
     task.let(3)
@@ -55,7 +60,9 @@ def test_a_listener_is_called_after_every_step(make_engine):
     assert heard == [1, 2, 3]
 
 
-def test_a_failing_listener_does_not_stop_the_engine(make_engine, caplog):
+def test_a_failing_listener_does_not_stop_the_engine(
+    make_engine: Callable[..., Engine], caplog: pytest.LogCaptureFixture
+) -> None:
     engine, task = make_engine(), Paced(2)
     task.let(2)
     assert submit(engine, task, listener=Listener(lambda task: 1 / 0)).future.result(PATIENCE_S) is not None
@@ -63,7 +70,7 @@ def test_a_failing_listener_does_not_stop_the_engine(make_engine, caplog):
     assert engine.run_between_steps(lambda: 3) == 3
 
 
-def test_queue_position_and_seconds_left(make_engine):
+def test_queue_position_and_seconds_left(make_engine: Callable[..., Engine]) -> None:
     engine = make_engine()
     engine.admission.mean_s = 10.0
     first, second = Paced(4), Paced(4)
@@ -78,7 +85,7 @@ def test_queue_position_and_seconds_left(make_engine):
     assert [engine.queue_position(task) for task in tasks] == [None, None]
 
 
-def test_each_image_counts_towards_the_queue_limit_unless_the_request_is_alone(make_engine):
+def test_each_image_counts_towards_the_queue_limit_unless_the_request_is_alone(make_engine: Callable[..., Engine]) -> None:
     engine = make_engine(queue_limit=2)
     with engine.admit(8):
         assert engine.admission.admitted == 8
@@ -88,10 +95,10 @@ def test_each_image_counts_towards_the_queue_limit_unless_the_request_is_alone(m
         pass
 
 
-def test_decoding_does_not_block_steps(make_engine):
+def test_decoding_does_not_block_steps(make_engine: Callable[..., Engine]) -> None:
     engine, go = make_engine(), threading.Event()
     slow, other = Paced(1), Paced(1)
-    slow.finish = lambda keep_going: go.wait(PATIENCE_S) and np.zeros((1, 1, 3), np.uint8)
+    slow.finish = lambda keep_going: go.wait(PATIENCE_S) and np.zeros((1, 1, 3), np.uint8)  # type: ignore[assignment, return-value]
     tasks = [submit(engine, slow), submit(engine, other)]
     slow.let()
     other.arrived()  # it steps while the first one is decoded
@@ -101,7 +108,7 @@ def test_decoding_does_not_block_steps(make_engine):
     assert all(task.future.result(PATIENCE_S) is not None for task in tasks)
 
 
-def test_images_count_from_arrival_to_response(make_engine):
+def test_images_count_from_arrival_to_response(make_engine: Callable[..., Engine]) -> None:
     engine = make_engine(queue_limit=1)
     with engine.admit(), engine.admit():
         assert engine.admission.admitted == 2
@@ -113,7 +120,7 @@ def test_images_count_from_arrival_to_response(make_engine):
     assert engine.admission.admitted == 0
 
 
-def test_retry_after_grows_with_the_cost_of_images(make_engine):
+def test_retry_after_grows_with_the_cost_of_images(make_engine: Callable[..., Engine]) -> None:
     engine = make_engine(queue_limit=0)
     engine.admission.mean_s = 12.4
     with engine.admit(), pytest.raises(QueueFullError) as caught, engine.admit():
@@ -121,7 +128,7 @@ def test_retry_after_grows_with_the_cost_of_images(make_engine):
     assert caught.value.retry_after_s == 13
 
 
-def test_a_cancelled_task_ends_at_its_next_step(make_engine):
+def test_a_cancelled_task_ends_at_its_next_step(make_engine: Callable[..., Engine]) -> None:
     engine = make_engine()
     running, waiting, other = Paced(50), Paced(50), Paced(1)
     tasks = [submit(engine, running)]
@@ -139,8 +146,9 @@ def test_a_cancelled_task_ends_at_its_next_step(make_engine):
             task.future.result(PATIENCE_S)
 
 
-def test_a_call_waits_for_one_step_at_most(make_engine):
-    engine, journal = make_engine(), []
+def test_a_call_waits_for_one_step_at_most(make_engine: Callable[..., Engine]) -> None:
+    engine = make_engine()
+    journal: list[Any] = []
     task = Paced(3, journal, "task")
     task = submit(engine, task)
     task.arrived()
@@ -154,7 +162,7 @@ def test_a_call_waits_for_one_step_at_most(make_engine):
     assert journal == ["task begins", "task steps", "call", "task steps", "task steps"]
 
 
-def test_calls_return_results_and_raise_errors(make_engine):
+def test_calls_return_results_and_raise_errors(make_engine: Callable[..., Engine]) -> None:
     engine = make_engine()
     assert engine.run_between_steps(lambda: threading.current_thread().name) == "engine"
     with pytest.raises(ZeroDivisionError):
@@ -162,10 +170,10 @@ def test_calls_return_results_and_raise_errors(make_engine):
     assert engine.run_between_steps(lambda: 3) == 3
 
 
-def test_an_error_ends_only_its_task(make_engine):
+def test_an_error_ends_only_its_task(make_engine: Callable[..., Engine]) -> None:
     engine = make_engine()
     broken, good = Paced(1), Paced(1)
-    broken.finish = lambda keep_going: 1 / 0
+    broken.finish = lambda keep_going: 1 / 0  # type: ignore[assignment, return-value]
     tasks = [submit(engine, broken), submit(engine, good)]
     broken.let()
     good.let()

@@ -1,9 +1,14 @@
 """Steps that wait for memory, and batches that run out of it."""
 
+from __future__ import annotations
+
 import threading
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pytest
+from atelier_infer.engine.engine import Engine
 from atelier_infer.errors import OutOfMemoryError
 
 from .paced import PATIENCE_S, Paced, submit, take_step
@@ -15,24 +20,25 @@ class Budget:
     def __init__(self, room: int, *, alone: bool = False) -> None:
         self.room, self.alone = room, alone
 
-    def fits(self, tasks, decoding) -> bool:
+    def fits(self, tasks: list[Any], decoding: list[Paced]) -> bool:
         return len(tasks) <= self.room and not (self.alone and decoding)
 
-    def out_of_memory_error(self, task) -> OutOfMemoryError:
+    def out_of_memory_error(self, task: Paced) -> OutOfMemoryError:
         return OutOfMemoryError(f"no memory for {task.name}")
 
 
-def test_a_step_waits_for_the_memory_of_a_decode(make_engine):
+def test_a_step_waits_for_the_memory_of_a_decode(make_engine: Callable[..., Engine]) -> None:
     decoding, go = threading.Event(), threading.Event()
 
     class Decoded(Paced):
-        def finish(self, keep_going) -> np.ndarray:
+        def finish(self, keep_going: Callable[..., Any]) -> np.ndarray:
             decoding.set()
             assert go.wait(PATIENCE_S)
             self.journal.append("decoded")
             return super().finish(keep_going)
 
-    engine, journal = make_engine(memory=Budget(8, alone=True)), []
+    engine = make_engine(memory=Budget(8, alone=True))
+    journal: list[Any] = []
     first, second = Decoded(1, journal, "first"), Paced(1, journal, "second")
     first.let()
     second.let()
@@ -44,16 +50,16 @@ def test_a_step_waits_for_the_memory_of_a_decode(make_engine):
     assert journal == ["first begins", "first steps", "decoded", "second begins", "second steps"]
 
 
-def test_a_task_that_can_never_get_memory_fails_with_the_reason(make_engine):
+def test_a_task_that_can_never_get_memory_fails_with_the_reason(make_engine: Callable[..., Engine]) -> None:
     task = submit(make_engine(memory=Budget(0)), Paced(1, name="large"))
     with pytest.raises(OutOfMemoryError, match="no memory for large"):
         task.future.result(PATIENCE_S)
 
 
-def test_a_batch_that_runs_out_of_memory_is_split_and_keeps_its_steps(make_engine):
+def test_a_batch_that_runs_out_of_memory_is_split_and_keeps_its_steps(make_engine: Callable[..., Engine]) -> None:
     account, seen = Budget(8), []
 
-    def scarce(tasks):
+    def scarce(tasks: list[Paced]) -> list[None]:
         seen.append([task.name for task in tasks])
         if len(tasks) > 2:
             account.room = 2

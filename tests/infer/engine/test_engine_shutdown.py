@@ -1,16 +1,20 @@
 """Draining, stopping, and the health of the thread."""
 
+from __future__ import annotations
+
 import threading
 import time
+from collections.abc import Callable
 
 import pytest
+from atelier_infer.engine.engine import Engine
 from atelier_infer.errors import DrainingError
 
 from ..conftest import wait
 from .paced import PATIENCE_S, Paced, submit
 
 
-def test_draining_finishes_admitted_tasks_and_refuses_new_ones(make_engine):
+def test_draining_finishes_admitted_tasks_and_refuses_new_ones(make_engine: Callable[..., Engine]) -> None:
     engine = make_engine()
     running, waiting = Paced(2), Paced(1)
     tasks = [submit(engine, running), submit(engine, waiting)]
@@ -23,7 +27,7 @@ def test_draining_finishes_admitted_tasks_and_refuses_new_ones(make_engine):
     assert all(task.future.result(PATIENCE_S) is not None for task in tasks)
 
 
-def test_draining_ends_tasks_that_take_too_long(make_engine):
+def test_draining_ends_tasks_that_take_too_long(make_engine: Callable[..., Engine]) -> None:
     engine = make_engine(drain_timeout_s=0.05)
     running, waiting = Paced(50), Paced(1)
     tasks = [submit(engine, running), submit(engine, waiting)]
@@ -36,7 +40,7 @@ def test_draining_ends_tasks_that_take_too_long(make_engine):
             task.future.result(PATIENCE_S)
 
 
-def test_stopping_fails_waiting_tasks_and_calls(make_engine):
+def test_stopping_fails_waiting_tasks_and_calls(make_engine: Callable[..., Engine]) -> None:
     engine = make_engine()
     running, waiting = Paced(50), Paced(1)
     tasks = [submit(engine, running), submit(engine, waiting)]
@@ -68,7 +72,7 @@ def test_stopping_fails_waiting_tasks_and_calls(make_engine):
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
-def test_a_thread_that_is_stuck_or_dead_is_not_alive(make_engine):
+def test_a_thread_that_is_stuck_or_dead_is_not_alive(make_engine: Callable[..., Engine]) -> None:
     engine = make_engine(stuck_after_s=0.2)
     assert engine.alive
     slow = Paced(1)
@@ -79,7 +83,7 @@ def test_a_thread_that_is_stuck_or_dead_is_not_alive(make_engine):
     task.future.result(PATIENCE_S)
     wait(lambda: engine.alive)
 
-    def broken(rows, tasks, seconds):
+    def broken(rows: int, tasks: int, seconds: float) -> None:
         raise RuntimeError("a defect outside of every step")
 
     engine = make_engine(record_step=broken)

@@ -1,24 +1,33 @@
 """The account of memory: its limit, what is measured, what is let in, what waits, what is refused, what is given back."""
 
+from __future__ import annotations
+
 import gc
 import io
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
+import httpx
 import numpy as np
 import pytest
-from atelier_infer.engine.denoising_state import DenoisingState
+from atelier_contracts.manifests import AdapterManifest, BundleManifest
+from atelier_infer.engine.denoising_state import DenoisingState, SamplingParams
 from atelier_infer.engine.denoising_step import DenoisingStep
 from atelier_infer.engine.memory_budget import MIB, MemoryBudget, resident_bytes
 from atelier_infer.errors import ImageSizeError, OutOfMemoryError
 from atelier_infer.onnx.providers import Runtime
 from atelier_infer.pipeline.adapter import WeightedAdapter
-from atelier_infer.pipeline.bundle import open_bundle
+from atelier_infer.pipeline.bundle import Bundle, open_bundle
 from atelier_infer.pipeline.memory_model import Cost, MemoryModel
+from numpy.typing import NDArray
 from onnx import TensorProto, helper
 from PIL import Image
 
-from ..conftest import TINY_MEMORY
+from ..conftest import TINY_MEMORY, Service
+from ..fake_store import FakeStore
 from ..support import problem
 from ..tiny_bundle import build_bundle, change_unet, read_adapter, write_manifest
 
@@ -32,11 +41,11 @@ def costs(step_px: float, *, decode_px: float = 0, resident: int = 0) -> MemoryM
 
 
 @pytest.fixture
-def opened(bundle):
+def opened(bundle: tuple[Path, BundleManifest]) -> Bundle:
     return open_bundle(bundle[0], runtime=Runtime(intra_op_threads=1))
 
 
-def test_an_image_that_never_fits_is_refused_with_the_largest_square(opened):
+def test_an_image_that_never_fits_is_refused_with_the_largest_square(opened: Bundle) -> None:
     memory, base = MemoryBudget(100 * MIB, process_bytes=20 * MIB), replace(opened, memory=costs(1000, resident=10 * MIB))
     memory.check_size(base, 256, 256)  # 70 MiB are left for 62.5 and a preview of 6
     with pytest.raises(ImageSizeError, match="received 272 x 256; the largest square that fits is 256 x 256 px"):
@@ -47,21 +56,21 @@ def test_an_image_that_never_fits_is_refused_with_the_largest_square(opened):
     memory.check_size(opened, 4096, 4096)  # not measured, so not known
 
 
-def test_the_decoder_counts_too(opened):
+def test_the_decoder_counts_too(opened: Bundle) -> None:
     memory, base = MemoryBudget(100 * MIB, process_bytes=0), replace(opened, memory=costs(1, decode_px=1000))
     memory.check_size(base, 256, 256)
     with pytest.raises(ImageSizeError):
         memory.check_size(base, 512, 512)
 
 
-def test_tiles_are_smaller_where_a_whole_image_leaves_no_room_for_a_step(opened):
+def test_tiles_are_smaller_where_a_whole_image_leaves_no_room_for_a_step(opened: Bundle) -> None:
     base = replace(opened, memory=costs(100, decode_px=1000))
     assert MemoryBudget(PLENTY, process_bytes=0).decode_tile_px(base) == 768
     assert MemoryBudget(100 * MIB, process_bytes=0).decode_tile_px(base) == 320  # 97.7 MiB beside a step of 0.2
     assert MemoryBudget(1 * MIB, process_bytes=0).decode_tile_px(base) == base.manifest.native_size_px
 
 
-def test_a_step_takes_images_as_long_as_their_rows_fit(opened, params):
+def test_a_step_takes_images_as_long_as_their_rows_fit(opened: Bundle, params: SamplingParams) -> None:
     memory = MemoryBudget(16 * MIB, process_bytes=0)  # 10 without a preview
     base = replace(opened, memory=costs(1024))
     states = [DenoisingState(base, [], replace(params, guidance_scale=3.0, width=32)) for _ in range(8)]  # 2 rows of 1 MiB each
@@ -77,7 +86,7 @@ def test_a_step_takes_images_as_long_as_their_rows_fit(opened, params):
     assert "needs 1 MiB now: of 16 MiB are in use: adapters 10" in str(memory.out_of_memory_error(states[0]))
 
 
-def test_a_step_leaves_room_for_what_is_decoded(opened, params):
+def test_a_step_leaves_room_for_what_is_decoded(opened: Bundle, params: SamplingParams) -> None:
     memory, base = MemoryBudget(14 * MIB, process_bytes=0), replace(opened, memory=costs(1024, decode_px=64))
     state = DenoisingState(base, [], params)  # a preview takes 10 MiB with its bytes
     assert memory.fits([state], ())
@@ -85,7 +94,7 @@ def test_a_step_leaves_room_for_what_is_decoded(opened, params):
     assert not memory.fits([state], [large])
 
 
-def test_a_tracked_object_counts_until_it_is_collected():
+def test_a_tracked_object_counts_until_it_is_collected() -> None:
     class Thing:
         pass
 
@@ -99,12 +108,14 @@ def test_a_tracked_object_counts_until_it_is_collected():
     assert (memory.usage()["adapters"], memory.free_bytes) == (0, 90)
 
 
-def test_rows_one_after_the_other_give_the_same_image(opened, adapter, params):
+def test_rows_one_after_the_other_give_the_same_image(
+    opened: Bundle, adapter: tuple[Path, AdapterManifest], params: SamplingParams
+) -> None:
     loaded, guided = read_adapter(adapter[0], opened.manifest), replace(params, guidance_scale=4.0)
     for adapters in ([], [WeightedAdapter(loaded)]):
         images = []
         for most in (2, 1):
-            state, batch = DenoisingState(opened, adapters, guided), DenoisingStep(max_rows=lambda _, most=most: most)
+            state, batch = DenoisingState(opened, adapters, guided), DenoisingStep(max_rows=lambda _, most=most: most)  # type: ignore[misc]
             state.prepare()
             while not state.done:
                 assert batch.step([state]) == [None]
@@ -120,7 +131,9 @@ def limit_mib(mib: int) -> int:
     return resident_bytes() // MIB + mib
 
 
-def test_the_service_refuses_sizes_that_never_fit(make_service, store, adapter):
+def test_the_service_refuses_sizes_that_never_fit(
+    make_service: Callable[..., Service], store: FakeStore, adapter: tuple[Path, AdapterManifest]
+) -> None:
     store.set_alias("champion", store.publish_adapter(adapter[0]))
     service = make_service(memory_mib=limit_mib(2000), measure=lambda folder, room: costs(1000, resident=MIB))
     service.wait(lambda: service.client.get("/readyz").status_code == 200)
@@ -133,7 +146,9 @@ def test_the_service_refuses_sizes_that_never_fit(make_service, store, adapter):
     assert "the largest square that fits is 448 x 448 px" in reported
 
 
-def test_an_adapter_that_does_not_fit_is_refused_and_its_alias_keeps_what_it_served(service, store, publish):
+def test_an_adapter_that_does_not_fit_is_refused_and_its_alias_keeps_what_it_served(
+    service: Service, store: FakeStore, publish: Callable[..., int]
+) -> None:
     held = service.engine.memory
     held.track(service, "kept", held.free_bytes + MIB)
     store.set_alias("champion", publish(seed=5))
@@ -144,10 +159,12 @@ def test_an_adapter_that_does_not_fit_is_refused_and_its_alias_keeps_what_it_ser
     assert service.client.get("/readyz").json() == {"status": "stale"}
 
 
-def test_a_second_base_model_that_does_not_fit_is_refused(make_service, store, publish, tmp_path):
+def test_a_second_base_model_that_does_not_fit_is_refused(
+    make_service: Callable[..., Service], store: FakeStore, publish: Callable[..., int], tmp_path: Path
+) -> None:
     measured = []
 
-    def measure(folder, room):
+    def measure(folder: Path, room: int) -> MemoryModel:
         measured.append(room)
         return TINY_MEMORY.model_copy(update={"resident_bytes": 600 * MIB})
 
@@ -165,7 +182,9 @@ def test_a_second_base_model_that_does_not_fit_is_refused(make_service, store, p
     assert service.generate().status_code == 200
 
 
-def test_a_job_that_has_ended_holds_no_adapter(make_service, store, publish, adapter):
+def test_a_job_that_has_ended_holds_no_adapter(
+    make_service: Callable[..., Service], store: FakeStore, publish: Callable[..., int], adapter: tuple[Path, AdapterManifest]
+) -> None:
     store.set_alias("champion", publish(seed=1))
     service = make_service()
     service.wait(lambda: service.client.get("/readyz").status_code == 200)
@@ -184,7 +203,7 @@ def test_a_job_that_has_ended_holds_no_adapter(make_service, store, publish, ada
     assert Image.open(io.BytesIO(service.client.get(reported["images"][1]).content)).size == (32, 32)
 
 
-def test_memory_is_exposed_as_metrics(service):
+def test_memory_is_exposed_as_metrics(service: Service) -> None:
     text = service.client.get("/metrics").text
     assert "atelier_infer_memory_limit_bytes" in text
     assert service.count("memory_bytes", part="bundles") == TINY_MEMORY.resident_bytes
@@ -194,7 +213,7 @@ def test_memory_is_exposed_as_metrics(service):
 # --- running out of memory
 
 
-def hungry(folder) -> None:
+def hungry(folder: Path) -> None:
     """A base whose step asks ONNX Runtime for rows ** 24 / 2 ** 24 floats: 4 rows have them, 8 rows ask for a pebibyte."""
     build_bundle(folder)
     change_unet(
@@ -215,7 +234,9 @@ def hungry(folder) -> None:
 
 
 @pytest.fixture
-def hungry_service(make_service, store, publish, tmp_path):
+def hungry_service(
+    make_service: Callable[..., Service], store: FakeStore, publish: Callable[..., int], tmp_path: Path
+) -> Service:
     hungry(tmp_path / "hungry")
     manifest = write_manifest(tmp_path / "hungry")
     store.publish_bundle(tmp_path / "hungry", manifest.digest())
@@ -225,14 +246,16 @@ def hungry_service(make_service, store, publish, tmp_path):
     return service
 
 
-def test_out_of_memory_splits_the_batch_once_and_is_remembered(hungry_service, monkeypatch):
+def test_out_of_memory_splits_the_batch_once_and_is_remembered(
+    hungry_service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
     failures = []
     real = hungry_service.engine.memory.record_out_of_memory
-    batch = hungry_service.engine._take_step.__self__
+    batch = hungry_service.engine._take_step.__self__  # type: ignore[attr-defined]
     batch._record_out_of_memory = lambda states, rows: (failures.append(rows), real(states, rows))
     alone = hungry_service.generate(steps=20, seed=3).content
 
-    def draw(seed):
+    def draw(seed: int) -> httpx.Response:
         return hungry_service.generate(steps=20, seed=seed)
 
     with ThreadPoolExecutor(8) as pool:
@@ -244,13 +267,13 @@ def test_out_of_memory_splits_the_batch_once_and_is_remembered(hungry_service, m
     assert hungry_service.client.get("/models").json()["aliases"]["champion"]["problem"] is None
 
 
-def pixels(png: bytes):
+def pixels(png: bytes) -> NDArray[Any]:
     return np.asarray(Image.open(io.BytesIO(png))).astype(int)
 
 
-def test_a_single_row_that_runs_out_of_memory_is_refused_and_remembered(opened, params):
+def test_a_single_row_that_runs_out_of_memory_is_refused_and_remembered(opened: Bundle, params: SamplingParams) -> None:
     class Full:
-        def run(self, *_):
+        def run(self, *_: Any) -> None:
             raise MemoryError
 
     memory = MemoryBudget(PLENTY, process_bytes=0, forget_s=1000)

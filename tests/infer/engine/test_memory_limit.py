@@ -1,5 +1,9 @@
 """The memory limit of the control group or the machine."""
 
+from __future__ import annotations
+
+from pathlib import Path
+
 import pytest
 from atelier_infer.engine.memory_budget import MIB
 from atelier_infer.engine.memory_limit import MARGIN, usable_bytes
@@ -7,7 +11,7 @@ from atelier_infer.engine.memory_limit import MARGIN, usable_bytes
 PLENTY = 2**40
 
 
-def machine(root, *, mib: int, group: str = "", files: dict[str, str] | None = None):
+def machine(root: Path, *, mib: int, group: str = "", files: dict[str, str] | None = None) -> Path:
     (root / "proc/self").mkdir(parents=True)
     (root / "proc/meminfo").write_text(f"MemTotal: {mib * 1024} kB\nMemFree: 1 kB\n")
     (root / "proc/self/cgroup").write_text(group)
@@ -30,6 +34,8 @@ def machine(root, *, mib: int, group: str = "", files: dict[str, str] | None = N
         ("5:memory:/\n", {"memory/memory.limit_in_bytes": "9223372036854771712\n"}, 8000),
     ],
 )
-def test_the_limit_is_the_smallest_of_group_and_machine(tmp_path, group, files, expected):
+def test_the_limit_is_the_smallest_of_group_and_machine(
+    tmp_path: Path, group: str, files: dict[str, str], expected: int
+) -> None:
     root = machine(tmp_path, mib=8000, group=group, files=files)
     assert usable_bytes(root) == int(expected * MIB * (1 - MARGIN))

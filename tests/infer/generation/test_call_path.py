@@ -1,14 +1,25 @@
 """The path from `POST /generate` to the ONNX session stays short: few calls, and few types that carry the request."""
 
+from __future__ import annotations
+
 import asyncio
 import sys
 from collections import deque
+from collections.abc import Callable, Coroutine
+from pathlib import Path
 from types import FrameType
+from typing import Any
 
 import numpy as np
+import pytest
 from atelier_contracts.generate import GenerateRequest
+from atelier_contracts.manifests import AdapterManifest
+from atelier_infer.engine.denoising_state import DenoisingState
 from atelier_infer.engine.engine import Engine
+from numpy.typing import NDArray
 
+from ..conftest import Service
+from ..fake_store import FakeStore
 from ..support import wait_until_ready
 
 MAX_FRAMES = 12
@@ -53,26 +64,31 @@ def types_on_the_way(root: object, ids: np.ndarray) -> set[str]:
         if isinstance(thing, list | tuple):
             queue.extend((item, way) for item in thing)
         elif type(thing).__module__.startswith(OURS) and hasattr(thing, "__dict__") and not isinstance(thing, Engine):
-            queue.extend((value, (*way, type(thing).__name__)) for value in vars(thing).values())
+            queue.extend((value, (*way, type(thing).__name__)) for value in vars(thing).values())  # type: ignore[misc]
     return set()
 
 
-def test_a_request_passes_few_functions_and_types(make_service, store, adapter, monkeypatch):
+def test_a_request_passes_few_functions_and_types(
+    make_service: Callable[..., Service],
+    store: FakeStore,
+    adapter: tuple[Path, AdapterManifest],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     store.set_alias("champion", store.publish_adapter(adapter[0]))
     service = make_service()
     wait_until_ready(service)
     (bundle,) = service.app.state.loader.loaded()[1].values()
     (ids,) = bundle.tokenizer.encode("a cat").ids
-    created: dict[asyncio.Task, list[Call]] = {}
+    created: dict[asyncio.Task[Any], list[Call]] = {}
     calls: dict[str, list[Call]] = {}
     create_task, submit, unet = asyncio.create_task, Engine.submit, bundle.unet
 
-    def recording_create_task(coroutine, **options):
+    def recording_create_task(coroutine: Coroutine[Any, Any, Any], **options: Any) -> asyncio.Task[Any]:
         task = create_task(coroutine, **options)
         created[task] = stack(sys._getframe(1))
         return task
 
-    def recording_submit(engine, task, **options):
+    def recording_submit(engine: Engine, task: DenoisingState, **options: Any) -> None:
         here, current = stack(sys._getframe(1)), asyncio.current_task()
         while current in created:  # a task continues the path of the code that created it
             here += created[current]
@@ -81,7 +97,7 @@ def test_a_request_passes_few_functions_and_types(make_service, store, adapter, 
         return submit(engine, task, **options)
 
     class RecordingSession:
-        def run(self, *arguments):
+        def run(self, *arguments: Any) -> list[NDArray[Any]]:
             calls["engine"] = stack(sys._getframe(1))
             carriers.update(*(types_on_the_way(value, ids) for call in path() for value in call.arguments))
             return unet.run(*arguments)

@@ -1,8 +1,13 @@
 """A canary: a second alias for a share of the requests, by lot."""
 
+from __future__ import annotations
+
 import base64
 import math
 import re
+import threading
+from collections.abc import Callable
+from typing import Any
 
 import openai
 import pytest
@@ -13,13 +18,14 @@ from atelier_infer.generation.canary import Canary, traffic_bucket
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ..conftest import SECRET
+from ..conftest import SECRET, Service
+from ..fake_store import FakeStore
 from ..support import alias_of, ended, make_noise_non_finite, problem, version_of
 
 REQUESTS = 4000
 
 
-def fields(**fields) -> GenerateRequest:
+def fields(**fields: Any) -> GenerateRequest:
     return GenerateRequest.model_validate({"prompt": "a cat"} | fields)
 
 
@@ -33,7 +39,7 @@ def binomial(share: float) -> float:
 
 @settings(deadline=None, max_examples=40)
 @given(percent=st.floats(0, 100), prompt=st.text(min_size=1, max_size=20), first=st.integers(0, 2**31))
-def test_the_share_is_the_percent(percent, prompt, first):
+def test_the_share_is_the_percent(percent: float, prompt: str, first: int) -> None:
     canary = Canary(alias="rival", percent=percent, tracker=None)
     share = percent / 100
     for lots in (
@@ -44,7 +50,7 @@ def test_the_share_is_the_percent(percent, prompt, first):
 
 
 @given(key=st.text(), token=st.text(), seed=st.integers(0, 2**32 - 1))
-def test_a_traffic_bucket_depends_on_the_request_alone(key, token, seed):
+def test_a_traffic_bucket_depends_on_the_request_alone(key: str, token: str, seed: int) -> None:
     results = traffic_bucket(fields(seed=seed), token_id=token, key=key)
     assert 0 <= results < 100
     # with a seed it is nobody's in particular, so that the same request and seed are the same image
@@ -58,14 +64,14 @@ def test_a_traffic_bucket_depends_on_the_request_alone(key, token, seed):
 
 
 @given(low=st.floats(0, 100), more=st.floats(0, 100), results=st.floats(0, 100, exclude_max=True))
-def test_a_larger_share_takes_no_request_back(low, more, results):
+def test_a_larger_share_takes_no_request_back(low: float, more: float, results: float) -> None:
     small, large = (Canary(alias="rival", percent=percent, tracker=None) for percent in sorted((low, more)))
     assert large.covers(results) or not small.covers(results)
     assert Canary(alias="rival", percent=100, tracker=None).covers(results)
     assert not Canary(alias="rival", percent=0, tracker=None).covers(results)
 
 
-def test_traffic_buckets_are_the_same_in_every_release():
+def test_traffic_buckets_are_the_same_in_every_release() -> None:
     """Another hash would move requests from one version to the other at an update."""
     assert traffic_bucket(fields(), token_id="rita", key="order-17") == pytest.approx(18.398786770222486)
     assert traffic_bucket(fields(seed=7), token_id="rita", key="order-17") == pytest.approx(35.67046167693668)
@@ -76,7 +82,7 @@ def test_traffic_buckets_are_the_same_in_every_release():
 # who draws
 
 
-def test_the_bucket_decides_and_the_response_names_the_alias(canary, store):
+def test_the_bucket_decides_and_the_response_names_the_alias(canary: Callable[..., Service], store: FakeStore) -> None:
     service = canary(percent=50)
     found = {}
     for seed in range(24):
@@ -91,7 +97,7 @@ def test_the_bucket_decides_and_the_response_names_the_alias(canary, store):
     assert service.generate(seed=3, version=int(version_of(found[3]))).content == found[3].content
 
 
-def test_requests_that_name_a_version_are_not_assigned(canary):
+def test_requests_that_name_a_version_are_not_assigned(canary: Callable[..., Service]) -> None:
     service = canary()
     assert (alias_of(service.generate()), version_of(service.generate())) == ("rival", "2")
     assert (alias_of(service.generate(alias="champion")), version_of(service.generate(alias="champion"))) == ("champion", "1")
@@ -107,7 +113,7 @@ def test_requests_that_name_a_version_are_not_assigned(canary):
     assert service.count("canary_assignments_total", assignment="canary") == 2
 
 
-def test_a_request_without_a_seed_is_the_same_image_with_the_seed_of_its_answer(canary):
+def test_a_request_without_a_seed_is_the_same_image_with_the_seed_of_its_answer(canary: Callable[..., Service]) -> None:
     service = canary(percent=50)
     found = [service.client.post("/generate", json={"prompt": "a cat", "steps": 2}) for _ in range(12)]
     assert {alias_of(answer) for answer in found} == {"champion", "rival"}
@@ -116,7 +122,7 @@ def test_a_request_without_a_seed_is_the_same_image_with_the_seed_of_its_answer(
         assert (alias_of(again), again.content) == (alias_of(answer), answer.content)
 
 
-def test_a_key_is_the_same_version_when_its_images_are_long_forgotten(canary):
+def test_a_key_is_the_same_version_when_its_images_are_long_forgotten(canary: Callable[..., Service]) -> None:
     service = canary(percent=50, job_retention_s=0)
     plain = {"prompt": "a cat", "steps": 2}
     found = {}
@@ -130,7 +136,7 @@ def test_a_key_is_the_same_version_when_its_images_are_long_forgotten(canary):
     assert set(found.values()) == {"champion", "rival"}
 
 
-def test_every_route_goes_the_same_way(canary):
+def test_every_route_goes_the_same_way(canary: Callable[..., Service]) -> None:
     service = canary()
     several = GenerateResponse.model_validate_json(service.generate(n=2).content)
     assert (several.alias, [one.metadata.version for one in several.images]) == ("rival", ["2", "2"])
@@ -155,7 +161,7 @@ def test_every_route_goes_the_same_way(canary):
 
 
 @pytest.mark.parametrize("named", [{}, {"alias": "champion"}, {"base": True}, {"version": 1, "scale": 0.5}])
-def test_an_image_is_verified_by_its_version_whatever_the_bucket(canary, named):
+def test_an_image_is_verified_by_its_version_whatever_the_bucket(canary: Callable[..., Service], named: dict[str, Any]) -> None:
     service = canary()
     answer = service.generate(**named)
     found = service.client.post("/verify", content=answer.content).json()
@@ -166,7 +172,9 @@ def test_an_image_is_verified_by_its_version_whatever_the_bucket(canary, named):
 # how it is judged
 
 
-def test_images_failures_and_seconds_by_version_and_alias(canary, monkeypatch):
+def test_images_failures_and_seconds_by_version_and_alias(
+    canary: Callable[..., Service], monkeypatch: pytest.MonkeyPatch
+) -> None:
     service = canary()
     for asked in ({}, {"seed": 8}, {"alias": "champion"}, {"version": 2}, {"base": True}):
         service.generate(**asked)
@@ -189,7 +197,9 @@ def test_images_failures_and_seconds_by_version_and_alias(canary, monkeypatch):
         assert service.count("image_duration_seconds_count", version=version, alias=led) == results[version, led]
 
 
-def test_cancellation_counts_as_no_failure(canary, paced):
+def test_cancellation_counts_as_no_failure(
+    canary: Callable[..., Service], paced: tuple[threading.Event, threading.Event, type[Any]]
+) -> None:
     go, started, _ = paced
     service = canary()
     job = service.client.post("/jobs", json={"prompt": "a cat", "steps": 50, "seed": 7}).json()["id"]

@@ -1,7 +1,12 @@
 """A canary that cannot draw: the champion does, and no request fails."""
 
+from __future__ import annotations
+
 import io
 import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -10,19 +15,24 @@ from atelier_contracts.generate import GenerationMetadata
 from atelier_infer.app import Timings
 from atelier_infer.engine.denoising_state import DenoisingState
 from atelier_infer.generation import service as service_module
+from numpy.typing import NDArray
 from PIL import Image
 
+from ..conftest import Service
+from ..fake_store import FakeStore
 from ..support import alias_of, alias_state, canary_state, ended, make_all_images_blank, problem, readiness, version_of
 from ..tiny_bundle import build_bundle
 
 
-def test_without_a_canary_nothing_is_said_of_one(service):
+def test_without_a_canary_nothing_is_said_of_one(service: Service) -> None:
     assert canary_state(service) is None
     assert alias_of(service.generate()) == "champion"
     assert "canary_active" not in service.client.get("/metrics").text
 
 
-def test_an_alias_that_does_not_exist_leaves_everything_to_the_champion(make_service, store, publish):
+def test_an_alias_that_does_not_exist_leaves_everything_to_the_champion(
+    make_service: Callable[..., Service], store: FakeStore, publish: Callable[..., int]
+) -> None:
     store.set_alias("champion", publish(seed=1))
     service = make_service(canary_alias="rival", canary_percent=100)
     service.wait(lambda: readiness(service) == (200, "ready"))
@@ -47,7 +57,9 @@ def test_an_alias_that_does_not_exist_leaves_everything_to_the_champion(make_ser
     assert alias_of(service.generate()) == "champion"
 
 
-def test_the_champion_serves_while_the_canary_loads(make_service, store, publish, monkeypatch):
+def test_the_champion_serves_while_the_canary_loads(
+    make_service: Callable[..., Service], store: FakeStore, publish: Callable[..., int], monkeypatch: pytest.MonkeyPatch
+) -> None:
     store.set_alias("champion", publish(seed=1))
     store.set_alias("a-rival", publish(seed=5))  # before the champion in the alphabet
     go, fetch = threading.Event(), store.fetch_weights
@@ -60,7 +72,9 @@ def test_the_champion_serves_while_the_canary_loads(make_service, store, publish
     service.wait(lambda: alias_of(service.generate()) == "a-rival")
 
 
-def test_a_refused_version_serves_no_request(make_service, store, publish, monkeypatch):
+def test_a_refused_version_serves_no_request(
+    make_service: Callable[..., Service], store: FakeStore, publish: Callable[..., int], monkeypatch: pytest.MonkeyPatch
+) -> None:
     store.set_alias("champion", publish(seed=1))
     store.set_alias("rival", publish(seed=5, weights_sha256="0" * 64))
     timings = Timings(refusal_ttl_s=0.0, alias_max_retry_s=0.1)
@@ -76,7 +90,7 @@ def test_a_refused_version_serves_no_request(make_service, store, publish, monke
     assert version_of(service.generate()) == "3"
 
 
-def test_without_a_champion_nothing_is_served(canary, store):
+def test_without_a_champion_nothing_is_served(canary: Callable[..., Service], store: FakeStore) -> None:
     service = canary(percent=50)
     store.delete_alias("champion")
     service.wait(lambda: "no champion" in (canary_state(service)["inactive_reason"] or ""))
@@ -85,14 +99,20 @@ def test_without_a_champion_nothing_is_served(canary, store):
     assert version_of(service.generate(alias="rival")) == "2"
 
 
-def test_a_share_of_nothing(canary):
+def test_a_share_of_nothing(canary: Callable[..., Service]) -> None:
     service = canary(percent=0)
     assert canary_state(service)["inactive_reason"] == "its share is 0 percent"
     assert {alias_of(service.generate(seed=seed)) for seed in range(8)} == {"champion"}
 
 
 @pytest.mark.parametrize("earlier", [False, True])
-def test_blank_images_end_it_until_the_alias_serves_another(canary, store, publish, monkeypatch, earlier):
+def test_blank_images_end_it_until_the_alias_serves_another(
+    canary: Callable[..., Service],
+    store: FakeStore,
+    publish: Callable[..., int],
+    monkeypatch: pytest.MonkeyPatch,
+    earlier: bool,
+) -> None:
     """With and without a version that the alias can step back to: the champion draws either way."""
     service = canary()
     if earlier:
@@ -123,19 +143,19 @@ class Wild(DenoisingState):
 
     seeds: tuple[int, ...] = ()
 
-    def step(self, model_output) -> None:
+    def step(self, model_output: NDArray[Any]) -> None:
         rival = any(adapter.digest in RIVALS for adapter, _ in self.adapters)
-        super().step(model_output * np.inf if rival and self.params.seed in self.seeds else model_output)
+        super().step(model_output * np.inf if rival and self.params.seed in self.seeds else model_output)  # type: ignore[arg-type]
 
 
 RIVALS: set[str] = set()
 
 
 @pytest.fixture
-def wild(monkeypatch):
+def wild(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., None]]:
     """A factory: from now on version 2 fails for these seeds."""
 
-    def make(service, *seeds: int) -> None:
+    def make(service: Service, *seeds: int) -> None:
         adapters = service.client.get("/models").json()["adapters"]
         RIVALS.update(one["adapter_digest"] for one in adapters if one["version"] == 2)
         monkeypatch.setattr(service_module, "DenoisingState", type("Wild", (Wild,), {"seeds": seeds}))
@@ -144,7 +164,7 @@ def wild(monkeypatch):
     RIVALS.clear()
 
 
-def test_the_champion_generates_what_the_canary_failed(canary, wild):
+def test_the_champion_generates_what_the_canary_failed(canary: Callable[..., Service], wild: Callable[..., None]) -> None:
     service = canary()
     champions = service.generate(alias="champion")
     wild(service, 7)
@@ -157,7 +177,7 @@ def test_the_champion_generates_what_the_canary_failed(canary, wild):
     assert service.count("canary_fallbacks_total") == 1
 
 
-def test_all_images_of_a_job_have_one_version(canary, wild):
+def test_all_images_of_a_job_have_one_version(canary: Callable[..., Service], wild: Callable[..., None]) -> None:
     service = canary()
     wild(service, 8)  # the second of them
     job = service.client.post("/jobs", json={"prompt": "a cat", "steps": 2, "seed": 7, "n": 3}).json()["id"]
@@ -165,13 +185,15 @@ def test_all_images_of_a_job_have_one_version(canary, wild):
     assert (status.state, status.alias, status.problem) == ("succeeded", "champion", None)
     for index, path in enumerate(status.images):
         answer = service.client.get(path)
-        text = GenerationMetadata.model_validate_json(Image.open(io.BytesIO(answer.content)).text[names.PNG_TEXT])
+        text = GenerationMetadata.model_validate_json(Image.open(io.BytesIO(answer.content)).text[names.PNG_TEXT])  # type: ignore[attr-defined]
         assert (alias_of(answer), text.version, text.seed) == ("champion", "1", 7 + index)
         assert service.client.post("/verify", content=answer.content).json()["matches"]
     assert service.engine.admission.admitted == 0
 
 
-def test_the_champion_serves_sizes_that_the_canary_cannot(canary, store, publish, tmp_path):
+def test_the_champion_serves_sizes_that_the_canary_cannot(
+    canary: Callable[..., Service], store: FakeStore, publish: Callable[..., int], tmp_path: Path
+) -> None:
     service = canary()
     other = build_bundle(tmp_path / "other", seed=9, manifest_changes={"native_size_px": 64, "size_multiple_px": 32})
     store.publish_bundle(tmp_path / "other", other.digest())
@@ -184,7 +206,9 @@ def test_the_champion_serves_sizes_that_the_canary_cannot(canary, store, publish
     assert "nearest valid" in problem(service.generate(width=33), 422)  # what the champion refuses is refused
 
 
-def test_a_canary_under_load_fails_no_request_while_its_alias_moves(canary, store, publish, wild):
+def test_a_canary_under_load_fails_no_request_while_its_alias_moves(
+    canary: Callable[..., Service], store: FakeStore, publish: Callable[..., int], wild: Callable[..., None]
+) -> None:
     service = canary(percent=50)
     wild(service, *range(0, 40, 3))
     stop, answers = threading.Event(), []

@@ -5,6 +5,9 @@ from __future__ import annotations
 import base64
 import io
 import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
 import pytest
 from atelier_contracts import names
@@ -13,6 +16,8 @@ from atelier_contracts.styles import Recommended, Style
 from atelier_infer.engine import denoising_state
 from PIL import Image
 
+from ..conftest import Service
+from ..fake_store import FakeStore
 from ..support import alias_state, changed, ended, pixels_of, verify, wait_until_ready
 from ..tiny_bundle import build_bundle
 
@@ -20,11 +25,11 @@ OWN = Style(title="Ink", recommended=Recommended(steps=3, scale=0.5, scheduler="
 OPEN = {"prompt": "a cat", "seed": 7}
 
 
-def text_of(png: bytes) -> dict:
-    return json.loads(Image.open(io.BytesIO(png)).text[names.PNG_TEXT])
+def text_of(png: bytes) -> dict[str, Any]:
+    return json.loads(Image.open(io.BytesIO(png)).info[names.PNG_TEXT])
 
 
-def values_of(response) -> tuple[float | None, int, str, float]:
+def values_of(response: Any) -> tuple[float | None, int, str, float]:
     assert response.status_code == 200, response.text
     metadata = GenerationMetadata.model_validate(text_of(response.content))
     weight = metadata.adapters[0].weight if metadata.adapters else None
@@ -32,7 +37,7 @@ def values_of(response) -> tuple[float | None, int, str, float]:
 
 
 @pytest.fixture
-def styled(make_service, store, publish):
+def styled(make_service: Callable[..., Service], store: FakeStore, publish: Callable[..., int]) -> Any:
     """Version 1 is the champion and has a style; version 2 has none."""
     store.set_alias("champion", publish(seed=1, style=OWN))
     publish(seed=5)
@@ -41,17 +46,17 @@ def styled(make_service, store, publish):
     return service
 
 
-def generate(service, **fields):
+def generate(service: Service, **fields: Any) -> Any:
     return service.client.post("/generate", json=OPEN | fields)
 
 
-def edit(service, decision: int, **edits) -> None:
+def edit(service: Service, decision: int, **edits: Any) -> None:
     """As registry-api does it; waits until the service has read it."""
     service.store.edit_style(decision, **edits)
     service.wait(lambda: service.app.state.service._tracker.style_edits.decision == decision)
 
 
-def test_recommended_values_hold_where_a_request_names_none(styled):
+def test_recommended_values_hold_where_a_request_names_none(styled: Any) -> None:
     response = generate(styled)
     assert values_of(response) == (0.5, 3, "ddim", 2.0)
     fields = ["guidance_scale", "scale", "scheduler", "steps"]
@@ -61,7 +66,7 @@ def test_recommended_values_hold_where_a_request_names_none(styled):
     assert verify(styled, response.content).json()["matches"]
 
 
-def test_what_a_request_names_always_holds(styled):
+def test_what_a_request_names_always_holds(styled: Any) -> None:
     response = generate(styled, steps=2, scale=1.0)
     assert values_of(response) == (1.0, 2, "ddim", 2.0)
     assert text_of(response.content)["recommended"]["fields"] == ["guidance_scale", "scheduler"]
@@ -70,7 +75,7 @@ def test_what_a_request_names_always_holds(styled):
     assert "recommended" not in text_of(every.content)
 
 
-def test_without_a_style_the_defaults_hold_and_the_image_is_what_it_always_was(styled):
+def test_without_a_style_the_defaults_hold_and_the_image_is_what_it_always_was(styled: Any) -> None:
     response = generate(styled, version=2)
     assert values_of(response) == (1.0, 25, styled.settings.scheduler, 5.0)
     assert "recommended" not in text_of(response.content)
@@ -78,7 +83,7 @@ def test_without_a_style_the_defaults_hold_and_the_image_is_what_it_always_was(s
     assert response.content == explicit.content, "byte for byte"
 
 
-def test_an_edit_holds_for_every_version_and_names_its_decision(styled):
+def test_an_edit_holds_for_every_version_and_names_its_decision(styled: Any) -> None:
     before = generate(styled)
     edit(styled, 17, recommended={"steps": 4})
     after = generate(styled)
@@ -93,7 +98,7 @@ def test_an_edit_holds_for_every_version_and_names_its_decision(styled):
     assert values_of(generate(styled)) == (0.5, 3, "ddim", 2.0), "the edit was taken back"
 
 
-def test_an_edit_does_not_change_an_accepted_job(styled, paced):
+def test_an_edit_does_not_change_an_accepted_job(styled: Any, paced: Any) -> None:
     go, started, _ = paced
     job = styled.client.post("/jobs", json=OPEN).json()
     assert job["metadata"][0]["steps"] == 3
@@ -105,14 +110,14 @@ def test_an_edit_does_not_change_an_accepted_job(styled, paced):
     assert status.metadata[0].recommended is not None and status.metadata[0].recommended.decision is None
 
 
-def test_a_key_gives_the_same_image_after_an_edit(styled):
+def test_a_key_gives_the_same_image_after_an_edit(styled: Any) -> None:
     headers = {"Idempotency-Key": "order-17"}
     first = styled.client.post("/generate", json=OPEN, headers=headers)
     edit(styled, 17, recommended={"steps": 4})
     assert styled.client.post("/generate", json=OPEN, headers=headers).content == first.content
 
 
-def test_a_blend_takes_the_values_of_its_first_adapter_without_the_scale(styled):
+def test_a_blend_takes_the_values_of_its_first_adapter_without_the_scale(styled: Any) -> None:
     blend = [{"version": 1, "weight": 0.7}, {"version": 2, "weight": 0.3}]
     response = generate(styled, adapters=blend)
     assert values_of(response) == (0.7, 3, "ddim", 2.0)
@@ -121,13 +126,13 @@ def test_a_blend_takes_the_values_of_its_first_adapter_without_the_scale(styled)
     assert verify(styled, response.content).json()["matches"]
 
 
-def test_the_base_model_takes_none(styled):
+def test_the_base_model_takes_none(styled: Any) -> None:
     response = generate(styled, base=True)
     assert values_of(response) == (None, 25, styled.settings.scheduler, 5.0)
     assert "recommended" not in text_of(response.content)
 
 
-def test_openais_endpoint_takes_them_too(styled):
+def test_openais_endpoint_takes_them_too(styled: Any) -> None:
     response = styled.client.post("/v1/images/generations", json=OPEN)
     png = base64.b64decode(response.json()["data"][0]["b64_json"])
     assert png == generate(styled).content
@@ -135,7 +140,9 @@ def test_openais_endpoint_takes_them_too(styled):
     assert text_of(base64.b64decode(named.json()["data"][0]["b64_json"]))["steps"] == 2
 
 
-def test_steps_that_the_base_model_does_not_take_are_left_out_with_a_warning(make_service, store, publish, tmp_path):
+def test_steps_that_the_base_model_does_not_take_are_left_out_with_a_warning(
+    make_service: Callable[..., Service], store: FakeStore, publish: Callable[..., int], tmp_path: Path
+) -> None:
     short = build_bundle(tmp_path / "short", seed=9, schedule={"num_train_timesteps": 41})
     store.publish_bundle(tmp_path / "short", short.digest())
     style = Style(recommended=Recommended(steps=50, scale=0.5))
@@ -148,21 +155,23 @@ def test_steps_that_the_base_model_does_not_take_are_left_out_with_a_warning(mak
     assert text_of(response.content)["recommended"]["fields"] == ["scale"]
 
 
-def test_a_canary_has_values_of_its_own_and_its_fallback_those_of_the_champion(make_service, store, publish, monkeypatch):
+def test_a_canary_has_values_of_its_own_and_its_fallback_those_of_the_champion(
+    make_service: Callable[..., Service], store: FakeStore, publish: Callable[..., int], monkeypatch: pytest.MonkeyPatch
+) -> None:
     store.set_alias("champion", publish(seed=1, style=OWN))
     store.set_alias("rival", publish(seed=5, style=Style(recommended=Recommended(steps=6))))
     service = make_service(canary_alias="rival", canary_percent=100)
     service.wait(lambda: (service.client.get("/models").json()["canary"] or {})["serving_version"] == 2)
     assert values_of(generate(service)) == (1.0, 6, service.settings.scheduler, 5.0)
 
-    noise, first = denoising_state.initial_noise, iter([float("nan")])
+    noise, first = vars(denoising_state)["initial_noise"], iter([float("nan")])
     monkeypatch.setattr(denoising_state, "initial_noise", lambda *shape: noise(*shape) * next(first, 1.0))
     response = generate(service, seed=8)
     assert values_of(response) == (0.5, 3, "ddim", 2.0)
     assert text_of(response.content)["recommended"]["version"] == 1
 
 
-def test_a_tag_that_cannot_be_read_leaves_the_style_as_it_is(styled, caplog):
+def test_a_tag_that_cannot_be_read_leaves_the_style_as_it_is(styled: Any, caplog: pytest.LogCaptureFixture) -> None:
     edit(styled, 17, recommended={"steps": 4})
     styled.store.style_tag = '{"decision": 18, "edits": {"recommended": {"steps": 1e9}}}'
     styled.wait(lambda: "invalid style tag" in caplog.text)
@@ -171,7 +180,9 @@ def test_a_tag_that_cannot_be_read_leaves_the_style_as_it_is(styled, caplog):
     assert polls == 1, "it is logged once"
 
 
-def test_edits_outlive_a_restart_while_tracking_is_down(styled, make_service, store):
+def test_edits_outlive_a_restart_while_tracking_is_down(
+    styled: Any, make_service: Callable[..., Service], store: FakeStore
+) -> None:
     edit(styled, 17, title="Brush", recommended={"steps": 4})
     known = styled.settings.cache_dir / "last-known.json"
     styled.wait(lambda: json.loads(known.read_text())["style"]["decision"] == 17)
@@ -181,6 +192,6 @@ def test_edits_outlive_a_restart_while_tracking_is_down(styled, make_service, st
     assert values_of(generate(again))[1] == 4
 
 
-def test_an_image_of_an_earlier_release_is_still_verified(styled):
+def test_an_image_of_an_earlier_release_is_still_verified(styled: Any) -> None:
     response = generate(styled)
     assert verify(styled, changed(response.content, recommended=None)).json()["matches"]

@@ -1,36 +1,37 @@
 """Webhooks: sent when a job has ended, signed, retried until they are accepted, to allowed hosts only."""
 
+from __future__ import annotations
+
 import ssl
-import time
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
 import pytest
 from atelier_contracts.generate import JobStatus
+from atelier_contracts.manifests import AdapterManifest
 from atelier_infer.app import Timings
-from atelier_infer.client import read_webhook, webhook_key
+from atelier_infer.client import read_webhook
 from atelier_infer.generation import webhooks
-from atelier_infer.generation.webhooks import Webhook, WebhookLimits, WebhookSender
-from atelier_service.webhook_hosts import Origin, WebhookTarget, parse_hosts
+from atelier_infer.generation.webhooks import WebhookLimits
 
 from ...servers import free_port
-from ..conftest import wait
+from ..conftest import Service
+from ..fake_store import FakeStore
 from ..support import REQUEST, ended, make_noise_non_finite, problem
 from ..webhook_receiver import SIGNING, Receiver, self_signed
-
-
-@pytest.fixture
-def receiver():
-    with Receiver() as made:
-        yield made
-
 
 QUICK = Timings(webhooks=WebhookLimits(first_retry_s=0.01, max_retry_s=0.02))
 
 
 @pytest.fixture
-def make_sending_service(make_service, store, adapter, tmp_path):
+def make_sending_service(
+    make_service: Callable[..., Service], store: FakeStore, adapter: tuple[Path, AdapterManifest], tmp_path: Path
+) -> Callable[..., Service]:
     """A factory: a service that may send webhooks to the given receivers."""
 
-    def make(*hosts: str, **settings):
+    def make(*hosts: str, **settings: Any) -> Service:
         (tmp_path / "secret").write_text(SIGNING + "\n")
         store.set_alias("champion", store.publish_adapter(adapter[0]))
         service = make_service(
@@ -44,17 +45,17 @@ def make_sending_service(make_service, store, adapter, tmp_path):
     return make
 
 
-def order(service, url: str, **changes) -> str:
+def order(service: Service, url: str, **changes: Any) -> str:
     answer = service.client.post("/jobs", json=REQUEST | {"webhook_url": url} | changes)
     assert answer.status_code == 202, answer.text
     assert answer.json()["webhook"] == {"state": "pending", "attempts": 0, "last_error": None}
     return answer.json()["id"]
 
 
-def settled(service, job: str) -> dict:
+def settled(service: Service, job: str) -> dict[str, Any]:
     """The status of its webhook once it is final."""
 
-    def webhook() -> dict:
+    def webhook() -> dict[str, Any]:
         return service.client.get(f"/jobs/{job}").json()["webhook"]
 
     service.wait(lambda: webhook()["state"] != "pending")
@@ -64,7 +65,9 @@ def settled(service, job: str) -> dict:
 # end to end
 
 
-def test_a_finished_job_sends_its_status_and_the_receiver_can_verify_it(make_sending_service, receiver):
+def test_a_finished_job_sends_its_status_and_the_receiver_can_verify_it(
+    make_sending_service: Callable[..., Service], receiver: Receiver
+) -> None:
     service = make_sending_service(f"http://{receiver.place}")
     job = order(service, f"http://{receiver.place}/drawn?order=17")
     assert settled(service, job) == {"state": "delivered", "attempts": 1, "last_error": None}
@@ -82,7 +85,12 @@ def test_a_finished_job_sends_its_status_and_the_receiver_can_verify_it(make_sen
     assert service.count("webhooks_pending") == 0
 
 
-def test_failed_and_cancelled_jobs_send_their_status_too(make_sending_service, receiver, paced, monkeypatch):
+def test_failed_and_cancelled_jobs_send_their_status_too(
+    make_sending_service: Callable[..., Service],
+    receiver: Receiver,
+    paced: tuple[threading.Event, threading.Event, type[Any]],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     go, started, _ = paced
     service = make_sending_service(f"http://{receiver.place}")
     job = order(service, f"http://{receiver.place}", steps=50)
@@ -100,7 +108,7 @@ def test_failed_and_cancelled_jobs_send_their_status_too(make_sending_service, r
     assert receiver.came[0][0]["path"] == "/"
 
 
-def test_one_idempotency_key_sends_one_webhook(make_sending_service, receiver):
+def test_one_idempotency_key_sends_one_webhook(make_sending_service: Callable[..., Service], receiver: Receiver) -> None:
     service = make_sending_service(f"http://{receiver.place}")
     url = f"http://{receiver.place}/a"
     fields, key = REQUEST | {"webhook_url": url}, {"Idempotency-Key": "k"}
@@ -112,21 +120,25 @@ def test_one_idempotency_key_sends_one_webhook(make_sending_service, receiver):
     assert "another request" in problem(other, 422)
 
 
-def test_a_job_without_a_webhook_has_no_webhook_status(make_sending_service, receiver):
+def test_a_job_without_a_webhook_has_no_webhook_status(
+    make_sending_service: Callable[..., Service], receiver: Receiver
+) -> None:
     service = make_sending_service(f"http://{receiver.place}")
     job = service.client.post("/jobs", json=REQUEST).json()["id"]
     assert ended(service, job).webhook is None
     assert receiver.came == []
 
 
-def test_only_jobs_accept_a_webhook_url(service):
+def test_only_jobs_accept_a_webhook_url(service: Service) -> None:
     assert "webhook_url is not a field" in problem(service.generate(webhook_url="https://a.example"), 422)
 
 
 # attempts
 
 
-def test_retries_have_the_same_id_until_one_is_accepted(make_sending_service, receiver):
+def test_retries_have_the_same_id_until_one_is_accepted(
+    make_sending_service: Callable[..., Service], receiver: Receiver
+) -> None:
     receiver.answers = [(500, {}), (429, {"Retry-After": "0"}), (503, {"Retry-After": "soon"}), (200, {})]
     service = make_sending_service(f"http://{receiver.place}", timings=QUICK)
     job = order(service, f"http://{receiver.place}")
@@ -137,7 +149,7 @@ def test_retries_have_the_same_id_until_one_is_accepted(make_sending_service, re
         assert read_webhook(SIGNING, headers, body)["id"] == job
 
 
-def test_it_fails_after_the_last_attempt(make_sending_service, receiver):
+def test_it_fails_after_the_last_attempt(make_sending_service: Callable[..., Service], receiver: Receiver) -> None:
     receiver.answers = [(502, {})]
     service = make_sending_service(f"http://{receiver.place}", timings=QUICK)
     job = order(service, f"http://{receiver.place}")
@@ -147,7 +159,7 @@ def test_it_fails_after_the_last_attempt(make_sending_service, receiver):
     assert service.count("webhooks_total", outcome="failed") == 1
 
 
-def test_a_receiver_that_is_down_is_reported(make_sending_service):
+def test_a_receiver_that_is_down_is_reported(make_sending_service: Callable[..., Service]) -> None:
     place = f"127.0.0.1:{free_port()}"
     service = make_sending_service(f"http://{place}", timings=QUICK)
     found = settled(service, order(service, f"http://{place}"))
@@ -155,7 +167,7 @@ def test_a_receiver_that_is_down_is_reported(make_sending_service):
     assert "Connection refused" in found["last_error"]
 
 
-def test_a_silent_receiver_does_not_delay_images(make_sending_service, receiver):
+def test_a_silent_receiver_does_not_delay_images(make_sending_service: Callable[..., Service], receiver: Receiver) -> None:
     receiver.hold.clear()
     limits = WebhookLimits(first_retry_s=0.01, max_retry_s=0.02, timeout_s=0.2)
     service = make_sending_service(f"http://{receiver.place}", timings=Timings(webhooks=limits))
@@ -167,7 +179,7 @@ def test_a_silent_receiver_does_not_delay_images(make_sending_service, receiver)
 
 
 @pytest.mark.parametrize("status", [301, 302, 307, 308])
-def test_redirects_are_not_followed(make_sending_service, receiver, status):
+def test_redirects_are_not_followed(make_sending_service: Callable[..., Service], receiver: Receiver, status: int) -> None:
     with Receiver() as elsewhere:
         receiver.answers = [(status, {"Location": f"http://{elsewhere.place}/"})]
         service = make_sending_service(f"http://{receiver.place}", f"http://{elsewhere.place}")
@@ -177,14 +189,16 @@ def test_redirects_are_not_followed(make_sending_service, receiver, status):
 
 
 @pytest.mark.parametrize("status", [400, 404, 410])
-def test_other_statuses_are_not_retried(make_sending_service, receiver, status):
+def test_other_statuses_are_not_retried(make_sending_service: Callable[..., Service], receiver: Receiver, status: int) -> None:
     receiver.answers = [(status, {})]
     service = make_sending_service(f"http://{receiver.place}")
     found = settled(service, order(service, f"http://{receiver.place}"))
     assert found == {"state": "failed", "attempts": 1, "last_error": f"answered {status}"}
 
 
-def test_a_host_that_is_not_allowed_is_refused_at_once(make_sending_service, receiver, service):
+def test_a_host_that_is_not_allowed_is_refused_at_once(
+    make_sending_service: Callable[..., Service], receiver: Receiver, service: Service
+) -> None:
     with Receiver() as elsewhere:
         strict = make_sending_service(f"http://{receiver.place}")
         for url, words in (
@@ -202,7 +216,9 @@ def test_a_host_that_is_not_allowed_is_refused_at_once(make_sending_service, rec
         assert (strict.jobs(), receiver.came, elsewhere.came) == ({}, [], [])
 
 
-def test_over_https_the_certificate_is_checked(make_sending_service, receiver, tmp_path, monkeypatch):
+def test_over_https_the_certificate_is_checked(
+    make_sending_service: Callable[..., Service], receiver: Receiver, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     certificate = self_signed(tmp_path)
     tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     tls.load_cert_chain(certificate)
@@ -220,63 +236,9 @@ def test_over_https_the_certificate_is_checked(make_sending_service, receiver, t
 # shutdown
 
 
-def webhook_to(place: str) -> Webhook:
-    return Webhook(WebhookTarget(Origin("http", *_split(place)), "/", f"http://{place}/"), "msg_1")
-
-
-def _split(place: str) -> tuple[str, int]:
-    host, _, port = place.partition(":")
-    return host, int(port)
-
-
-def make_sender(place: str, outcomes: list[str], **limits) -> WebhookSender:
-    return WebhookSender(
-        hosts=parse_hosts(f"http://{place}"),
-        key=webhook_key(SIGNING),
-        record_outcome=outcomes.append,
-        limits=WebhookLimits(**limits),
-    )
-
-
-def test_shutdown_gives_pending_webhooks_one_last_attempt(receiver):
-    receiver.answers = [(503, {"Retry-After": "200"}), (503, {"Retry-After": "200"}), (204, {})]
-    outcomes: list[str] = []
-    sender = make_sender(receiver.place, outcomes)
-    sender.start()
-    one, other = webhook_to(receiver.place), webhook_to(receiver.place)
-    for sent in (one, other):
-        sender.send(sent, b"{}")
-    wait(lambda: sender.pending == 2 and one.attempts == other.attempts == 1)
-    sender.stop(time.monotonic() + 20)
-    assert (one.state, other.state, one.attempts, other.attempts) == ("delivered", "delivered", 2, 2)
-    assert outcomes == ["delivered"] * 2
-    assert not any(thread.is_alive() for thread in sender._threads)
-
-
-def test_a_last_attempt_that_fails_is_final(receiver):
-    receiver.answers = [(503, {})]
-    sender = make_sender(receiver.place, [])
-    sender.start()
-    sent = webhook_to(receiver.place)
-    sender.send(sent, b"{}")
-    wait(lambda: sender.pending == 1 and sent.attempts == 1)
-    sender.stop(time.monotonic() + 20)
-    assert (sent.state, sent.attempts, sent.last_error) == ("failed", 2, "answered 503")
-
-
-def test_a_silent_receiver_does_not_delay_the_shutdown(receiver):
-    receiver.hold.clear()
-    sender = make_sender(receiver.place, [], final_attempt_s=0.2)
-    sender.start()
-    sent = [webhook_to(receiver.place) for _ in range(webhooks.THREADS + 3)]
-    for one in sent:
-        sender.send(one, b"{}")
-    wait(lambda: len(receiver.came) == webhooks.THREADS)
-    sender.stop(time.monotonic())  # returns although every thread hangs
-    assert [one.last_error for one in sent if one.attempts == 0] == ["the service shut down"] * 3
-
-
-def test_jobs_ended_by_the_shutdown_send_their_status(make_sending_service, receiver, paced):
+def test_jobs_ended_by_the_shutdown_send_their_status(
+    make_sending_service: Callable[..., Service], receiver: Receiver, paced: tuple[threading.Event, threading.Event, type[Any]]
+) -> None:
     go, started, _ = paced
     service = make_sending_service(f"http://{receiver.place}", drain_timeout_s=0)
     job = order(service, f"http://{receiver.place}", steps=50)
@@ -286,26 +248,3 @@ def test_jobs_ended_by_the_shutdown_send_their_status(make_sending_service, rece
     service.wait(lambda: receiver.came)
     found = read_webhook(SIGNING, *receiver.came[0])
     assert (found["id"], found["state"], found["problem"]["status"]) == (job, "failed", 503)
-
-
-def test_a_webhook_beyond_the_queue_limit_fails_at_once(receiver):
-    sender = make_sender(receiver.place, [], queue_limit=2)  # not started: nothing leaves the queue
-    sent = [webhook_to(receiver.place) for _ in range(3)]
-    for one in sent:
-        sender.send(one, b"{}")
-    assert [one.state for one in sent] == ["pending", "pending", "failed"]
-    assert sent[2].last_error == "2 webhooks are pending already"
-
-
-def test_an_unexpected_error_does_not_end_the_threads(receiver, monkeypatch):
-    sender = make_sender(receiver.place, [])
-    with monkeypatch.context() as patch:
-        patch.setattr(WebhookSender, "_post", lambda *_: 1 / 0)
-        sender.start()
-        sent = [webhook_to(receiver.place) for _ in range(webhooks.THREADS + 1)]
-        for one in sent:
-            sender.send(one, b"{}")
-        wait(lambda: all(one.state == "failed" for one in sent))
-    sender.send(last := webhook_to(receiver.place), b"{}")
-    wait(lambda: last.state == "delivered")
-    sender.stop(time.monotonic())

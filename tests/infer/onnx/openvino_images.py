@@ -15,9 +15,9 @@ from atelier_infer.pipeline.bundle import open_bundle
 runtime = Runtime("openvino", 1, Path(sys.argv[3]))
 runtime.check()
 bundle = open_bundle(Path(sys.argv[1]), runtime=runtime)
-assert bundle.unet.get_providers()[0] == "OpenVINOExecutionProvider"
+assert bundle.unet.get_providers()[0] == "OpenVINOExecutionProvider"  # type: ignore[attr-defined]
 ids = [bundle.tokenizer.encode(text).ids for text in ("a cat on a chair", "")]
-states = [DenoisingState(bundle, [], SamplingParams(*ids, 8, 4.0, seed, 128, 128, "ddim")) for seed in (1, 2, 3)]
+states = [DenoisingState(bundle, [], SamplingParams(*ids, 8, 4.0, seed, 128, 128, "ddim")) for seed in (1, 2, 3)]  # type: ignore[arg-type, call-arg]
 step = DenoisingStep()
 for state in states:
     state.prepare()

@@ -1,12 +1,16 @@
 """A UNet in float16 through IO binding, as CUDA gets it; here ONNX Runtime's CPU provider runs the same graph."""
 
+from __future__ import annotations
+
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import onnx
 import onnxruntime as ort
 import pytest
-from atelier_infer.engine.denoising_state import DenoisingState
+from atelier_contracts.manifests import BundleManifest
+from atelier_infer.engine.denoising_state import DenoisingState, SamplingParams
 from atelier_infer.engine.denoising_step import DenoisingStep
 from atelier_infer.errors import BundleError
 from atelier_infer.onnx import fp16, providers
@@ -14,7 +18,7 @@ from atelier_infer.onnx.graph_cache import GRAPH
 from atelier_infer.onnx.io_binding import BoundSession
 from atelier_infer.onnx.providers import Runtime
 from atelier_infer.pipeline.adapter import WeightedAdapter
-from atelier_infer.pipeline.bundle import open_bundle
+from atelier_infer.pipeline.bundle import Bundle, open_bundle
 from onnx import TensorProto, helper, numpy_helper
 
 from ..support import run_together
@@ -22,12 +26,12 @@ from ..tiny_bundle import TEXT_TOKENS, TEXT_WIDTH, adapter_tensors, build_adapte
 
 
 @pytest.fixture
-def opened(bundle):
+def opened(bundle: tuple[Path, BundleManifest]) -> Bundle:
     return open_bundle(bundle[0], runtime=Runtime(intra_op_threads=1))
 
 
 @pytest.fixture
-def as_cuda(monkeypatch):
+def as_cuda(monkeypatch: pytest.MonkeyPatch) -> None:
     """The code for CUDA, run by the CPU provider."""
     monkeypatch.setitem(providers.NAMES, "cuda", "CPUExecutionProvider")
     monkeypatch.setitem(providers.DEVICES, "cuda", "cpu")
@@ -66,7 +70,7 @@ def run(model: onnx.ModelProto) -> np.ndarray:
     return ort.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"]).run(None, feeds)[0]
 
 
-def test_weights_are_halved_and_angles_are_not(monkeypatch):
+def test_weights_are_halved_and_angles_are_not(monkeypatch: pytest.MonkeyPatch) -> None:
     model = graph_of_angles()
     exact = run(model)
     fp16.convert_to_fp16(model.graph)
@@ -80,7 +84,7 @@ def test_weights_are_halved_and_angles_are_not(monkeypatch):
     assert np.abs(run(careless) - exact).max() > 0.05
 
 
-def test_an_output_that_is_read_inside_too():
+def test_an_output_that_is_read_inside_too() -> None:
     nodes = [helper.make_node("Neg", ["x"], ["y"], "y"), helper.make_node("Neg", ["y"], ["z"], "z")]
     values = {name: helper.make_tensor_value_info(name, TensorProto.FLOAT, [2]) for name in "xyz"}
     graph = helper.make_graph(nodes, "two", [values["x"]], [values["y"], values["z"]])
@@ -93,14 +97,21 @@ def test_an_output_that_is_read_inside_too():
     assert y[1] == pytest.approx(-1 / 3, abs=1e-3)
 
 
-def test_a_graph_with_graphs_inside_is_refused():
+def test_a_graph_with_graphs_inside_is_refused() -> None:
     inner = helper.make_graph([], "inner", [], [helper.make_tensor_value_info("x", TensorProto.FLOAT, [1])])
     node = helper.make_node("If", ["c"], ["y"], "choice", then_branch=inner, else_branch=inner)
     with pytest.raises(BundleError, match="received one in If 'choice'"):
         fp16.convert_to_fp16(helper.make_graph([node], "outer", [], []))
 
 
-def test_images_are_the_references_but_for_rounding(bundle, tmp_path, opened, params, as_cuda, caplog):
+def test_images_are_the_references_but_for_rounding(
+    bundle: tuple[Path, BundleManifest],
+    tmp_path: Path,
+    opened: Bundle,
+    params: SamplingParams,
+    as_cuda: None,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
     runtime = Runtime("cuda", 1, tmp_path / "cache")
     convert_to_fp16 = open_bundle(bundle[0], runtime=runtime)
     assert isinstance(convert_to_fp16.unet, BoundSession)
@@ -136,7 +147,9 @@ def test_images_are_the_references_but_for_rounding(bundle, tmp_path, opened, pa
     assert onnx.load(home / GRAPH) == kept
 
 
-def test_an_adapter_travels_once(bundle, tmp_path, opened, params):
+def test_an_adapter_travels_once(
+    bundle: tuple[Path, BundleManifest], tmp_path: Path, opened: Bundle, params: SamplingParams
+) -> None:
     """Its arrays are the same objects at every step; what a step makes anew travels with it."""
     build_adapter(tmp_path / "a", bundle[1].digest(), adapter_tensors(seed=1))
     adapters = [WeightedAdapter(read_adapter(tmp_path / "a", bundle[1]))]
@@ -151,12 +164,14 @@ def test_an_adapter_travels_once(bundle, tmp_path, opened, params):
         before = bound.copied
         assert batch.step([state]) == [None]
         counts.append(bound.copied - before)
-    inputs = len(opened.unet.get_inputs())
+    inputs = len(opened.unet.get_inputs())  # type: ignore[attr-defined]
     assert counts == [inputs] + [4] * 4  # sample, timestep, text states, scales
     np.testing.assert_array_equal(state.sample, run_together(opened, [(adapters, replace(params, steps=5))])[0].sample)
 
 
-def test_several_adapters_are_copied_when_they_change_and_give_the_same_images(bundle, tmp_path, opened, params):
+def test_several_adapters_are_copied_when_they_change_and_give_the_same_images(
+    bundle: tuple[Path, BundleManifest], tmp_path: Path, opened: Bundle, params: SamplingParams
+) -> None:
     """Two in one batch stay on the device; alternating batches bind other arrays and must not see those of the last batch."""
     adapters = []
     for seed, rank in ((1, 2), (2, 4)):
@@ -179,7 +194,7 @@ def test_several_adapters_are_copied_when_they_change_and_give_the_same_images(b
             before = bound.copied
             assert step.step(batches[index]) == [None] * len(batches[index])
             counts.append(bound.copied - before)
-    inputs = len(opened.unet.get_inputs())
+    inputs = len(opened.unet.get_inputs())  # type: ignore[attr-defined]
     assert counts[:3] == [inputs, 4, inputs]  # the same batch again, then another adapter
     alone = run_together(opened, [([adapter], params) for adapter in adapters])
     for state, reference in zip([*batches[1], *batches[2]], alone, strict=True):

@@ -22,7 +22,7 @@ SEEDS, SIDE = (1, 2, 3), 128
 
 
 @pytest.fixture(scope="module")
-def tiny_base(tmp_path_factory) -> Path:
+def tiny_base(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The shipped base, exported."""
     from atelier_trainer.export.bundle import export_bundle
     from atelier_trainer.families.sd import SD
@@ -35,24 +35,25 @@ def tiny_base(tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def python(tmp_path_factory) -> Path:
+def python(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Of an environment with the extra and nothing else."""
     folder = tmp_path_factory.mktemp("openvino")
     subprocess.run([sys.executable, "-m", "venv", folder], check=True)
     python = folder / "bin/python"
     install = [python, "-m", "pip", "install", "--quiet", "--constraint", ROOT / "constraints.txt", f"{ROOT}[infer-openvino]"]
-    subprocess.run(install, check=True)
+    subprocess.run(install, check=True)  # type: ignore[arg-type]
     return python
 
 
-def test_images_are_close_to_the_reference(python, tiny_base, tmp_path):
+def test_images_are_close_to_the_reference(python: Path, tiny_base: Path, tmp_path: Path) -> None:
     command = [python, Path(__file__).with_name("openvino_images.py"), tiny_base, tmp_path / "images.npy", tmp_path / "cache"]
     subprocess.run(command, check=True, env={"PATH": os.environ["PATH"], "HOME": str(tmp_path)})
     assert list((tmp_path / "cache/graphs").rglob("*.blob")), "nothing was kept of compiling"
     bundle = open_bundle(tiny_base, runtime=Runtime(intra_op_threads=1))
     ids = [bundle.tokenizer.encode(text).ids for text in ("a cat on a chair", "")]
     states: list[DenoisingState] = run_together(
-        bundle, [([], SamplingParams(*ids, 8, 4.0, seed, SIDE, SIDE, "ddim")) for seed in SEEDS]
+        bundle,
+        [([], SamplingParams(*ids, 8, 4.0, seed, SIDE, SIDE, "ddim")) for seed in SEEDS],  # type: ignore[arg-type, call-arg]
     )
     for state, theirs in zip(states, np.load(tmp_path / "images.npy"), strict=True):
         ours = state.finish()

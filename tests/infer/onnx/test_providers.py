@@ -1,34 +1,44 @@
 """Which provider runs the graphs, and what is kept of opening them."""
 
+from __future__ import annotations
+
 import json
 import subprocess
 import sys
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
 import onnxruntime as ort
 import pytest
 from atelier_contracts import names
+from atelier_contracts.manifests import BundleManifest
+from atelier_infer.engine.denoising_state import SamplingParams
 from atelier_infer.errors import BundleError, ProviderError
 from atelier_infer.onnx.graph_cache import GRAPH
 from atelier_infer.onnx.providers import NAMES, Runtime
-from atelier_infer.pipeline.bundle import open_bundle
+from atelier_infer.pipeline.bundle import Bundle, open_bundle
 from onnx import TensorProto, helper, numpy_helper
+from onnxruntime.capi.onnxruntime_inference_collection import InferenceSession
+from onnxruntime.capi.onnxruntime_pybind11_state import SessionOptions
 
 from ..support import run_together
 from ..tiny_bundle import build_bundle, write_manifest
 
 
 @pytest.fixture
-def opened(bundle):
+def opened(bundle: tuple[Path, BundleManifest]) -> Bundle:
     return open_bundle(bundle[0], runtime=Runtime())
 
 
-def graphs(tmp_path):
+def graphs(tmp_path: Path) -> list[Path]:
     return sorted(tmp_path.glob("graphs/*/*"))
 
 
-def test_the_second_opening_takes_what_the_first_optimised(bundle, tmp_path, params):
+def test_the_second_opening_takes_what_the_first_optimised(
+    bundle: tuple[Path, BundleManifest], tmp_path: Path, params: SamplingParams
+) -> None:
     runtime = Runtime("cpu", 1, tmp_path)
     first = open_bundle(bundle[0], runtime=runtime)
     homes = graphs(tmp_path)
@@ -39,10 +49,10 @@ def test_the_second_opening_takes_what_the_first_optimised(bundle, tmp_path, par
     again = open_bundle(bundle[0], runtime=runtime)
     assert [(home / GRAPH).stat().st_mtime_ns for home in homes] == stamps
     images = [run_together(one, [([], params)])[0].finish() for one in (first, again)]
-    np.testing.assert_array_equal(*images)
+    np.testing.assert_array_equal(*images)  # type: ignore[arg-type]
 
 
-def test_attention_in_one_operator_is_run_where_the_bundle_and_the_provider_have_it(tmp_path):
+def test_attention_in_one_operator_is_run_where_the_bundle_and_the_provider_have_it(tmp_path: Path) -> None:
     folder = tmp_path / "bundle"
     build_bundle(folder)
     (folder / names.FUSED_UNET_FILE).write_bytes((folder / names.UNET_FILE).read_bytes())
@@ -53,7 +63,7 @@ def test_attention_in_one_operator_is_run_where_the_bundle_and_the_provider_have
     assert Runtime("openvino").choose_unet([names.UNET_FILE, names.FUSED_UNET_FILE]) == names.UNET_FILE
 
 
-def test_the_cached_graph_is_what_is_opened(bundle, tmp_path):
+def test_the_cached_graph_is_what_is_opened(bundle: tuple[Path, BundleManifest], tmp_path: Path) -> None:
     """It is enough by itself: the bundle's own graph may be gone."""
     runtime = Runtime("cpu", 1, tmp_path)
     open_bundle(bundle[0], runtime=runtime)
@@ -62,7 +72,7 @@ def test_the_cached_graph_is_what_is_opened(bundle, tmp_path):
     assert "attention.lora_scale" in {item.name for item in session.get_inputs()}
 
 
-def test_a_cached_graph_with_many_slices_opens(tmp_path):
+def test_a_cached_graph_with_many_slices_opens(tmp_path: Path) -> None:
     """ONNX Runtime turns them into one Split, whose sizes must not end up in the file of weights."""
     count = 200
     integers = {"axis": [0]} | {f"{bound} {at}": [at + (bound == "end")] for at in range(count) for bound in ("first", "end")}
@@ -79,7 +89,9 @@ def test_a_cached_graph_with_many_slices_opens(tmp_path):
 
 
 @pytest.mark.parametrize("damage", ["changed", "cut", "no sums", "nonsense sums", "foreign sums"])
-def test_a_damaged_graph_is_built_again(bundle, tmp_path, damage, caplog):
+def test_a_damaged_graph_is_built_again(
+    bundle: tuple[Path, BundleManifest], tmp_path: Path, damage: str, caplog: pytest.LogCaptureFixture
+) -> None:
     runtime = Runtime("cpu", 1, tmp_path)
     open_bundle(bundle[0], runtime=runtime)
     for home in graphs(tmp_path):
@@ -99,18 +111,18 @@ def test_a_damaged_graph_is_built_again(bundle, tmp_path, damage, caplog):
     assert not caplog.records
 
 
-def test_a_provider_that_this_build_lacks_is_refused_with_what_to_do():
+def test_a_provider_that_this_build_lacks_is_refused_with_what_to_do() -> None:
     missing = next(name for name in NAMES if NAMES[name] not in ort.get_available_providers())
     with pytest.raises(ProviderError, match="into a separate environment"):
         Runtime(missing).check()
     Runtime("cpu").check()
 
 
-def test_a_silent_fall_back_is_noticed(bundle, monkeypatch):
+def test_a_silent_fall_back_is_noticed(bundle: tuple[Path, BundleManifest], monkeypatch: pytest.MonkeyPatch) -> None:
     """ONNX Runtime only writes a line in its log, and runs the graph on the CPU."""
     real = ort.InferenceSession
 
-    def falling_back(path, options, providers):
+    def falling_back(path: str, options: SessionOptions, providers: Any) -> InferenceSession:
         return real(path, options, providers=["CPUExecutionProvider"])
 
     monkeypatch.setattr(ort, "InferenceSession", falling_back)
@@ -118,7 +130,7 @@ def test_a_silent_fall_back_is_noticed(bundle, monkeypatch):
         open_bundle(bundle[0], runtime=Runtime("openvino"))
 
 
-def test_a_graph_that_cannot_be_opened(tmp_path):
+def test_a_graph_that_cannot_be_opened(tmp_path: Path) -> None:
     (tmp_path / "x.onnx").write_bytes(b"nonsense")
     for cache in (None, tmp_path / "cache"):
         with pytest.raises(BundleError, match=r"x\.onnx: ONNX Runtime cannot open it"):
@@ -126,7 +138,7 @@ def test_a_graph_that_cannot_be_opened(tmp_path):
     assert list(tmp_path.glob("cache/graphs/*/*")) == []
 
 
-def test_the_process_does_not_start_with_one_that_is_missing(tmp_path, token_file):
+def test_the_process_does_not_start_with_one_that_is_missing(tmp_path: Path, token_file: Path) -> None:
     missing = next(name for name in NAMES if NAMES[name] not in ort.get_available_providers())
     values = {"TRACKING_URI": "http://127.0.0.1:1", "MODEL": "m", "TOKEN_FILE": token_file, "CACHE_DIR": tmp_path}
     environment = {f"ATELIER_INFER_{name}": str(value) for name, value in (values | {"PROVIDER": missing}).items()}

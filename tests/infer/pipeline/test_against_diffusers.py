@@ -1,38 +1,43 @@
 """The same prompt, seed and adapter through the trainer's export and this service, and through diffusers."""
 
+from __future__ import annotations
+
 import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from atelier_contracts import names
+from atelier_contracts.styles import SchedulerName
 from atelier_infer.engine.denoising_state import DenoisingState, SamplingParams
 from atelier_infer.engine.denoising_step import DenoisingStep
 from atelier_infer.onnx.providers import Runtime
-from atelier_infer.pipeline.adapter import WeightedAdapter
-from atelier_infer.pipeline.bundle import open_bundle
+from atelier_infer.pipeline.adapter import Adapter, WeightedAdapter
+from atelier_infer.pipeline.bundle import Bundle, open_bundle
 from atelier_infer.pipeline.noise import initial_noise
 from atelier_infer.pipeline.schedulers import NoiseSchedule, make_scheduler
 from atelier_trainer.adapter_formats.adapter_weights import LoraPair
+from atelier_trainer.base_models.load import load_base_model
+from atelier_trainer.config.option_groups import ModelOptions
 from atelier_trainer.export.adapter import inject_lora, lora_pairs, save_weights
-from atelier_trainer.export.bundle import export_bundle
 from atelier_trainer.export.manifests import write_adapter_manifest
-from atelier_trainer.families.sd import SD
 from diffusers import (
-    AutoencoderKL,
     DDIMScheduler,
     DPMSolverMultistepScheduler,
     EulerAncestralDiscreteScheduler,
     EulerDiscreteScheduler,
     StableDiffusionPipeline,
-    UNet2DConditionModel,
 )
+from diffusers.configuration_utils import FrozenDict
 from diffusers.schedulers import scheduling_euler_ancestral_discrete as ancestral
 from peft import LoraConfig
 from safetensors.numpy import save_file
-from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
-from ..tiny_bundle import read_adapter, vocabulary
+from ...trainer.exported import exported_bundle
+from ..tiny_bundle import read_adapter
 from .test_schedulers import SD21
 
 SCHEDULERS = {
@@ -45,67 +50,17 @@ RANK, ALPHA = 3, 6.0
 pytestmark = [pytest.mark.parity, pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")]
 
 
-def tiny_pipeline() -> StableDiffusionPipeline:
-    """A Stable Diffusion of a few thousand random numbers."""
-    torch.manual_seed(0)
-    words, merges = vocabulary()
-    blocks = {"block_out_channels": (16, 32), "norm_num_groups": 8}
-    unet = UNet2DConditionModel(
-        sample_size=8,
-        layers_per_block=1,
-        cross_attention_dim=16,
-        attention_head_dim=4,
-        down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"),
-        up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
-        **blocks,
-    )
-    vae = AutoencoderKL(
-        latent_channels=4,
-        sample_size=16,
-        down_block_types=("DownEncoderBlock2D",) * 2,
-        up_block_types=("UpDecoderBlock2D",) * 2,
-        **blocks,
-    )
-    text = CLIPTextConfig(
-        vocab_size=len(words),
-        hidden_size=16,
-        intermediate_size=32,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        max_position_embeddings=24,
-        bos_token_id=words["<|startoftext|>"],
-        eos_token_id=words["<|endoftext|>"],
-    )
-    schedule = DDIMScheduler(
-        beta_start=0.00085,
-        beta_end=0.012,
-        beta_schedule="scaled_linear",
-        clip_sample=False,
-        set_alpha_to_one=False,
-        steps_offset=1,
-        timestep_spacing="leading",  # spelled out: from_config replaces what was left to its default
-        prediction_type="v_prediction",
-    )
-    return StableDiffusionPipeline(
-        vae=vae,
-        text_encoder=CLIPTextModel(text),
-        tokenizer=CLIPTokenizer(vocab=words, merges=merges, model_max_length=24),
-        unet=unet,
-        scheduler=schedule,
-        safety_checker=None,
-        feature_extractor=None,
-        requires_safety_checker=False,
-    )
-
-
 @pytest.fixture(scope="module")
-def pipeline_and_bundle(tmp_path_factory):
+def pipeline_and_bundle(
+    small_base: Path, bundle_cache: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[tuple[StableDiffusionPipeline, FrozenDict, Bundle, Adapter]]:
     """diffusers' pipeline with an adapter in it, and the opened export of both."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)  # the graphs are tiny
-    pipeline, folder = tiny_pipeline(), tmp_path_factory.mktemp("exported")
+    base = load_base_model(ModelOptions(pretrained_model_name_or_path=str(small_base)))
+    pipeline = base.load_pipeline()
     pipeline.set_progress_bar_config(disable=True)
-    manifest = export_bundle(pipeline, SD, folder, base="tiny", revision=None, source="0" * 64)
+    folder, manifest = exported_bundle(base, bundle_cache)
     for parameter in inject_lora(pipeline.unet, RANK, ALPHA):
         torch.nn.init.normal_(parameter, std=0.3)
     adapter = tmp_path_factory.mktemp("adapter")
@@ -120,7 +75,7 @@ def pipeline_and_bundle(tmp_path_factory):
     torch.set_num_threads(threads)
 
 
-def draw(bundle, adapters, params) -> DenoisingState:
+def draw(bundle: Bundle, adapters: list[WeightedAdapter], params: SamplingParams) -> DenoisingState:
     made, batch = DenoisingState(bundle, adapters, params), DenoisingStep()
     made.prepare()
     while not made.done:
@@ -129,17 +84,17 @@ def draw(bundle, adapters, params) -> DenoisingState:
 
 
 @pytest.fixture
-def our_noise(monkeypatch):
+def our_noise(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
     """Gives diffusers' ancestral sampler the fresh noise that ours adds for a seed."""
 
     def use(seed: int) -> None:
         source = make_scheduler("euler_ancestral", NoiseSchedule(**SD21), 2, seed)
-        monkeypatch.setattr(ancestral, "randn_tensor", lambda shape, **_: torch.from_numpy(source.noise(tuple(shape))))
+        monkeypatch.setattr(ancestral, "randn_tensor", lambda shape, **_: torch.from_numpy(source.noise(tuple(shape))))  # type: ignore[attr-defined]
 
     return use
 
 
-def theirs(pipeline, params, prompt, negative) -> np.ndarray:
+def theirs(pipeline: StableDiffusionPipeline, params: SamplingParams, prompt: str, negative: str) -> np.ndarray:
     """What diffusers draws: float [height, width, 3] in 0 … 255, rounded."""
     latents = initial_noise(params.seed, 4, params.height // 2, params.width // 2)
     image = pipeline(
@@ -158,14 +113,20 @@ def theirs(pipeline, params, prompt, negative) -> np.ndarray:
 @pytest.mark.parametrize("guidance", [1.0, 4.0])
 @pytest.mark.parametrize("scheduler", SCHEDULERS)
 @pytest.mark.parametrize("with_adapter", [True, False])
-def test_images_are_diffusers(pipeline_and_bundle, our_noise, scheduler, guidance, with_adapter):
+def test_images_are_diffusers(
+    pipeline_and_bundle: tuple[StableDiffusionPipeline, FrozenDict, Bundle, Adapter],
+    our_noise: Callable[..., None],
+    scheduler: SchedulerName,
+    guidance: float,
+    with_adapter: bool,
+) -> None:
     pipeline, config, bundle, adapter = pipeline_and_bundle
     our_noise(5)
     pipeline.scheduler = SCHEDULERS[scheduler](config)
     (pipeline.unet.enable_adapters if with_adapter else pipeline.unet.disable_adapters)()
     width, height, prompt, negative = 24, 16, "a cat, a dog " * 4, "a bird"
     ids = (bundle.tokenizer.encode(text).ids for text in (prompt, negative))
-    params = SamplingParams(*ids, 6, guidance, seed=5, width=width, height=height, scheduler=scheduler)
+    params = SamplingParams(*ids, 6, guidance, seed=5, width=width, height=height, scheduler=scheduler)  # type: ignore[arg-type, call-arg, misc]
     expected = theirs(pipeline, params, prompt, negative)
     pixels = draw(bundle, [WeightedAdapter(adapter)] if with_adapter else [], params).finish()
     assert pixels.shape == (height, width, 3)
@@ -173,16 +134,20 @@ def test_images_are_diffusers(pipeline_and_bundle, our_noise, scheduler, guidanc
     assert np.abs(pixels.astype(int) - expected).max() <= 1
 
 
-def test_the_exported_schedule_is_read(pipeline_and_bundle):
+def test_the_exported_schedule_is_read(
+    pipeline_and_bundle: tuple[StableDiffusionPipeline, FrozenDict, Bundle, Adapter],
+) -> None:
     pipeline, _, bundle, _ = pipeline_and_bundle
     products = pipeline.scheduler.alphas_cumprod.numpy()
     np.testing.assert_allclose(bundle.schedule.alphas_cumprod(), products, rtol=1e-6)
     assert json.loads(bundle.schedule.model_dump_json())["prediction_type"] == "v_prediction"
-    assert "attention.lora_scale" in {item.name for item in bundle.unet.get_inputs()}
+    assert "attention.lora_scale" in {item.name for item in bundle.unet.get_inputs()}  # type: ignore[attr-defined]
 
 
 @pytest.mark.parametrize("guidance", [1.0, 4.0])
-def test_an_adapter_at_strength_0_is_the_base_bit_for_bit(pipeline_and_bundle, guidance):
+def test_an_adapter_at_strength_0_is_the_base_bit_for_bit(
+    pipeline_and_bundle: tuple[StableDiffusionPipeline, FrozenDict, Bundle, Adapter], guidance: float
+) -> None:
     _, _, bundle, adapter = pipeline_and_bundle
     ids = bundle.tokenizer.encode("a cat").ids
     params = SamplingParams(ids, bundle.tokenizer.encode("").ids, 3, guidance, seed=5, width=16, height=16, scheduler="ddim")
@@ -193,7 +158,11 @@ def test_an_adapter_at_strength_0_is_the_base_bit_for_bit(pipeline_and_bundle, g
     assert np.abs(latents[0] - latents[2]).max() > 0.01
 
 
-def test_several_adapters_in_one_batch_are_torch_peft_one_by_one(pipeline_and_bundle, our_noise, tmp_path):
+def test_several_adapters_in_one_batch_are_torch_peft_one_by_one(
+    pipeline_and_bundle: tuple[StableDiffusionPipeline, FrozenDict, Bundle, Adapter],
+    our_noise: Callable[..., None],
+    tmp_path: Path,
+) -> None:
     """Ranks 4, 8 and 16, a blend, a scale and none, joining and leaving one batch, against diffusers with peft, each alone."""
     pipeline, config, bundle, _ = pipeline_and_bundle
     pipeline.unet.enable_adapters()
@@ -212,7 +181,7 @@ def test_several_adapters_in_one_batch_are_torch_peft_one_by_one(pipeline_and_bu
                 torch.nn.init.normal_(parameter, std=0.1)
                 weights.append(parameter.detach().clone())
                 tensors[f"unet.{layer}.lora_{half}.weight"] = weights[-1].numpy()
-            pairs[f"unet.{layer}"] = LoraPair(*weights, alpha=2.0 * rank)
+            pairs[f"unet.{layer}"] = LoraPair(*weights, alpha=2.0 * rank)  # type: ignore[misc]
         folder = tmp_path / name
         folder.mkdir()
         save_file(tensors, folder / names.WEIGHTS_FILE)
@@ -232,7 +201,7 @@ def test_several_adapters_in_one_batch_are_torch_peft_one_by_one(pipeline_and_bu
         prompt, negative = f"a {'cat' if index % 2 else 'dog'}", "a bird"
         ids = (bundle.tokenizer.encode(text).ids for text in (prompt, negative))
         guidance = 1.0 if index == 1 else 3.0 + index / 2
-        params = SamplingParams(*ids, 4 + index, guidance, seed=index, width=24, height=16, scheduler=scheduler)
+        params = SamplingParams(*ids, 4 + index, guidance, seed=index, width=24, height=16, scheduler=scheduler)  # type: ignore[arg-type, call-arg, misc]
         our_noise(index)
         pipeline.scheduler = SCHEDULERS[scheduler](config)
         if adapters:
@@ -245,7 +214,8 @@ def test_several_adapters_in_one_batch_are_torch_peft_one_by_one(pipeline_and_bu
             DenoisingState(bundle, [WeightedAdapter(loaded[rank], weight) for rank, weight in adapters.items()], params)
         )
     pipeline.unet.delete_adapters([f"rank_{rank}" for rank in loaded])
-    batch, waiting, going = DenoisingStep(), list(states), []
+    batch, waiting = DenoisingStep(), list(states)
+    going: list[Any] = []
     for state in states:
         state.prepare()
     while waiting or going:

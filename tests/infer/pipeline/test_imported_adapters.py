@@ -7,22 +7,25 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from atelier_contracts.manifests import BundleManifest
 from atelier_infer.engine.denoising_state import DenoisingState, SamplingParams
 from atelier_infer.engine.denoising_step import DenoisingStep
 from atelier_infer.onnx.providers import Runtime
 from atelier_infer.pipeline.adapter import Adapter, WeightedAdapter
-from atelier_infer.pipeline.bundle import open_bundle
+from atelier_infer.pipeline.bundle import Bundle, open_bundle
+from atelier_trainer.adapter_formats.adapter_weights import LoraPair
+from atelier_trainer.base_models.base_model import BaseModel
 from atelier_trainer.base_models.load import load_base_model
 from atelier_trainer.config.option_groups import ModelOptions
 from atelier_trainer.exchange.import_adapter import Importer, ImportOptions, Source
 from atelier_trainer.export.adapter import inject_lora, lora_pairs, save_pairs
 from atelier_trainer.export.manifests import write_adapter_manifest
 from diffusers import DDIMScheduler
+from diffusers.pipelines.stable_diffusion.pipeline_stable_diffusion import StableDiffusionPipeline
 from lycoris import LycorisNetwork, create_lycoris
 
 from ...trainer.adapter_formats.lora_files import load, randomize, to_kohya, write_diffusers
 from ...trainer.exported import exported_bundle
-from ...trainer.small_base import write_small_base
 from ..tiny_bundle import read_adapter
 from .test_against_diffusers import theirs
 
@@ -31,26 +34,24 @@ PROMPT, NEGATIVE, SIDE = "a red car", "a house", 16
 
 
 @pytest.fixture(scope="module")
-def base(tmp_path_factory):
-    return load_base_model(
-        ModelOptions(pretrained_model_name_or_path=str(write_small_base(tmp_path_factory.mktemp("base") / "small-sd")))
-    )
+def base(small_base: Path) -> BaseModel:
+    return load_base_model(ModelOptions(pretrained_model_name_or_path=str(small_base)))
 
 
 @pytest.fixture(scope="module")
-def bundle(base, bundle_cache):
+def bundle(base: BaseModel, bundle_cache: Path) -> tuple[BundleManifest, Bundle]:
     folder, manifest = exported_bundle(base, bundle_cache)
     return manifest, open_bundle(folder, runtime=Runtime(intra_op_threads=1))
 
 
-def pipeline_of(base):
+def pipeline_of(base: BaseModel) -> StableDiffusionPipeline:
     pipeline = load(base.folder)
     pipeline.scheduler = DDIMScheduler.from_config(pipeline.scheduler.config)
     pipeline.set_progress_bar_config(disable=True)
     return pipeline
 
 
-def registered(base, manifest, pairs, folder: Path) -> Adapter:
+def registered(base: BaseModel, manifest: BundleManifest, pairs: dict[str, LoraPair], folder: Path) -> Adapter:
     """As the trainer writes it and infer reads it."""
     folder.mkdir()
     weights = save_pairs(pairs, base.family.pipeline_class, folder)
@@ -58,12 +59,12 @@ def registered(base, manifest, pairs, folder: Path) -> Adapter:
     return read_adapter(folder, manifest)
 
 
-def imported(base, manifest, file: Path, folder: Path) -> Adapter:
+def imported(base: BaseModel, manifest: BundleManifest, file: Path, folder: Path) -> Adapter:
     prepared = Importer(base, ImportOptions("x", "x", Path("unused"))).prepare(Source(file, file.name))
-    return registered(base, manifest, prepared.adapter.pairs, folder)
+    return registered(base, manifest, prepared.adapter.pairs, folder)  # type: ignore[arg-type]
 
 
-def lycoris_file(base, kind: str, target: Path):
+def lycoris_file(base: BaseModel, kind: str, target: Path) -> StableDiffusionPipeline:
     """A file that LyCORIS saved, and a pipeline whose UNet runs with LyCORIS' own modules."""
     pipeline = pipeline_of(base)
     containers = ["Transformer2DModel", "ResnetBlock2D", "Downsample2D", "Upsample2D"]
@@ -79,7 +80,9 @@ def lycoris_file(base, kind: str, target: Path):
     return pipeline
 
 
-def test_each_picture_of_a_mixed_batch_is_that_of_the_tool(base, bundle, tmp_path):
+def test_each_picture_of_a_mixed_batch_is_that_of_the_tool(
+    base: BaseModel, bundle: tuple[BundleManifest, Bundle], tmp_path: Path
+) -> None:
     manifest, opened = bundle
     cases: dict[str, tuple[Adapter, object]] = {}
 
@@ -107,7 +110,7 @@ def test_each_picture_of_a_mixed_batch_is_that_of_the_tool(base, bundle, tmp_pat
 
     ids = [opened.tokenizer.encode(text).ids for text in (PROMPT, NEGATIVE)]
     settings = {"width": SIDE, "height": SIDE, "scheduler": "ddim"}
-    params = [SamplingParams(*ids, 4, 4.0, seed=seed, **settings) for seed in range(len(cases) + 1)]
+    params = [SamplingParams(*ids, 4, 4.0, seed=seed, **settings) for seed in range(len(cases) + 1)]  # type: ignore[arg-type, call-arg, misc]
     adapters = [[WeightedAdapter(adapter)] for adapter, _ in cases.values()] + [[]]
     states = [DenoisingState(opened, own, one) for own, one in zip(adapters, params, strict=True)]
     for state in states:

@@ -1,10 +1,18 @@
 """What an adapter must be to be served."""
 
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
 from atelier_contracts import names
+from atelier_contracts.manifests import BundleManifest
 from atelier_infer.errors import AdapterError, BundleMismatchError
+from atelier_infer.pipeline.adapter import Adapter
+from numpy.typing import NDArray
 from safetensors.torch import save_file
 
 from ..tiny_bundle import adapter_tensors, build_adapter, read_adapter
@@ -12,12 +20,16 @@ from ..tiny_bundle import adapter_tensors, build_adapter, read_adapter
 A, B = "unet.mid.to_q.lora_A.weight", "unet.mid.to_q.lora_B.weight"
 
 
-def load(tmp_path, bundle, tensors=None, **changes):
+def load(
+    tmp_path: Path, bundle: tuple[Path, BundleManifest], tensors: dict[str, NDArray[Any]] | None = None, **changes: Any
+) -> Adapter:
     build_adapter(tmp_path, bundle[1].digest(), tensors, **changes)
     return read_adapter(tmp_path, bundle[1])
 
 
-def test_layers_are_packed_one_after_another_and_the_scale_is_alpha_over_rank(tmp_path, bundle):
+def test_layers_are_packed_one_after_another_and_the_scale_is_alpha_over_rank(
+    tmp_path: Path, bundle: tuple[Path, BundleManifest]
+) -> None:
     tensors = adapter_tensors()
     adapter = load(tmp_path, bundle, {key: value.astype(np.float16) for key, value in tensors.items()}, alpha=5.0)
     group = adapter.parts["unet"]["attention"]
@@ -31,13 +43,13 @@ def test_layers_are_packed_one_after_another_and_the_scale_is_alpha_over_rank(tm
     assert adapter.nbytes == 2 * 20 * 4
 
 
-def test_a_layer_that_the_adapter_lacks_is_zeros(tmp_path, bundle):
+def test_a_layer_that_the_adapter_lacks_is_zeros(tmp_path: Path, bundle: tuple[Path, BundleManifest]) -> None:
     group = load(tmp_path, bundle, adapter_tensors(layers=["mid.to_q"])).parts["unet"]["attention"]
     assert group.a[:4].all() and group.b[:6].all()
     assert not group.a[4:].any() and not group.b[6:].any()
 
 
-def test_ranks_and_scales_may_differ_between_layers(tmp_path, bundle):
+def test_ranks_and_scales_may_differ_between_layers(tmp_path: Path, bundle: tuple[Path, BundleManifest]) -> None:
     """A smaller rank is padded with zeros, and a smaller scale is in B."""
     tensors = adapter_tensors(layers=["mid.to_q"], rank=3) | adapter_tensors(layers=["mid.to_out.0"], rank=1)
     layers = {"unet.mid.to_q": {"rank": 3, "alpha": 6.0}, "unet.mid.to_out.0": {"rank": 1, "alpha": 0.5}}
@@ -48,7 +60,7 @@ def test_ranks_and_scales_may_differ_between_layers(tmp_path, bundle):
     assert not group.a[4:, 1:].any() and not group.b[6:, 1:].any()
 
 
-def test_weights_of_a_text_encoder_alone(tmp_path, bundle):
+def test_weights_of_a_text_encoder_alone(tmp_path: Path, bundle: tuple[Path, BundleManifest]) -> None:
     """Such an adapter takes no rank of a step."""
     draw, layer = np.random.default_rng(0), "text_encoder.layer.q_proj"
     tensors = {f"{layer}.lora_{half}.weight": draw.random((2, 8) if half == "A" else (8, 2), np.float32) for half in "AB"}
@@ -57,7 +69,7 @@ def test_weights_of_a_text_encoder_alone(tmp_path, bundle):
     assert adapter.unet_rank == 0
 
 
-def test_another_bundle_is_refused_with_both_digests(tmp_path, bundle):
+def test_another_bundle_is_refused_with_both_digests(tmp_path: Path, bundle: tuple[Path, BundleManifest]) -> None:
     build_adapter(tmp_path, "f" * 64)
     with pytest.raises(BundleMismatchError) as caught:
         read_adapter(tmp_path, bundle[1])
@@ -65,7 +77,7 @@ def test_another_bundle_is_refused_with_both_digests(tmp_path, bundle):
     assert bundle[1].digest() in str(caught.value)
 
 
-def altered(**changes) -> dict[str, np.ndarray]:
+def altered(**changes: Any) -> dict[str, np.ndarray]:
     tensors = adapter_tensors() | changes
     return {key: value for key, value in tensors.items() if value is not None}
 
@@ -94,12 +106,18 @@ def only(*layers: str) -> dict[str, dict[str, float]]:
     ],
 )
 @pytest.mark.filterwarnings("ignore:overflow encountered")
-def test_refusals(tmp_path, bundle, tensors, changes, message):
+def test_refusals(
+    tmp_path: Path,
+    bundle: tuple[Path, BundleManifest],
+    tensors: dict[str, NDArray[Any]] | None,
+    changes: dict[str, Any],
+    message: str,
+) -> None:
     with pytest.raises(AdapterError, match=message):
         load(tmp_path, bundle, tensors, **changes)
 
 
-def test_bfloat16_is_refused_whether_numpy_knows_it_or_not(tmp_path, bundle):
+def test_bfloat16_is_refused_whether_numpy_knows_it_or_not(tmp_path: Path, bundle: tuple[Path, BundleManifest]) -> None:
     build_adapter(tmp_path, bundle[1].digest())
     save_file(
         {key: torch.from_numpy(value).bfloat16() for key, value in adapter_tensors().items()}, tmp_path / names.WEIGHTS_FILE
@@ -108,7 +126,7 @@ def test_bfloat16_is_refused_whether_numpy_knows_it_or_not(tmp_path, bundle):
         read_adapter(tmp_path, bundle[1])
 
 
-def test_a_pickle_is_refused(tmp_path, bundle):
+def test_a_pickle_is_refused(tmp_path: Path, bundle: tuple[Path, BundleManifest]) -> None:
     build_adapter(tmp_path, bundle[1].digest())
     torch.save({"x": torch.zeros(1)}, tmp_path / names.WEIGHTS_FILE)
     with pytest.raises(AdapterError, match="must be a safetensors file"):

@@ -14,7 +14,7 @@ def layer(rank: int, inner: int, outer: int) -> LayerWeights:
     return LayerWeights(draw.random((rank, inner), np.float32), draw.random((outer, rank), np.float32), 0.5)
 
 
-def test_a_used_group_has_a_higher_rank_than_an_unused_one():
+def test_a_used_group_has_a_higher_rank_than_an_unused_one() -> None:
     """The graph skips the others, so an adapter of rank 1 would be skipped where 1 is the rank of no adapter."""
     layout = LoraLayout(GROUPS)
     packed = layout.pack({"to_q": layer(1, 4, 6), "conv1": layer(1, 18, 3)})
@@ -27,7 +27,7 @@ def test_a_used_group_has_a_higher_rank_than_an_unused_one():
         assert layout.uniform(1)[group].rank == packed[group].rank
 
 
-def test_inputs_by_layer_are_views_of_those_by_group():
+def test_inputs_by_layer_are_views_of_those_by_group() -> None:
     whole, by_layer = LoraLayout(GROUPS), LoraLayout(GROUPS, by_layer=True)
     weights = {"to_q": layer(2, 4, 6), "to_k": layer(3, 5, 6), "conv1": layer(2, 18, 3)}
     part = by_layer.pack(weights)

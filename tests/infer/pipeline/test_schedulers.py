@@ -1,5 +1,9 @@
 """Whole trajectories against diffusers' schedulers, with a fixed fake model."""
 
+from __future__ import annotations
+
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -33,7 +37,7 @@ def fake_model(sample: Array, timestep: float) -> Array:
     return np.tanh(mixed + np.float32(timestep / 1000)).astype(np.float32) + np.float32(0.1) * sample
 
 
-def reference(name, config):
+def reference(name: str, config: dict[str, Any]) -> Any:
     common = {key: value for key, value in config.items() if key not in ("set_alpha_to_one", "clip_sample")}
     if name == "ddim":
         return DDIMScheduler(**config)
@@ -51,16 +55,16 @@ pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:Depreca
 @pytest.mark.parametrize("spacing", ["leading", "trailing", "linspace"])
 @pytest.mark.parametrize("prediction", ["epsilon", "v_prediction"])
 @pytest.mark.parametrize("name", ["ddim", "euler", "euler_ancestral", "dpmpp_2m_karras"])
-def test_trajectory_is_diffusers(name, prediction, spacing, steps, monkeypatch):
+def test_trajectory_is_diffusers(name: str, prediction: str, spacing: str, steps: int, monkeypatch: pytest.MonkeyPatch) -> None:
     config = SD21 | {"prediction_type": prediction, "timestep_spacing": spacing}
     theirs = reference(name, config)
     theirs.set_timesteps(steps)
-    ours = make_scheduler(name, NoiseSchedule(**config), steps)
+    ours = make_scheduler(name, NoiseSchedule(**config), steps)  # type: ignore[arg-type]
     np.testing.assert_allclose(ours.timesteps, theirs.timesteps.numpy(), atol=1e-4)
     assert ours.init_noise_sigma == pytest.approx(float(theirs.init_noise_sigma), rel=1e-5)
 
     fresh = make_scheduler("euler_ancestral", NoiseSchedule(**config), steps)  # the same seed adds the same noise
-    monkeypatch.setattr(ancestral, "randn_tensor", lambda shape, **_: torch.from_numpy(fresh.noise(tuple(shape))))
+    monkeypatch.setattr(ancestral, "randn_tensor", lambda shape, **_: torch.from_numpy(fresh.noise(tuple(shape))))  # type: ignore[attr-defined]
     noise = np.random.default_rng(0).standard_normal((1, 4, 6, 5)).astype(np.float32)
     sample, other = noise * ours.init_noise_sigma, torch.from_numpy(noise) * theirs.init_noise_sigma
     worst = 0.0
@@ -76,18 +80,18 @@ def test_trajectory_is_diffusers(name, prediction, spacing, steps, monkeypatch):
 
 @pytest.mark.parametrize("spacing", ["leading", "trailing", "linspace"])
 @pytest.mark.parametrize("name", ["ddim", "euler", "euler_ancestral", "dpmpp_2m_karras"])
-def test_timesteps_of_every_step_count(name, spacing):
+def test_timesteps_of_every_step_count(name: str, spacing: str) -> None:
     config = SD21 | {"timestep_spacing": spacing, "beta_schedule": "linear", "set_alpha_to_one": True, "steps_offset": 0}
     theirs, schedule = reference(name, config), NoiseSchedule(**config)
     for steps in range(1, 151):
         theirs.set_timesteps(steps)
-        ours = make_scheduler(name, schedule, steps)
+        ours = make_scheduler(name, schedule, steps)  # type: ignore[arg-type]
         # a level midway between two training steps may be rounded either way
         apart = np.abs(ours.timesteps - theirs.timesteps.numpy()[:steps])
         assert apart.max() < 1e-3 or (name == "dpmpp_2m_karras" and apart.max() == 1), steps
 
 
-def test_linear_betas_and_alpha_one():
+def test_linear_betas_and_alpha_one() -> None:
     config = SD21 | {"beta_schedule": "linear", "set_alpha_to_one": True, "steps_offset": 0, "num_train_timesteps": 600}
     theirs, schedule = DDIMScheduler(**config), NoiseSchedule(**config)
     np.testing.assert_allclose(schedule.alphas_cumprod(), theirs.alphas_cumprod.numpy(), rtol=1e-5)
@@ -101,9 +105,9 @@ def test_linear_betas_and_alpha_one():
     np.testing.assert_allclose(sample, other.numpy(), atol=1e-5)
 
 
-def test_added_noise_is_the_seeds_own():
+def test_added_noise_is_the_seeds_own() -> None:
     schedule = NoiseSchedule(**SD21)
-    results = [make_scheduler("euler_ancestral", schedule, 3, seed).noise((2, 3)) for seed in (1, 1, 2)]
+    results = [make_scheduler("euler_ancestral", schedule, 3, seed).noise((2, 3)) for seed in (1, 1, 2)]  # type: ignore[attr-defined]
     np.testing.assert_array_equal(results[0], results[1])
     assert (results[0] != results[2]).any()
     assert (results[0] != np.random.Generator(np.random.PCG64(1)).standard_normal((2, 3), dtype=np.float32)).any()

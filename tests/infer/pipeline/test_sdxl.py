@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from atelier_contracts.manifests import BundleManifest
 from atelier_infer.engine.denoising_state import DenoisingState, SamplingParams
 from atelier_infer.engine.denoising_step import DenoisingStep
 from atelier_infer.onnx.providers import Runtime
 from atelier_infer.pipeline.adapter import WeightedAdapter
-from atelier_infer.pipeline.bundle import open_bundle
+from atelier_infer.pipeline.bundle import Bundle, open_bundle
 from atelier_infer.pipeline.noise import initial_noise
 from atelier_trainer.adapter_formats.layer_names import LayerNames
 from atelier_trainer.adapter_formats.write_adapter import write_adapter
+from atelier_trainer.base_models.base_model import BaseModel
 from atelier_trainer.base_models.load import load_base_model
 from atelier_trainer.config.option_groups import ModelOptions
 from atelier_trainer.exchange.import_adapter import Importer, ImportOptions, Source
@@ -22,11 +25,11 @@ from atelier_trainer.export.adapter import save_pairs
 from atelier_trainer.export.manifests import write_adapter_manifest
 from atelier_trainer.export.parity import measure_parity
 from diffusers import DDIMScheduler
+from diffusers.pipelines.stable_diffusion_xl.pipeline_stable_diffusion_xl import StableDiffusionXLPipeline
 from safetensors.torch import load_file
 
 from ...trainer.adapter_formats.lora_files import write_diffusers
 from ...trainer.exported import exported_bundle
-from ...trainer.small_base import write_small_xl_base
 from ..tiny_bundle import read_adapter
 
 pytestmark = [pytest.mark.parity, pytest.mark.timeout(1200)]
@@ -34,23 +37,22 @@ PROMPT, WIDTH, HEIGHT = "a red car under a tree", 24, 16
 
 
 @pytest.fixture(scope="module")
-def base(tmp_path_factory):
-    folder = write_small_xl_base(tmp_path_factory.mktemp("base") / "small-xl")
-    return load_base_model(ModelOptions(pretrained_model_name_or_path=str(folder)))
+def base(small_xl_base: Path) -> BaseModel:
+    return load_base_model(ModelOptions(pretrained_model_name_or_path=str(small_xl_base)))
 
 
 @pytest.fixture(scope="module")
-def exported(base, bundle_cache):
+def exported(base: BaseModel, bundle_cache: Path) -> tuple[Path, BundleManifest]:
     return exported_bundle(base, bundle_cache)
 
 
 @pytest.fixture(scope="module")
-def bundle(exported):
+def bundle(exported: tuple[Path, BundleManifest]) -> Bundle:
     return open_bundle(exported[0], runtime=Runtime(intra_op_threads=1))
 
 
 @pytest.fixture(scope="module")
-def files(base, tmp_path_factory) -> dict[str, Path]:
+def files(base: BaseModel, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """LoRA in the UNet and both text encoders, as diffusers writes it; and the same in kohya's names."""
     folder = tmp_path_factory.mktemp("files")
     file = write_diffusers(pipeline_of(base), folder)
@@ -59,23 +61,30 @@ def files(base, tmp_path_factory) -> dict[str, Path]:
     return {"diffusers": file, "kohya": kohya}
 
 
-def names_of(base) -> LayerNames:
+def names_of(base: BaseModel) -> LayerNames:
     return Importer(base, ImportOptions("x", "x", Path("unused")))._names
 
 
-def pipeline_of(base):
+def pipeline_of(base: BaseModel) -> StableDiffusionXLPipeline:
     pipeline = base.load_pipeline()
     pipeline.scheduler = DDIMScheduler.from_config(pipeline.scheduler.config)
     return pipeline
 
 
-def params_of(bundle, negative: str, **changes) -> SamplingParams:
+def params_of(bundle: Bundle, negative: str, **changes: Any) -> SamplingParams:
     ids = [bundle.tokenizer.encode(text).ids for text in (PROMPT, negative)]
-    settings = {"steps": 4, "guidance_scale": 4.0, "seed": 3, "width": WIDTH, "height": HEIGHT, "scheduler": "ddim"}
-    return SamplingParams(*ids, **settings | changes)
+    settings: dict[str, Any] = {
+        "steps": 4,
+        "guidance_scale": 4.0,
+        "seed": 3,
+        "width": WIDTH,
+        "height": HEIGHT,
+        "scheduler": "ddim",
+    }
+    return SamplingParams(*ids, **settings | changes)  # type: ignore[arg-type]
 
 
-def expected_pixels(pipeline, params: SamplingParams, negative: str | None) -> np.ndarray:
+def expected_pixels(pipeline: StableDiffusionXLPipeline, params: SamplingParams, negative: str | None) -> np.ndarray:
     latents = torch.from_numpy(initial_noise(params.seed, 4, params.height // 2, params.width // 2))
     image = pipeline(
         PROMPT, negative_prompt=negative, num_inference_steps=params.steps, guidance_scale=params.guidance_scale,
@@ -84,7 +93,7 @@ def expected_pixels(pipeline, params: SamplingParams, negative: str | None) -> n
     return (image * 255).round().astype(int)
 
 
-def draw_together(bundle, requests) -> list[np.ndarray]:
+def draw_together(bundle: Bundle, requests: Any) -> list[np.ndarray]:
     states = [DenoisingState(bundle, adapters, params) for adapters, params in requests]
     for state in states:
         state.prepare()
@@ -96,7 +105,7 @@ def draw_together(bundle, requests) -> list[np.ndarray]:
 
 @pytest.mark.parametrize(("negative", "theirs"), [("", None), ("a house", "a house")])
 @pytest.mark.parametrize("guidance", [1.0, 4.0])
-def test_pictures_are_diffusers(base, bundle, negative, theirs, guidance):
+def test_pictures_are_diffusers(base: BaseModel, bundle: Bundle, negative: str, theirs: str | None, guidance: float) -> None:
     """Without a negative prompt, its states are zeros and not those of the empty text."""
     params = params_of(bundle, negative, guidance_scale=guidance)
     (pixels,) = draw_together(bundle, [([], params)])
@@ -106,14 +115,16 @@ def test_pictures_are_diffusers(base, bundle, negative, theirs, guidance):
     assert np.abs(pixels - expected).max() <= 1
 
 
-def test_the_empty_text_is_not_zeros(base, bundle):
+def test_the_empty_text_is_not_zeros(base: BaseModel, bundle: Bundle) -> None:
     params = params_of(bundle, "")
     pipeline = pipeline_of(base)
     assert np.abs(expected_pixels(pipeline, params, None) - expected_pixels(pipeline, params, "")).max() > 1
 
 
 @pytest.mark.parametrize("format", ["diffusers", "kohya"])
-def test_lora_in_all_parts_is_diffusers(base, exported, bundle, files, format, tmp_path):
+def test_lora_in_all_parts_is_diffusers(
+    base: BaseModel, exported: tuple[Path, BundleManifest], bundle: Bundle, files: dict[str, Path], format: str, tmp_path: Path
+) -> None:
     """Kohya's file is read by diffusers' own mapping from the original code's names."""
     file, manifest = files[format], exported[1]
     importer = Importer(base, ImportOptions("x", "x", Path("unused")))
@@ -136,7 +147,7 @@ def test_lora_in_all_parts_is_diffusers(base, exported, bundle, files, format, t
     assert finite and 0 < error < 1e-4
 
 
-def test_kohyas_file_has_the_names_of_the_original_code(files):
+def test_kohyas_file_has_the_names_of_the_original_code(files: dict[str, Path]) -> None:
     keys = set(load_file(files["kohya"]))
     assert {
         "lora_unet_input_blocks_4_1_transformer_blocks_1_attn2_to_k.lora_down.weight",

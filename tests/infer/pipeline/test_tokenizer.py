@@ -1,5 +1,9 @@
 """Token ids are those of CLIPTokenizer."""
 
+from __future__ import annotations
+
+from pathlib import Path
+
 import pytest
 from atelier_contracts.manifests import TextEncoder
 from atelier_infer.pipeline.tokenizer import PromptTokenizer
@@ -32,7 +36,7 @@ def prompt_tokenizer(tokenizer: Tokenizer, pad_token_id: int) -> PromptTokenizer
 
 
 @pytest.mark.parametrize("prompt", PROMPTS)
-def test_ids_are_cliptokenizers(clip, prompt, tmp_path):
+def test_ids_are_cliptokenizers(clip: CLIPTokenizer, prompt: str, tmp_path: Path) -> None:
     clip.backend_tokenizer.save(str(tmp_path / "tokenizer.json"))
     reader = prompt_tokenizer(Tokenizer.from_file(str(tmp_path / "tokenizer.json")), clip.pad_token_id)
     expected = clip(prompt, padding="max_length", truncation=True, max_length=TEXT_TOKENS).input_ids
@@ -41,7 +45,7 @@ def test_ids_are_cliptokenizers(clip, prompt, tmp_path):
     assert found.dropped == max(0, len(clip(prompt).input_ids) - TEXT_TOKENS)
 
 
-def test_lengths_kept_in_the_file_do_not_count():
+def test_lengths_kept_in_the_file_do_not_count() -> None:
     left_over = tokenizer()
     left_over.enable_truncation(3)
     left_over.enable_padding(length=40)

@@ -1,13 +1,17 @@
 """The registry as this service sees it: the fake and a real MLflow server pass the same tests."""
 
+from __future__ import annotations
+
 import contextlib
 import io
 import shutil
 import socket
 import sqlite3
+from pathlib import Path
 
 import pytest
 from atelier_contracts import names
+from atelier_contracts.manifests import AdapterManifest, BundleManifest
 from atelier_contracts.styles import RecordedEdits, StyleEdits
 from atelier_infer.artifacts.artifact_cache import ArtifactCache
 from atelier_infer.errors import (
@@ -21,13 +25,13 @@ from atelier_infer.errors import (
 from atelier_infer.registry.mlflow_store import MlflowStore
 from atelier_infer.registry.model_store import BundleVersion
 
-from ...servers import free_port
+from ...servers import MlflowServer, free_port
 from ..fake_store import FakeStore
 from ..mlflow_publisher import MlflowPublisher
 
 
 @pytest.fixture(params=["fake", "mlflow"])
-def registry(request):
+def registry(request: pytest.FixtureRequest) -> tuple[FakeStore | MlflowPublisher, FakeStore | MlflowStore]:
     """A publisher, and the store that reads what it published."""
     if request.param == "fake":
         fake = FakeStore()
@@ -37,14 +41,18 @@ def registry(request):
     return publisher, MlflowStore(tracking_uri=url, model=publisher.model)
 
 
-def test_a_model_that_does_not_exist_has_no_aliases_and_no_versions(registry):
+def test_a_model_that_does_not_exist_has_no_aliases_and_no_versions(
+    registry: tuple[FakeStore | MlflowPublisher, FakeStore | MlflowStore],
+) -> None:
     _, store = registry
     assert store.registered_model().aliases == {}
     assert store.registered_model().generation == ""
     assert store.versions() == []
 
 
-def test_aliases_move(registry, adapter):
+def test_aliases_move(
+    registry: tuple[FakeStore | MlflowPublisher, FakeStore | MlflowStore], adapter: tuple[Path, AdapterManifest]
+) -> None:
     publisher, store = registry
     for _ in range(2):
         publisher.publish_adapter(adapter[0])
@@ -60,7 +68,9 @@ def test_aliases_move(registry, adapter):
     assert store.registered_model().generation == generation
 
 
-def test_only_adapters_are_versions(registry, adapter):
+def test_only_adapters_are_versions(
+    registry: tuple[FakeStore | MlflowPublisher, FakeStore | MlflowStore], adapter: tuple[Path, AdapterManifest]
+) -> None:
     publisher, store = registry
     publisher.publish_adapter(adapter[0])
     publisher.publish_adapter(adapter[0], kind="merged")
@@ -71,7 +81,9 @@ def test_only_adapters_are_versions(registry, adapter):
         store.adapter_manifest(2)
 
 
-def test_manifest_and_weights_of_an_adapter(registry, adapter, tmp_path):
+def test_manifest_and_weights_of_an_adapter(
+    registry: tuple[FakeStore | MlflowPublisher, FakeStore | MlflowStore], adapter: tuple[Path, AdapterManifest], tmp_path: Path
+) -> None:
     publisher, store = registry
     number = publisher.publish_adapter(adapter[0])
     assert store.adapter_manifest(number) == (adapter[0] / names.ADAPTER_FILE).read_bytes()
@@ -82,7 +94,9 @@ def test_manifest_and_weights_of_an_adapter(registry, adapter, tmp_path):
     assert [path for path in into.rglob("*") if path.is_file()] == [weights]  # nothing else is downloaded
 
 
-def test_the_preview_of_an_adapter(registry, adapter, tmp_path):
+def test_the_preview_of_an_adapter(
+    registry: tuple[FakeStore | MlflowPublisher, FakeStore | MlflowStore], adapter: tuple[Path, AdapterManifest], tmp_path: Path
+) -> None:
     publisher, store = registry
     for folder in ("without", "with"):
         (tmp_path / folder).mkdir()
@@ -92,7 +106,9 @@ def test_the_preview_of_an_adapter(registry, adapter, tmp_path):
     assert preview.read_bytes() == b"a picture"
 
 
-def test_the_style_tag_comes_with_the_registered_model(registry, adapter):
+def test_the_style_tag_comes_with_the_registered_model(
+    registry: tuple[FakeStore | MlflowPublisher, FakeStore | MlflowStore], adapter: tuple[Path, AdapterManifest]
+) -> None:
     publisher, store = registry
     publisher.publish_adapter(adapter[0])
     assert store.registered_model().style_tag is None
@@ -101,7 +117,9 @@ def test_the_style_tag_comes_with_the_registered_model(registry, adapter):
     assert RecordedEdits.model_validate_json(tag) == RecordedEdits(decision=17, edits=StyleEdits(title="Brush"))
 
 
-def test_what_does_not_exist(registry, adapter, tmp_path):
+def test_what_does_not_exist(
+    registry: tuple[FakeStore | MlflowPublisher, FakeStore | MlflowStore], adapter: tuple[Path, AdapterManifest], tmp_path: Path
+) -> None:
     publisher, store = registry
     publisher.publish_adapter(adapter[0])
     with pytest.raises(UnknownVersionError, match="no version 9"):
@@ -114,7 +132,9 @@ def test_what_does_not_exist(registry, adapter, tmp_path):
         store.adapter_manifest(number)
 
 
-def test_a_bundle_is_found_by_its_digest_whatever_its_model(registry, bundle, tmp_path):
+def test_a_bundle_is_found_by_its_digest_whatever_its_model(
+    registry: tuple[FakeStore | MlflowPublisher, FakeStore | MlflowStore], bundle: tuple[Path, BundleManifest], tmp_path: Path
+) -> None:
     publisher, store = registry
     folder, manifest = bundle
     damaged = tmp_path / "older"
@@ -130,12 +150,12 @@ def test_a_bundle_is_found_by_its_digest_whatever_its_model(registry, bundle, tm
 
 
 @pytest.fixture
-def impatient(monkeypatch):
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
 
 
 @pytest.mark.parametrize("kind", ["fake", "mlflow"])
-def test_an_outage_is_one_kind_of_error(kind, tmp_path, impatient):
+def test_an_outage_is_one_kind_of_error(kind: str, tmp_path: Path, impatient: None) -> None:
     store = FakeStore(down=True) if kind == "fake" else MlflowStore(tracking_uri=f"http://127.0.0.1:{free_port()}", model="m")
     calls = (
         store.registered_model,
@@ -151,7 +171,9 @@ def test_an_outage_is_one_kind_of_error(kind, tmp_path, impatient):
             call()
 
 
-def test_what_mlflows_own_flavor_logs_is_read(mlflow_server, adapter, tmp_path):
+def test_what_mlflows_own_flavor_logs_is_read(
+    mlflow_server: MlflowServer, adapter: tuple[Path, AdapterManifest], tmp_path: Path
+) -> None:
     """The way the trainer logs and registers: a logged model, `models:/m-…` as the version's source."""
     import mlflow
 
@@ -191,7 +213,13 @@ ODD_SOURCES = (
 
 
 @pytest.mark.parametrize("source", ODD_SOURCES)
-def test_files_are_read_from_the_tracking_server_alone(mlflow_server, adapter, bundle, tmp_path, source):
+def test_files_are_read_from_the_tracking_server_alone(
+    mlflow_server: MlflowServer,
+    adapter: tuple[Path, AdapterManifest],
+    bundle: tuple[Path, BundleManifest],
+    tmp_path: Path,
+    source: str,
+) -> None:
     """Nobody but the tracking server ever receives this service's login, and no other spelling of its addresses is followed."""
     with socket.create_server(("127.0.0.1", 0)) as listening:
         listening.settimeout(0.2)
@@ -220,7 +248,9 @@ def test_files_are_read_from_the_tracking_server_alone(mlflow_server, adapter, b
     assert list(tmp_path.iterdir()) == [tmp_path / "adapter"]
 
 
-def test_a_training_runs_first_validation_image_is_found(mlflow_server, adapter):
+def test_a_training_runs_first_validation_image_is_found(
+    mlflow_server: MlflowServer, adapter: tuple[Path, AdapterManifest]
+) -> None:
     """By the names that `log_image` gives its files now: an earlier pattern never matched them."""
     from PIL import Image
 

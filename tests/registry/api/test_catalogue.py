@@ -1,21 +1,30 @@
 """Lists and details over HTTP, on both registries."""
 
+from __future__ import annotations
+
 import json
 import math
+from collections.abc import Callable
+from typing import Any
 
 import pytest
 
-from ..conftest import ADAPTER, EVIDENCE, FILES
+from ..adapter_files import ADAPTER, EVIDENCE, FILES
+from ..conftest import Api
+from ..fake_registry import FakeRegistry
+from ..real_registry import RealWorld
 
 KIND = {"atelier.kind": "adapter", "atelier.bundle_digest": "b" * 64}
 
 
-def test_models_are_listed_and_shown(start, world, name):
+def test_models_are_listed_and_shown(start: Callable[..., Api], world: FakeRegistry | RealWorld, name: str) -> None:
     world.add_model(name, "pencil drawings")
     world.add_version(name, tags=KIND)
     world.add_version(name, tags=KIND)
     world.point(name, "champion", 1)
-    api, token, seen = start(world.registry).as_("rita"), {}, []
+    api = start(world.registry).as_("rita")
+    token: dict[Any, Any] = {}
+    seen: list[Any] = []
     while token is not None:
         page = api.get("/models", limit=2, **token).json()
         assert len(page["models"]) <= 2
@@ -28,7 +37,7 @@ def test_models_are_listed_and_shown(start, world, name):
     assert mine == api.get(f"/models/{name}").json()
 
 
-def test_versions_are_listed_newest_first(start, world, name):
+def test_versions_are_listed_newest_first(start: Callable[..., Api], world: FakeRegistry | RealWorld, name: str) -> None:
     world.add_model(name)
     for _ in range(3):
         world.add_version(name, tags=KIND)
@@ -46,14 +55,18 @@ def test_versions_are_listed_newest_first(start, world, name):
     assert last["next_page_token"] is None
 
 
-def test_listing_versions_makes_two_requests_whatever_their_number(start, fake, adapters):
+def test_listing_versions_makes_two_requests_whatever_their_number(
+    start: Callable[..., Api], fake: FakeRegistry, adapters: str
+) -> None:
     api = start(fake)
     fake.calls.clear()
     assert len(api.get(f"/models/{adapters}/versions").json()["versions"]) == 5
     assert [call for call in fake.calls if call != "chain_head"] == ["model", "versions"]
 
 
-def test_a_version_is_shown_with_its_lineage_and_evidence(start, world, name):
+def test_a_version_is_shown_with_its_lineage_and_evidence(
+    start: Callable[..., Api], world: FakeRegistry | RealWorld, name: str
+) -> None:
     world.add_model(name)
     world.add_version(
         name,
@@ -81,7 +94,9 @@ def test_a_version_is_shown_with_its_lineage_and_evidence(start, world, name):
     assert detail["problems"] == []
 
 
-def test_a_version_without_the_trainers_files_is_shown(start, world, name):
+def test_a_version_without_the_trainers_files_is_shown(
+    start: Callable[..., Api], world: FakeRegistry | RealWorld, name: str
+) -> None:
     world.add_model(name)
     world.add_version(name, tags=KIND, files={}, run_tags={"mlflow.source.git.commit": "of the run"})
     world.add_version(name)
@@ -96,7 +111,9 @@ def test_a_version_without_the_trainers_files_is_shown(start, world, name):
     assert plain["problems"] == []
 
 
-def test_files_stored_elsewhere_are_a_problem_of_the_version(start, world, name):
+def test_files_stored_elsewhere_are_a_problem_of_the_version(
+    start: Callable[..., Api], world: FakeRegistry | RealWorld, name: str
+) -> None:
     world.add_model(name)
     world.add_version(name, tags=KIND, files=FILES)
     world.keep_files_elsewhere(name, 1)
@@ -116,7 +133,7 @@ def test_files_stored_elsewhere_are_a_problem_of_the_version(start, world, name)
         ("adapter.json", ADAPTER.model_copy(update={"bundle_digest": "f" * 64}).model_dump_json(), "name different bundles"),
     ],
 )
-def test_invalid_files_are_listed_as_problems(api, fake, name, file, text, told):
+def test_invalid_files_are_listed_as_problems(api: Api, fake: FakeRegistry, name: str, file: str, text: str, told: str) -> None:
     fake.add_model(name)
     fake.add_version(name, tags=KIND, files=FILES | {file: text})
     detail = api.get(f"/models/{name}/versions/1")
@@ -125,7 +142,7 @@ def test_invalid_files_are_listed_as_problems(api, fake, name, file, text, told)
     assert told in problem
 
 
-def test_a_deleted_run_is_listed_as_a_problem(api, fake, name):
+def test_a_deleted_run_is_listed_as_a_problem(api: Api, fake: FakeRegistry, name: str) -> None:
     fake.add_model(name)
     fake.add_version(name, tags=KIND, files=FILES)
     fake.delete_run(fake.version(name, 1).run_id)
@@ -134,7 +151,7 @@ def test_a_deleted_run_is_listed_as_a_problem(api, fake, name):
     assert "no longer exists" in detail["problems"][0]
 
 
-def test_no_adapter_files_are_looked_for_in_a_bundle(api, fake, name):
+def test_no_adapter_files_are_looked_for_in_a_bundle(api: Api, fake: FakeRegistry, name: str) -> None:
     fake.add_model(name)
     fake.add_version(name, tags={"atelier.kind": "bundle", "atelier.bundle_digest": "b" * 64})
     fake.calls.clear()

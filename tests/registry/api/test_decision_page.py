@@ -6,6 +6,9 @@ import hashlib
 import io
 import re
 import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
@@ -16,11 +19,17 @@ from atelier_registry.app import PAGE_FOLDER
 from atelier_registry.bootstrap import Intervals, build_app
 from atelier_registry.config.policy import Policy
 from atelier_registry.events.event_stream import EventStream
+from atelier_registry.events.webhooks.dispatcher import WebhookDispatcher
+from atelier_registry.storage.ledger import Ledger
+from atelier_registry.storage.locks import AliasLocks
 from PIL import Image
+from playwright.sync_api import Browser
 
 from ...servers import app_running
-from ..conftest import ADAPTER, FILES
-from ..fake_infer_client import png
+from ..adapter_files import ADAPTER, FILES
+from ..conftest import Api
+from ..fake_infer_client import FakeInferClient, png
+from ..fake_registry import FakeRegistry
 
 POLICY = Policy.model_validate(
     {"default": {"champion": {"output_finite": True}}, "models": {"watched": {"champion": {"approval": True}}}}
@@ -28,7 +37,7 @@ POLICY = Policy.model_validate(
 browser = pytest.mark.browser
 
 
-def test_only_the_pages_files_need_no_token(start, fake):
+def test_only_the_pages_files_need_no_token(start: Callable[..., Api], fake: FakeRegistry) -> None:
     client = start(fake).client
     index = client.get("/")
     assert index.headers["content-type"].startswith("text/html")
@@ -41,7 +50,7 @@ def test_only_the_pages_files_need_no_token(start, fake):
     assert client.get("/models").status_code == 401
 
 
-def test_the_page_loads_nothing_from_other_hosts_and_writes_no_markup():
+def test_the_page_loads_nothing_from_other_hosts_and_writes_no_markup() -> None:
     for file in PAGE_FOLDER.iterdir():
         text = file.read_text().replace("http://www.w3.org/2000/svg", "")
         assert "http" not in text, file
@@ -49,14 +58,21 @@ def test_the_page_loads_nothing_from_other_hosts_and_writes_no_markup():
 
 
 @pytest.fixture(scope="module")
-def chromium(launch_chromium):
+def chromium(launch_chromium: Callable[..., Browser]) -> Iterator[Any]:
     started = launch_chromium()
     yield started
     started.close()
 
 
 @pytest.fixture
-def url(fake, ledger, locks, webhooks, token_file, infer_client):
+def url(
+    fake: FakeRegistry,
+    ledger: Ledger,
+    locks: AliasLocks,
+    webhooks: WebhookDispatcher,
+    token_file: Path,
+    infer_client: FakeInferClient,
+) -> Iterator[Any]:
     event_stream = EventStream(ledger.outbox)
     app = build_app(
         registry=fake,
@@ -75,11 +91,11 @@ def url(fake, ledger, locks, webhooks, token_file, infer_client):
 
 
 @pytest.fixture
-def open_page(chromium, url):
+def open_page(chromium: Any, url: Any) -> Iterator[Any]:
     """Opens the page as somebody, and fails where the page complains in its console."""
     contexts, complaints = [], []
 
-    def opening(who="pia", **options):
+    def opening(who: str = "pia", **options: Any) -> Any:
         context = chromium.new_context(**options)
         contexts.append(context)
         page = context.new_page()
@@ -97,7 +113,7 @@ def open_page(chromium, url):
     assert complaints == []
 
 
-def wait(condition):
+def wait(condition: Any) -> None:
     end = time.monotonic() + 60
     while not condition():
         assert time.monotonic() < end, "waited in vain"
@@ -105,7 +121,9 @@ def wait(condition):
 
 
 @browser
-def test_decisions_can_be_made_with_the_keyboard(open_page, fake, adapters, infer_client):
+def test_decisions_can_be_made_with_the_keyboard(
+    open_page: Any, fake: FakeRegistry, adapters: str, infer_client: FakeInferClient
+) -> None:
     infer_client.levels = {1: 40, 2: 200}
     fake.point(adapters, "champion", 1)
     for step, value in ((1, 0.5), (2, 0.4), (3, 0.3)):
@@ -135,7 +153,7 @@ def test_decisions_can_be_made_with_the_keyboard(open_page, fake, adapters, infe
 
 
 @browser
-def test_a_style_is_shown_and_edited(open_page, fake, name):
+def test_a_style_is_shown_and_edited(open_page: Any, fake: FakeRegistry, name: str) -> None:
     stream = io.BytesIO()
     Image.new("RGB", (120, 90), "teal").save(stream, "webp")
     preview = hashlib.sha256(stream.getvalue()).hexdigest()
@@ -168,7 +186,7 @@ def test_a_style_is_shown_and_edited(open_page, fake, name):
 
 
 @browser
-def test_a_refusal_shows_every_rule(open_page, fake, adapters):
+def test_a_refusal_shows_every_rule(open_page: Any, fake: FakeRegistry, adapters: str) -> None:
     fake.add_version(adapters, tags={"atelier.kind": "adapter"}, files={"adapter.json": FILES["adapter.json"]})
     page = open_page()
     page.get_by_role("button", name="Version 6").click()
@@ -180,7 +198,7 @@ def test_a_refusal_shows_every_rule(open_page, fake, adapters):
 
 
 @browser
-def test_changed_files_are_shown(open_page, url, fake, adapters):
+def test_changed_files_are_shown(open_page: Any, url: Any, fake: FakeRegistry, adapters: str) -> None:
     page = open_page("ada")
     page.get_by_role("button", name="Version 2").click()
     page.get_by_label("Reason").fill("softer")
@@ -195,7 +213,7 @@ def test_changed_files_are_shown(open_page, url, fake, adapters):
 
 
 @browser
-def test_a_second_person_can_approve(open_page, fake):
+def test_a_second_person_can_approve(open_page: Any, fake: FakeRegistry) -> None:
     fake.add_model("watched")
     fake.add_version("watched", tags={"atelier.kind": "adapter"}, files=FILES)
     one, other = open_page("pia"), open_page("ada")
@@ -211,7 +229,7 @@ def test_a_second_person_can_approve(open_page, fake):
 
 
 @browser
-def test_decisions_of_others_appear(open_page, fake, adapters):
+def test_decisions_of_others_appear(open_page: Any, fake: FakeRegistry, adapters: str) -> None:
     page = open_page("rita")
     page.get_by_role("button", name="Version 3").wait_for()
     fake.point(adapters, "champion", 3)
@@ -220,7 +238,7 @@ def test_decisions_of_others_appear(open_page, fake, adapters):
 
 
 @browser
-def test_an_unknown_token_is_reported_and_not_stored(open_page, adapters):
+def test_an_unknown_token_is_reported_and_not_stored(open_page: Any, adapters: str) -> None:
     page = open_page("nobody")
     page.get_by_role("alert").get_by_text("the token is unknown").wait_for()
     assert page.evaluate("sessionStorage.length") == 0
@@ -233,7 +251,7 @@ def test_an_unknown_token_is_reported_and_not_stored(open_page, adapters):
 
 
 @browser
-def test_markup_in_a_reason_is_text(open_page, start, fake, adapters):
+def test_markup_in_a_reason_is_text(open_page: Any, start: Callable[..., Api], fake: FakeRegistry, adapters: str) -> None:
     start(fake).promote(adapters, 1, reason="<img src=x onerror=alert(1)>")
     page = open_page("rita")
     page.locator("#history").get_by_text("<img src=x").wait_for()
@@ -241,7 +259,7 @@ def test_markup_in_a_reason_is_text(open_page, start, fake, adapters):
 
 
 @browser
-def test_the_page_fits_a_phone(open_page, fake, adapters):
+def test_the_page_fits_a_phone(open_page: Any, fake: FakeRegistry, adapters: str) -> None:
     page = open_page(viewport={"width": 360, "height": 740}, has_touch=True, is_mobile=True)
     page.get_by_role("button", name="Version 5").tap()
     page.get_by_label("Reason").wait_for()

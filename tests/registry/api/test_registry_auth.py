@@ -1,11 +1,16 @@
 """Who comes in, and who may do what."""
 
+from __future__ import annotations
+
 import json
 import logging
+from pathlib import Path
+from typing import Any
 
 import pytest
 
-from ..conftest import TOKENS, write_tokens
+from ..conftest import TOKENS, Api, write_tokens
+from ..fake_registry import FakeRegistry
 
 READING = ["/models", "/models/{name}", "/models/{name}/versions", "/models/{name}/versions/1", "/models/{name}/history"]
 
@@ -21,7 +26,9 @@ READING = ["/models", "/models/{name}", "/models/{name}/versions", "/models/{nam
         ({"Authorization": b"Bearer \xff\xfe"}, 'Bearer realm="atelier", error="invalid_token"'),
     ],
 )
-def test_a_request_without_a_valid_token_is_refused(api, adapters, path, headers, challenge):
+def test_a_request_without_a_valid_token_is_refused(
+    api: Api, adapters: str, path: str, headers: dict[str, Any], challenge: str
+) -> None:
     answer = api.client.get(path.format(name=adapters), headers=headers)
     assert answer.status_code == 401
     assert answer.headers["www-authenticate"] == challenge
@@ -29,18 +36,18 @@ def test_a_request_without_a_valid_token_is_refused(api, adapters, path, headers
     assert answer.json()["status"] == 401
 
 
-def test_the_token_is_checked_before_the_body(api, adapters):
+def test_the_token_is_checked_before_the_body(api: Api, adapters: str) -> None:
     assert api.client.post(f"/models/{adapters}/versions/1/promote", content="{").status_code == 401
 
 
 @pytest.mark.parametrize("path", READING)
 @pytest.mark.parametrize("id", TOKENS)
-def test_every_role_may_read(api, adapters, path, id):
+def test_every_role_may_read(api: Api, adapters: str, path: str, id: str) -> None:
     assert api.as_(id).get(path.format(name=adapters)).status_code == 200
 
 
 @pytest.mark.parametrize("id", ["rita", "tom"])
-def test_readers_and_trainers_may_not_decide(api, fake, adapters, id):
+def test_readers_and_trainers_may_not_decide(api: Api, fake: FakeRegistry, adapters: str, id: str) -> None:
     for answer in (api.as_(id).promote(adapters, 1), api.as_(id).roll_back(adapters), api.as_(id).promote("nobody", 1)):
         assert answer.status_code == 403
         assert f"{id} has the role {TOKENS[id]}; this requires promoter or admin" in answer.json()["detail"]
@@ -48,13 +55,13 @@ def test_readers_and_trainers_may_not_decide(api, fake, adapters, id):
 
 
 @pytest.mark.parametrize("id", ["pia", "ada"])
-def test_promoters_and_admins_may_decide(api, adapters, id):
+def test_promoters_and_admins_may_decide(api: Api, adapters: str, id: str) -> None:
     assert api.as_(id).promote(adapters, 1).json()["actor"] == id
     assert api.as_(id).promote(adapters, 2).status_code == 200
     assert api.as_(id).roll_back(adapters).status_code == 200
 
 
-def test_a_changed_token_file_is_noticed(api, token_file):
+def test_a_changed_token_file_is_noticed(api: Api, token_file: Path) -> None:
     assert api.get("/models").status_code == 200
     write_tokens(token_file, {"rita": "reader", "newcomer": "promoter"})
     assert api.get("/models").status_code == 401
@@ -63,13 +70,13 @@ def test_a_changed_token_file_is_noticed(api, token_file):
     assert api.as_("newcomer").get("/models").status_code == 401
 
 
-def test_every_request_is_logged_once(api, adapters, caplog):
+def test_every_request_is_logged_once(api: Api, adapters: str, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO)
     api.get("/models", limit=1, page_token="0")
     api.promote(adapters, 1)
     api.client.get("/models", headers={"Authorization": "Bearer stolen-secret"})
     api.client.get("/healthz")
-    lines = [record.fields for record in caplog.records if record.getMessage() == "request"]
+    lines = [vars(record)["fields"] for record in caplog.records if record.getMessage() == "request"]
     seen = [(line["method"], line["path"], line["status"], line["token_id"], line["role"]) for line in lines]
     assert seen == [
         ("GET", "/models", 200, "pia", "promoter"),

@@ -1,20 +1,27 @@
 """Comparing, images, curves, drawing, retiring, and roll backs that prove their target: over HTTP."""
 
+from __future__ import annotations
+
 import hashlib
 import io
+from collections.abc import Callable
+from typing import Any
 
 import pytest
 from atelier_contracts.stage import StageResponse
 from PIL import Image
 
-from ..conftest import ADAPTER, EVIDENCE, FILES
-from ..fake_infer_client import pixel_difference, png
+from ..adapter_files import ADAPTER, EVIDENCE, FILES
+from ..conftest import Api, Response
+from ..fake_infer_client import FakeInferClient, pixel_difference, png
+from ..fake_registry import FakeRegistry
+from ..real_registry import RealWorld
 
 KIND = {"atelier.kind": "adapter"}
 
 
 @pytest.fixture
-def two(start, world, name):
+def two(start: Callable[..., Api], world: FakeRegistry | RealWorld, name: str) -> Api:
     """Two versions with runs, on both registries."""
     other = EVIDENCE.model_copy(update={"validation_loss": 0.12, "validation_digest": "f" * 64})
     world.add_model(name)
@@ -26,7 +33,7 @@ def two(start, world, name):
     return start(world.registry).as_("rita")
 
 
-def test_comparison_shows_differences(two, name):
+def test_comparison_shows_differences(two: Api, name: str) -> None:
     found = two.get(f"/models/{name}/compare", left=1, right=2).json()
     assert (found["left"]["version"], found["right"]["version"]) == (1, 2)
     assert found["params"] == {"rank": {"left": "8", "right": "16", "difference": None}}
@@ -38,14 +45,14 @@ def test_comparison_shows_differences(two, name):
     assert two.get(f"/models/{name}/compare", left=1, right=9).status_code == 404
 
 
-def test_versions_can_be_listed_with_their_runs(two, name):
+def test_versions_can_be_listed_with_their_runs(two: Api, name: str) -> None:
     versions = two.get(f"/models/{name}/versions", runs="true").json()["versions"]
     assert [version["run"]["params"]["rank"] for version in versions] == ["16", "8"]
     assert versions[1]["run"]["metrics"] == {"loss": 0.5, "old": 1.0}
     assert [version["run"] for version in two.get(f"/models/{name}/versions").json()["versions"]] == [None, None]
 
 
-def test_logged_images_and_curves_are_shown(two, world, name):
+def test_logged_images_and_curves_are_shown(two: Api, world: FakeRegistry | RealWorld, name: str) -> None:
     for step in (10, 20):
         world.add_image(name, 1, "validation", step, png(step))
         world.add_point(name, 1, "ema_loss", step, 1 / step)
@@ -63,7 +70,9 @@ def test_logged_images_and_curves_are_shown(two, world, name):
         assert two.get(f"/models/{name}/versions/1/{path}").status_code == 404
 
 
-def test_several_versions_generate_the_same_images(start, fake, adapters, infer_client):
+def test_several_versions_generate_the_same_images(
+    start: Callable[..., Api], fake: FakeRegistry, adapters: str, infer_client: FakeInferClient
+) -> None:
     api = start(fake).as_("rita")
     infer_client.levels, infer_client.broken = {1: 10, 2: 20}, {3}
     asked = {"prompt": "a cat", "seed": 7, "steps": 2, "size": 16}
@@ -81,18 +90,20 @@ def test_several_versions_generate_the_same_images(start, fake, adapters, infer_
     assert "does not answer" in down[0]["problem"]
 
 
-def webp(size=(40, 30), **options):
+def webp(size: tuple[int, int] = (40, 30), **options: Any) -> Any:
     stream = io.BytesIO()
     Image.new("RGB", size, "teal").save(stream, "webp", **options)
     return stream.getvalue()
 
 
-def with_preview(content):
+def with_preview(content: bytes) -> Any:
     manifest = ADAPTER.model_copy(update={"preview_sha256": hashlib.sha256(content).hexdigest()})
     return FILES | {"adapter.json": manifest.model_dump_json()}
 
 
-def test_a_preview_is_served_as_a_picture_of_our_own(start, world, name):
+def test_a_preview_is_served_as_a_picture_of_our_own(
+    start: Callable[..., Api], world: FakeRegistry | RealWorld, name: str
+) -> None:
     exif = Image.Exif()
     exif[0x010E] = "<script>"
     content = webp(exif=exif)
@@ -124,7 +135,9 @@ def test_a_preview_is_served_as_a_picture_of_our_own(start, world, name):
     ],
     ids=["markup", "another format", "cut short", "large", "long"],
 )
-def test_what_is_no_preview_is_not_served(start, fake, name, content, message):
+def test_what_is_no_preview_is_not_served(
+    start: Callable[..., Api], fake: FakeRegistry, name: str, content: bytes, message: str
+) -> None:
     fake.add_model(name)
     fake.add_version(name, tags=KIND, files=with_preview(content), preview=content)
     response = start(fake).get(f"/models/{name}/versions/1/preview")
@@ -132,11 +145,11 @@ def test_what_is_no_preview_is_not_served(start, fake, name, content, message):
     assert message in response.json()["detail"]
 
 
-def retire(api, name, number, **more):
+def retire(api: Api, name: str, number: int, **more: Any) -> Response:
     return api.post(f"/models/{name}/versions/{number}/retire", {"reason": "hands"}, **more)
 
 
-def test_a_retired_version_cannot_be_promoted(start, world, name):
+def test_a_retired_version_cannot_be_promoted(start: Callable[..., Api], world: FakeRegistry | RealWorld, name: str) -> None:
     world.add_model(name)
     for _ in range(2):
         world.add_version(name, tags=KIND)
@@ -157,7 +170,9 @@ def test_a_retired_version_cannot_be_promoted(start, world, name):
     assert retire(api, name, 9).status_code == 404
 
 
-def test_a_roll_back_proves_that_its_target_loads(start, fake, adapters, infer_client):
+def test_a_roll_back_proves_that_its_target_loads(
+    start: Callable[..., Api], fake: FakeRegistry, adapters: str, infer_client: FakeInferClient
+) -> None:
     api = start(fake)
     for number in (1, 2, 3):
         api.promote(adapters, number)
@@ -171,7 +186,9 @@ def test_a_roll_back_proves_that_its_target_loads(start, fake, adapters, infer_c
     assert infer_client.calls == [2, 1]
 
 
-def test_an_admin_may_force_a_roll_back_while_infer_is_down(start, fake, adapters, infer_client):
+def test_an_admin_may_force_a_roll_back_while_infer_is_down(
+    start: Callable[..., Api], fake: FakeRegistry, adapters: str, infer_client: FakeInferClient
+) -> None:
     api = start(fake)
     for number in (1, 2):
         api.promote(adapters, number)
@@ -182,7 +199,7 @@ def test_an_admin_may_force_a_roll_back_while_infer_is_down(start, fake, adapter
     assert (forced["to_version"], forced["forced"]) == (1, True)
 
 
-def test_a_roll_back_to_a_retired_version_needs_force(start, fake, adapters):
+def test_a_roll_back_to_a_retired_version_needs_force(start: Callable[..., Api], fake: FakeRegistry, adapters: str) -> None:
     api = start(fake)
     for number in (1, 2):
         api.promote(adapters, number)

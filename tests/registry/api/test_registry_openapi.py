@@ -1,22 +1,37 @@
 """The OpenAPI document is true: schemathesis makes requests from it, and every answer must be as it says, and none a 5xx."""
 
+from __future__ import annotations
+
 import re
 import subprocess
 import sys
+from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from atelier_contracts.tokens import TokenFile
 from atelier_registry.bootstrap import Intervals, build_app
 from atelier_registry.config.policy import Policy
 from atelier_registry.events.event_stream import EventStream
+from atelier_registry.events.webhooks.dispatcher import WebhookDispatcher
+from atelier_registry.storage.ledger import Ledger
+from atelier_registry.storage.locks import AliasLocks
 
 from ...servers import app_running
-from ..conftest import FILES
-from ..fake_infer_client import png
+from ..adapter_files import FILES
+from ..fake_infer_client import FakeInferClient, png
+from ..real_registry import RealWorld
 
 
 @pytest.fixture
-def url(real_world, ledger, locks, webhooks, token_file, infer_client):
+def url(
+    real_world: RealWorld,
+    ledger: Ledger,
+    locks: AliasLocks,
+    webhooks: WebhookDispatcher,
+    token_file: Path,
+    infer_client: FakeInferClient,
+) -> Iterator[str]:
     """The service on a real MLflow server, with something in it."""
     real_world.add_model(name := "examined")
     for _ in range(2):
@@ -42,7 +57,7 @@ def url(real_world, ledger, locks, webhooks, token_file, infer_client):
 
 
 @pytest.mark.timeout(900)
-def test_every_response_matches_the_openapi_document(url, tmp_path):
+def test_every_response_matches_the_openapi_document(url: str, tmp_path: Path) -> None:
     """Streams that do not end are left out: `GET /events` has tests of its own."""
     ended = subprocess.run(
         [

@@ -1,7 +1,12 @@
 """The command line against the running service: what it prints, and the status it ends with."""
 
+from __future__ import annotations
+
 import base64
 import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
 
 import pytest
 from atelier_contracts.names import ADAPTER_FILE
@@ -14,10 +19,16 @@ from atelier_registry.config.subscribers import Subscriber
 from atelier_registry.events.event_stream import EventStream
 from atelier_registry.events.webhooks.dispatcher import WebhookDispatcher
 from atelier_registry.events.webhooks.offsets import WebhookOffsets
+from atelier_registry.storage.ledger import Ledger
+from atelier_registry.storage.locks import AliasLocks
+from sqlalchemy import Engine
 
 from ...servers import app_running
-from ..conftest import FILES
+from ..adapter_files import FILES
+from ..conftest import Api
 from ..events.test_webhook_dispatcher import until
+from ..fake_infer_client import FakeInferClient
+from ..fake_registry import FakeRegistry
 
 POLICY = Policy.model_validate({"default": {"champion": {"output_finite": True}, "shown": {"approval": True}}})
 
@@ -25,7 +36,16 @@ REFUSED = "does not answer: Failed to establish a new connection: [Errno 111] Co
 
 
 @pytest.fixture
-def cli(fake, ledger, locks, webhooks, token_file, infer_client, monkeypatch, capsys):
+def cli(
+    fake: FakeRegistry,
+    ledger: Ledger,
+    locks: AliasLocks,
+    webhooks: WebhookDispatcher,
+    token_file: Path,
+    infer_client: FakeInferClient,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> Iterator[Callable[..., tuple[int, str, str]]]:
     """Runs a command as somebody; gives its status, what it printed, and what it complained."""
     event_stream = EventStream(ledger.outbox)
     app = build_app(
@@ -42,7 +62,7 @@ def cli(fake, ledger, locks, webhooks, token_file, infer_client, monkeypatch, ca
     with app_running(app) as address:
         monkeypatch.setenv("ATELIER_URL", address)
 
-        def run(*arguments, who="pia"):
+        def run(*arguments: Any, who: str = "pia") -> tuple[int, str, str]:
             monkeypatch.setenv("ATELIER_TOKEN", f"{who}-secret")
             status = main.run([str(argument) for argument in arguments])
             printed = capsys.readouterr()
@@ -52,7 +72,7 @@ def cli(fake, ledger, locks, webhooks, token_file, infer_client, monkeypatch, ca
         event_stream.close()
 
 
-def test_commands_print_what_they_did(cli, fake, adapters):
+def test_commands_print_what_they_did(cli: Callable[..., tuple[int, str, str]], fake: FakeRegistry, adapters: str) -> None:
     assert cli("promote", adapters, 1, "--reason", "first")[0] == 0
     status, out, _ = cli("promote", adapters, 2, "--reason", "softer lines", "--json")
     assert (status, json.loads(out)["to_version"]) == (0, 2)
@@ -74,7 +94,7 @@ def test_commands_print_what_they_did(cli, fake, adapters):
     assert "RETIRED" in cli("versions", adapters)[1]
 
 
-def test_a_style_is_shown_and_edited(cli, adapters):
+def test_a_style_is_shown_and_edited(cli: Callable[..., tuple[int, str, str]], adapters: str) -> None:
     assert cli("promote", adapters, 1, "--reason", "first")[0] == 0
     edit = ["--title", "Ink", "--trigger-words", "sumi, wash", "--recommended-steps", "12", "--recommended-guidance", "3"]
     status, out, _ = cli("style", "set", adapters, *edit, "--reason", "clearer")
@@ -90,7 +110,9 @@ def test_a_style_is_shown_and_edited(cli, adapters):
     assert "style" in cli("history", adapters)[1]
 
 
-def test_exit_statuses_tell_why_a_command_failed(cli, fake, adapters, infer_client):
+def test_exit_statuses_tell_why_a_command_failed(
+    cli: Callable[..., tuple[int, str, str]], fake: FakeRegistry, adapters: str, infer_client: FakeInferClient
+) -> None:
     fake.add_version(adapters, tags={"atelier.kind": "adapter"}, files={ADAPTER_FILE: FILES[ADAPTER_FILE]})
     status, out, err = cli("promote", adapters, 6, "--reason", "r")
     assert (status, out) == (3, "")
@@ -116,7 +138,9 @@ def test_exit_statuses_tell_why_a_command_failed(cli, fake, adapters, infer_clie
     assert usage.value.code == 2
 
 
-def test_a_proposal_exits_with_its_own_status(cli, fake, adapters):
+def test_a_proposal_exits_with_its_own_status(
+    cli: Callable[..., tuple[int, str, str]], fake: FakeRegistry, adapters: str
+) -> None:
     status, out, _ = cli("promote", adapters, 1, "--alias", "shown", "--reason", "r")
     assert status == 7
     assert "approve 1 --reason" in out
@@ -128,18 +152,25 @@ def test_a_proposal_exits_with_its_own_status(cli, fake, adapters):
     assert cli("history", adapters, "--outcome", "proposed", "--json")[0] == 0
 
 
-def test_a_repeated_key_returns_the_same_decision(cli, adapters):
+def test_a_repeated_key_returns_the_same_decision(cli: Callable[..., tuple[int, str, str]], adapters: str) -> None:
     first = cli("promote", adapters, 1, "--reason", "r", "--key", "k", "--json")
     assert cli("promote", adapters, 1, "--reason", "r", "--key", "k", "--json") == first
     assert cli("promote", adapters, 2, "--reason", "r", "--key", "k")[0] == 2
 
 
-def test_control_characters_do_not_reach_the_terminal(cli, adapters):
+def test_control_characters_do_not_reach_the_terminal(cli: Callable[..., tuple[int, str, str]], adapters: str) -> None:
     cli("promote", adapters, 1, "--reason", "red\x1b[31m and\nline")
     assert "\x1b" not in cli("history", adapters)[1]
 
 
-def test_verify_finds_changes(cli, engine, adapters, database_url, request, capsys):
+def test_verify_finds_changes(
+    cli: Callable[..., tuple[int, str, str]],
+    engine: Engine,
+    adapters: str,
+    database_url: str,
+    request: pytest.FixtureRequest,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
     for number in (1, 2):
         cli("promote", adapters, number, "--reason", "r")
     status, out, _ = cli("verify", "--database", database_url, "--json")
@@ -158,7 +189,7 @@ def test_verify_finds_changes(cli, engine, adapters, database_url, request, caps
     assert cli("verify", "--database", "sqlite:////nowhere/x.db")[0] == 6
 
 
-def test_tokens_are_issued_listed_and_revoked(cli, token_file):
+def test_tokens_are_issued_listed_and_revoked(cli: Callable[..., tuple[int, str, str]], token_file: Path) -> None:
     status, out, err = cli("token", "issue", "nora", "promoter", "--file", token_file)
     assert status == 0
     assert "only time" in err
@@ -169,11 +200,11 @@ def test_tokens_are_issued_listed_and_revoked(cli, token_file):
     assert cli("token", "revoke", "nora", "--file", token_file)[0] == 2
 
 
-def test_a_running_service_notices_token_changes(start, fake, token_file):
+def test_a_running_service_notices_token_changes(start: Callable[..., Api], fake: FakeRegistry, token_file: Path) -> None:
     api = start(fake)
     secret = issue(token_file, "nora", Role.reader)
 
-    def asked():
+    def asked() -> int:
         return api.client.get("/models", headers={"Authorization": f"Bearer {secret}"}).status_code
 
     assert asked() == 200
@@ -181,7 +212,7 @@ def test_a_running_service_notices_token_changes(start, fake, token_file):
     assert asked() == 401
 
 
-def test_edits_keep_comments_and_permissions(tmp_path, token_file):
+def test_edits_keep_comments_and_permissions(tmp_path: Path, token_file: Path) -> None:
     token_file.write_text("# who may come in\n" + token_file.read_text())
     token_file.chmod(0o640)
     issue(token_file, "nora", Role.trainer)
@@ -199,7 +230,7 @@ def test_edits_keep_comments_and_permissions(tmp_path, token_file):
     assert fresh.read_text() == "broken\n"
 
 
-def test_concurrent_edits_lose_nothing(token_file):
+def test_concurrent_edits_lose_nothing(token_file: Path) -> None:
     from concurrent.futures import ThreadPoolExecutor
 
     with ThreadPoolExecutor(8) as pool:
@@ -208,14 +239,14 @@ def test_concurrent_edits_lose_nothing(token_file):
 
 
 @pytest.fixture
-def webhooks(ledger, engine, locks, tmp_path):
+def webhooks(ledger: Ledger, engine: Engine, locks: AliasLocks, tmp_path: Path) -> WebhookDispatcher:
     """One subscriber, who does not answer."""
     (tmp_path / "secret").write_text("whsec_" + base64.b64encode(bytes(32)).decode())
     subscriber = Subscriber(name="ci", url="http://127.0.0.1:1/hooks", secret_file=tmp_path / "secret")
     return WebhookDispatcher([subscriber], ledger.outbox, WebhookOffsets(engine), locks)
 
 
-def test_subscribers_are_listed_and_pinged(cli, adapters):
+def test_subscribers_are_listed_and_pinged(cli: Callable[..., tuple[int, str, str]], adapters: str) -> None:
     status, out, _ = cli("subscribers", who="ada")
     assert (status, [line.split()[:3] for line in out.splitlines()]) == (
         0,

@@ -1,8 +1,11 @@
 """Settings: complete at the start, all problems at once, and documented."""
 
+from __future__ import annotations
+
 import os
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 from atelier_registry.config.settings import PREFIX, Settings, export_tracking_password, read_settings
@@ -12,19 +15,19 @@ REFERENCE = Path(__file__).parents[3] / "docs/reference/registry-api"
 
 
 @pytest.fixture
-def database_url(tmp_path):
+def database_url(tmp_path: Path) -> str:
     return f"sqlite:///{tmp_path / 'decisions.db'}"
 
 
 @pytest.fixture
-def environment(monkeypatch, token_file, database_url):
+def environment(monkeypatch: pytest.MonkeyPatch, token_file: Path, database_url: str) -> Any:
     monkeypatch.setenv("ATELIER_REGISTRY_TRACKING_URI", "http://tracking:5000/")
     monkeypatch.setenv("ATELIER_REGISTRY_DATABASE_URL", database_url)
     monkeypatch.setenv("ATELIER_REGISTRY_TOKEN_FILE", str(token_file))
     return monkeypatch
 
 
-def test_complete_settings_are_read(environment, database_url):
+def test_complete_settings_are_read(environment: Any, database_url: str) -> None:
     settings = read_settings()
     assert (settings.host, settings.port, settings.drain_timeout_s) == ("127.0.0.1", 8001, 30)
     assert settings.tracking_uri == "http://tracking:5000"
@@ -32,7 +35,7 @@ def test_complete_settings_are_read(environment, database_url):
     assert database_url not in repr(settings)
 
 
-def test_all_problems_at_once(environment):
+def test_all_problems_at_once(environment: Any) -> None:
     environment.delenv("ATELIER_REGISTRY_TRACKING_URI")
     environment.setenv("ATELIER_REGISTRY_PORT", "eighty")
     environment.setenv("ATELIER_REGISTRY_TOKEN_FILE", "/nowhere/tokens")
@@ -72,21 +75,21 @@ def test_all_problems_at_once(environment):
         ("TRACKING_TIMEOUT_S", "0", "greater than or equal to 1"),
     ],
 )
-def test_invalid_values_are_refused_without_secrets(environment, name, value, told):
+def test_invalid_values_are_refused_without_secrets(environment: Any, name: str, value: str, told: str) -> None:
     environment.setenv(PREFIX + name, value)
     with pytest.raises(SettingsError, match=re.escape(told)) as found:
         read_settings()
     assert "hunter2" not in str(found.value)
 
 
-def test_an_empty_variable_counts_as_absent(environment):
+def test_an_empty_variable_counts_as_absent(environment: Any) -> None:
     for name in ("INFER_URL", "INFER_TOKEN", "POLICY_FILE", "HOST"):
         environment.setenv(PREFIX + name, "")
     settings = read_settings()
     assert (settings.infer_url, settings.policy_file, settings.host) == (None, None, "127.0.0.1")
 
 
-def test_secrets_are_read_from_files(environment, tmp_path):
+def test_secrets_are_read_from_files(environment: Any, tmp_path: Path) -> None:
     for name in ("database", "infer", "tracking"):
         (tmp_path / name).write_text(f"p@ss/{name}\n")
     environment.setenv(PREFIX + "DATABASE_URL", "postgresql://atelier_registry@db:5432/mlflow")
@@ -107,13 +110,13 @@ def test_secrets_are_read_from_files(environment, tmp_path):
         read_settings()
 
 
-def test_an_invalid_token_file_is_refused(environment, token_file):
+def test_an_invalid_token_file_is_refused(environment: Any, token_file: Path) -> None:
     token_file.write_text("pia promoter nohash\n\nada king 00\n")
     with pytest.raises(SettingsError, match=r"line 1.*line 3"):
         read_settings()
 
 
-def test_the_password_may_come_from_a_file(environment, tmp_path):
+def test_the_password_may_come_from_a_file(environment: Any, tmp_path: Path) -> None:
     file = tmp_path / "password"
     file.write_text("from a file\n")
     environment.setenv(PREFIX + "TRACKING_PASSWORD_FILE", str(file))
@@ -128,7 +131,7 @@ def test_the_password_may_come_from_a_file(environment, tmp_path):
         read_settings()
 
 
-def test_the_reference_lists_every_setting():
+def test_the_reference_lists_every_setting() -> None:
     rows = re.findall(r"^\| `(\w+)` \| (.*?) \|", (REFERENCE / "settings.md").read_text(), re.MULTILINE)
     assert [name for name, _ in rows] == [PREFIX + name.upper() for name in Settings.model_fields]
     for (_, default), field in zip(rows, Settings.model_fields.values(), strict=True):

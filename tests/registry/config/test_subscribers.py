@@ -1,6 +1,10 @@
 """The file of subscribers: what is legal, and that every problem is told at once."""
 
+from __future__ import annotations
+
 import base64
+from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 from atelier_registry.config.subscribers import read_subscribers
@@ -8,11 +12,11 @@ from atelier_registry.errors import SubscribersError
 
 
 @pytest.fixture
-def written(tmp_path):
+def written(tmp_path: Path) -> Callable[..., Path]:
     """Writes a file of subscribers beside a good secret."""
     (tmp_path / "secret").write_text("whsec_" + base64.b64encode(bytes(32)).decode() + "\n")
 
-    def write(text):
+    def write(text: str) -> Path:
         file = tmp_path / "subscribers.yaml"
         file.write_text(text.replace("SECRET", str(tmp_path / "secret")))
         return file
@@ -23,7 +27,7 @@ def written(tmp_path):
 GOOD = "{name: ci, url: 'https://ci.example.com/hooks', secret_file: SECRET}"
 
 
-def test_a_valid_file_is_read(written):
+def test_a_valid_file_is_read(written: Callable[..., Path]) -> None:
     [one, other] = read_subscribers(
         written(f"subscribers:\n- {GOOD}\n- {GOOD[:-1].replace('ci,', 'page,')}, models: [pencil], give_up_h: 1}}\n")
     )
@@ -34,7 +38,7 @@ def test_a_valid_file_is_read(written):
     assert read_subscribers(written("subscribers: []\n")) == []
 
 
-def refused(file):
+def refused(file: Path) -> str:
     with pytest.raises(SubscribersError) as caught:
         read_subscribers(file)
     return str(caught.value)
@@ -57,18 +61,18 @@ def refused(file):
         ("subscribers: [{name: ci, url: 'https://a/', secret_file: /no/such}]", "secret_file: cannot be read"),
     ],
 )
-def test_what_is_refused(written, text, told):
+def test_what_is_refused(written: Callable[..., Path], text: str, told: str) -> None:
     assert told in refused(written(text))
 
 
-def test_all_problems_are_reported_at_once(written):
+def test_all_problems_are_reported_at_once(written: Callable[..., Path]) -> None:
     told = refused(written("subscribers: [{name: 3, url: x, secret_file: /no/such, models: []}]"))
     for field in ("name", "url", "secret_file", "models"):
         assert f"subscribers.0.{field}: " in told
 
 
 @pytest.mark.parametrize("text", ["", "plain", "whsec_", "whsec_AAAA", "whsec_not base64!", "whsec_" + "A" * 400, "\xff"])
-def test_an_invalid_secret_is_not_revealed(written, tmp_path, text):
+def test_an_invalid_secret_is_not_revealed(written: Callable[..., Path], tmp_path: Path, text: str) -> None:
     file = written(f"subscribers: [{GOOD}]")
     (tmp_path / "secret").write_text(text, encoding="latin-1")
     told = refused(file)

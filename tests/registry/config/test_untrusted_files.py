@@ -5,6 +5,8 @@ from __future__ import annotations
 import contextlib
 import json
 import re
+from pathlib import Path
+from typing import Any
 
 import yaml
 from atelier_contracts.manifests import AdapterManifest, Evidence
@@ -17,7 +19,7 @@ from atelier_registry.storage.hash_chain import BrokenChainError
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from ..conftest import ADAPTER, EVIDENCE
+from ..adapter_files import ADAPTER, EVIDENCE
 
 SHARED = settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None, max_examples=60)
 ODD = st.sampled_from([2**63, 10**400, -1, float("nan"), float("inf"), "..", "/etc/passwd", "champion", "*", "\x00", True])
@@ -52,7 +54,7 @@ TEXTS = st.text(max_size=60) | st.lists(st.sampled_from(PIECES), max_size=9).map
 DEEP = ("[" * 1_500, "{a: " * 1_500, "- " * 1_500)
 
 
-def read_either(path) -> None:
+def read_either(path: Path) -> None:
     """The file as both, each with errors of its own."""
     try:
         read_policy(path)
@@ -77,7 +79,7 @@ def read_either(path) -> None:
 @example(b"a: 2026-13-45")
 @example(b"&a [*a]")
 @example(b"default: &a {champion: *a}")
-def test_any_file_is_read_or_refused(tmp_path, content):
+def test_any_file_is_read_or_refused(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "file.yaml").write_bytes(content)
     read_either(tmp_path / "file.yaml")
 
@@ -87,7 +89,7 @@ RULES = st.dictionaries(st.sampled_from([*AliasPolicy.model_fields, "moon"]), VA
 
 @SHARED
 @given(st.dictionaries(st.sampled_from(["default", "models", "moon"]), st.dictionaries(st.just("champion"), RULES) | VALUES))
-def test_any_rules_are_read_or_refused(tmp_path, content):
+def test_any_rules_are_read_or_refused(tmp_path: Path, content: dict[str, Any]) -> None:
     (tmp_path / "policy.yaml").write_text(yaml.safe_dump(content))
     read_either(tmp_path / "policy.yaml")
 
@@ -106,12 +108,12 @@ SUBSCRIBER = st.fixed_dictionaries(
 
 @SHARED
 @given(st.lists(SUBSCRIBER, max_size=3))
-def test_any_subscribers_are_read_or_refused(tmp_path, entries):
+def test_any_subscribers_are_read_or_refused(tmp_path: Path, entries: list[Any]) -> None:
     (tmp_path / "subscribers.yaml").write_text(yaml.safe_dump({"subscribers": entries}))
     read_either(tmp_path / "subscribers.yaml")
 
 
-def test_valid_files_are_read(tmp_path):
+def test_valid_files_are_read(tmp_path: Path) -> None:
     """So that the tests above do not pass by refusing everything."""
     assert read_policy(BUILT_IN).of("any", "champion").loads
     (tmp_path / "subscribers.yaml").write_text("subscribers: []")
@@ -119,7 +121,7 @@ def test_valid_files_are_read(tmp_path):
 
 
 @given(st.none() | st.text() | st.from_regex(r"\A[0-9]{1,22}:[0-9a-f]{63,65}\n?\Z"))
-def test_any_anchor_is_parsed_or_refused(text):
+def test_any_anchor_is_parsed_or_refused(text: str | None) -> None:
     try:
         found = parse_anchor(text)
     except BrokenChainError as error:
@@ -134,7 +136,7 @@ MANIFEST = st.dictionaries(st.sampled_from([*AdapterManifest.model_fields, *Evid
 @SHARED
 @given(st.text(max_size=60) | MANIFEST.map(lambda changes: json.dumps(changes, default=str)), st.booleans())
 @example("[" * 900, False)
-def test_any_manifest_is_parsed_or_refused(text, adapter):
+def test_any_manifest_is_parsed_or_refused(text: str, adapter: bool) -> None:
     problems: list[str] = []
     kind, whole = (AdapterManifest, ADAPTER) if adapter else (Evidence, EVIDENCE)
     with contextlib.suppress(ValueError, TypeError):

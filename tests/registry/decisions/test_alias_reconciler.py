@@ -1,10 +1,20 @@
 """What is done in MLflow's own dashboard shows up, and becomes a decision; where an alias was at a time."""
 
+from __future__ import annotations
+
 import time
+from collections.abc import Callable
 from datetime import UTC, datetime
+from typing import Any
+
+import pytest
+
+from ..conftest import Api
+from ..fake_registry import FakeRegistry
+from ..real_registry import RealWorld
 
 
-def outside(api, name, count=1):
+def outside(api: Api, name: str, count: int = 1) -> Any:
     """Waits for decisions made outside."""
     end = time.monotonic() + 60
     while len(found := [each for each in api.history(name) if each["action"] == "outside"]) < count:
@@ -13,7 +23,7 @@ def outside(api, name, count=1):
     return found
 
 
-def test_an_outside_move_becomes_a_decision(start, world, name):
+def test_an_outside_move_becomes_a_decision(start: Callable[..., Api], world: FakeRegistry | RealWorld, name: str) -> None:
     world.add_model(name)
     for _ in range(2):
         world.add_version(name, tags={"atelier.kind": "adapter"})
@@ -29,7 +39,9 @@ def test_an_outside_move_becomes_a_decision(start, world, name):
     assert api.promote(name, 1).json()["from_version"] is None
 
 
-def test_an_outside_move_is_recorded_once_by_several_processes(start, fake, adapters):
+def test_an_outside_move_is_recorded_once_by_several_processes(
+    start: Callable[..., Api], fake: FakeRegistry, adapters: str
+) -> None:
     apis = [start(fake, alias_poll_s=0.02) for _ in range(3)]
     fake.point(adapters, "champion", 3)
     outside(apis[0], adapters)
@@ -41,21 +53,23 @@ def test_an_outside_move_is_recorded_once_by_several_processes(start, fake, adap
     assert [(decision["action"], decision["to_version"]) for decision in apis[1].history(adapters)] == [("outside", 3)]
 
 
-def test_deleting_a_model_deletes_its_aliases(start, fake, adapters):
+def test_deleting_a_model_deletes_its_aliases(start: Callable[..., Api], fake: FakeRegistry, adapters: str) -> None:
     api = start(fake, alias_poll_s=0.02)
     api.promote(adapters, 1)
     fake.delete_model(adapters)
     assert outside(api, adapters)[0]["to_version"] is None
 
 
-def test_an_outage_is_logged_once(start, fake, adapters, caplog):
+def test_an_outage_is_logged_once(
+    start: Callable[..., Api], fake: FakeRegistry, adapters: str, caplog: pytest.LogCaptureFixture
+) -> None:
     fake.down = True
     start(fake, alias_poll_s=0.02)
     time.sleep(0.3)
     assert caplog.text.count("alias reconciliation failed") == 1
 
 
-def test_an_alias_can_be_read_at_a_past_time(start, fake, adapters):
+def test_an_alias_can_be_read_at_a_past_time(start: Callable[..., Api], fake: FakeRegistry, adapters: str) -> None:
     api = start(fake)
     before = datetime.now(UTC)
     first = api.promote(adapters, 1).json()

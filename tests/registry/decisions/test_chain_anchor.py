@@ -1,7 +1,10 @@
 """The newest entry is kept where the database's user cannot write, so that a chain that is right in itself is not enough."""
 
+from __future__ import annotations
+
 import json
 import time
+from collections.abc import Callable
 
 import pytest
 from atelier_registry.decisions.anchor_stores import MlflowAnchorStore, parse_anchor
@@ -10,15 +13,20 @@ from atelier_registry.storage import hash_chain
 from atelier_registry.storage.entries import DecisionFacts
 from atelier_registry.storage.ledger import Ledger
 from atelier_registry.storage.tables import entries
-from sqlalchemy import insert, text
+from sqlalchemy import Engine, insert, text
+from sqlalchemy.engine.base import Connection
+
+from ..conftest import Api
+from ..fake_registry import FakeRegistry
+from ..real_registry import RealWorld
 
 
-def decide(ledger, count=1, reason="moved"):
+def decide(ledger: Ledger, count: int = 1, reason: str = "moved") -> None:
     for _ in range(count):
         ledger.open("outside", DecisionFacts("outside", "outside", "pencil", "champion", None, 1, reason))
 
 
-def unlocked(engine, statement, *values):
+def unlocked(engine: Engine, statement: Callable[..., None], *values: object) -> None:
     """What whoever owns the tables can do."""
     with engine.begin() as connection:
         if engine.dialect.name == "postgresql":
@@ -29,18 +37,18 @@ def unlocked(engine, statement, *values):
         statement(connection)
 
 
-def rewrite_newest(connection):
+def rewrite_newest(connection: Connection) -> None:
     row = dict(connection.execute(entries.select().order_by(entries.c.id.desc()).limit(1)).first()._mapping)
     row["reason"] = "nothing to see"
     connection.execute(entries.delete().where(entries.c.id == row["id"]))
     connection.execute(insert(entries).values(row | {"hash": hash_chain.digest(row)}))
 
 
-def cut_tail(connection):
+def cut_tail(connection: Connection) -> None:
     connection.execute(entries.delete().where(entries.c.id == 5))
 
 
-def rewrite_all(connection):
+def rewrite_all(connection: Connection) -> None:
     rows = [dict(row._mapping) for row in connection.execute(entries.select().order_by(entries.c.id))]
     connection.execute(entries.delete())
     previous = hash_chain.GENESIS
@@ -51,7 +59,9 @@ def rewrite_all(connection):
 
 
 @pytest.mark.parametrize("forgery", [rewrite_newest, cut_tail, rewrite_all])
-def test_a_forged_chain_that_is_valid_in_itself_is_found(ledger, engine, fake, forgery, caplog):
+def test_a_forged_chain_that_is_valid_in_itself_is_found(
+    ledger: Ledger, engine: Engine, fake: FakeRegistry, forgery: Callable[..., None], caplog: pytest.LogCaptureFixture
+) -> None:
     decide(ledger, 5)
     anchor = ChainAnchor([MlflowAnchorStore(fake)], ledger)
     anchor.advance()
@@ -67,7 +77,9 @@ def test_a_forged_chain_that_is_valid_in_itself_is_found(ledger, engine, fake, f
     assert fake.chain_head() == before  # the proof is not overwritten
 
 
-def test_the_anchor_follows_every_decision(start, fake, adapters, ledger):
+def test_the_anchor_follows_every_decision(
+    start: Callable[..., Api], fake: FakeRegistry, adapters: str, ledger: Ledger
+) -> None:
     api = start(fake)
     for number in (1, 2):
         decision = api.promote(adapters, number).json()
@@ -78,7 +90,7 @@ def test_the_anchor_follows_every_decision(start, fake, adapters, ledger):
         assert fake.chain_head() == f"{decision['chain_entry']}:{decision['chain_hash']}"
 
 
-def test_the_anchor_catches_up_after_an_outage(ledger, fake):
+def test_the_anchor_catches_up_after_an_outage(ledger: Ledger, fake: FakeRegistry) -> None:
     anchor = ChainAnchor([MlflowAnchorStore(fake)], ledger)
     decide(ledger, 3)
     anchor.advance()
@@ -88,7 +100,7 @@ def test_the_anchor_catches_up_after_an_outage(ledger, fake):
     assert fake.chain_head() == f"{number}:{digest}"
 
 
-def test_a_malformed_tag_is_refused_and_kept(ledger, fake):
+def test_a_malformed_tag_is_refused_and_kept(ledger: Ledger, fake: FakeRegistry) -> None:
     decide(ledger)
     for tag in ("", "1", "1:xyz", f"0:{'a' * 64}"):
         fake.set_chain_head(tag)
@@ -97,7 +109,7 @@ def test_a_malformed_tag_is_refused_and_kept(ledger, fake):
         assert fake.chain_head() == tag
 
 
-def test_the_anchor_is_stored_on_a_real_server(real_world, ledger):
+def test_the_anchor_is_stored_on_a_real_server(real_world: RealWorld, ledger: Ledger) -> None:
     """The model that holds the tag is made where it is missing, and is no model to anybody who lists them."""
     decide(ledger)
     real_world.registry.set_chain_head("7:" + "a" * 64)
@@ -106,7 +118,9 @@ def test_the_anchor_is_stored_on_a_real_server(real_world, ledger):
     assert real_world.registry.chain_head() == "8:" + "b" * 64
 
 
-def test_every_response_and_log_line_of_a_decision_has_the_hash(start, fake, adapters, ledger, caplog):
+def test_every_response_and_log_line_of_a_decision_has_the_hash(
+    start: Callable[..., Api], fake: FakeRegistry, adapters: str, ledger: Ledger, caplog: pytest.LogCaptureFixture
+) -> None:
     """Somebody who kept one of them can prove later that nothing before it was changed."""
     api = start(fake)
     decision = api.promote(adapters, 1).json()
@@ -116,7 +130,7 @@ def test_every_response_and_log_line_of_a_decision_has_the_hash(start, fake, ada
     fake.make_pending(adapters, 2)
     refused = api.promote(adapters, 2).json()
     assert (refused["chain_entry"], refused["chain_hash"]) == ledger.chain.head()
-    logged = [record.fields for record in caplog.records if record.message == "decision"]
+    logged = [vars(record)["fields"] for record in caplog.records if record.message == "decision"]
     assert logged[-1]["chain_hash"] == refused["chain_hash"]
     assert json.dumps(logged)
     assert hash_chain.verify(Ledger(ledger._engine).chain.rows(), head=decision["chain_hash"]).entries == ledger.chain.head()[0]

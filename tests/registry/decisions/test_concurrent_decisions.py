@@ -1,21 +1,32 @@
 """Many decide at once: threads, and processes that share nothing but the database and MLflow."""
 
+from __future__ import annotations
+
 import multiprocessing
 import threading
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import pytest
 from atelier_contracts.promotion import PromoteRequest
 from atelier_registry.errors import AliasBusyError
+from atelier_registry.models.mlflow_registry import MlflowRegistry
 from atelier_registry.storage import hash_chain
+from atelier_registry.storage.ledger import Ledger
 from atelier_registry.storage.locks import open_locks
+from sqlalchemy import Engine
 
+from ...servers import MlflowServer
+from ..conftest import Api, Response
 from ..decisions.test_crash_recovery import KIND, PIA, parts
+from ..fake_registry import FakeRegistry
+from ..real_registry import RealWorld
 
 FIFTY = 50
 
 
-def check(ledger, registry, name, numbers):
+def check(ledger: Ledger, registry: FakeRegistry | MlflowRegistry, name: str, numbers: list[int]) -> None:
     """One champion, a chain without gaps, and each decision begins where the one before ended."""
     moves = ledger.alias_moves.history(name, "champion")
     assert sorted(move.to_version for move in moves) == numbers
@@ -27,18 +38,20 @@ def check(ledger, registry, name, numbers):
     assert hash_chain.verify(ledger.chain.rows()).entries == 2 * len(numbers)
 
 
-def promote_some(tracking_uri, database_url, name, numbers, gate, done):
+def promote_some(tracking_uri: Any, database_url: str, name: str, numbers: Any, gate: Any, done: Any) -> None:
     _, _, promotions, _, _ = parts(tracking_uri, database_url)
     gate.wait()
 
-    def promote(number):
+    def promote(number: Any) -> Any:
         return promotions.promote(PIA, name, number, PromoteRequest(reason=f"version {number}")).id
 
     with ThreadPoolExecutor(len(numbers)) as pool:
         done.put(list(pool.map(promote, numbers)))
 
 
-def test_fifty_promotions_by_five_processes(real_world, mlflow_server, database_url, engine, name):
+def test_fifty_promotions_by_five_processes(
+    real_world: RealWorld, mlflow_server: MlflowServer, database_url: str, engine: Engine, name: str
+) -> None:
     real_world.add_model(name)
     numbers = [real_world.add_bare_version(name) for _ in range(FIFTY)]
     ledger, _, _, _, registry = parts(mlflow_server.uri, database_url)
@@ -58,13 +71,13 @@ def test_fifty_promotions_by_five_processes(real_world, mlflow_server, database_
     check(ledger, registry, name, numbers)
 
 
-def test_fifty_promotions_over_http(start, fake, name, ledger):
+def test_fifty_promotions_over_http(start: Callable[..., Api], fake: FakeRegistry, name: str, ledger: Ledger) -> None:
     fake.add_model(name)
     numbers = [fake.add_version(name, tags=KIND) for _ in range(FIFTY)]
     api = start(fake)
     gate = threading.Barrier(FIFTY)
 
-    def promote(number):
+    def promote(number: int) -> int:
         gate.wait()
         return api.promote(name, number).status_code
 
@@ -73,7 +86,9 @@ def test_fifty_promotions_over_http(start, fake, name, ledger):
     check(ledger, fake, name, numbers)
 
 
-def test_the_same_key_at_once_decides_once(start, fake, adapters, ledger):
+def test_the_same_key_at_once_decides_once(
+    start: Callable[..., Api], fake: FakeRegistry, adapters: str, ledger: Ledger
+) -> None:
     api = start(fake)
     api.promote(adapters, 1)
     with ThreadPoolExecutor(8) as pool:
@@ -82,7 +97,7 @@ def test_the_same_key_at_once_decides_once(start, fake, adapters, ledger):
     assert len(ledger.alias_moves.history(adapters, "champion")) == 2
 
 
-def test_locks_exclude_the_same_alias_and_whole_models(engine):
+def test_locks_exclude_the_same_alias_and_whole_models(engine: Engine) -> None:
     """An alias waits for itself; a model waits for all of its aliases; other aliases and other models do not wait."""
     one, other = open_locks(engine, 0.2), open_locks(engine, 0.2)  # as two processes
     with one.hold("pencil", "champion"):
@@ -99,18 +114,20 @@ def test_locks_exclude_the_same_alias_and_whole_models(engine):
 
 
 @pytest.mark.parametrize("first", ["promote", "retire"])
-def test_retiring_and_promoting_a_version_exclude_each_other(start, fake, adapters, first):
+def test_retiring_and_promoting_a_version_exclude_each_other(
+    start: Callable[..., Api], fake: FakeRegistry, adapters: str, first: str
+) -> None:
     """Whichever is first: no alias ends at a retired version. The second one starts while the first one writes to MLflow."""
     api = start(fake)
     second = threading.Thread(target=lambda: answers.append(decide("retire" if first == "promote" else "promote")))
-    answers = []
+    answers: list[Any] = []
 
-    def decide(action):
+    def decide(action: str) -> Response:
         if action == "promote":
             return api.promote(adapters, 2)
         return api.post(f"/models/{adapters}/versions/2/retire", {"reason": "unsafe"})
 
-    def start_second():
+    def start_second() -> None:
         fake.before_alias = lambda: None
         second.start()
         second.join(0.5)

@@ -1,10 +1,14 @@
 """The process is killed at every step of a decision, in turn; the next start leaves nothing half done."""
 
+from __future__ import annotations
+
 import itertools
 import os
 import signal
 import sys
 import traceback
+from collections.abc import Callable
+from typing import Any
 
 import pytest
 from atelier_contracts.names import TAG_RETIRED
@@ -22,9 +26,11 @@ from atelier_registry.storage import hash_chain
 from atelier_registry.storage.database import open_database
 from atelier_registry.storage.ledger import Ledger
 from atelier_registry.storage.locks import open_locks
-from sqlalchemy import event
+from sqlalchemy import Engine, event
 
+from ...servers import MlflowServer
 from ..fake_infer_client import FakeInferClient
+from ..real_registry import RealWorld
 
 KIND = {"atelier.kind": "adapter"}
 PIA = Caller("pia", Role.promoter)
@@ -33,16 +39,18 @@ PIA = Caller("pia", Role.promoter)
 class Countdown:
     """Kills this process at the given step; steps are counted before and after every write."""
 
-    def __init__(self, left):
+    def __init__(self, left: Any) -> None:
         self.left = left
 
-    def step(self, *_):
+    def step(self, *_: object) -> None:
         if self.left == 0:
             os.kill(os.getpid(), signal.SIGKILL)
         self.left -= 1
 
 
-def parts(tracking_uri, database_url, countdown=None):
+def parts(
+    tracking_uri: str, database_url: str, countdown: Countdown | None = None
+) -> tuple[Ledger, AliasWriter, Promotions, Retirement, MlflowRegistry]:
     """What one process of the service has. With a countdown it may die around each commit and each write to MLflow."""
     registry, engine = MlflowRegistry(tracking_uri), open_database(database_url)
     if countdown:
@@ -64,8 +72,8 @@ def parts(tracking_uri, database_url, countdown=None):
     )
 
 
-def around(call, countdown):
-    def counted(*args, **kwargs):
+def around(call: Any, countdown: Any) -> Any:
+    def counted(*args: object, **kwargs: Any) -> Any:
         countdown.step()
         result = call(*args, **kwargs)
         countdown.step()
@@ -74,7 +82,7 @@ def around(call, countdown):
     return counted
 
 
-def dies(act):
+def dies(act: Callable[..., None]) -> bool:
     """Runs it in a process of its own; whether that was killed."""
     child = os.fork()
     if child == 0:
@@ -99,7 +107,9 @@ DECISIONS = {
 
 
 @pytest.mark.parametrize("action", DECISIONS)
-def test_a_process_killed_at_any_step_leaves_nothing_half_done(action, real_world, mlflow_server, database_url, engine, name):
+def test_a_process_killed_at_any_step_leaves_nothing_half_done(
+    action: str, real_world: RealWorld, mlflow_server: MlflowServer, database_url: str, engine: Engine, name: str
+) -> None:
     killed, outcomes = 0, set()
     for left in itertools.count():
         model = real_world.add_model(f"{name}-{left}")
@@ -113,7 +123,7 @@ def test_a_process_killed_at_any_step_leaves_nothing_half_done(action, real_worl
             before = 2
             promotions.promote(PIA, model, 2, PromoteRequest(reason="second"))
 
-        def act(model=model, left=left, caller=caller):
+        def act(model: Any = model, left: Any = left, caller: Any = caller) -> None:
             _, _, promotions, retirement, _ = parts(mlflow_server.uri, database_url, Countdown(left))
             DECISIONS[action](promotions, retirement, caller, model)
 

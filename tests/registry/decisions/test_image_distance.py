@@ -1,6 +1,9 @@
 """The measure tells blank paper, a moved drawing and another subject apart, in both styles of the images that we make."""
 
+from __future__ import annotations
+
 import io
+from typing import Any
 
 import numpy as np
 import pytest
@@ -8,6 +11,7 @@ from atelier_registry.decisions.image_distance import NotAnImageError, compare, 
 from atelier_trainer.synthetic.scenes.dataset import render
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from numpy.typing import NDArray
 from PIL import Image
 
 from ..fake_infer_client import drawing, png
@@ -16,27 +20,27 @@ SIZE_PX = 128
 STYLES = ("sketch", "colour")
 
 
-def encoded(pixels):
+def encoded(pixels: NDArray[Any]) -> bytes:
     stream = io.BytesIO()
     Image.fromarray(np.ascontiguousarray(pixels)).save(stream, "png")
     return stream.getvalue()
 
 
-def image(style, index):
+def image(style: str, index: int) -> NDArray[Any]:
     return np.asarray(render(1, index, style, SIZE_PX)[0])
 
 
-def moved(pixels, down, right):
+def moved(pixels: NDArray[Any], down: int, right: int) -> NDArray[Any]:
     padded = np.pad(pixels, ((8, 8), (8, 8), (0, 0)), mode="edge")
     return padded[8 - down : 8 - down + SIZE_PX, 8 - right : 8 - right + SIZE_PX]
 
 
-def between(one, other):
+def between(one: NDArray[Any], other: NDArray[Any]) -> float:
     return distance(read(encoded(one)), read(encoded(other)))
 
 
 @pytest.mark.parametrize("style", STYLES)
-def test_distances_match_human_judgement(style):
+def test_distances_match_human_judgement(style: str) -> None:
     """Each line of the README's figures, on six scenes."""
     for index in range(6):
         one = image(style, index)
@@ -52,10 +56,10 @@ def test_distances_match_human_judgement(style):
 
 
 @pytest.mark.parametrize("style", STYLES)
-def test_a_mean_pixel_difference_does_not(style):
+def test_a_mean_pixel_difference_does_not(style: str) -> None:
     """Why the measure exists: by pixels, blank paper is as near as the same image moved by four pixels."""
 
-    def by_pixels(one, other):
+    def by_pixels(one: NDArray[Any], other: NDArray[Any]) -> Any:
         return np.abs(one.astype(float) - other).mean() / 255
 
     one = image(style, 0)
@@ -65,7 +69,7 @@ def test_a_mean_pixel_difference_does_not(style):
     assert between(paper, one) > 20 * between(moved(one, 0, 4), one)
 
 
-def test_blank_images_are_recognised():
+def test_blank_images_are_recognised() -> None:
     assert all(is_blank(read(png(level, 64))) for level in (0, 100, 255))
     assert not is_blank(read(drawing(0)))
     faint = np.full((64, 64, 3), 250, np.uint8)
@@ -75,7 +79,7 @@ def test_blank_images_are_recognised():
     assert distance(read(png(9, 64)), read(png(9, 64))) == 0
 
 
-def test_images_are_compared_with_the_champion_and_each_other():
+def test_images_are_compared_with_the_champion_and_each_other() -> None:
     found = compare([drawing(0), png(9, 64), drawing(0)], [drawing(0), drawing(0), drawing(90)], [(0, 2)])
     assert found.blank == (2,)
     assert found.distances[0] < 1e-9
@@ -86,7 +90,7 @@ def test_images_are_compared_with_the_champion_and_each_other():
     assert compare([drawing(0)], [], []).distances == ()
 
 
-def test_sizes_may_differ():
+def test_sizes_may_differ() -> None:
     assert distance(read(drawing(30, 64)), read(drawing(30, 256))) < 0.3
 
 
@@ -94,17 +98,17 @@ NOISE = encoded(np.random.default_rng(0).integers(0, 256, (64, 64, 3)).astype(np
 
 
 @given(st.binary(max_size=300) | st.integers(0, len(NOISE) // 2).map(lambda cut: NOISE[:cut]))
-def test_bytes_that_are_not_an_image_are_refused(content):
+def test_bytes_that_are_not_an_image_are_refused(content: bytes) -> None:
     with pytest.raises(NotAnImageError):
         read(content)
 
 
 @settings(deadline=None)
 @given(st.integers(0, 2**32 - 1), st.integers(0, 2**32 - 1))
-def test_a_distance_is_between_zero_and_one(seed, other):
+def test_a_distance_is_between_zero_and_one(seed: int, other: int) -> None:
     one, two = (np.random.default_rng(each).integers(0, 256, (32, 32, 3)).astype(np.uint8) for each in (seed, other))
     assert 0 <= between_small(one, two) <= 1
 
 
-def between_small(one, other):
+def between_small(one: NDArray[Any], other: NDArray[Any]) -> float:
     return distance(read(encoded(one)), read(encoded(other)))

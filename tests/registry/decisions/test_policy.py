@@ -1,29 +1,41 @@
 """policy.yaml: read once, with every problem at once; what it asks for decides, and is kept."""
 
+from __future__ import annotations
+
 import textwrap
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
 import pytest
 from atelier_contracts.names import ADAPTER_FILE
 from atelier_contracts.promotion import Decision, RefusedProblem
 from atelier_registry.config.policy import AliasPolicy, Policy, read_policy
 from atelier_registry.errors import PolicyError
+from atelier_registry.storage.ledger import Ledger
 
-from ..conftest import EVIDENCE, FILES
+from ..adapter_files import EVIDENCE, FILES
+from ..conftest import Api
+from ..fake_infer_client import FakeInferClient
+from ..fake_registry import FakeRegistry
+from ..real_registry import RealWorld
 
 DRIFT = {"at_most": 0.3, "images": [{"prompt": "a cat", "seed": 7, "steps": 4, "size": 64}]}
 
 
-def policy(**champion):
+def policy(**champion: Any) -> Policy:
     return Policy.model_validate({"default": {"champion": champion}})
 
 
-def written(tmp_path, text):
+def written(tmp_path: Path, text: str) -> Path:
     file = tmp_path / "policy.yaml"
     file.write_text(textwrap.dedent(text))
     return file
 
 
-def test_the_built_in_policy_accepts_what_the_trainer_registers(start, fake, adapters, name):
+def test_the_built_in_policy_accepts_what_the_trainer_registers(
+    start: Callable[..., Api], fake: FakeRegistry, adapters: str, name: str
+) -> None:
     api = start(fake, policy=read_policy())
     assert api.promote(adapters, 1).status_code == 200
     fake.add_version(adapters, tags={"atelier.kind": "adapter"}, files={ADAPTER_FILE: FILES[ADAPTER_FILE]})
@@ -32,7 +44,7 @@ def test_the_built_in_policy_accepts_what_the_trainer_registers(start, fake, ada
     assert "it has no evidence.json" in refused.json()["detail"]
 
 
-def test_the_most_specific_rules_hold(tmp_path):
+def test_the_most_specific_rules_hold(tmp_path: Path) -> None:
     found = read_policy(
         written(
             tmp_path,
@@ -55,7 +67,7 @@ def test_the_most_specific_rules_hold(tmp_path):
     assert found.of("oil", "champion") == AliasPolicy()
 
 
-def test_every_problem_of_a_policy_is_reported_at_once(tmp_path):
+def test_every_problem_of_a_policy_is_reported_at_once(tmp_path: Path) -> None:
     with pytest.raises(PolicyError) as error:
         read_policy(
             written(
@@ -93,12 +105,12 @@ def test_every_problem_of_a_policy_is_reported_at_once(tmp_path):
         ("default: {champion: {max_onnx_error: .nan}}", "max_onnx_error"),
     ],
 )
-def test_files_that_are_no_policy_are_refused(tmp_path, text, told):
+def test_files_that_are_no_policy_are_refused(tmp_path: Path, text: str, told: str) -> None:
     with pytest.raises(PolicyError, match=told):
         read_policy(written(tmp_path, text))
 
 
-def test_a_refusal_is_recorded_with_every_verdict(start, fake, adapters):
+def test_a_refusal_is_recorded_with_every_verdict(start: Callable[..., Api], fake: FakeRegistry, adapters: str) -> None:
     api = start(fake, policy=policy(max_onnx_error=1e-9, tags={"reviewed": None}))
     answer = api.promote(adapters, 2, reason="try")
     assert answer.status_code == 409
@@ -123,7 +135,9 @@ def test_a_refusal_is_recorded_with_every_verdict(start, fake, adapters):
     assert api.get(f"/decisions/{problem.decision}").json() == kept
 
 
-def test_dry_run_and_verdict_change_nothing(start, fake, adapters, ledger):
+def test_dry_run_and_verdict_change_nothing(
+    start: Callable[..., Api], fake: FakeRegistry, adapters: str, ledger: Ledger
+) -> None:
     api = start(fake, policy=policy(max_onnx_error=1e-9, approval=True))
     dry = api.promote(adapters, 2, dry_run=True)
     told = api.as_("rita").get(f"/models/{adapters}/versions/2/verdict")
@@ -138,7 +152,7 @@ def test_dry_run_and_verdict_change_nothing(start, fake, adapters, ledger):
     assert api.roll_back(adapters, version=2, dry_run=True).json()["outcome"] == "dry_run"
 
 
-def test_force_needs_an_admin_and_is_recorded(start, fake, adapters):
+def test_force_needs_an_admin_and_is_recorded(start: Callable[..., Api], fake: FakeRegistry, adapters: str) -> None:
     api = start(fake, policy=policy(max_onnx_error=1e-9))
     assert api.promote(adapters, 2, force=True).status_code == 403
     forced = api.as_("ada").promote(adapters, 2, force=True, reason="the exhibition opens").json()
@@ -148,7 +162,7 @@ def test_force_needs_an_admin_and_is_recorded(start, fake, adapters):
     assert [decision["forced"] for decision in api.history(adapters)] == [True, True]
 
 
-def test_force_does_not_override_binding_rules(start, fake, adapters):
+def test_force_does_not_override_binding_rules(start: Callable[..., Api], fake: FakeRegistry, adapters: str) -> None:
     fake.add_version(adapters, tags={"atelier.kind": "bundle"})
     fake.make_pending(adapters, 2)
     api = start(fake).as_("ada")
@@ -158,7 +172,9 @@ def test_force_does_not_override_binding_rules(start, fake, adapters):
         assert "force" not in answer.json()["detail"]
 
 
-def test_better_than_the_champion_on_a_real_server(start, world, name):
+def test_better_than_the_champion_on_a_real_server(
+    start: Callable[..., Api], world: FakeRegistry | RealWorld, name: str
+) -> None:
     worse = FILES | {"evidence.json": EVIDENCE.model_copy(update={"validation_loss": 0.2}).model_dump_json()}
     world.add_model(name)
     world.add_version(name, tags={"atelier.kind": "adapter"}, files=FILES)
@@ -174,11 +190,13 @@ def test_better_than_the_champion_on_a_real_server(start, world, name):
     assert api.promote(name, 3).status_code == 409  # as good is not better
 
 
-def verdict(decision, rule):
+def verdict(decision: Any, rule: str) -> dict[str, Any]:
     return next(each for each in decision["verdicts"] if each["rule"] == rule)
 
 
-def test_drift_between_candidate_and_champion(start, fake, adapters, infer_client):
+def test_drift_between_candidate_and_champion(
+    start: Callable[..., Api], fake: FakeRegistry, adapters: str, infer_client: FakeInferClient
+) -> None:
     infer_client.angles = {1: 0, 2: 4, 3: 90}
     api = start(fake, policy=policy(drift=DRIFT))
     first = api.promote(adapters, 1).json()
@@ -194,9 +212,11 @@ def test_drift_between_candidate_and_champion(start, fake, adapters, infer_clien
     assert api.as_("ada").promote(adapters, 3, force=True).status_code == 200
 
 
-def test_an_image_may_override_the_drift_limit(start, fake, adapters, infer_client):
+def test_an_image_may_override_the_drift_limit(
+    start: Callable[..., Api], fake: FakeRegistry, adapters: str, infer_client: FakeInferClient
+) -> None:
     infer_client.angles = {1: 0, 2: 90}
-    strict, lenient = DRIFT["images"][0], DRIFT["images"][0] | {"prompt": "a dog", "at_most": 1.0}
+    strict, lenient = DRIFT["images"][0], DRIFT["images"][0] | {"prompt": "a dog", "at_most": 1.0}  # type: ignore[index]
     api = start(fake, policy=policy(drift={"at_most": 0.3, "images": [strict, lenient]}))
     api.promote(adapters, 1)
     detail = api.promote(adapters, 2).json()["detail"]
@@ -204,7 +224,9 @@ def test_an_image_may_override_the_drift_limit(start, fake, adapters, infer_clie
     assert "image 2" not in detail
 
 
-def test_a_version_with_blank_images_does_not_pass(start, fake, adapters, infer_client):
+def test_a_version_with_blank_images_does_not_pass(
+    start: Callable[..., Api], fake: FakeRegistry, adapters: str, infer_client: FakeInferClient
+) -> None:
     """Not even as the first champion, nor beside one that draws nothing either."""
     api = start(fake, policy=policy(drift=DRIFT))
     assert "image 1 of the policy is blank" in api.promote(adapters, 1).json()["detail"]
@@ -212,7 +234,9 @@ def test_a_version_with_blank_images_does_not_pass(start, fake, adapters, infer_
     assert "not_blank" in api.promote(adapters, 2).json()["detail"]
 
 
-def test_a_version_that_ignores_its_prompt_does_not_pass(start, fake, adapters, infer_client):
+def test_a_version_that_ignores_its_prompt_does_not_pass(
+    start: Callable[..., Api], fake: FakeRegistry, adapters: str, infer_client: FakeInferClient
+) -> None:
     images = [{"prompt": prompt, "seed": 7, "steps": 4, "size": 64} for prompt in ("a cat", "two dogs at the sea")]
     api = start(fake, policy=policy(drift={"at_most": 1, "prompts_apart_by": 0.2, "images": images}))
     infer_client.angles = {1: 0}
@@ -222,13 +246,15 @@ def test_a_version_that_ignores_its_prompt_does_not_pass(start, fake, adapters, 
     assert "images of different prompts have the distance 0.000; required: at least 0.2" in refused.json()["detail"]
 
 
-def test_prompt_sensitivity_needs_images_that_differ_only_in_the_prompt(tmp_path):
+def test_prompt_sensitivity_needs_images_that_differ_only_in_the_prompt(tmp_path: Path) -> None:
     text = "default: {champion: {drift: {at_most: 0.5, prompts_apart_by: 0.1, images: [{prompt: a, seed: 1}, {prompt: b}]}}}"
     with pytest.raises(PolicyError, match="differ only in the prompt"):
         read_policy(written(tmp_path, text))
 
 
-def test_a_champion_that_changed_is_compared_again(start, fake, adapters, infer_client):
+def test_a_champion_that_changed_is_compared_again(
+    start: Callable[..., Api], fake: FakeRegistry, adapters: str, infer_client: FakeInferClient
+) -> None:
     infer_client.angles = {1: 0, 2: 4, 3: 90}
     api = start(fake, policy=policy(drift=DRIFT))
     api.promote(adapters, 1)
@@ -240,7 +266,9 @@ def test_a_champion_that_changed_is_compared_again(start, fake, adapters, infer_
     assert fake.model(adapters).aliases["champion"] == 3
 
 
-def test_a_version_that_infer_cannot_load_does_not_pass(start, fake, adapters, infer_client):
+def test_a_version_that_infer_cannot_load_does_not_pass(
+    start: Callable[..., Api], fake: FakeRegistry, adapters: str, infer_client: FakeInferClient
+) -> None:
     api = start(fake, policy=policy(loads=True))
     infer_client.broken = {2}
     assert "its weights hold NaN" in api.promote(adapters, 2).json()["detail"]

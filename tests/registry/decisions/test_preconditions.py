@@ -1,13 +1,19 @@
 """Idempotency keys, ETags and preconditions."""
 
+from __future__ import annotations
+
 import pytest
 
+from ..conftest import Api
+from ..fake_infer_client import FakeInferClient
+from ..fake_registry import FakeRegistry
 
-def etag(api, name, alias="champion"):
+
+def etag(api: Api, name: str, alias: str = "champion") -> str:
     return api.get(f"/models/{name}/aliases/{alias}").headers["etag"]
 
 
-def test_a_repeated_request_returns_its_decision(api, fake, adapters):
+def test_a_repeated_request_returns_its_decision(api: Api, fake: FakeRegistry, adapters: str) -> None:
     key = {"Idempotency-Key": "a-1"}
     for number in (1, 2, 3):
         api.promote(adapters, number)
@@ -18,7 +24,7 @@ def test_a_repeated_request_returns_its_decision(api, fake, adapters):
     assert api.roll_back(adapters, headers={"Idempotency-Key": "a-2"}).json()["to_version"] == 1
 
 
-def test_a_key_cannot_be_used_for_another_request(api, adapters):
+def test_a_key_cannot_be_used_for_another_request(api: Api, adapters: str) -> None:
     key = {"Idempotency-Key": "a-1"}
     done = api.promote(adapters, 1, headers=key).json()
     for answer in (api.promote(adapters, 2, headers=key), api.promote(adapters, 1, reason="other", headers=key)):
@@ -27,7 +33,9 @@ def test_a_key_cannot_be_used_for_another_request(api, adapters):
     assert api.as_("ada").promote(adapters, 2, headers=key).status_code == 200  # another sender's keys are others
 
 
-def test_a_repeated_refusal_is_not_recorded_again(api, fake, adapters, infer_client):
+def test_a_repeated_refusal_is_not_recorded_again(
+    api: Api, fake: FakeRegistry, adapters: str, infer_client: FakeInferClient
+) -> None:
     api.promote(adapters, 1)
     api.promote(adapters, 2)
     infer_client.broken = {1}
@@ -38,7 +46,7 @@ def test_a_repeated_refusal_is_not_recorded_again(api, fake, adapters, infer_cli
     assert len(api.history(adapters, outcome="refused")) == 1
 
 
-def test_if_match_refuses_a_changed_alias(api, fake, adapters):
+def test_if_match_refuses_a_changed_alias(api: Api, fake: FakeRegistry, adapters: str) -> None:
     first = api.promote(adapters, 1)
     seen = etag(api, adapters)
     assert first.headers["etag"] == seen
@@ -52,7 +60,7 @@ def test_if_match_refuses_a_changed_alias(api, fake, adapters):
     assert api.promote(adapters, 3, headers={"If-Match": "*"}).status_code == 200
 
 
-def test_moving_away_and_back_changes_the_etag(api, fake, adapters):
+def test_moving_away_and_back_changes_the_etag(api: Api, fake: FakeRegistry, adapters: str) -> None:
     api.promote(adapters, 1)
     seen = etag(api, adapters)
     api.promote(adapters, 2)
@@ -60,14 +68,14 @@ def test_moving_away_and_back_changes_the_etag(api, fake, adapters):
     assert api.promote(adapters, 3, headers={"If-Match": seen}).status_code == 412
 
 
-def test_an_outside_move_changes_the_etag(api, fake, adapters):
+def test_an_outside_move_changes_the_etag(api: Api, fake: FakeRegistry, adapters: str) -> None:
     api.promote(adapters, 1)
     seen = etag(api, adapters)
     fake.point(adapters, "champion", 4)
     assert api.promote(adapters, 3, headers={"If-Match": seen}).status_code == 412
 
 
-def test_if_none_match_refuses_an_existing_alias(api, adapters):
+def test_if_none_match_refuses_an_existing_alias(api: Api, adapters: str) -> None:
     assert api.promote(adapters, 1, headers={"If-Match": "*"}).status_code == 412
     assert api.promote(adapters, 1, headers={"If-None-Match": "*"}).status_code == 200
     assert api.promote(adapters, 2, headers={"If-None-Match": "*"}).status_code == 412
@@ -78,7 +86,7 @@ def test_if_none_match_refuses_an_existing_alias(api, adapters):
     "path", ["/models", "/models/{name}", "/models/{name}/versions", "/models/{name}/versions/1", "/models/{name}/history",
              "/models/{name}/aliases/champion", "/models/{name}/compare?left=1&right=2", "/decisions/1"],
 )  # fmt: skip
-def test_every_resource_has_an_etag(api, adapters, path):
+def test_every_resource_has_an_etag(api: Api, adapters: str, path: str) -> None:
     api.promote(adapters, 1)
     path = path.format(name=adapters)
     answer = api.get(path)
@@ -89,7 +97,7 @@ def test_every_resource_has_an_etag(api, adapters, path):
     assert api.get(path, headers={"If-None-Match": '"other"'}).json() == answer.json()
 
 
-def test_an_etag_changes_with_its_resource(api, adapters):
+def test_an_etag_changes_with_its_resource(api: Api, adapters: str) -> None:
     before = api.get(f"/models/{adapters}").headers["etag"]
     assert api.get(f"/models/{adapters}").headers["etag"] == before
     api.promote(adapters, 1)

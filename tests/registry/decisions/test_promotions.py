@@ -1,14 +1,24 @@
 """Promotions: what moves, what is kept of it, what is refused."""
 
+from __future__ import annotations
+
+from collections.abc import Callable
 from datetime import UTC, datetime
 
 import pytest
 from atelier_contracts.promotion import Decision
+from atelier_registry.storage.ledger import Ledger
+
+from ..conftest import Api
+from ..fake_registry import FakeRegistry
+from ..real_registry import RealWorld
 
 KIND = {"atelier.kind": "adapter"}
 
 
-def test_a_promotion_moves_the_alias_and_is_recorded(start, world, name):
+def test_a_promotion_moves_the_alias_and_is_recorded(
+    start: Callable[..., Api], world: FakeRegistry | RealWorld, name: str
+) -> None:
     world.add_model(name)
     for _ in range(2):
         world.add_version(name, tags=KIND)
@@ -26,7 +36,7 @@ def test_a_promotion_moves_the_alias_and_is_recorded(start, world, name):
     assert api.history(name) == [second.model_dump(mode="json"), first.model_dump(mode="json")]
 
 
-def test_promote_again_changes_nothing(start, world, name):
+def test_promote_again_changes_nothing(start: Callable[..., Api], world: FakeRegistry | RealWorld, name: str) -> None:
     world.add_model(name)
     world.add_version(name, tags=KIND)
     api = start(world.registry)
@@ -36,7 +46,7 @@ def test_promote_again_changes_nothing(start, world, name):
     assert len(api.history(name)) == 1
 
 
-def test_promoting_a_version_set_outside_records_a_decision(api, fake, adapters):
+def test_promoting_a_version_set_outside_records_a_decision(api: Api, fake: FakeRegistry, adapters: str) -> None:
     fake.point(adapters, "champion", 3)
     recorded = api.promote(adapters, 3).json()
     assert (recorded["from_version"], recorded["to_version"]) == (3, 3)
@@ -44,7 +54,7 @@ def test_promoting_a_version_set_outside_records_a_decision(api, fake, adapters)
     assert api.promote(adapters, 3).json() == recorded
 
 
-def test_promoting_a_version_that_returned_outside_records_a_decision(api, fake, adapters):
+def test_promoting_a_version_that_returned_outside_records_a_decision(api: Api, fake: FakeRegistry, adapters: str) -> None:
     """The decision that once put version 1 there is not the one that it is there for now."""
     first = api.promote(adapters, 1).json()
     api.promote(adapters, 2)
@@ -54,7 +64,7 @@ def test_promoting_a_version_that_returned_outside_records_a_decision(api, fake,
     assert (recorded["from_version"], recorded["to_version"]) == (1, 1)
 
 
-def test_other_aliases_move_on_their_own(api, fake, adapters):
+def test_other_aliases_move_on_their_own(api: Api, fake: FakeRegistry, adapters: str) -> None:
     api.promote(adapters, 1)
     api.promote(adapters, 2, alias="candidate")
     assert dict(fake.model(adapters).aliases) == {"champion": 1, "candidate": 2}
@@ -64,7 +74,9 @@ def test_other_aliases_move_on_their_own(api, fake, adapters):
     ("tags", "told"),
     [({"atelier.kind": "bundle"}, "has the tag atelier.kind=bundle"), ({}, "has no tag atelier.kind")],
 )
-def test_only_adapters_become_champion(start, world, name, tags, told):
+def test_only_adapters_become_champion(
+    start: Callable[..., Api], world: FakeRegistry | RealWorld, name: str, tags: dict[str, str], told: str
+) -> None:
     world.add_model(name)
     world.add_version(name, tags=tags)
     api = start(world.registry)
@@ -76,7 +88,7 @@ def test_only_adapters_become_champion(start, world, name, tags, told):
     assert api.promote(name, 1, alias="base").status_code == 200
 
 
-def test_only_ready_versions_are_pointed_at(start, world, name):
+def test_only_ready_versions_are_pointed_at(start: Callable[..., Api], world: FakeRegistry | RealWorld, name: str) -> None:
     world.add_model(name)
     world.add_version(name, tags=KIND)
     world.make_pending(name, 1)
@@ -89,13 +101,15 @@ def test_only_ready_versions_are_pointed_at(start, world, name):
 
 
 @pytest.mark.parametrize("alias", ["latest", "v7"])
-def test_reserved_aliases_are_refused(api, adapters, alias):
+def test_reserved_aliases_are_refused(api: Api, adapters: str, alias: str) -> None:
     answer = api.promote(adapters, 1, alias=alias)
     assert answer.status_code == 422
     assert alias in answer.json()["detail"]
 
 
-def test_a_version_deleted_during_the_promotion_is_not_found(api, fake, adapters, ledger):
+def test_a_version_deleted_during_the_promotion_is_not_found(
+    api: Api, fake: FakeRegistry, adapters: str, ledger: Ledger
+) -> None:
     fake.before_alias = lambda: fake.delete_version(adapters, 2)
     answer = api.promote(adapters, 2)
     assert answer.status_code == 404
@@ -105,10 +119,10 @@ def test_a_version_deleted_during_the_promotion_is_not_found(api, fake, adapters
     assert dict(fake.model(adapters).aliases) == {}
 
 
-def test_an_alias_that_mlflow_refuses_fails_the_decision(api, fake, adapters, ledger):
+def test_an_alias_that_mlflow_refuses_fails_the_decision(api: Api, fake: FakeRegistry, adapters: str, ledger: Ledger) -> None:
     from atelier_registry.errors import InvalidArgumentError
 
-    def refuse():
+    def refuse() -> None:
         raise InvalidArgumentError("MLflow refuses this: not today")
 
     fake.before_alias = refuse

@@ -1,11 +1,15 @@
 """MLflow or the database fails, or this process dies, at every point of a decision; and many decide at once."""
 
+from __future__ import annotations
+
 import threading
 import time
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import pytest
-from atelier_contracts.promotion import PromoteRequest
+from atelier_contracts.promotion import Decision, PromoteRequest
 from atelier_contracts.tokens import Role
 from atelier_registry.config.policy import Policy
 from atelier_registry.decisions.alias_writer import AliasWriter
@@ -14,16 +18,21 @@ from atelier_registry.decisions.policy_evaluation import PolicyEvaluator
 from atelier_registry.decisions.promotions import Promotions
 from atelier_registry.errors import AliasBusyError, DatabaseUnavailableError, TrackingUnavailableError
 from atelier_registry.models.artifact_digests import AdapterDigests
+from atelier_registry.models.mlflow_registry import MlflowRegistry
 from atelier_registry.storage.entries import DecisionFacts
 from atelier_registry.storage.ledger import Ledger
 from atelier_registry.storage.locks import open_locks
+from sqlalchemy import Engine
 
+from ..conftest import Api, Response
 from ..fake_infer_client import FakeInferClient
+from ..fake_registry import FakeRegistry
+from ..real_registry import RealWorld
 
 PIA, ADA = (Caller(id, Role.promoter) for id in ("pia", "ada"))
 
 
-def promotions_of(registry, engine, wait_s=60.0):
+def promotions_of(registry: FakeRegistry | MlflowRegistry, engine: Engine, wait_s: float = 60.0) -> Promotions:
     """What another process of this service would have."""
     ledger = Ledger(engine)
     alias_writer = AliasWriter(registry, ledger, AdapterDigests(registry, ledger), open_locks(engine, wait_s))
@@ -31,15 +40,15 @@ def promotions_of(registry, engine, wait_s=60.0):
     return Promotions(registry, ledger, alias_writer, evaluator, evaluator)
 
 
-def left_pending(ledger, model, to_version):
+def left_pending(ledger: Ledger, model: str, to_version: int) -> Decision:
     return ledger.open("begun", DecisionFacts("pia", "promote", model, "champion", None, to_version, "lost"))
 
 
-def champion(registry, name):
+def champion(registry: FakeRegistry | MlflowRegistry, name: str) -> int | None:
     return registry.model(name).aliases.get("champion")
 
 
-def unavailable(answer):
+def unavailable(answer: Response) -> str:
     assert answer.status_code == 503
     assert answer.headers["retry-after"] == "5"
     assert answer.headers["content-type"] == "application/problem+json"
@@ -50,8 +59,8 @@ class Killed(BaseException):
     """The process ends here."""
 
 
-def fail(error):
-    def failing():
+def fail(error: DatabaseUnavailableError | TrackingUnavailableError) -> Callable[..., None]:
+    def failing() -> None:
         raise error
 
     return failing
@@ -60,14 +69,16 @@ def fail(error):
 @pytest.mark.parametrize(
     "path", ["/models", "/models/{name}", "/models/{name}/versions", "/models/{name}/versions/1", "/models/{name}/history"]
 )
-def test_reading_without_mlflow_is_unavailable(api, fake, adapters, path, caplog):
+def test_reading_without_mlflow_is_unavailable(
+    api: Api, fake: FakeRegistry, adapters: str, path: str, caplog: pytest.LogCaptureFixture
+) -> None:
     fake.down = True
     detail = unavailable(api.get(path.format(name=adapters)))
     assert "the fake is down" not in detail
     assert "the fake is down" in caplog.text
 
 
-def test_deciding_without_mlflow_is_unavailable(api, fake, adapters, ledger):
+def test_deciding_without_mlflow_is_unavailable(api: Api, fake: FakeRegistry, adapters: str, ledger: Ledger) -> None:
     api.promote(adapters, 1)
     fake.down = True
     unavailable(api.promote(adapters, 2))
@@ -78,7 +89,7 @@ def test_deciding_without_mlflow_is_unavailable(api, fake, adapters, ledger):
     assert len(api.history(adapters)) == 1
 
 
-def test_mlflow_fails_before_the_alias_moves(api, fake, adapters):
+def test_mlflow_fails_before_the_alias_moves(api: Api, fake: FakeRegistry, adapters: str) -> None:
     api.promote(adapters, 1)
     fake.before_alias = fail(TrackingUnavailableError())
     unavailable(api.promote(adapters, 2))
@@ -88,7 +99,7 @@ def test_mlflow_fails_before_the_alias_moves(api, fake, adapters):
     assert api.moves(adapters) == [3, 1]
 
 
-def test_mlflow_fails_after_the_alias_moved(api, fake, adapters):
+def test_mlflow_fails_after_the_alias_moved(api: Api, fake: FakeRegistry, adapters: str) -> None:
     """The answer was lost on its way: the same request again finds what it asked for, and the decision that did it."""
     fake.after_alias = fail(TrackingUnavailableError())
     unavailable(api.promote(adapters, 2))
@@ -100,7 +111,16 @@ def test_mlflow_fails_after_the_alias_moved(api, fake, adapters):
 
 
 @pytest.mark.parametrize("moved", [False, True])
-def test_the_process_dies_between_decision_and_answer(start, world, name, ledger, engine, moved, monkeypatch, caplog):
+def test_the_process_dies_between_decision_and_answer(
+    start: Callable[..., Api],
+    world: FakeRegistry | RealWorld,
+    name: str,
+    ledger: Ledger,
+    engine: Engine,
+    moved: bool,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
     """A new process finds out at its start what became of the decision."""
     world.add_model(name)
     for _ in range(2):
@@ -108,7 +128,7 @@ def test_the_process_dies_between_decision_and_answer(start, world, name, ledger
     promotions_of(world.registry, engine).promote(PIA, name, 1, PromoteRequest(reason="the first"))
     set_alias = type(world.registry).set_alias
 
-    def dying(*args):
+    def dying(*args: Any) -> None:
         if moved:
             set_alias(*args)
         raise Killed
@@ -118,7 +138,7 @@ def test_the_process_dies_between_decision_and_answer(start, world, name, ledger
         promotions_of(world.registry, engine).promote(PIA, name, 2, PromoteRequest(reason="the second"))
     [left] = ledger.pending()
     api = start(world.registry)
-    [resolved] = [record.fields for record in caplog.records if record.message == "interrupted decision resolved"]
+    [resolved] = [vars(record)["fields"] for record in caplog.records if record.message == "interrupted decision resolved"]
     assert (resolved["decision"], resolved["outcome"]) == (left.id, "done" if moved else "failed")
     assert ledger.pending() == []
     assert api.moves(name) == ([2, 1] if moved else [1])
@@ -128,7 +148,9 @@ def test_the_process_dies_between_decision_and_answer(start, world, name, ledger
     assert api.moves(name) == [2, 1]
 
 
-def test_recovery_waits_for_mlflow(start, fake, adapters, ledger, caplog):
+def test_recovery_waits_for_mlflow(
+    start: Callable[..., Api], fake: FakeRegistry, adapters: str, ledger: Ledger, caplog: pytest.LogCaptureFixture
+) -> None:
     left_pending(ledger, adapters, 2)
     fake.down = True
     api = start(fake)
@@ -139,19 +161,25 @@ def test_recovery_waits_for_mlflow(start, fake, adapters, ledger, caplog):
     assert api.moves(adapters) == [3]
 
 
-def test_a_pending_decision_on_a_deleted_model_fails(start, fake, adapters, ledger):
+def test_a_pending_decision_on_a_deleted_model_fails(
+    start: Callable[..., Api], fake: FakeRegistry, adapters: str, ledger: Ledger
+) -> None:
     left_pending(ledger, "gone", 2)
     start(fake)
     assert ledger.pending() == []
 
 
-def test_the_database_fails_before_the_alias_moves(api, fake, adapters, ledger, monkeypatch):
+def test_the_database_fails_before_the_alias_moves(
+    api: Api, fake: FakeRegistry, adapters: str, ledger: Ledger, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(ledger, "open", lambda *facts: fail(DatabaseUnavailableError())())
     unavailable(api.promote(adapters, 2))
     assert champion(fake, adapters) is None
 
 
-def test_the_database_fails_after_the_alias_moved(api, fake, adapters, ledger, monkeypatch):
+def test_the_database_fails_after_the_alias_moved(
+    api: Api, fake: FakeRegistry, adapters: str, ledger: Ledger, monkeypatch: pytest.MonkeyPatch
+) -> None:
     with monkeypatch.context() as patch:
         patch.setattr(ledger, "close", lambda *facts: fail(DatabaseUnavailableError())())
         unavailable(api.promote(adapters, 2))
@@ -160,7 +188,7 @@ def test_the_database_fails_after_the_alias_moved(api, fake, adapters, ledger, m
     assert [decision["id"] for decision in api.history(adapters, outcome="done")] == [answer.json()["id"]]
 
 
-def test_a_database_without_its_table_is_unavailable(api, adapters, engine):
+def test_a_database_without_its_table_is_unavailable(api: Api, adapters: str, engine: Engine) -> None:
     with engine.begin() as connection:
         connection.exec_driver_sql("DROP TABLE entries")
     detail = unavailable(api.get(f"/models/{adapters}/history"))
@@ -168,16 +196,18 @@ def test_a_database_without_its_table_is_unavailable(api, adapters, engine):
     assert "SELECT" not in detail
 
 
-def test_concurrent_equal_promotions_decide_once(api, adapters):
+def test_concurrent_equal_promotions_decide_once(api: Api, adapters: str) -> None:
     with ThreadPoolExecutor(8) as pool:
         ids = {answer.json()["id"] for answer in pool.map(lambda _: api.promote(adapters, 2), range(8))}
     assert len(ids) == 1
     assert len(api.history(adapters)) == 1
 
 
-def test_a_decision_waits_for_the_lock_until_its_timeout(fake, adapters, engine, ledger):
+def test_a_decision_waits_for_the_lock_until_its_timeout(
+    fake: FakeRegistry, adapters: str, engine: Engine, ledger: Ledger
+) -> None:
     promotions, free = promotions_of(fake, engine, wait_s=0.3), threading.Event()
-    fake.before_alias = lambda: free.wait(20)
+    fake.before_alias = lambda: free.wait(20)  # type: ignore[assignment]
     with ThreadPoolExecutor(1) as pool:
         slow = pool.submit(promotions.promote, PIA, adapters, 1, PromoteRequest(reason="slow"))
         while not ledger.pending():
@@ -192,8 +222,8 @@ def test_a_decision_waits_for_the_lock_until_its_timeout(fake, adapters, engine,
         assert slow.result(20).to_version == 1
 
 
-def test_a_busy_alias_is_answered_with_503(start, fake, adapters):
-    def busy():
+def test_a_busy_alias_is_answered_with_503(start: Callable[..., Api], fake: FakeRegistry, adapters: str) -> None:
+    def busy() -> None:
         raise AliasBusyError(adapters, "champion", 10)
 
     fake.before_alias = busy

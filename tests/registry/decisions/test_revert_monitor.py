@@ -1,24 +1,31 @@
 """infer stops drawing with a version on its own: registry-api hears of it, once, from a real infer too."""
 
+from __future__ import annotations
+
+from typing import Any
+
 import httpx
 import pytest
 from atelier_contracts.served import ServedAlias, ServedModel
 from atelier_registry.decisions.revert_monitor import HttpServedModelReader, RevertMonitor
 from atelier_registry.errors import StageUnavailableError
 from atelier_registry.storage import hash_chain
+from atelier_registry.storage.ledger import Ledger
 
 from ...servers import app_running, free_port
+from ..conftest import Api
 
 
 class FakeInfer:
-    def __init__(self, model):
-        self.model, self.aliases = model, {}
+    def __init__(self, model: str) -> None:
+        self.model = model
+        self.aliases: dict[Any, Any] = {}
 
-    def served_model(self):
+    def served_model(self) -> ServedModel:
         return ServedModel(model=self.model, aliases=self.aliases)
 
 
-def test_a_revert_is_recorded_once_until_the_alias_moves(api, adapters, ledger):
+def test_a_revert_is_recorded_once_until_the_alias_moves(api: Api, adapters: str, ledger: Ledger) -> None:
     for number in (1, 2):
         api.promote(adapters, number)
     infer = FakeInfer(adapters)
@@ -40,20 +47,20 @@ def test_a_revert_is_recorded_once_until_the_alias_moves(api, adapters, ledger):
     assert hash_chain.verify(ledger.chain.rows()).head == ledger.chain.head()[1]
 
 
-def test_an_infer_that_does_not_answer_is_reported(ledger):
+def test_an_infer_that_does_not_answer_is_reported(ledger: Ledger) -> None:
     for url in (f"http://127.0.0.1:{free_port()}",):
         with pytest.raises(StageUnavailableError, match="does not report what it serves"):
             RevertMonitor(HttpServedModelReader(url, "secret"), ledger, 3600).check()
     RevertMonitor(None, ledger, 3600).check()
 
 
-def test_an_invalid_served_model_is_refused(ledger):
+def test_an_invalid_served_model_is_refused(ledger: Ledger) -> None:
     from fastapi import FastAPI
 
     app = FastAPI()
 
     @app.get("/models")
-    def models():
+    def models() -> dict[str, Any]:
         return {"model": "../x", "aliases": {"champion": {"target": -1}}}
 
     with app_running(app) as url:

@@ -1,10 +1,16 @@
 """The rules as pure functions: what each one says, and what holds whatever the numbers are."""
 
+from __future__ import annotations
+
 import json
 import math
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 import pytest
+from atelier_contracts.manifests import Evidence
+from atelier_contracts.promotion import Verdict
 from atelier_registry.config.policy import AliasPolicy, Better, Bound, Drift, DriftImage
 from atelier_registry.decisions.image_distance import ImageComparison
 from atelier_registry.decisions.rules import evidence_rules, infer_rules, version_rules
@@ -16,36 +22,38 @@ from atelier_registry.storage import hash_chain
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ..conftest import EVIDENCE
+from ..adapter_files import EVIDENCE
 
 NOW = datetime(2026, 3, 1, tzinfo=UTC)
 ADAPTER = {"atelier.kind": "adapter"}
 
 
 def candidate_version(
-    number=2,
+    number: int = 2,
     *,
-    status="READY",
-    tags=ADAPTER,
-    age_s=60.0,
-    evidence=EVIDENCE,
-    problem="it has no evidence.json",
-    metrics=None,
-    **changes,
-):
+    status: str = "READY",
+    tags: dict[str, str] = ADAPTER,
+    age_s: float = 60.0,
+    evidence: Evidence | None = EVIDENCE,
+    problem: str = "it has no evidence.json",
+    metrics: dict[str, float] | None = None,
+    **changes: Any,
+) -> Candidate:
     version = Version("pencil", number, NOW - timedelta(seconds=age_s), status, tags=tags)
     found = evidence.model_copy(update=changes) if evidence else None
     identity = AdapterIdentity("a" * 64, found, evidence_problem="" if found else problem)
     return Candidate(version, metrics or {}, identity)
 
 
-def evaluate(rule, candidate=None, champion=None, **seen):
+def evaluate(
+    rule: Callable[..., Any], candidate: Candidate | None = None, champion: Candidate | None = None, **seen: Any
+) -> Verdict:
     verdict = rule(candidate or candidate_version(), champion, Observations(NOW, **seen))
     json.dumps(hash_chain.canonical(verdict.model_dump()))  # what it saw can be kept
     return verdict
 
 
-def test_standing_rules_hold_without_a_policy():
+def test_standing_rules_hold_without_a_policy() -> None:
     assert evaluate(version_rules.ready).passed
     assert not evaluate(version_rules.ready, candidate_version(status="PENDING_REGISTRATION")).passed
     assert evaluate(version_rules.ready).binding
@@ -57,7 +65,7 @@ def test_standing_rules_hold_without_a_policy():
     assert "decision 7" in retired.reason
 
 
-def test_evidence_rules():
+def test_evidence_rules() -> None:
     assert evaluate(evidence_rules.output_finite).passed
     assert not evaluate(evidence_rules.output_finite, candidate_version(output_finite=False)).passed
     assert evaluate(evidence_rules.output_finite, candidate_version(evidence=None)).reason == "it has no evidence.json"
@@ -81,14 +89,19 @@ def test_evidence_rules():
         (Bound(name="validation_loss", at_most=0.14), {"validation_loss": 9.0}, True),  # the evidence has the last word
     ],
 )
-def test_metric_bounds(bound, metrics, passed):
+def test_metric_bounds(bound: Bound, metrics: dict[str, float], passed: bool) -> None:
     assert evaluate(evidence_rules.metric_bound(bound), candidate_version(metrics=metrics)).passed == passed
 
 
 @pytest.mark.parametrize(("where_comparable", "passed"), [(True, True), (False, False)])
 @pytest.mark.parametrize("imported", [1, 2])
-def test_an_imported_version_without_a_loss_is_not_comparable(where_comparable, passed, imported):
-    nothing = {"validation_loss": None, "base_validation_loss": None, "validation_digest": None, "validation_images": 0}
+def test_an_imported_version_without_a_loss_is_not_comparable(where_comparable: bool, passed: bool, imported: int) -> None:
+    nothing: dict[str, Any] = {
+        "validation_loss": None,
+        "base_validation_loss": None,
+        "validation_digest": None,
+        "validation_images": 0,
+    }
     candidate, champion = (candidate_version(number, **(nothing if number == imported else {})) for number in (2, 1))
     rule = evidence_rules.better_than_champion(Better(where_comparable=where_comparable))
     verdict = evaluate(rule, candidate, champion)
@@ -99,7 +112,7 @@ def test_an_imported_version_without_a_loss_is_not_comparable(where_comparable, 
     assert ("was not measured" in bound.reason) == (imported == 2)
 
 
-def test_better_than_the_champion():
+def test_better_than_the_champion() -> None:
     rule = evidence_rules.better_than_champion(Better(by_at_least=0.01))
     assert "no other champion" in evaluate(rule).reason
     assert evaluate(rule, candidate_version(validation_loss=0.11), candidate_version(1)).passed
@@ -115,7 +128,7 @@ def test_better_than_the_champion():
     assert not evaluate(upward, candidate_version(metrics={"score": 3.0}), candidate_version(1)).passed
 
 
-def test_age_and_tags():
+def test_age_and_tags() -> None:
     assert evaluate(version_rules.age(30, 90)).passed
     assert not evaluate(version_rules.age(61, None)).passed
     assert not evaluate(version_rules.age(None, 59)).passed
@@ -125,7 +138,7 @@ def test_age_and_tags():
     assert not evaluate(version_rules.tag("reviewed", None), candidate_version(tags={})).passed
 
 
-def test_infer_rules():
+def test_infer_rules() -> None:
     assert evaluate(infer_rules.loads, load_problem="").passed
     assert evaluate(infer_rules.loads, load_problem="NaN").reason == "NaN"
     assert not evaluate(infer_rules.loads).passed
@@ -149,7 +162,7 @@ numbers = st.floats(allow_nan=True, allow_infinity=True)
 
 
 @given(numbers, numbers, st.floats(0, 1e6))
-def test_better_never_passes_what_is_not_better(mine, other, by):
+def test_better_never_passes_what_is_not_better(mine: float, other: float, by: float) -> None:
     ours, theirs = candidate_version(validation_loss=mine), candidate_version(1, validation_loss=other)
     verdict = evaluate(evidence_rules.better_than_champion(Better(by_at_least=by)), ours, theirs)
     if verdict.passed:
@@ -162,7 +175,7 @@ def test_better_never_passes_what_is_not_better(mine, other, by):
 
 
 @given(numbers, st.none() | st.floats(-1e9, 0), st.none() | st.floats(0, 1e9))
-def test_a_bound_never_passes_what_is_outside(value, low, high):
+def test_a_bound_never_passes_what_is_outside(value: float, low: float | None, high: float | None) -> None:
     verdict = evaluate(
         evidence_rules.metric_bound(Bound(name="m", at_least=low, at_most=high)), candidate_version(metrics={"m": value})
     )
@@ -182,7 +195,7 @@ policies = st.builds(
 
 
 @given(policies, st.sampled_from(["champion", "candidate"]), st.booleans())
-def test_every_rule_gives_one_reproducible_verdict(policy, alias, evidence):
+def test_every_rule_gives_one_reproducible_verdict(policy: AliasPolicy, alias: str, evidence: bool) -> None:
     candidate = candidate_version(evidence=EVIDENCE if evidence else None)
     verdicts = [evaluate(rule, candidate, candidate_version(1)) for rule in promotion_rules(policy, alias)]
     assert all(verdict.reason for verdict in verdicts)

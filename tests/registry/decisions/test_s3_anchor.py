@@ -1,6 +1,10 @@
 """The second anchor: objects in S3 that nobody can change, for whoever holds the database and MLflow."""
 
+from __future__ import annotations
+
 import json
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import boto3
 import pytest
@@ -10,9 +14,12 @@ from atelier_registry.decisions.chain_anchor import ChainAnchor
 from atelier_registry.errors import AnchorUnavailableError
 from atelier_registry.storage import hash_chain
 from atelier_registry.storage.hash_chain import BrokenChainError
+from atelier_registry.storage.ledger import Ledger
 from botocore.exceptions import ClientError
 from moto import mock_aws
+from sqlalchemy import Engine
 
+from ..fake_registry import FakeRegistry
 from .test_chain_anchor import cut_tail, decide, rewrite_all, rewrite_newest, unlocked
 
 BUCKET = "atelier-anchor"
@@ -20,7 +27,7 @@ ENTRY_5 = "chain/000000000005"
 
 
 @pytest.fixture
-def s3(monkeypatch):
+def s3(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     """A bucket with object lock, as Terraform makes it."""
     for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
         monkeypatch.setenv(name, "testing")
@@ -34,12 +41,12 @@ def s3(monkeypatch):
         yield client
 
 
-def anchor_on(fake, ledger):
+def anchor_on(fake: FakeRegistry, ledger: Ledger) -> ChainAnchor:
     """As a process has it that just started."""
     return ChainAnchor([MlflowAnchorStore(fake), S3AnchorStore(BUCKET)], ledger)
 
 
-def test_each_new_head_becomes_a_locked_object(s3, fake, ledger):
+def test_each_new_head_becomes_a_locked_object(s3: Any, fake: FakeRegistry, ledger: Ledger) -> None:
     anchor = anchor_on(fake, ledger)
     for count in (3, 2):
         decide(ledger, count)
@@ -55,7 +62,9 @@ def test_each_new_head_becomes_a_locked_object(s3, fake, ledger):
 
 
 @pytest.mark.parametrize("forgery", [rewrite_newest, cut_tail, rewrite_all])
-def test_a_forger_who_also_moves_the_tag_in_mlflow_is_found(s3, ledger, engine, fake, forgery):
+def test_a_forger_who_also_moves_the_tag_in_mlflow_is_found(
+    s3: Any, ledger: Ledger, engine: Engine, fake: FakeRegistry, forgery: Callable[..., None]
+) -> None:
     decide(ledger, 5)
     anchor_on(fake, ledger).advance()
     unlocked(engine, forgery)
@@ -73,10 +82,10 @@ def test_a_forger_who_also_moves_the_tag_in_mlflow_is_found(s3, ledger, engine, 
 class AwsListing:
     """moto, from a KeyMarker alone, skips one version of that key; AWS skips all of them."""
 
-    def __init__(self, client):
+    def __init__(self, client: Any) -> None:
         self._client, self.get_object, self.put_object = client, client.get_object, client.put_object
 
-    def list_object_versions(self, **arguments):
+    def list_object_versions(self, **arguments: Any) -> Any:
         assert "VersionIdMarker" not in arguments
         marker = arguments.pop("KeyMarker", "")
         page = self._client.list_object_versions(**arguments)
@@ -85,7 +94,9 @@ class AwsListing:
         return page
 
 
-def test_objects_that_hide_an_anchor_are_named_for_as_long_as_the_process_runs(s3, fake, ledger):
+def test_objects_that_hide_an_anchor_are_named_for_as_long_as_the_process_runs(
+    s3: Any, fake: FakeRegistry, ledger: Ledger
+) -> None:
     decide(ledger, 5)
     anchor_on(fake, ledger).advance()
     forged = json.dumps({"entry": 5, "hash": "f" * 64})
@@ -108,7 +119,9 @@ def test_objects_that_hide_an_anchor_are_named_for_as_long_as_the_process_runs(s
         ("chain/000000000009", json.dumps({"entry": 8, "hash": "f" * 64}), "must hold the entry and hash of its name"),
     ],
 )
-def test_objects_of_somebody_else_are_named(s3, fake, ledger, key, body, message):
+def test_objects_of_somebody_else_are_named(
+    s3: Any, fake: FakeRegistry, ledger: Ledger, key: str, body: str, message: str
+) -> None:
     decide(ledger, 5)
     anchor_on(fake, ledger).advance()
     s3.put_object(Bucket=BUCKET, Key=key, Body=body)
@@ -116,7 +129,7 @@ def test_objects_of_somebody_else_are_named(s3, fake, ledger, key, body, message
         anchor_on(fake, ledger).advance()
 
 
-def test_two_processes_may_store_the_same_entry(s3):
+def test_two_processes_may_store_the_same_entry(s3: Any) -> None:
     one, other = S3AnchorStore(BUCKET), S3AnchorStore(BUCKET)
     for store in (one, other):
         store.write((7, "a" * 64))
@@ -125,7 +138,7 @@ def test_two_processes_may_store_the_same_entry(s3):
         other.write((7, "b" * 64))
 
 
-def test_more_objects_than_a_page_are_listed(s3, monkeypatch):
+def test_more_objects_than_a_page_are_listed(s3: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MOTO_S3_DEFAULT_MAX_KEYS", "3")
     store = S3AnchorStore(BUCKET)
     for entry in range(1, 12):
@@ -133,7 +146,7 @@ def test_more_objects_than_a_page_are_listed(s3, monkeypatch):
     assert S3AnchorStore(BUCKET).read() == store.read() == (11, f"{11:064x}")
 
 
-def test_a_bucket_that_does_not_exist_is_an_outage(s3, fake, ledger):
+def test_a_bucket_that_does_not_exist_is_an_outage(s3: Any, fake: FakeRegistry, ledger: Ledger) -> None:
     decide(ledger)
     store = S3AnchorStore("atelier-missing")
     for request in (store.read, lambda: store.write((1, "a" * 64))):
@@ -141,7 +154,9 @@ def test_a_bucket_that_does_not_exist_is_an_outage(s3, fake, ledger):
             request()
 
 
-def test_verify_compares_with_the_bucket(s3, fake, ledger, engine, database_url, capsys):
+def test_verify_compares_with_the_bucket(
+    s3: Any, fake: FakeRegistry, ledger: Ledger, engine: Engine, database_url: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     decide(ledger, 5)
     command = ["verify", "--database", database_url, "--anchor-bucket", BUCKET]
     assert main.run(command) == 8  # nothing is anchored yet

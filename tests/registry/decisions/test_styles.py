@@ -6,6 +6,8 @@ import hashlib
 import itertools
 import json
 import time
+from collections.abc import Callable
+from typing import Any
 
 import pytest
 from atelier_contracts.manifests import AdapterManifest
@@ -19,9 +21,13 @@ from atelier_registry.storage import hash_chain
 from atelier_registry.storage.database import open_database
 from atelier_registry.storage.ledger import Ledger
 from atelier_registry.storage.locks import open_locks
-from sqlalchemy import event
+from sqlalchemy import Engine, event
 
-from ..conftest import ADAPTER, FILES
+from ...servers import MlflowServer
+from ..adapter_files import ADAPTER, FILES
+from ..conftest import Api
+from ..fake_registry import FakeRegistry
+from ..real_registry import RealWorld
 from .test_crash_recovery import PIA, Countdown, around, dies
 
 OWN = Style(title="Ink", licence="MIT", recommended=Recommended(steps=30, scale=0.8))
@@ -30,7 +36,7 @@ KIND = {"atelier.kind": "adapter"}
 
 
 @pytest.fixture
-def styled(fake, name):
+def styled(fake: FakeRegistry, name: str) -> Any:
     """A model with two adapter versions, of which the second has a style of its own."""
     fake.add_model(name)
     fake.add_version(name, tags=KIND, files=FILES)
@@ -38,21 +44,21 @@ def styled(fake, name):
     return name
 
 
-def shown(api, name, **params):
+def shown(api: Api, name: str, **params: Any) -> Any:
     response = api.get(f"/models/{name}/style", **params)
     assert response.status_code == 200, response.text
     return response.json()
 
 
-def tag_of(registry, name):
+def tag_of(registry: FakeRegistry | MlflowRegistry, name: str) -> Any:
     return RecordedEdits.model_validate_json(registry.model(name).tags[TAG_STYLE])
 
 
-def set_values(values):
+def set_values(values: dict[str, float]) -> Any:
     return {name: value for name, value in values.items() if value not in (None, [])}
 
 
-def test_the_style_of_a_version_is_its_own_until_it_is_edited(api, styled):
+def test_the_style_of_a_version_is_its_own_until_it_is_edited(api: Api, styled: str) -> None:
     style = shown(api, styled, version=2)
     assert (style["version"], style["style"]["title"], style["decision"]) == (2, "Ink", None)
     assert set(style["sources"].values()) == {"version"}
@@ -65,7 +71,9 @@ def test_the_style_of_a_version_is_its_own_until_it_is_edited(api, styled):
     assert shown(api, styled, version=1)["style"]["title"] is None
 
 
-def test_an_edit_is_a_decision_an_event_and_one_tag(start, world, name):
+def test_an_edit_is_a_decision_an_event_and_one_tag(
+    start: Callable[..., Api], world: FakeRegistry | RealWorld, name: str
+) -> None:
     world.add_model(name)
     world.add_version(name, tags=KIND, files=STYLED)
     api = start(world.registry)
@@ -99,7 +107,7 @@ def test_an_edit_is_a_decision_an_event_and_one_tag(start, world, name):
     assert [each["edits"]["title"] for each in events if each["decision"] in (decision["id"], second["id"])] == ["Brush", None]
 
 
-def test_repeating_an_edit_changes_nothing(api, fake, styled):
+def test_repeating_an_edit_changes_nothing(api: Api, fake: FakeRegistry, styled: str) -> None:
     first = api.edit_style(styled, {"title": "Brush"}, headers={"Idempotency-Key": "once"}).json()
     again = api.edit_style(styled, {"title": "Brush"}, headers={"Idempotency-Key": "once"}).json()
     other = api.edit_style(styled, {"title": "Brush"}, reason="again").json()
@@ -109,7 +117,7 @@ def test_repeating_an_edit_changes_nothing(api, fake, styled):
     assert len(api.history(styled)) == 1
 
 
-def test_an_edit_may_name_the_style_that_it_is_about(api, styled):
+def test_an_edit_may_name_the_style_that_it_is_about(api: Api, styled: str) -> None:
     api.promote(styled, 2)
     etag = api.get(f"/models/{styled}/style").headers["etag"]
     edited = api.edit_style(styled, {"title": "Brush"}, headers={"If-Match": etag})
@@ -134,21 +142,23 @@ def test_an_edit_may_name_the_style_that_it_is_about(api, styled):
         ({}, 422, "must edit a field or take an edit back"),
     ],
 )
-def test_a_bad_edit_is_refused_and_not_recorded(api, styled, style, status, message):
+def test_a_bad_edit_is_refused_and_not_recorded(
+    api: Api, styled: str, style: dict[str, Any], status: int, message: str
+) -> None:
     response = api.edit_style(styled, style)
     assert response.status_code == status
     assert message in response.text
     assert api.history(styled) == []
 
 
-def test_who_may_edit_and_what(api, styled):
+def test_who_may_edit_and_what(api: Api, styled: str) -> None:
     assert api.as_("tom").edit_style(styled, {"title": "Brush"}).status_code == 403
     assert api.as_("rita").get(f"/models/{styled}/style").status_code == 200
     assert api.edit_style("nobody", {"title": "Brush"}).status_code == 404
     assert api.get(f"/models/{styled}/style", version=9).json()["type"] == "/problems/unknown-version"
 
 
-def outside(api, name, count=1):
+def outside(api: Api, name: str, count: int = 1) -> Any:
     end = time.monotonic() + 60
     while len(found := [each for each in api.history(name) if each["action"] == "outside"]) < count:
         assert time.monotonic() < end, "no decision was made of it"
@@ -156,14 +166,16 @@ def outside(api, name, count=1):
     return found
 
 
-def wait_for_tag(registry, name, expected):
+def wait_for_tag(registry: FakeRegistry | MlflowRegistry, name: str, expected: RecordedEdits) -> None:
     end = time.monotonic() + 60
     while registry.model(name).tags.get(TAG_STYLE) != expected.tag():
         assert time.monotonic() < end, registry.model(name).tags
         time.sleep(0.02)
 
 
-def test_an_edit_around_registry_api_becomes_a_decision(start, world, name):
+def test_an_edit_around_registry_api_becomes_a_decision(
+    start: Callable[..., Api], world: FakeRegistry | RealWorld, name: str
+) -> None:
     world.add_model(name)
     api = start(world.registry, alias_poll_s=0.1)
     first = api.edit_style(name, {"title": "Brush"}).json()
@@ -180,7 +192,7 @@ def test_an_edit_around_registry_api_becomes_a_decision(start, world, name):
     assert outside(api, name, 2)[0]["style"]["after"]["title"] is None
 
 
-def test_a_tag_that_cannot_be_read_is_replaced(start, fake, styled):
+def test_a_tag_that_cannot_be_read_is_replaced(start: Callable[..., Api], fake: FakeRegistry, styled: str) -> None:
     api = start(fake, alias_poll_s=0.02)
     recorded = RecordedEdits(decision=api.edit_style(styled, {"title": "Brush"}).json()["id"], edits=StyleEdits(title="Brush"))
     for text in ("nonsense", '{"decision": 1, "edits": {"mood": 1}}', recorded.tag().replace(":", ": ", 1)):
@@ -189,7 +201,7 @@ def test_a_tag_that_cannot_be_read_is_replaced(start, fake, styled):
     assert [each["action"] for each in api.history(styled)] == ["style"]
 
 
-def test_deleting_a_model_deletes_its_edits(start, fake, styled):
+def test_deleting_a_model_deletes_its_edits(start: Callable[..., Api], fake: FakeRegistry, styled: str) -> None:
     api = start(fake, alias_poll_s=0.02)
     api.edit_style(styled, {"title": "Brush"})
     fake.delete_model(styled)
@@ -197,20 +209,22 @@ def test_deleting_a_model_deletes_its_edits(start, fake, styled):
     assert set_values(found["style"]["after"]) == {}
 
 
-def parts(tracking_uri, database_url, countdown=None):
+def parts(tracking_uri: str, database_url: str, countdown: Countdown | None = None) -> Any:
     """What one process has that edits styles; it may die around each commit and each write to MLflow."""
     registry, engine = MlflowRegistry(tracking_uri), open_database(database_url)
     ledger = Ledger(engine)
     if countdown:
         event.listen(engine, "commit", countdown.step)
-        registry.set_model_tag = around(registry.set_model_tag, countdown)  # type: ignore[method-assign]
+        registry.set_model_tag = around(registry.set_model_tag, countdown)
         for method in ("open", "close"):
             setattr(ledger, method, around(getattr(ledger, method), countdown))
     writer = StyleWriter(registry, ledger, open_locks(engine, 30))
     return ledger, writer, StyleEditor(registry, ledger, writer), registry
 
 
-def test_a_process_killed_at_any_step_leaves_nothing_half_done(real_world, mlflow_server, database_url, engine, name):
+def test_a_process_killed_at_any_step_leaves_nothing_half_done(
+    real_world: RealWorld, mlflow_server: MlflowServer, database_url: str, engine: Engine, name: str
+) -> None:
     outcomes = set()
     request = EditStyleRequest(reason="clearer", style=StyleEdits(title="Quill"))
     for left in itertools.count():
@@ -218,7 +232,7 @@ def test_a_process_killed_at_any_step_leaves_nothing_half_done(real_world, mlflo
         ledger, writer, editor, registry = parts(mlflow_server.uri, database_url)
         first = editor.edit(PIA, model, EditStyleRequest(reason="first", style=StyleEdits(title="Brush")))
 
-        def act(model=model, left=left):
+        def act(model: str = model, left: Any = left) -> None:
             parts(mlflow_server.uri, database_url, Countdown(left))[2].edit(PIA, model, request)
 
         if not dies(act):
@@ -240,10 +254,10 @@ def test_a_process_killed_at_any_step_leaves_nothing_half_done(real_world, mlflo
     assert outcomes == {"Brush", "Quill"}
 
 
-def test_an_edit_during_an_outage_is_carried_out_later(start, fake, styled):
+def test_an_edit_during_an_outage_is_carried_out_later(start: Callable[..., Api], fake: FakeRegistry, styled: str) -> None:
     api = start(fake, alias_poll_s=0.02)
 
-    def fail():
+    def fail() -> None:
         fake.before_alias = lambda: None
         fake.down = True
 
@@ -256,14 +270,14 @@ def test_an_edit_during_an_outage_is_carried_out_later(start, fake, styled):
     assert [each["outcome"] for each in restarted.history(styled)] == ["done"]
 
 
-def test_a_changed_preview_is_a_changed_version(fake, name):
+def test_a_changed_preview_is_a_changed_version(fake: FakeRegistry, name: str) -> None:
     from atelier_registry.models.artifact_digests import AdapterDigests
 
     fake.add_model(name)
     manifest = ADAPTER.model_copy(update={"preview_sha256": hashlib.sha256(b"mine").hexdigest()})
     files = FILES | {ADAPTER_FILE: manifest.model_dump_json()}
     number = fake.add_version(name, tags=KIND, files=files, preview=b"mine")
-    digests = AdapterDigests(fake, None)  # type: ignore[arg-type]  # decisions are not looked at
+    digests = AdapterDigests(fake, None)  # decisions are not looked at
     assert digests.read(fake.version(name, number)).digest == AdapterManifest.model_validate(manifest).digest()
     other = fake.add_version(name, tags=KIND, files=files, preview=b"yours")
     assert digests.read(fake.version(name, other)).problem.startswith("preview.webp has the sha256")

@@ -1,80 +1,48 @@
 """Events posted to subscribers: signed, in order, again after a refusal, by one process, and nothing lost over a restart."""
 
+from __future__ import annotations
+
 import base64
 import hashlib
 import hmac
 import json
 import threading
 import time
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 import pytest
 from atelier_registry.config.subscribers import Subscriber
 from atelier_registry.events.webhooks.dispatcher import WebhookDispatcher
 from atelier_registry.events.webhooks.offsets import WebhookOffsets
-from atelier_registry.storage.entries import DecisionFacts
+from atelier_registry.storage.ledger import Ledger
+from atelier_registry.storage.locks import AliasLocks
 
 from ..api.test_registry_problems import problem
-from ..webhook_receiver import receiving
-
-KEY = bytes(range(32))
-SECRET = f"whsec_{base64.b64encode(KEY).decode()}"
-
-
-@pytest.fixture
-def receiver():
-    with receiving() as made:
-        yield made
+from ..conftest import Api
+from ..fake_registry import FakeRegistry
+from ..webhook_receiver import Receiver, receiving
+from .conftest import KEY
 
 
-@pytest.fixture
-def subscriber(tmp_path, receiver):
-    """A factory: fields by keyword."""
-
-    def made(**fields):
-        file = tmp_path / "secret"
-        file.write_text(f"{SECRET}\n")
-        return Subscriber.model_validate({"name": "ci", "url": receiver.url, "secret_file": file} | fields)
-
-    return made
-
-
-@pytest.fixture
-def offsets(engine):
-    return WebhookOffsets(engine)
-
-
-@pytest.fixture
-def make_dispatcher(ledger, offsets, locks):
-    """A factory of what posts, not started: `deliver` is called by the test."""
-
-    def made(*subscribers, first_retry_s=1.0):
-        dispatcher = WebhookDispatcher(subscribers, ledger.outbox, offsets, locks, first_retry_s=first_retry_s)
-        for each in subscribers:
-            dispatcher.deliver(each)  # enters it, after the newest event
-        return dispatcher
-
-    return made
-
-
-@pytest.fixture
-def move(ledger):
-    """Writes an event."""
-
-    def moved(number, model="pencil", alias="champion"):
-        ledger.open("outside", DecisionFacts("outside", "outside", model, alias, None, number, "moved"))
-
-    return moved
-
-
-def until(true):
+def until(true: Callable[..., Any]) -> None:
     end = time.monotonic() + 30
     while not true():
         assert time.monotonic() < end
         time.sleep(0.02)
 
 
-def test_a_promotion_is_delivered_signed(start, fake, adapters, ledger, offsets, locks, subscriber, receiver):
+def test_a_promotion_is_delivered_signed(
+    start: Callable[..., Api],
+    fake: FakeRegistry,
+    adapters: str,
+    ledger: Ledger,
+    offsets: WebhookOffsets,
+    locks: AliasLocks,
+    subscriber: Callable[..., Subscriber],
+    receiver: Receiver,
+) -> None:
     dispatcher = WebhookDispatcher([subscriber()], ledger.outbox, offsets, locks)
     api = start(fake, webhooks=dispatcher)
     until(lambda: offsets.find("ci"))
@@ -96,8 +64,15 @@ def test_a_promotion_is_delivered_signed(start, fake, adapters, ledger, offsets,
 
 
 def test_an_edited_style_is_delivered_to_who_wants_more_than_aliases(
-    start, fake, adapters, ledger, offsets, locks, subscriber, receiver
-):
+    start: Callable[..., Api],
+    fake: FakeRegistry,
+    adapters: str,
+    ledger: Ledger,
+    offsets: WebhookOffsets,
+    locks: AliasLocks,
+    subscriber: Callable[..., Subscriber],
+    receiver: Receiver,
+) -> None:
     dispatcher = WebhookDispatcher(
         [subscriber(), subscriber(name="aliases", aliases=["champion"])], ledger.outbox, offsets, locks
     )
@@ -112,7 +87,13 @@ def test_an_edited_style_is_delivered_to_who_wants_more_than_aliases(
     assert told["data"]["chain_hash"] == decision["chain_hash"]
 
 
-def test_a_new_subscriber_starts_after_the_newest_event(make_dispatcher, move, subscriber, receiver, offsets):
+def test_a_new_subscriber_starts_after_the_newest_event(
+    make_dispatcher: Callable[..., WebhookDispatcher],
+    move: Callable[..., None],
+    subscriber: Callable[..., Subscriber],
+    receiver: Receiver,
+    offsets: WebhookOffsets,
+) -> None:
     move(1)
     ci = subscriber()
     dispatcher = make_dispatcher(ci)
@@ -122,7 +103,13 @@ def test_a_new_subscriber_starts_after_the_newest_event(make_dispatcher, move, s
     assert offsets.find("ci").event_id == 2
 
 
-def test_events_are_filtered_by_model_and_alias(make_dispatcher, move, subscriber, receiver, offsets):
+def test_events_are_filtered_by_model_and_alias(
+    make_dispatcher: Callable[..., WebhookDispatcher],
+    move: Callable[..., None],
+    subscriber: Callable[..., Subscriber],
+    receiver: Receiver,
+    offsets: WebhookOffsets,
+) -> None:
     ci = subscriber(models=["pencil"], aliases=["champion"])
     dispatcher = make_dispatcher(ci)
     move(1, "ink")
@@ -138,7 +125,16 @@ def test_events_are_filtered_by_model_and_alias(make_dispatcher, move, subscribe
     ("answer", "reason"),
     [((500, {}), "answered 500"), ((301, {"Location": "http://127.0.0.1:1/"}), "answered 301; redirects are not followed")],
 )
-def test_a_failed_delivery_is_retried_in_order(make_dispatcher, move, subscriber, receiver, offsets, caplog, answer, reason):
+def test_a_failed_delivery_is_retried_in_order(
+    make_dispatcher: Callable[..., WebhookDispatcher],
+    move: Callable[..., None],
+    subscriber: Callable[..., Subscriber],
+    receiver: Receiver,
+    offsets: WebhookOffsets,
+    caplog: pytest.LogCaptureFixture,
+    answer: tuple[int, dict[str, str]],
+    reason: str,
+) -> None:
     ci = subscriber()
     dispatcher = make_dispatcher(ci, first_retry_s=0.2)
     receiver.answers = [answer, answer, (204, {})]
@@ -157,7 +153,13 @@ def test_a_failed_delivery_is_retried_in_order(make_dispatcher, move, subscriber
     assert caplog.text.count("webhook delivery failed") == 1
 
 
-def test_retry_after_is_honoured(make_dispatcher, move, subscriber, receiver, offsets):
+def test_retry_after_is_honoured(
+    make_dispatcher: Callable[..., WebhookDispatcher],
+    move: Callable[..., None],
+    subscriber: Callable[..., Subscriber],
+    receiver: Receiver,
+    offsets: WebhookOffsets,
+) -> None:
     ci = subscriber()
     dispatcher = make_dispatcher(ci)
     receiver.answers = [(429, {"Retry-After": "1800"})]
@@ -166,7 +168,12 @@ def test_retry_after_is_honoured(make_dispatcher, move, subscriber, receiver, of
     assert offsets.find("ci").next_attempt_at > datetime.now(UTC) + timedelta(seconds=1700)
 
 
-def test_an_unreachable_subscriber_is_recorded(make_dispatcher, move, subscriber, offsets):
+def test_an_unreachable_subscriber_is_recorded(
+    make_dispatcher: Callable[..., WebhookDispatcher],
+    move: Callable[..., None],
+    subscriber: Callable[..., Subscriber],
+    offsets: WebhookOffsets,
+) -> None:
     ci = subscriber(url="http://127.0.0.1:1/hooks")
     dispatcher = make_dispatcher(ci)
     move(1)
@@ -174,7 +181,13 @@ def test_an_unreachable_subscriber_is_recorded(make_dispatcher, move, subscriber
     assert offsets.find("ci").problem.startswith("does not answer: ")
 
 
-def test_an_invalid_secret_stops_delivery(make_dispatcher, move, subscriber, receiver, offsets):
+def test_an_invalid_secret_stops_delivery(
+    make_dispatcher: Callable[..., WebhookDispatcher],
+    move: Callable[..., None],
+    subscriber: Callable[..., Subscriber],
+    receiver: Receiver,
+    offsets: WebhookOffsets,
+) -> None:
     ci = subscriber()
     dispatcher = make_dispatcher(ci)
     ci.secret_file.write_text("whsec_AAAA")
@@ -184,7 +197,14 @@ def test_an_invalid_secret_stops_delivery(make_dispatcher, move, subscriber, rec
     assert offsets.find("ci").problem.startswith("its secret_file must contain whsec_ and the base64 of 24 to 64")
 
 
-def test_an_event_is_given_up_after_the_limit(make_dispatcher, move, subscriber, receiver, offsets, caplog):
+def test_an_event_is_given_up_after_the_limit(
+    make_dispatcher: Callable[..., WebhookDispatcher],
+    move: Callable[..., None],
+    subscriber: Callable[..., Subscriber],
+    receiver: Receiver,
+    offsets: WebhookOffsets,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
     ci = subscriber(give_up_h=1e-6)
     dispatcher = make_dispatcher(ci, first_retry_s=0.01)
     receiver.answers = [(410, {}), (410, {}), (204, {})]
@@ -192,11 +212,17 @@ def test_an_event_is_given_up_after_the_limit(make_dispatcher, move, subscriber,
     move(2)
     until(lambda: dispatcher.deliver(ci) or offsets.find("ci").event_id == 2)
     assert [event["to_version"] for event in receiver.events()] == [1, 1, 2]
-    [given_up] = [record.fields for record in caplog.records if record.message == "webhook delivery given up"]
+    [given_up] = [vars(record)["fields"] for record in caplog.records if record.message == "webhook delivery given up"]
     assert given_up == {"subscriber": "ci", "event": 1, "reason": "answered 410"}
 
 
-def test_nothing_is_lost_over_a_restart(make_dispatcher, move, subscriber, receiver, offsets):
+def test_nothing_is_lost_over_a_restart(
+    make_dispatcher: Callable[..., WebhookDispatcher],
+    move: Callable[..., None],
+    subscriber: Callable[..., Subscriber],
+    receiver: Receiver,
+    offsets: WebhookOffsets,
+) -> None:
     ci = subscriber()
     receiver.answers = [(503, {}), (204, {})]
     dispatcher = make_dispatcher(ci, first_retry_s=0.01)
@@ -208,7 +234,13 @@ def test_nothing_is_lost_over_a_restart(make_dispatcher, move, subscriber, recei
     assert [event["to_version"] for event in receiver.events()] == [1, 1, 2]
 
 
-def test_one_process_at_a_time_delivers(make_dispatcher, move, subscriber, receiver, offsets):
+def test_one_process_at_a_time_delivers(
+    make_dispatcher: Callable[..., WebhookDispatcher],
+    move: Callable[..., None],
+    subscriber: Callable[..., Subscriber],
+    receiver: Receiver,
+    offsets: WebhookOffsets,
+) -> None:
     ci = subscriber()
     dispatchers = [make_dispatcher(ci) for _ in range(4)]
     for number in range(1, 21):
@@ -223,7 +255,16 @@ def test_one_process_at_a_time_delivers(make_dispatcher, move, subscriber, recei
     assert offsets.find("ci").event_id == 20
 
 
-def test_a_subscriber_that_hangs_does_not_delay_others(start, fake, adapters, ledger, offsets, locks, subscriber, receiver):
+def test_a_subscriber_that_hangs_does_not_delay_others(
+    start: Callable[..., Api],
+    fake: FakeRegistry,
+    adapters: str,
+    ledger: Ledger,
+    offsets: WebhookOffsets,
+    locks: AliasLocks,
+    subscriber: Callable[..., Subscriber],
+    receiver: Receiver,
+) -> None:
     receiver.hold.clear()
     with receiving() as other:
         dispatcher = WebhookDispatcher([subscriber(), subscriber(name="page", url=other.url)], ledger.outbox, offsets, locks)
@@ -240,7 +281,15 @@ def test_a_subscriber_that_hangs_does_not_delay_others(start, fake, adapters, le
         receiver.hold.set()
 
 
-def test_a_ping_reports_whether_it_was_delivered(start, fake, ledger, offsets, locks, subscriber, receiver):
+def test_a_ping_reports_whether_it_was_delivered(
+    start: Callable[..., Api],
+    fake: FakeRegistry,
+    ledger: Ledger,
+    offsets: WebhookOffsets,
+    locks: AliasLocks,
+    subscriber: Callable[..., Subscriber],
+    receiver: Receiver,
+) -> None:
     api = start(fake, webhooks=WebhookDispatcher([subscriber()], ledger.outbox, offsets, locks))
     admin = api.as_("ada")
     assert admin.post("/subscribers/ci/ping", {}).json() == {"delivered": True, "problem": None}

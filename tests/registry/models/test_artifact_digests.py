@@ -1,6 +1,9 @@
 """A version is what its digest says: decisions are about files, and nobody's files change underneath one."""
 
+from __future__ import annotations
+
 import threading
+from collections.abc import Callable
 
 import pytest
 from atelier_contracts.manifests import AdapterManifest
@@ -10,14 +13,19 @@ from atelier_registry.models.artifact_digests import AdapterDigests
 from atelier_registry.models.integrity_monitor import IntegrityMonitor
 from atelier_registry.storage import hash_chain
 from atelier_registry.storage.entries import DecisionFacts
+from atelier_registry.storage.ledger import Ledger
 
-from ..conftest import ADAPTER, EVIDENCE, FILES
+from ..adapter_files import ADAPTER, EVIDENCE, FILES
+from ..conftest import Api
+from ..fake_infer_client import FakeInferClient
+from ..fake_registry import FakeRegistry
+from ..real_registry import RealWorld
 
 DIGEST = ADAPTER.digest()
 KIND = {"atelier.kind": "adapter"}
 
 
-def other_weights(text):
+def other_weights(text: str) -> tuple[dict[str, str], str, str]:
     """Files of other weights that agree with each other."""
     import hashlib
 
@@ -26,7 +34,9 @@ def other_weights(text):
     return {WEIGHTS_FILE: text, ADAPTER_FILE: manifest.model_dump_json()}, sha256, manifest.digest()
 
 
-def test_a_promotion_records_the_digest_everywhere(start, world, name):
+def test_a_promotion_records_the_digest_everywhere(
+    start: Callable[..., Api], world: FakeRegistry | RealWorld, name: str
+) -> None:
     world.add_model(name)
     world.add_version(name, tags=KIND, files=FILES)
     api = start(world.registry)
@@ -40,7 +50,9 @@ def test_a_promotion_records_the_digest_everywhere(start, world, name):
     assert decision["chain_hash"] in told
 
 
-def test_inconsistent_files_are_refused_even_with_force(start, world, name):
+def test_inconsistent_files_are_refused_even_with_force(
+    start: Callable[..., Api], world: FakeRegistry | RealWorld, name: str
+) -> None:
     world.add_model(name)
     world.add_version(name, tags=KIND, files=FILES | {WEIGHTS_FILE: "other weights"})
     world.add_version(name, tags=KIND, files={EVIDENCE_FILE: FILES[EVIDENCE_FILE]})
@@ -52,7 +64,7 @@ def test_inconsistent_files_are_refused_even_with_force(start, world, name):
     assert world.registry.model(name).aliases == {}
 
 
-def test_a_copy_of_good_evidence_does_not_pass(start, world, name):
+def test_a_copy_of_good_evidence_does_not_pass(start: Callable[..., Api], world: FakeRegistry | RealWorld, name: str) -> None:
     """The forgery that the default policy took: manifest and evidence of a good version beside other weights."""
     files, _, _ = other_weights("worse weights")
     world.add_model(name)
@@ -62,7 +74,7 @@ def test_a_copy_of_good_evidence_does_not_pass(start, world, name):
     assert "was measured on weights with the sha256" in answer.json()["detail"]
 
 
-def test_evidence_without_weights_does_not_count(start, fake, name):
+def test_evidence_without_weights_does_not_count(start: Callable[..., Api], fake: FakeRegistry, name: str) -> None:
     fake.add_model(name)
     old = EVIDENCE.model_copy(update={"weights_sha256": None})
     fake.add_version(name, tags=KIND, files=FILES | {EVIDENCE_FILE: old.model_dump_json()})
@@ -70,13 +82,15 @@ def test_evidence_without_weights_does_not_count(start, fake, name):
     assert "does not name the weights it is about" in answer.json()["detail"]
 
 
-def test_infer_must_load_the_files_that_are_decided_on(start, fake, adapters, infer_client):
+def test_infer_must_load_the_files_that_are_decided_on(
+    start: Callable[..., Api], fake: FakeRegistry, adapters: str, infer_client: FakeInferClient
+) -> None:
     api = start(fake, policy=Policy.model_validate({"default": {"champion": {"loads": True}}}))
     assert api.promote(adapters, 1).status_code == 200
     assert infer_client.digests == [DIGEST]
 
 
-def test_a_version_with_changed_files_cannot_be_promoted_again(api, fake, adapters):
+def test_a_version_with_changed_files_cannot_be_promoted_again(api: Api, fake: FakeRegistry, adapters: str) -> None:
     api.promote(adapters, 1)
     api.promote(adapters, 2)
     files, _, digest = other_weights("planted")
@@ -89,12 +103,14 @@ def test_a_version_with_changed_files_cannot_be_promoted_again(api, fake, adapte
     assert fake.model(adapters).aliases == {"champion": 2}
 
 
-def test_files_changed_while_infer_generates_are_evaluated_again(start, fake, adapters, infer_client):
+def test_files_changed_while_infer_generates_are_evaluated_again(
+    start: Callable[..., Api], fake: FakeRegistry, adapters: str, infer_client: FakeInferClient
+) -> None:
     """What infer showed counts for the files that it showed, and no others."""
     api = start(fake, policy=Policy.model_validate({"default": {"champion": {"loads": True}}}))
     files, _, digest = other_weights("planted")
 
-    def plant():
+    def plant() -> None:
         infer_client.before = lambda: None
         for file, text in files.items():
             fake.overwrite(adapters, 3, file, text)
@@ -105,13 +121,15 @@ def test_files_changed_while_infer_generates_are_evaluated_again(start, fake, ad
 
 
 @pytest.mark.parametrize("what", ["retired", "tag", "evidence"])
-def test_what_changed_before_the_lock_counts(start, fake, adapters, infer_client, what):
+def test_what_changed_before_the_lock_counts(
+    start: Callable[..., Api], fake: FakeRegistry, adapters: str, infer_client: FakeInferClient, what: str
+) -> None:
     """Everything that the rules stand on is read inside the lock: nothing that was true before it is enough."""
     rules = {"loads": True, "output_finite": True, "tags": {"reviewed": "yes"}}
     api = start(fake, policy=Policy.model_validate({"default": {"champion": rules}}))
     fake.set_tag(adapters, 1, "reviewed", "yes")
 
-    def change():
+    def change() -> None:
         infer_client.before = lambda: None
         if what == "retired":
             assert api.post(f"/models/{adapters}/versions/1/retire", {"reason": "unsafe"}).status_code == 200
@@ -128,7 +146,7 @@ def test_what_changed_before_the_lock_counts(start, fake, adapters, infer_client
     assert fake.model(adapters).aliases == {}
 
 
-def test_an_approval_is_for_the_files_that_were_proposed(start, fake, adapters):
+def test_an_approval_is_for_the_files_that_were_proposed(start: Callable[..., Api], fake: FakeRegistry, adapters: str) -> None:
     api = start(fake, policy=Policy.model_validate({"default": {"champion": {"approval": True}}}))
     proposal = api.promote(adapters, 1).json()
     for file, text in other_weights("planted")[0].items():
@@ -139,8 +157,8 @@ def test_an_approval_is_for_the_files_that_were_proposed(start, fake, adapters):
     assert fake.model(adapters).aliases == {}
 
 
-def test_not_worse_than_the_champion_by_default(start, fake, name):
-    def files(loss, data="e" * 64):
+def test_not_worse_than_the_champion_by_default(start: Callable[..., Api], fake: FakeRegistry, name: str) -> None:
+    def files(loss: float, data: str = "e" * 64) -> dict[str, str]:
         evidence = EVIDENCE.model_copy(update={"validation_loss": loss, "validation_digest": data})
         return FILES | {EVIDENCE_FILE: evidence.model_dump_json()}
 
@@ -157,7 +175,7 @@ def test_not_worse_than_the_champion_by_default(start, fake, name):
     assert api.promote(name, 3).status_code == 200  # measured on other data: nothing to compare
 
 
-def earlier_release(ledger, model, alias, *numbers):
+def earlier_release(ledger: Ledger, model: str, alias: str, *numbers: int) -> None:
     """Promotions as a release kept them that knew no digests."""
     before = None
     for number in numbers:
@@ -166,7 +184,9 @@ def earlier_release(ledger, model, alias, *numbers):
         before = number
 
 
-def test_digests_of_earlier_promotions_are_recorded_at_the_start(start, world, name, ledger):
+def test_digests_of_earlier_promotions_are_recorded_at_the_start(
+    start: Callable[..., Api], world: FakeRegistry | RealWorld, name: str, ledger: Ledger
+) -> None:
     world.add_model(name)
     for _ in range(3):
         world.add_version(name, tags=KIND, files=FILES)
@@ -186,7 +206,9 @@ def test_digests_of_earlier_promotions_are_recorded_at_the_start(start, world, n
     assert len([each for each in api.history(name) if each["action"] == "record"]) == 2
 
 
-def test_digests_are_recorded_once_mlflow_answers(start, fake, adapters, ledger):
+def test_digests_are_recorded_once_mlflow_answers(
+    start: Callable[..., Api], fake: FakeRegistry, adapters: str, ledger: Ledger
+) -> None:
     """A service that starts before MLflow does is no reason to leave a champion without its digest."""
     earlier_release(ledger, adapters, "champion", 1)
     fake.point(adapters, "champion", 1)
@@ -202,7 +224,7 @@ def test_digests_are_recorded_once_mlflow_answers(start, fake, adapters, ledger)
     assert api.history(adapters)[0]["action"] == "record"
 
 
-def test_an_outside_move_keeps_the_decided_digest(api, fake, adapters):
+def test_an_outside_move_keeps_the_decided_digest(api: Api, fake: FakeRegistry, adapters: str) -> None:
     api.promote(adapters, 1)
     api.promote(adapters, 2)
     for file, text in other_weights("planted")[0].items():
@@ -214,7 +236,7 @@ def test_an_outside_move_keeps_the_decided_digest(api, fake, adapters):
     assert fake.version(adapters, 1).tags[TAG_PROMOTED_DIGEST] == DIGEST
 
 
-def test_a_recreated_model_has_new_versions(api, fake, adapters):
+def test_a_recreated_model_has_new_versions(api: Api, fake: FakeRegistry, adapters: str) -> None:
     """Version numbers of a deleted model are given out again; they are other versions."""
     api.promote(adapters, 1)
     fake.delete_model(adapters)
@@ -225,13 +247,15 @@ def test_a_recreated_model_has_new_versions(api, fake, adapters):
 
 
 @pytest.mark.parametrize("file", [WEIGHTS_FILE, ADAPTER_FILE])
-def test_changed_files_are_shown_and_logged(start, fake, adapters, file, caplog):
+def test_changed_files_are_shown_and_logged(
+    start: Callable[..., Api], fake: FakeRegistry, adapters: str, file: str, caplog: pytest.LogCaptureFixture
+) -> None:
     api = start(fake, integrity_check_s=0.02)
     api.promote(adapters, 1)
     found = threading.Event()
     fake.overwrite(adapters, 1, file, other_weights("planted")[0][file])
 
-    def told():
+    def told() -> list[str]:
         return api.get(f"/models/{adapters}", headers={"Cache-Control": "no-cache"}).json()["problems"]
 
     for _ in range(500):
@@ -251,7 +275,7 @@ def test_changed_files_are_shown_and_logged(start, fake, adapters, file, caplog)
     assert told() == []
 
 
-def test_a_wrong_digest_tag_is_corrected(fake, api, adapters, ledger):
+def test_a_wrong_digest_tag_is_corrected(fake: FakeRegistry, api: Api, adapters: str, ledger: Ledger) -> None:
     api.promote(adapters, 1)
     fake.set_tag(adapters, 1, TAG_PROMOTED_DIGEST, "f" * 64)
     IntegrityMonitor(fake, ledger, AdapterDigests(fake, ledger), 3600).check()

@@ -1,29 +1,37 @@
 """What MLflow answered a moment ago: asked once, forgotten after a change, never given to whoever wants to know it now."""
 
+from __future__ import annotations
+
 import threading
 import time
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import pytest
 from atelier_registry.errors import TrackingUnavailableError
 from atelier_registry.models.cached_registry import CachedRegistry
+from atelier_registry.models.model_registry import Model
 
-from ..conftest import FILES
+from ..adapter_files import FILES
+from ..conftest import Api
+from ..fake_registry import FakeRegistry
+from ..real_registry import RealWorld
 
 
 @pytest.fixture
-def recent(fake):
+def recent(fake: FakeRegistry) -> CachedRegistry:
     return CachedRegistry(fake, 60)
 
 
-def asked(fake, recent, method, *about):
+def asked(fake: FakeRegistry, recent: CachedRegistry, method: str, *about: Any) -> tuple[int, Any]:
     """How often MLflow was asked, and the answer."""
     before = len(fake.calls)
     answer = getattr(recent, method)(*about)
     return len(fake.calls) - before, answer
 
 
-def test_a_read_is_cached_until_something_changes(fake, recent, adapters):
+def test_a_read_is_cached_until_something_changes(fake: FakeRegistry, recent: CachedRegistry, adapters: str) -> None:
     run = fake.version(adapters, 5).run_id
     fake.add_point(adapters, 5, "loss", 1, 0.5)
     fake.add_image(adapters, 5, "validation", 1, b"\x89PNG")
@@ -32,20 +40,20 @@ def test_a_read_is_cached_until_something_changes(fake, recent, adapters):
         ("run", run), ("runs", [run]), ("curve", run, "loss"), ("images", run),
     ]  # fmt: skip
     for question in questions:
-        first, second = asked(fake, recent, *question), asked(fake, recent, *question)
+        first, second = asked(fake, recent, *question), asked(fake, recent, *question)  # type: ignore[arg-type]
         assert (first[0], second[0]) == (1, 0), question
-        assert first[1] == second[1] == getattr(fake, question[0])(*question[1:])
+        assert first[1] == second[1] == getattr(fake, question[0])(*question[1:])  # type: ignore[arg-type]
     recent.invalidate()
-    assert [asked(fake, recent, *question)[0] for question in questions] == [1] * len(questions)
+    assert [asked(fake, recent, *question)[0] for question in questions] == [1] * len(questions)  # type: ignore[arg-type]
 
 
-def test_other_arguments_are_cached_separately(fake, recent, adapters):
+def test_other_arguments_are_cached_separately(fake: FakeRegistry, recent: CachedRegistry, adapters: str) -> None:
     assert [version.number for version in recent.versions(adapters, 2, None).items] == [5, 4]
     assert [version.number for version in recent.versions(adapters, 1, None).items] == [5]
     assert (recent.version(adapters, 1).number, recent.version(adapters, 2).number) == (1, 2)
 
 
-def test_a_cached_answer_expires(fake, adapters):
+def test_a_cached_answer_expires(fake: FakeRegistry, adapters: str) -> None:
     recent, never = CachedRegistry(fake, 0.05), CachedRegistry(fake, 0)
     for _ in range(2):
         assert asked(fake, recent, "model", adapters)[0] == 1
@@ -53,7 +61,7 @@ def test_a_cached_answer_expires(fake, adapters):
         time.sleep(0.1)
 
 
-def test_missing_objects_and_failures_are_not_cached(fake, recent, adapters):
+def test_missing_objects_and_failures_are_not_cached(fake: FakeRegistry, recent: CachedRegistry, adapters: str) -> None:
     assert recent.model("coming") is None
     assert not recent.versions("coming", 20, None).items
     fake.add_model("coming")
@@ -70,11 +78,11 @@ def test_missing_objects_and_failures_are_not_cached(fake, recent, adapters):
 class Gate:
     """A registry's question that waits until it is let go."""
 
-    def __init__(self, question):
+    def __init__(self, question: Callable[..., Model | None]) -> None:
         self.__name__, self._question = question.__name__, question
         self.begun, self.go, self.count = threading.Event(), threading.Event(), 0
 
-    def __call__(self, *about):
+    def __call__(self, *about: str) -> Model:
         self.count += 1
         answer = self._question(*about)
         self.begun.set()
@@ -82,8 +90,8 @@ class Gate:
         return answer
 
 
-def test_concurrent_readers_share_a_request(fake, recent, adapters):
-    fake.model = gate = Gate(fake.model)
+def test_concurrent_readers_share_a_request(fake: FakeRegistry, recent: CachedRegistry, adapters: str) -> None:
+    fake.model = gate = Gate(fake.model)  # type: ignore[assignment]
     with ThreadPoolExecutor(8) as pool:
         found = [pool.submit(recent.model, adapters) for _ in range(8)]
         assert gate.begun.wait(20)
@@ -92,17 +100,17 @@ def test_concurrent_readers_share_a_request(fake, recent, adapters):
     assert gate.count == 1
 
 
-def test_concurrent_readers_share_a_failure(fake, recent, adapters):
-    def failing(name):
-        failing.count += 1
+def test_concurrent_readers_share_a_failure(fake: FakeRegistry, recent: CachedRegistry, adapters: str) -> None:
+    def failing(name: str) -> None:
+        failing.count += 1  # type: ignore[attr-defined]
         assert go.wait(20)
         raise TrackingUnavailableError
 
-    failing.count, go = 0, threading.Event()
+    failing.count, go = 0, threading.Event()  # type: ignore[attr-defined]
     fake.model = failing
     with ThreadPoolExecutor(4) as pool:
         found = [pool.submit(recent.model, adapters) for _ in range(4)]
-        while not failing.count:
+        while not failing.count:  # type: ignore[attr-defined]
             time.sleep(0.01)
         time.sleep(0.1)
         go.set()
@@ -111,9 +119,9 @@ def test_concurrent_readers_share_a_failure(fake, recent, adapters):
                 each.result(20)
 
 
-def test_an_answer_from_before_a_change_is_not_cached(fake, recent, adapters):
+def test_an_answer_from_before_a_change_is_not_cached(fake: FakeRegistry, recent: CachedRegistry, adapters: str) -> None:
     plain = fake.model
-    fake.model = gate = Gate(plain)
+    fake.model = gate = Gate(plain)  # type: ignore[assignment]
     with ThreadPoolExecutor(1) as pool:
         early = pool.submit(recent.model, adapters)
         assert gate.begun.wait(20)  # MLflow has answered, nobody has read it yet
@@ -126,14 +134,14 @@ def test_an_answer_from_before_a_change_is_not_cached(fake, recent, adapters):
     assert recent.model(adapters).aliases == {"champion": 3}
 
 
-def test_files_of_a_complete_version_stay_cached(fake, recent, adapters):
+def test_files_of_a_complete_version_stay_cached(fake: FakeRegistry, recent: CachedRegistry, adapters: str) -> None:
     assert recent.files(adapters, 5) == FILES
     recent.invalidate()
     assert asked(fake, recent, "files", adapters, 5) == (1, FILES)  # whether it is the same version
     assert recent.files(adapters, 5, [next(iter(FILES))]).keys() == {next(iter(FILES))}
 
 
-def test_a_reused_version_number_is_another_version(fake, recent, adapters):
+def test_a_reused_version_number_is_another_version(fake: FakeRegistry, recent: CachedRegistry, adapters: str) -> None:
     assert recent.files(adapters, 5) == FILES
     fake.delete_version(adapters, 5)
     time.sleep(0.002)  # MLflow's times are whole milliseconds
@@ -143,7 +151,7 @@ def test_a_reused_version_number_is_another_version(fake, recent, adapters):
     assert recent.files(adapters, 5) == other
 
 
-def test_missing_files_are_not_cached(fake, recent, name):
+def test_missing_files_are_not_cached(fake: FakeRegistry, recent: CachedRegistry, name: str) -> None:
     fake.add_model(name)
     number = fake.add_version(name, files={})
     assert recent.files(name, number) == {}
@@ -156,7 +164,9 @@ def test_missing_files_are_not_cached(fake, recent, name):
         assert fake.calls.count("files") == before + 2
 
 
-def test_own_changes_are_visible_at_once_and_others_after_the_ttl(start, world, name):
+def test_own_changes_are_visible_at_once_and_others_after_the_ttl(
+    start: Callable[..., Api], world: FakeRegistry | RealWorld, name: str
+) -> None:
     world.add_model(name)
     for _ in range(3):
         world.add_version(name, tags={"atelier.kind": "adapter"}, files=FILES)
@@ -168,7 +178,7 @@ def test_own_changes_are_visible_at_once_and_others_after_the_ttl(start, world, 
         (version, lambda found: found["aliases"]),
     )
 
-    def seen(headers=None):
+    def seen(headers: dict[str, str] | None = None) -> Any:
         return [pick(api.get(path, headers).json()) for path, pick in reads]
 
     assert seen() == [None, [], []]

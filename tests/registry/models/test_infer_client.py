@@ -1,11 +1,15 @@
 """The stager against a real infer: what it draws, what it refuses, and an infer that is not there."""
 
+from __future__ import annotations
+
 import hashlib
+from collections.abc import Iterator
 
 import pytest
 from atelier_contracts.stage import StageImage
 from atelier_contracts.tokens import TokenFile
 from atelier_infer.app import create_app, make_engine
+from atelier_infer.engine.engine import Engine
 from atelier_infer.metrics import Metrics
 from atelier_infer.settings import Settings
 from atelier_registry.errors import StageRefusedError, StageUnavailableError
@@ -20,7 +24,7 @@ IMAGES = [StageImage(prompt="a cat", seed=7, steps=2), StageImage(prompt="a dog"
 
 
 @pytest.fixture(scope="module")
-def infer(tmp_path_factory):
+def infer(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, Engine]]:
     """An infer with two good versions and a broken one; gives its address."""
     folder = tmp_path_factory.mktemp("infer")
     store = FakeStore()
@@ -50,7 +54,7 @@ def infer(tmp_path_factory):
         yield url, engine
 
 
-def test_infer_generates_images_by_a_staged_version(infer):
+def test_infer_generates_images_by_a_staged_version(infer: tuple[str, Engine]) -> None:
     infer_client = HttpInferClient(infer[0], "promoter", 120)
     one, other = (infer_client.stage("sketches", number, IMAGES) for number in (1, 2))
     assert [image.request for image in one.images] == IMAGES
@@ -59,7 +63,7 @@ def test_infer_generates_images_by_a_staged_version(infer):
     assert infer_client.stage("sketches", 2).images == []
 
 
-def test_what_cannot_be_served_is_refused_with_the_reason(infer):
+def test_what_cannot_be_served_is_refused_with_the_reason(infer: tuple[str, Engine]) -> None:
     infer_client = HttpInferClient(infer[0], "promoter", 120)
     for model, number, told in (("sketches", 3, "0" * 64), ("sketches", 9, "no version 9"), ("photos", 1, "'photos'")):
         with pytest.raises(StageRefusedError, match=told):
@@ -68,7 +72,7 @@ def test_what_cannot_be_served_is_refused_with_the_reason(infer):
         infer_client.stage("sketches", 1, [StageImage(prompt="a cat", size=33)])
 
 
-def test_an_unreachable_infer_is_reported(infer):
+def test_an_unreachable_infer_is_reported(infer: tuple[str, Engine]) -> None:
     for token in ("reader", "nobody"):
         with pytest.raises(StageUnavailableError, match="own token"):
             HttpInferClient(infer[0], token, 120).stage("sketches", 1)

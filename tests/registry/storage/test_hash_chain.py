@@ -1,6 +1,9 @@
 """The hash chain: any change to any entry is found, and the first broken place is named."""
 
+from __future__ import annotations
+
 from datetime import UTC, datetime
+from typing import Any
 
 import pytest
 from atelier_registry.storage import hash_chain
@@ -8,9 +11,10 @@ from atelier_registry.storage.entries import DecisionFacts
 from atelier_registry.storage.ledger import Ledger
 from hypothesis import given
 from hypothesis import strategies as st
+from sqlalchemy import Engine
 
 
-def rows(count=6):
+def rows(count: int = 6) -> Any:
     """A chain as the ledger makes it."""
     made, previous = [], hash_chain.GENESIS
     for number in range(1, count + 1):
@@ -24,14 +28,14 @@ def rows(count=6):
     return made
 
 
-def test_an_intact_chain_is_verified():
+def test_an_intact_chain_is_verified() -> None:
     assert hash_chain.verify(rows()) == hash_chain.VerifiedChain(6, rows()[-1]["hash"])
     assert hash_chain.verify([]) == hash_chain.VerifiedChain(0, hash_chain.GENESIS)
     assert hash_chain.verify(rows(), head=rows()[2]["hash"]).entries == 6
 
 
 @given(st.integers(0, 5), st.sampled_from(sorted(rows()[0].keys() - {"id", "hash"})), st.text(max_size=5))
-def test_a_changed_field_is_found_in_its_entry(place, column, value):
+def test_a_changed_field_is_found_in_its_entry(place: int, column: str, value: str) -> None:
     made = rows()
     if made[place][column] == value:
         return
@@ -41,7 +45,7 @@ def test_a_changed_field_is_found_in_its_entry(place, column, value):
 
 
 @given(st.integers(0, 4))
-def test_a_missing_entry_is_found(place):
+def test_a_missing_entry_is_found(place: int) -> None:
     made = rows()
     del made[place]
     with pytest.raises(hash_chain.BrokenChainError, match=f"entry {place + 1} is missing"):
@@ -49,13 +53,13 @@ def test_a_missing_entry_is_found(place):
 
 
 @given(st.permutations(range(6)))
-def test_another_order_is_found(order):
+def test_another_order_is_found(order: list[int]) -> None:
     if list(order) != list(range(6)):
         with pytest.raises(hash_chain.BrokenChainError):
             hash_chain.verify([rows()[place] for place in order])
 
 
-def test_a_rewritten_entry_is_found_by_the_next_one():
+def test_a_rewritten_entry_is_found_by_the_next_one() -> None:
     made = rows()
     made[2] = made[2] | {"actor": "eve"}
     made[2]["hash"] = hash_chain.digest(made[2])
@@ -63,19 +67,19 @@ def test_a_rewritten_entry_is_found_by_the_next_one():
         hash_chain.verify(made)
 
 
-def test_a_removed_end_is_found_with_a_known_head():
+def test_a_removed_end_is_found_with_a_known_head() -> None:
     hash_chain.verify(rows()[:4])
     with pytest.raises(hash_chain.BrokenChainError, match="the end was removed"):
         hash_chain.verify(rows()[:4], head=rows()[-1]["hash"])
 
 
-def broken(made, **given):
+def broken(made: list[Any], **given: Any) -> str:
     with pytest.raises(hash_chain.BrokenChainError) as caught:
         hash_chain.verify(made, **given)
     return str(caught.value)
 
 
-def test_messages_name_the_entry_and_both_hashes():
+def test_messages_name_the_entry_and_both_hashes() -> None:
     made = rows()
     hashes = [row["hash"] for row in made]
     assert broken(made[:3] + made[4:]) == "entry 4 is missing: entry 3 is followed by entry 5"
@@ -88,7 +92,7 @@ def test_messages_name_the_entry_and_both_hashes():
 
 @pytest.mark.parametrize("number", [1, 3, 6])
 @pytest.mark.parametrize("anchored", ["0" * 64, "f" * 64])
-def test_a_chain_that_differs_from_an_anchor_is_found(number, anchored):
+def test_a_chain_that_differs_from_an_anchor_is_found(number: int, anchored: str) -> None:
     made = rows()
     own = made[number - 1]["hash"]
     message = f"entry {number} was anchored in mlflow with the hash {anchored}, and now has the hash {own}"
@@ -96,7 +100,7 @@ def test_a_chain_that_differs_from_an_anchor_is_found(number, anchored):
     assert hash_chain.verify(made, anchors={"s3": (number, own), "mlflow": (number, own)}).entries == 6
 
 
-def test_a_chain_that_ends_before_an_anchor_is_found():
+def test_a_chain_that_ends_before_an_anchor_is_found() -> None:
     made = rows()
     anchors = {"s3": (5, made[4]["hash"])}
     assert hash_chain.verify(made[:5], anchors=anchors).entries == 5
@@ -107,21 +111,21 @@ def test_a_chain_that_ends_before_an_anchor_is_found():
 
 
 @pytest.mark.parametrize("head", ["0" * 63 + "1", "f" * 64])
-def test_a_head_that_does_not_occur_is_found(head):
+def test_a_head_that_does_not_occur_is_found(head: str) -> None:
     assert broken(rows(), head=head) == (
         f"the hash {head} does not occur among the 6 entries: the end was removed, or the chain was rewritten"
     )
     assert hash_chain.verify(rows(), head="".join([*"0" * 64])).entries == 6  # the start, as another object
 
 
-def test_content_without_a_json_form_has_no_digest():
+def test_content_without_a_json_form_has_no_digest() -> None:
     for value in (float("nan"), float("inf")):
         with pytest.raises(ValueError, match="not JSON compliant"):
             hash_chain.canonical({"number": value})
     assert hash_chain.canonical({"b": "ä", "a": [1, None]}) == '{"a":[1,null],"b":"\\u00e4"}'
 
 
-def test_the_database_refuses_changes(engine, ledger):
+def test_the_database_refuses_changes(engine: Engine, ledger: Ledger) -> None:
     from sqlalchemy import text
     from sqlalchemy.exc import DBAPIError
 
@@ -132,7 +136,7 @@ def test_the_database_refuses_changes(engine, ledger):
     assert hash_chain.verify(ledger.chain.rows()).entries == 1
 
 
-def test_a_change_without_the_triggers_is_found(engine, ledger, request):
+def test_a_change_without_the_triggers_is_found(engine: Engine, ledger: Ledger, request: pytest.FixtureRequest) -> None:
     for number in (1, 2, 3):
         ledger.open("refused", DecisionFacts("pia", "promote", "m", "champion", None, number, "r", details={"ü": 1.5}))
     if engine.dialect.name == "sqlite":
@@ -147,7 +151,7 @@ def test_a_change_without_the_triggers_is_found(engine, ledger, request):
         hash_chain.verify(ledger.chain.rows())
 
 
-def test_migrations_create_the_declared_tables(engine):
+def test_migrations_create_the_declared_tables(engine: Engine) -> None:
     from atelier_registry.storage.migrate import migrate
     from atelier_registry.storage.tables import metadata
     from sqlalchemy import inspect
@@ -163,7 +167,7 @@ def test_migrations_create_the_declared_tables(engine):
     assert set(found.get_table_names()) == {"entries", "events", "webhook_offsets", "alembic_version"}
 
 
-def test_a_database_of_the_first_release_is_migrated(engine, ledger):
+def test_a_database_of_the_first_release_is_migrated(engine: Engine, ledger: Ledger) -> None:
     from atelier_registry.storage.migrate import migrate
     from sqlalchemy import inspect
 
@@ -176,7 +180,7 @@ def test_a_database_of_the_first_release_is_migrated(engine, ledger):
     assert hash_chain.verify(ledger.chain.rows()).entries == 1
 
 
-def test_positions_of_subscribers_survive_the_renaming_of_their_table(engine):
+def test_positions_of_subscribers_survive_the_renaming_of_their_table(engine: Engine) -> None:
     """Revision 0003 on a table that an earlier release filled: no event is lost or sent twice."""
     from atelier_registry.events.webhooks.offsets import WebhookOffset, WebhookOffsets
     from atelier_registry.storage.migrate import migrate
@@ -204,7 +208,7 @@ def test_positions_of_subscribers_survive_the_renaming_of_their_table(engine):
     )
 
 
-def test_a_database_of_a_later_release_is_refused(engine):
+def test_a_database_of_a_later_release_is_refused(engine: Engine) -> None:
     from atelier_registry.errors import SchemaError
     from atelier_registry.storage.migrate import migrate
 
@@ -214,7 +218,7 @@ def test_a_database_of_a_later_release_is_refused(engine):
         migrate(engine)
 
 
-def test_two_processes_may_migrate_at_once(database_url):
+def test_two_processes_may_migrate_at_once(database_url: str) -> None:
     from concurrent.futures import ThreadPoolExecutor
 
     from atelier_registry.storage.database import open_database

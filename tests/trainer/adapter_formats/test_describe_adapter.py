@@ -21,7 +21,9 @@ from atelier_trainer.families import FAMILIES
         ("sd", 16, "v_prediction", (None, None, None)),
     ],
 )
-def test_the_architecture_follows_the_base_model(family, text_width, prediction_type, expected):
+def test_the_architecture_follows_the_base_model(
+    family: str, text_width: int, prediction_type: str, expected: tuple[str | None, str | None, str | None]
+) -> None:
     bundle = BundleManifest(
         family=family,
         base="base",

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from atelier_trainer.adapter_formats.adapter_weights import LoraPair
@@ -67,7 +69,7 @@ NETWORKS = {
 
 @pytest.mark.parametrize("module", [LINEAR, CONVOLUTION], ids=["linear", "convolution"])
 @pytest.mark.parametrize("name", NETWORKS)
-def test_what_is_exact(module, name):
+def test_what_is_exact(module: Any, name: str) -> None:
     kind, options, rank = NETWORKS[name]
     network = randomized(kind("x", module, **options))
     converted = convert(layer_of(module), tensors_of(network), EXACT)
@@ -81,13 +83,13 @@ def test_what_is_exact(module, name):
 
 @pytest.mark.parametrize("module", [LINEAR, CONVOLUTION], ids=["linear", "convolution"])
 @pytest.mark.parametrize("options", [{}, {"constraint": 0.01}, {"rescaled": True}], ids=["plain", "constrained", "rescaled"])
-def test_oft_by_the_bases_weights(module, options):
+def test_oft_by_the_bases_weights(module: Any, options: dict[str, Any]) -> None:
     network = randomized(DiagOFTModule("x", module, lora_dim=4, **options))
     converted = convert(layer_of(module), tensors_of(network), ConversionLimits(1e-6, 64))
     assert_adds_the_same(converted.pair, network, module, 1e-3)
 
 
-def test_a_truncated_conversion_tells_its_error():
+def test_a_truncated_conversion_tells_its_error() -> None:
     difference = torch.randn(32, 24, generator=torch.Generator().manual_seed(2))
     converted = convert(layer_of(LINEAR), {"diff": difference}, ConversionLimits(0.3, 64))
     error = torch.linalg.matrix_norm(converted.pair.delta().float() - difference) / torch.linalg.matrix_norm(difference)
@@ -97,7 +99,7 @@ def test_a_truncated_conversion_tells_its_error():
     assert smaller.pair.rank < converted.pair.rank
 
 
-def test_too_large_an_error_is_refused_with_the_numbers():
+def test_too_large_an_error_is_refused_with_the_numbers() -> None:
     network = randomized(FullModule("x", LINEAR))
     difference = {"diff": network.weight.detach() - LINEAR.weight.detach()}
     match = r"of rank 4 it has an error of \d+\.\d%, and at most 1\.0% is allowed: raise --max_error"
@@ -123,6 +125,6 @@ def test_too_large_an_error_is_refused_with_the_numbers():
         ({"oft_diag": torch.zeros(32)}, "this form of OFT"),
     ],
 )
-def test_refusals(tensors, message):
+def test_refusals(tensors: dict[str, Any], message: str) -> None:
     with pytest.raises(AdapterFileError, match=message):
         convert(layer_of(LINEAR), tensors, EXACT)

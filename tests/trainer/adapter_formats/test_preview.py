@@ -6,6 +6,7 @@ import base64
 import struct
 import zlib
 from io import BytesIO
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,7 +15,7 @@ from atelier_trainer.errors import PreviewError
 from PIL import Image
 
 
-def picture(format: str, size: tuple[int, int] = (64, 48), mode: str = "RGB", **options) -> bytes:
+def picture(format: str, size: tuple[int, int] = (64, 48), mode: str = "RGB", **options: Any) -> bytes:
     stream = BytesIO()
     Image.new(mode, size, (200, 30, 30, 128)[: len(mode)]).save(stream, format, **options)
     return stream.getvalue()
@@ -25,7 +26,7 @@ def opened(content: bytes) -> Image.Image:
 
 
 @pytest.mark.parametrize("format", ["png", "jpeg", "webp"])
-def test_a_picture_becomes_a_webp_without_metadata(format):
+def test_a_picture_becomes_a_webp_without_metadata(format: str) -> None:
     exif = Image.Exif()
     exif[0x010E] = "secret place"
     content = picture(format, exif=exif)
@@ -35,11 +36,11 @@ def test_a_picture_becomes_a_webp_without_metadata(format):
     assert preview == make_preview(content), "the same picture gives the same bytes"
 
 
-def test_a_large_picture_is_made_smaller_and_keeps_its_proportions():
+def test_a_large_picture_is_made_smaller_and_keeps_its_proportions() -> None:
     assert opened(make_preview(picture("png", (2000, 1000)))).size == (512, 256)
 
 
-def test_transparent_parts_become_white():
+def test_transparent_parts_become_white() -> None:
     stream = BytesIO()
     Image.new("RGBA", (8, 8), (0, 0, 0, 0)).save(stream, "png")
     assert np.asarray(opened(make_preview(stream.getvalue()))).min() >= 250
@@ -66,7 +67,7 @@ HOSTILE = {
 
 
 @pytest.mark.parametrize(("content", "message"), HOSTILE.values(), ids=HOSTILE)
-def test_what_is_no_picture_is_refused(content, message):
+def test_what_is_no_picture_is_refused(content: bytes, message: str) -> None:
     with pytest.raises(PreviewError, match=message):
         make_preview(content)
     with pytest.raises(PreviewError, match="it"):
@@ -74,12 +75,12 @@ def test_what_is_no_picture_is_refused(content, message):
 
 
 @pytest.mark.parametrize("text", ["https://example.org/a.png", "data:text/html;base64,PGI+", "data:image/png;base64,???", "x"])
-def test_only_a_data_uri_of_a_picture_is_a_thumbnail(text):
+def test_only_a_data_uri_of_a_picture_is_a_thumbnail(text: str) -> None:
     with pytest.raises(PreviewError):
         read_thumbnail(text)
 
 
-def test_an_exported_thumbnail_can_be_read_again():
+def test_an_exported_thumbnail_can_be_read_again() -> None:
     text = write_thumbnail(make_preview(picture("png", (600, 300))))
     assert text.startswith("data:image/jpeg;base64,")
     assert opened(base64.b64decode(text.partition(",")[2])).size == (256, 128)

@@ -5,13 +5,17 @@ from __future__ import annotations
 import json
 import struct
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from atelier_contracts.styles import Recommended
 from atelier_trainer.__main__ import main
+from atelier_trainer.adapter_formats.adapter_weights import LoraPair
 from atelier_trainer.adapter_formats.metadata import read_style
 from atelier_trainer.adapter_formats.network_types import ConversionLimits
+from atelier_trainer.adapter_formats.read_adapter import ReadAdapter
+from atelier_trainer.base_models.base_model import BaseModel
 from atelier_trainer.base_models.load import load_base_model
 from atelier_trainer.config.option_groups import ModelOptions
 from atelier_trainer.errors import AdapterFileError
@@ -24,28 +28,30 @@ UP = "unet.mid_block.attentions.0.proj_in.lora_B.weight"
 
 
 @pytest.fixture(scope="module")
-def base(small_base):
+def base(small_base: Path) -> BaseModel:
     return load_base_model(ModelOptions(pretrained_model_name_or_path=str(small_base)))
 
 
 @pytest.fixture(scope="module")
-def file(small_base, tmp_path_factory) -> Path:
+def file(small_base: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Rank 3 and alpha 6 on every kind of layer, in diffusers' names."""
     return write_diffusers(load(small_base), tmp_path_factory.mktemp("diffusers"))
 
 
-def read(base, file: Path, *, network_alpha: float | None = None, limits: ConversionLimits | None = None):
+def read(
+    base: BaseModel, file: Path, *, network_alpha: float | None = None, limits: ConversionLimits | None = None
+) -> ReadAdapter:
     options = ImportOptions("x", "x", Path("unused"), network_alpha=network_alpha, limits=limits or ConversionLimits())
     return Importer(base, options).prepare(Source(file, file.name)).adapter
 
 
-def assert_equal(one, other) -> None:
+def assert_equal(one: dict[str, LoraPair], other: dict[str, LoraPair]) -> None:
     assert one.keys() == other.keys()
     for name, pair in one.items():
         torch.testing.assert_close(pair.delta(), other[name].delta(), rtol=1e-6, atol=1e-7)
 
 
-def test_a_file_of_diffusers(base, file):
+def test_a_file_of_diffusers(base: BaseModel, file: Path) -> None:
     adapter = read(base, file)
     tensors = load_file(file)
     assert (adapter.naming, adapter.network, adapter.max_error) == ("diffusers", "lora", 0)
@@ -54,10 +60,10 @@ def test_a_file_of_diffusers(base, file):
     assert torch.equal(adapter.pairs[UP.removesuffix(".lora_B.weight")].up, tensors[UP])
 
 
-def test_the_same_file_in_kohyas_names(base, file, tmp_path):
+def test_the_same_file_in_kohyas_names(base: BaseModel, file: Path, tmp_path: Path) -> None:
     kohya = read(base, to_kohya(file, tmp_path / "k.safetensors", alpha=6.0))
     assert kohya.naming == "kohya"
-    assert_equal(kohya.pairs, read(base, file).pairs)
+    assert_equal(kohya.pairs, read(base, file).pairs)  # type: ignore[arg-type]
 
 
 OLD = [(".to_q.lora_A.", ".processor.to_q_lora.down."), (".to_q.lora_B.", ".processor.to_q_lora.up.")]
@@ -85,16 +91,16 @@ COMFYUI = [
         (OLD, "diffusers"),
     ],
 )
-def test_other_spellings(base, file, tmp_path, rename, naming):
+def test_other_spellings(base: BaseModel, file: Path, tmp_path: Path, rename: Any, naming: str) -> None:
     renamed = rewrite(file, tmp_path / "x.safetensors", rename=rename)
     assert load_file(renamed).keys() != load_file(file).keys()
     adapter = read(base, renamed, network_alpha=6.0)
     assert adapter.naming == naming
-    assert_equal(adapter.pairs, read(base, file).pairs)
+    assert_equal(adapter.pairs, read(base, file).pairs)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
-def test_other_precisions(base, file, tmp_path, dtype):
+def test_other_precisions(base: BaseModel, file: Path, tmp_path: Path, dtype: Any) -> None:
     pairs = read(base, rewrite(file, tmp_path / "x.safetensors", dtype=dtype), network_alpha=6.0).pairs
     exact = read(base, file).pairs
     for name, pair in pairs.items():
@@ -102,7 +108,7 @@ def test_other_precisions(base, file, tmp_path, dtype):
         torch.testing.assert_close(pair.delta(), exact[name].delta(), rtol=0.1, atol=0.01)
 
 
-def test_alpha_is_the_files_then_the_commands_then_the_rank(base, file, tmp_path):
+def test_alpha_is_the_files_then_the_commands_then_the_rank(base: BaseModel, file: Path, tmp_path: Path) -> None:
     bare = rewrite(file, tmp_path / "bare.safetensors")
     layer = UP.removesuffix(".lora_B.weight")
     some = rewrite(file, tmp_path / "some.safetensors", more={f"{layer}.alpha": torch.tensor(1.5)})
@@ -113,10 +119,12 @@ def test_alpha_is_the_files_then_the_commands_then_the_rank(base, file, tmp_path
     assert {pair.alpha for name, pair in mixed.items() if name != layer} == {2.0}
 
 
-def test_rslora_patterns_and_mixed_ranks_are_read_from_pefts_configuration(base, small_base, tmp_path):
+def test_rslora_patterns_and_mixed_ranks_are_read_from_pefts_configuration(
+    base: BaseModel, small_base: Path, tmp_path: Path
+) -> None:
     options = {"rank_pattern": {"proj_in": 5}, "alpha_pattern": {"proj_in": 10.0}, "use_rslora": True}
     pipeline = load(small_base)
-    file = write_diffusers(pipeline, tmp_path, text=False, **options)
+    file = write_diffusers(pipeline, tmp_path, text=False, **options)  # type: ignore[arg-type]
     pairs = read(base, file).pairs
     ranks = {name.endswith("proj_in"): (pair.rank, pair.alpha) for name, pair in pairs.items()}
     assert ranks == {True: (5, pytest.approx(10 * 5**0.5)), False: (3, pytest.approx(6 * 3**0.5))}
@@ -127,26 +135,26 @@ def test_rslora_patterns_and_mixed_ranks_are_read_from_pefts_configuration(base,
         )
 
 
-def test_text_encoder_keys_alone(base, small_base, tmp_path):
+def test_text_encoder_keys_alone(base: BaseModel, small_base: Path, tmp_path: Path) -> None:
     pairs = read(base, write_diffusers(load(small_base), tmp_path, unet=False)).pairs
     assert len(pairs) == 12
     assert all(name.startswith("text_encoder.") for name in pairs)
 
 
-def test_two_spellings_of_one_layer_are_refused(base, file, tmp_path):
+def test_two_spellings_of_one_layer_are_refused(base: BaseModel, file: Path, tmp_path: Path) -> None:
     tensors = load_file(file)
     twice = rewrite(file, tmp_path / "x.safetensors", more={UP.replace("lora_B", "lora_up"): tensors[UP]})
     with pytest.raises(AdapterFileError, match=r"lora_B\.weight' and .*lora_up\.weight' are both up of unet\.mid_block"):
         read(base, twice)
 
 
-def test_unknown_keys_are_named(base, file, tmp_path):
+def test_unknown_keys_are_named(base: BaseModel, file: Path, tmp_path: Path) -> None:
     more = {f"unet.nowhere.{number}.lora_A.weight": torch.zeros(3, 4) for number in range(5)}
     with pytest.raises(AdapterFileError, match=r"does not fit small-sd: it has no layer for unet\.nowhere\.0.* and 2 more"):
         read(base, rewrite(file, tmp_path / "x.safetensors", more=more))
 
 
-def test_another_base_is_found_by_shapes(base, file, tmp_path):
+def test_another_base_is_found_by_shapes(base: BaseModel, file: Path, tmp_path: Path) -> None:
     tensors = load_file(file)
     for key, tensor in tensors.items():
         if "attn2.to_k.lora_A" in key or "attn2.to_v.lora_A" in key:
@@ -158,13 +166,13 @@ def test_another_base_is_found_by_shapes(base, file, tmp_path):
     assert "\n" not in str(error.value)
 
 
-def test_dora_is_refused_with_what_works(base, small_base, tmp_path):
+def test_dora_is_refused_with_what_works(base: BaseModel, small_base: Path, tmp_path: Path) -> None:
     file = write_diffusers(load(small_base), tmp_path, text=False, use_dora=True)
     with pytest.raises(AdapterFileError, match=r"DoRA rescales .*fuse_lora, save_pretrained"):
         read(base, file)
 
 
-def header(**entries) -> bytes:
+def header(**entries: Any) -> bytes:
     text = json.dumps(entries).encode()
     return struct.pack("<Q", len(text)) + text
 
@@ -193,7 +201,9 @@ HOSTILE = {
 
 
 @pytest.mark.parametrize("content", HOSTILE.values(), ids=HOSTILE)
-def test_hostile_files_are_one_line_and_exit_code_2(small_base, tmp_path, content, capsys):
+def test_hostile_files_are_one_line_and_exit_code_2(
+    small_base: Path, tmp_path: Path, content: bytes, capsys: pytest.CaptureFixture[str]
+) -> None:
     file = tmp_path / "bad.safetensors"
     file.write_bytes(content)
     # no server listens there: nothing is asked of it
@@ -224,7 +234,15 @@ METADATA = {
 
 
 @pytest.mark.parametrize(("metadata", "more", "message"), METADATA.values(), ids=METADATA)
-def test_values_that_no_adapter_has_are_refused_in_one_line(small_base, file, tmp_path, metadata, more, message, capsys):
+def test_values_that_no_adapter_has_are_refused_in_one_line(
+    small_base: Path,
+    file: Path,
+    tmp_path: Path,
+    metadata: dict[str, str],
+    more: dict[str, Any],
+    message: str,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
     save_file(load_file(file) | more, tmp_path / "bad.safetensors", metadata)
     assert main(["import", str(tmp_path / "bad.safetensors"), f"--base={small_base}", "--dry_run"]) == 2
     err = capsys.readouterr().err
@@ -232,7 +250,7 @@ def test_values_that_no_adapter_has_are_refused_in_one_line(small_base, file, tm
     assert err.count("\n") == 1
 
 
-def test_metadata_that_makes_no_sense_is_left_out():
+def test_metadata_that_makes_no_sense_is_left_out() -> None:
     style = read_style({"modelspec.trigger_phrase": ",".join("abcdefgh" * 10), "modelspec.title": "x" * 999})
     assert (len(style.trigger_words), len(style.title or "")) == (50, 200)
     for text in ('{"a": {"b": Infinity}}', '{"a": [1]}', "[1]", "nonsense", "[" * 100_000):
@@ -251,13 +269,20 @@ def test_metadata_that_makes_no_sense_is_left_out():
         ([], "import needs --register and --tracking_uri"),
     ],
 )
-def test_arguments(small_base, file, arguments, message, capsys, monkeypatch):
+def test_arguments(
+    small_base: Path,
+    file: Path,
+    arguments: list[str],
+    message: str,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     assert main(["import", str(file), f"--base={small_base}", *arguments]) == 2
     assert message in capsys.readouterr().err
 
 
-def test_several_files_need_a_name_each(small_base, file, capsys):
+def test_several_files_need_a_name_each(small_base: Path, file: Path, capsys: pytest.CaptureFixture[str]) -> None:
     twin = file.with_name("second.safetensors")
     twin.write_bytes(file.read_bytes())
     command = ["import", str(file.parent), f"--base={small_base}", "--register=one", "--tracking_uri=http://127.0.0.1:9"]
@@ -266,12 +291,12 @@ def test_several_files_need_a_name_each(small_base, file, capsys):
     twin.unlink()
 
 
-def test_an_empty_folder(small_base, tmp_path, capsys):
+def test_an_empty_folder(small_base: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["import", str(tmp_path), f"--base={small_base}", "--dry_run"]) == 2
     assert "there is no .safetensors file in the folder" in capsys.readouterr().err
 
 
-def test_a_name_that_is_nowhere(small_base, monkeypatch, capsys):
+def test_a_name_that_is_nowhere(small_base: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     for name, message in (("./nothing", "there is no file or folder"), ("nobody/nothing", "is neither a file nor on the hub")):
         assert main(["import", name, f"--base={small_base}", "--dry_run"]) == 2

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,13 +18,13 @@ from atelier_trainer.errors import BaseModelError
 from safetensors.torch import load_file, save_file
 
 from ..adapter_formats.lora_files import draw, load, write_diffusers
-from .original_checkpoint import vae_tensors, write_checkpoint
+from .original_checkpoint import Tensors, vae_tensors, write_checkpoint
 
 VAE_FLAG = "pretrained_vae_model_name_or_path"
 
 
 @pytest.fixture
-def open_file(tmp_path):
+def open_file(tmp_path: Path) -> Any:
     def run(file: Path, config: Path | None, **flags: Any) -> BaseModel:
         options = ModelOptions(
             pretrained_model_name_or_path=str(file), single_file_config=str(config) if config else None, **flags
@@ -33,12 +34,14 @@ def open_file(tmp_path):
     return run
 
 
-@pytest.mark.parametrize("name", ["small_base", "xl_base"])
-def test_it_draws_what_the_folder_draws_that_it_was_written_from(request, open_file, tmp_path, name):
+@pytest.mark.parametrize("name", ["small_base", "small_xl_base"])
+def test_it_draws_what_the_folder_draws_that_it_was_written_from(
+    request: pytest.FixtureRequest, open_file: Any, tmp_path: Path, name: str
+) -> None:
     folder: Path = request.getfixturevalue(name)
     original = load_base_model(ModelOptions(pretrained_model_name_or_path=str(folder))).load_pipeline()
     base = open_file(write_checkpoint(original, tmp_path / "ink.safetensors"), folder)
-    assert (base.name, base.revision, base.family.name) == ("ink", None, "sdxl" if name == "xl_base" else "sd")
+    assert (base.name, base.revision, base.family.name) == ("ink", None, "sdxl" if name == "small_xl_base" else "sd")
     converted = base.load_pipeline()
     for part, model in original.components.items():
         if isinstance(model, torch.nn.Module):
@@ -46,14 +49,14 @@ def test_it_draws_what_the_folder_draws_that_it_was_written_from(request, open_f
     assert torch.equal(draw(converted), draw(original))
 
 
-def test_half_precision_is_kept_on_disk_and_computed_with_in_float32(small_base, open_file, tmp_path):
+def test_half_precision_is_kept_on_disk_and_computed_with_in_float32(small_base: Path, open_file: Any, tmp_path: Path) -> None:
     base = open_file(write_checkpoint(load(small_base), tmp_path / "half.safetensors", dtype=torch.float16), small_base)
     (weights,) = (base.folder / "unet").glob("*.safetensors")
     assert {tensor.dtype for tensor in load_file(weights).values()} == {torch.float16}
     assert {parameter.dtype for parameter in base.load_unet().parameters()} == {torch.float32}
 
 
-def test_it_is_converted_once(small_base, open_file, tmp_path, monkeypatch):
+def test_it_is_converted_once(small_base: Path, open_file: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     file = write_checkpoint(load(small_base), tmp_path / "ink.safetensors")
     first = open_file(file, small_base)
     moved = file.rename(tmp_path / "other.safetensors")
@@ -62,7 +65,9 @@ def test_it_is_converted_once(small_base, open_file, tmp_path, monkeypatch):
     assert (again.folder, again.name) == (first.folder, "other")
 
 
-def test_the_prediction_type_is_the_flags_the_files_or_the_configurations(small_base, open_file, tmp_path):
+def test_the_prediction_type_is_the_flags_the_files_or_the_configurations(
+    small_base: Path, open_file: Any, tmp_path: Path
+) -> Any:
     epsilon = tmp_path / "epsilon"
     shutil.copytree(small_base, epsilon)
     scheduler = epsilon / "scheduler/scheduler_config.json"
@@ -71,7 +76,7 @@ def test_the_prediction_type_is_the_flags_the_files_or_the_configurations(small_
     says_v = tmp_path / "says-v.safetensors"
     save_file(load_file(plain) | {"v_pred": torch.zeros(0)}, says_v)
 
-    def prediction_type(file: Path, **flags: str) -> str:
+    def prediction_type(file: Path, **flags: Any) -> str:
         return str(open_file(file, epsilon, **flags).noise_schedule.config.prediction_type)
 
     assert prediction_type(plain) == "epsilon"
@@ -79,7 +84,7 @@ def test_the_prediction_type_is_the_flags_the_files_or_the_configurations(small_
     assert prediction_type(plain, prediction_type="v_prediction") == "v_prediction"
 
 
-def test_weights_never_come_from_the_configuration(small_base, open_file, tmp_path):
+def test_weights_never_come_from_the_configuration(small_base: Path, open_file: Any, tmp_path: Path) -> None:
     file = write_checkpoint(load(small_base), tmp_path / "ink.safetensors")
     tensors = load_file(file)
     dropped = next(key for key in tensors if key.endswith("layers.1.mlp.fc1.weight"))
@@ -90,7 +95,7 @@ def test_weights_never_come_from_the_configuration(small_base, open_file, tmp_pa
     assert list((tmp_path / "cache/bases").glob("*/")) == [], "nothing half-converted is left"
 
 
-def test_a_file_without_a_vae_needs_one(small_base, open_file, tmp_path):
+def test_a_file_without_a_vae_needs_one(small_base: Path, open_file: Any, tmp_path: Path) -> None:
     pipeline = load(small_base)
     file = write_checkpoint(pipeline, tmp_path / "ink.safetensors", vae=False)
     with pytest.raises(BaseModelError, match=f"vae missing; give a VAE with --{VAE_FLAG}"):
@@ -125,7 +130,9 @@ def test_a_file_without_a_vae_needs_one(small_base, open_file, tmp_path):
         ),
     ],
 )
-def test_what_is_no_base_model_is_refused_in_one_line(small_base, open_file, tmp_path, change, message):
+def test_what_is_no_base_model_is_refused_in_one_line(
+    small_base: Path, open_file: Any, tmp_path: Path, change: Callable[[Tensors], Tensors], message: str
+) -> None:
     file = write_checkpoint(load(small_base), tmp_path / "ink.safetensors")
     save_file(change(load_file(file)), file)
     with pytest.raises(BaseModelError, match=message) as refusal:
@@ -134,7 +141,7 @@ def test_what_is_no_base_model_is_refused_in_one_line(small_base, open_file, tmp
     assert "ink.safetensors" in str(refusal.value)
 
 
-def test_a_pickle_is_never_opened(open_file, small_base, tmp_path):
+def test_a_pickle_is_never_opened(open_file: Any, small_base: Path, tmp_path: Path) -> None:
     (tmp_path / "ink.ckpt").write_bytes(b"\x80\x02}q\x00.")
     with pytest.raises(BaseModelError, match=r"is a pickle, which can run code and is never loaded"):
         open_file(tmp_path / "ink.ckpt", small_base)
@@ -143,13 +150,13 @@ def test_a_pickle_is_never_opened(open_file, small_base, tmp_path):
         open_file(tmp_path / "ink.safetensors", small_base)
 
 
-def test_a_kind_that_was_never_published_needs_a_configuration(open_file, small_base, tmp_path):
+def test_a_kind_that_was_never_published_needs_a_configuration(open_file: Any, small_base: Path, tmp_path: Path) -> None:
     file = write_checkpoint(load(small_base), tmp_path / "ink.safetensors")
     with pytest.raises(BaseModelError, match=r"name a diffusers folder or a hub id .* as --single_file_config"):
         open_file(file, None)
 
 
-def test_a_vae_of_another_family_is_refused(small_base, open_file, tmp_path):
+def test_a_vae_of_another_family_is_refused(small_base: Path, open_file: Any, tmp_path: Path) -> None:
     shutil.copytree(small_base / "vae", tmp_path / "vae")
     config = tmp_path / "vae/config.json"
     content = json.loads(config.read_text())
@@ -161,7 +168,7 @@ def test_a_vae_of_another_family_is_refused(small_base, open_file, tmp_path):
         open_file(small_base, None, **{VAE_FLAG: str(tmp_path / "vae")})
 
 
-def test_import_takes_a_checkpoint_file_as_base(small_base, tmp_path, capsys):
+def test_import_takes_a_checkpoint_file_as_base(small_base: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     checkpoint = write_checkpoint(load(small_base), tmp_path / "base.safetensors")
     adapter = write_diffusers(load(small_base), tmp_path / "made")
     arguments = [f"--base={checkpoint}", f"--single_file_config={small_base}", f"--cache_dir={tmp_path / 'cache'}", "--dry_run"]

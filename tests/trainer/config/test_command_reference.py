@@ -17,12 +17,12 @@ def commands() -> dict[str, argparse.ArgumentParser]:
     return dict(action.choices)
 
 
-def test_every_command_is_listed():
+def test_every_command_is_listed() -> None:
     assert set(re.findall(r"^\| `(\w+)[ `]", TEXT.partition("| exit code")[0], re.M)) == set(commands())
 
 
 @pytest.mark.parametrize("command", ["import", "export"])
-def test_every_flag_is_listed_with_its_default(command):
+def test_every_flag_is_listed_with_its_default(command: str) -> None:
     table = TEXT.partition(f"| flag of `{command}` |")[2].partition("\n\n")[0]
     rows = [[cell.strip() for cell in line.split("|")[1:3]] for line in table.splitlines() if line.startswith("| `--")]
     listed = {flag: default for flags, default in rows for flag in re.findall(r"`--(\w+)`", flags)}

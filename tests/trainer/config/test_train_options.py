@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import re
 import shlex
+from pathlib import Path
+from typing import Any
 
 import pytest
 from atelier_contracts.styles import Recommended, Style
@@ -38,11 +40,11 @@ def problems_of(options: TrainOptions) -> str:
     return str(error.value)
 
 
-def test_the_defaults_are_valid_with_data_and_a_server():
+def test_the_defaults_are_valid_with_data_and_a_server() -> None:
     check(VALID)
 
 
-def test_flags_of_diffusers_scripts_are_accepted():
+def test_flags_of_diffusers_scripts_are_accepted() -> None:
     assert set(OF_DIFFUSERS) <= flags_of(TrainOptions).keys()
     options = parsed(*TRAIN).with_flags(tracking_uri="http://tracking")
     check(options)
@@ -83,11 +85,11 @@ def test_flags_of_diffusers_scripts_are_accepted():
         ({"report_to": "wandb"}, "--report_to wandb needs the package wandb"),
     ],
 )
-def test_an_invalid_flag_is_refused_with_its_value(flags, message):
+def test_an_invalid_flag_is_refused_with_its_value(flags: dict[str, Any], message: str) -> None:
     assert message in problems_of(VALID.with_flags(**flags))
 
 
-def test_the_style_has_what_its_flags_say():
+def test_the_style_has_what_its_flags_say() -> None:
     options = parsed(
         "--title=Ink", "--tags=wash, paper", "--trigger-words=sumi", "--recommended_steps=12", "--recommended-scale=0.5",
         "--recommended_scheduler=ddim", "--recommended_guidance=3",
@@ -97,27 +99,27 @@ def test_the_style_has_what_its_flags_say():
     assert options.style.to_style() == expected
 
 
-def test_a_token_is_not_repeated_in_the_message():
+def test_a_token_is_not_repeated_in_the_message() -> None:
     assert "hf_secret" not in problems_of(VALID.with_flags(hub_token="hf_secret"))
 
 
-def test_all_problems_are_reported_together():
+def test_all_problems_are_reported_together() -> None:
     message = problems_of(VALID.with_flags(rank=0, width=3, tracking_uri=None))
     assert all(flag in message for flag in ("--rank", "--width", "--tracking_uri"))
 
 
-def test_an_unknown_flag_is_refused():
+def test_an_unknown_flag_is_refused() -> None:
     with pytest.raises(TypeError, match="not flags of train: lerning_rate"):
         VALID.with_flags(lerning_rate=1.0)
 
 
-def test_flags_are_spelt_with_dashes_or_underscores():
+def test_flags_are_spelt_with_dashes_or_underscores() -> None:
     options = parsed("--train-data-dir=a", "--max_train_steps=7", "--random-flip", "--mixed_precision=bf16")
     assert (options.data.train_data_dir, options.optimization.max_train_steps) == ("a", 7)
     assert (options.data.random_flip, options.hardware.mixed_precision) == (True, "bf16")
 
 
-def test_a_recipe_holds_flags_and_numbers_as_people_write_them(tmp_path):
+def test_a_recipe_holds_flags_and_numbers_as_people_write_them(tmp_path: Path) -> None:
     file = tmp_path / "recipe.yaml"
     file.write_text("learning_rate: 3e-4\nrank: 16\nrandom-flip: true\nmixed_precision: no\nsnr_gamma: null\n")
     assert read_recipe(file, TrainOptions) == {
@@ -141,14 +143,16 @@ def test_a_recipe_holds_flags_and_numbers_as_people_write_them(tmp_path):
         ("a: [", "cannot be read"),
     ],
 )
-def test_an_invalid_recipe_is_refused_with_the_place(tmp_path, text, message):
+def test_an_invalid_recipe_is_refused_with_the_place(tmp_path: Path, text: str, message: str) -> None:
     (tmp_path / "r.yaml").write_text(text)
     with pytest.raises(OptionError) as error:
         read_recipe(tmp_path / "r.yaml", TrainOptions)
     assert message in str(error.value)
 
 
-def test_the_command_line_wins_over_the_recipe_and_the_server_comes_from_the_environment(tmp_path, capsys, monkeypatch):
+def test_the_command_line_wins_over_the_recipe_and_the_server_comes_from_the_environment(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://tracking")
     (tmp_path / "r.yaml").write_text("rank: 0\ntrain_data_dir: x\nwidth: 3\n")
     assert main(["train", f"--recipe={tmp_path / 'r.yaml'}", "--rank=4"]) == 2
@@ -168,11 +172,11 @@ def test_the_command_line_wins_over_the_recipe_and_the_server_comes_from_the_env
         ({"validation_steps": 7}, 100, 1, (1000, 7)),
     ],
 )
-def test_epochs_are_converted_to_steps(flags, images, processes, steps):
+def test_epochs_are_converted_to_steps(flags: dict[str, int], images: int, processes: int, steps: tuple[int, int]) -> None:
     assert VALID.with_flags(**flags).step_counts(images, processes) == steps
 
 
-def test_without_a_gpu_each_unsupported_option_has_a_fallback_and_one_warning():
+def test_without_a_gpu_each_unsupported_option_has_a_fallback_and_one_warning() -> None:
     options = HardwareOptions(enable_xformers_memory_efficient_attention=True, allow_tf32=True)
     hardware = resolve(options, {"ACCELERATE_MIXED_PRECISION": "fp16"})
     assert hardware.precision in ("bf16", "no")
@@ -181,7 +185,7 @@ def test_without_a_gpu_each_unsupported_option_has_a_fallback_and_one_warning():
     assert resolve(HardwareOptions(mixed_precision="no"), {"ACCELERATE_MIXED_PRECISION": "fp16"}).warnings == ()
 
 
-def test_run_params_and_recipe_hold_no_path_of_this_machine(tmp_path):
+def test_run_params_and_recipe_hold_no_path_of_this_machine(tmp_path: Path) -> None:
     folder = tmp_path / "my-base"
     folder.mkdir()
     options = VALID.with_flags(
@@ -202,13 +206,15 @@ def test_run_params_and_recipe_hold_no_path_of_this_machine(tmp_path):
         ({"search": "optuna"}, "--search optuna needs the number of trials in --samples; received 1"),
     ],
 )
-def test_an_invalid_search_is_refused(values, message):
+def test_an_invalid_search_is_refused(values: dict[str, Any], message: str) -> None:
     with pytest.raises(OptionError) as error:
         TuneOptions(**values).check()
     assert message in str(error.value)
 
 
-def test_the_command_ends_with_one_line_and_exit_code_2(capsys, monkeypatch):
+def test_the_command_ends_with_one_line_and_exit_code_2(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     assert main(["train", "--rank=0"]) == 2
     message = capsys.readouterr().err
@@ -217,14 +223,14 @@ def test_the_command_ends_with_one_line_and_exit_code_2(capsys, monkeypatch):
     assert "Traceback" not in message
 
 
-def test_help_groups_the_flags(capsys):
+def test_help_groups_the_flags(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         main(["train", "--help"])
     titles = re.findall(r"^(\w+):$", capsys.readouterr().out, re.M)
     assert titles[-8:] == ["model", "data", "optimization", "validation", "hardware", "output", "style", "tracking"]
 
 
-def test_dataset_refuses_a_folder_that_is_not_empty(tmp_path, capsys):
+def test_dataset_refuses_a_folder_that_is_not_empty(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "kept.txt").write_text("mine")
     assert main(["dataset", str(tmp_path), "--count", "2"]) == 2
     assert str(tmp_path) in capsys.readouterr().err
@@ -232,6 +238,8 @@ def test_dataset_refuses_a_folder_that_is_not_empty(tmp_path, capsys):
 
 
 @pytest.mark.parametrize("arguments", [["--random"], ["--architecture=sd21"]])
-def test_a_full_size_architecture_needs_random_weights(tmp_path, capsys, arguments):
+def test_a_full_size_architecture_needs_random_weights(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], arguments: list[str]
+) -> None:
     assert main(["base", str(tmp_path / "x"), *arguments]) == 2
     assert "--random needs --architecture sd15, sd21 or sdxl" in capsys.readouterr().err

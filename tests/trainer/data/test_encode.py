@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import threading
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -28,12 +29,12 @@ def load(folder: Path) -> BaseModel:
 
 
 @pytest.fixture(scope="module")
-def small(small_base) -> BaseModel:
+def small(small_base: Path) -> BaseModel:
     return load(small_base)
 
 
 @pytest.fixture
-def images(sketches) -> ImageDataset:
+def images(sketches: Path) -> ImageDataset:
     return load_images(DataOptions(train_data_dir=str(sketches))).select(range(20))
 
 
@@ -49,8 +50,8 @@ def encode(base: BaseModel, images: ImageDataset, augmentation: Augmentation, fo
 
 
 @pytest.fixture
-def forbid_encoding(monkeypatch):
-    def forbid():
+def forbid_encoding(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    def forbid() -> None:
         monkeypatch.setattr(BaseModel, "load_vae", lambda _: pytest.fail("encoded again"))
         monkeypatch.setattr(BaseModel, "load_text_encoder", lambda *_: pytest.fail("encoded again"))
 
@@ -58,7 +59,9 @@ def forbid_encoding(monkeypatch):
 
 
 @pytest.mark.parametrize(("flip", "variant"), [(False, 0), (True, 1)])
-def test_cached_mean_and_std_are_those_of_the_vae(small, images, tmp_path, flip, variant):
+def test_cached_mean_and_std_are_those_of_the_vae(
+    small: BaseModel, images: ImageDataset, tmp_path: Path, flip: bool, variant: int
+) -> None:
     latents = encode(small, images, Augmentation(SIZE_PX, SIZE_PX, flip), tmp_path)
     pixels = torch.from_numpy(images.pixels(17, Crop(SIZE_PX, SIZE_PX, mirror=flip)))[None]
     with torch.inference_mode():
@@ -68,7 +71,7 @@ def test_cached_mean_and_std_are_those_of_the_vae(small, images, tmp_path, flip,
     torch.testing.assert_close(latents.std[17, variant], posterior.std[0], atol=1e-5, rtol=1e-4)
 
 
-def test_cached_states_are_those_of_the_text_encoder(small, images, tmp_path):
+def test_cached_states_are_those_of_the_text_encoder(small: BaseModel, images: ImageDataset, tmp_path: Path) -> None:
     captions = encoder(small, tmp_path).encode_captions(images.captions)
     (part,) = small.family.text_encoders
     (expected,) = encode_texts(part, small.load_tokenizer(part), small.load_text_encoder(part), ["", images.captions[2]])
@@ -78,7 +81,7 @@ def test_cached_states_are_those_of_the_text_encoder(small, images, tmp_path):
     torch.testing.assert_close(captions.empty["encoder_hidden_states"][0], expected[0], atol=1e-5, rtol=1e-4)
 
 
-def test_samples_follow_the_posterior(small, images, tmp_path):
+def test_samples_follow_the_posterior(small: BaseModel, images: ImageDataset, tmp_path: Path) -> None:
     latents = encode(small, images, PLAIN, tmp_path)
     rows = torch.full((4000,), 3)
     samples = latents.sample(rows, torch.Generator().manual_seed(0)).latents / latents.scale
@@ -86,7 +89,9 @@ def test_samples_follow_the_posterior(small, images, tmp_path):
     torch.testing.assert_close(samples.std(0), latents.std[3, 0], atol=0, rtol=0.1)
 
 
-def test_a_second_run_reads_the_cache_and_loads_no_model(small, images, tmp_path, forbid_encoding):
+def test_a_second_run_reads_the_cache_and_loads_no_model(
+    small: BaseModel, images: ImageDataset, tmp_path: Path, forbid_encoding: Callable[..., None]
+) -> None:
     latents, captions = (
         encode(small, images, PLAIN, tmp_path),
         encoder(small, tmp_path).encode_captions(images.captions),
@@ -100,7 +105,7 @@ def test_a_second_run_reads_the_cache_and_loads_no_model(small, images, tmp_path
 
 
 @pytest.mark.parametrize("change", ["size", "flip", "crops", "images", "vae"])
-def test_any_other_content_gets_another_cache_file(small, images, tmp_path, change):
+def test_any_other_content_gets_another_cache_file(small: BaseModel, images: ImageDataset, tmp_path: Path, change: str) -> None:
     encode(small, images.select(range(5)), Augmentation(SIZE_PX, 8), tmp_path / "cache")
     if change == "images":
         images = images.select([1, 0, 2, 3, 4])
@@ -116,7 +121,9 @@ def test_any_other_content_gets_another_cache_file(small, images, tmp_path, chan
     assert not list((tmp_path / "cache").glob("*.part"))
 
 
-def test_other_captions_and_unets_share_the_latents(small, images, tmp_path, forbid_encoding):
+def test_other_captions_and_unets_share_the_latents(
+    small: BaseModel, images: ImageDataset, tmp_path: Path, forbid_encoding: Callable[..., None]
+) -> None:
     encode(small, images, PLAIN, tmp_path / "cache")
     other = load(write_small_base(tmp_path / "other"))
     (other.folder / "unet/config.json").write_text((other.folder / "unet/config.json").read_text() + " ")
@@ -125,7 +132,9 @@ def test_other_captions_and_unets_share_the_latents(small, images, tmp_path, for
 
 
 @pytest.mark.parametrize("damage", ["cut", "changed", "other key"])
-def test_a_damaged_cache_file_is_rebuilt(small, images, tmp_path, damage, caplog):
+def test_a_damaged_cache_file_is_rebuilt(
+    small: BaseModel, images: ImageDataset, tmp_path: Path, damage: str, caplog: pytest.LogCaptureFixture
+) -> None:
     intact = encode(small, images, PLAIN, tmp_path).mean.clone()
     gc.collect()
     (file,) = tmp_path.glob("latents-*.safetensors")
@@ -141,7 +150,7 @@ def test_a_damaged_cache_file_is_rebuilt(small, images, tmp_path, damage, caplog
     assert "will be rebuilt" in caplog.text
 
 
-def test_a_build_that_was_killed_continues_with_the_missing_parts(tmp_path):
+def test_a_build_that_was_killed_continues_with_the_missing_parts(tmp_path: Path) -> None:
     built: list[int] = []
 
     def build_until_killed(part: int) -> dict[str, torch.Tensor]:
@@ -171,7 +180,9 @@ class ThreadGroup(SingleProcess):
         self._barrier.wait(60)
 
 
-def test_processes_build_together_and_each_gets_all_latents(small, images, tmp_path, monkeypatch):
+def test_processes_build_together_and_each_gets_all_latents(
+    small: BaseModel, images: ImageDataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     vae = small.load_vae()
     monkeypatch.setattr(BaseModel, "load_vae", lambda _: vae)
     alone = encode(small, images, PLAIN, tmp_path / "alone")
@@ -187,14 +198,16 @@ def test_processes_build_together_and_each_gets_all_latents(small, images, tmp_p
     assert all(torch.equal(latents[rank].mean, alone.mean) for rank in range(2))
 
 
-def test_images_larger_than_the_crop_get_random_crops_and_others_get_one(small, images, tmp_path):
+def test_images_larger_than_the_crop_get_random_crops_and_others_get_one(
+    small: BaseModel, images: ImageDataset, tmp_path: Path
+) -> None:
     wide = encoder(small, tmp_path, threads=2).encode_images(images, Augmentation(SIZE_PX, 8, False, 3), lambda *_: None)
     assert wide.mean.shape[1] == 3
     assert not torch.equal(wide.mean[:, 0], wide.mean[:, 1])
     assert encode(small, images, Augmentation(SIZE_PX, SIZE_PX, False, 3), tmp_path).mean.shape[1] == 1
 
 
-def test_online_latents_are_augmented_each_time_by_the_generator_alone(small, images):
+def test_online_latents_are_augmented_each_time_by_the_generator_alone(small: BaseModel, images: ImageDataset) -> None:
     online = OnlineLatents(small.load_vae(), images, Augmentation(SIZE_PX, 8, True), 1.0)
     rows = torch.tensor([1, 1, 1])
     latents = online.sample(rows, torch.Generator().manual_seed(0)).latents
@@ -203,7 +216,7 @@ def test_online_latents_are_augmented_each_time_by_the_generator_alone(small, im
     assert torch.equal(online.sample(rows, torch.Generator().manual_seed(0)).latents, latents)
 
 
-def test_a_crop_position_is_a_share_of_what_is_cut_off(images):
+def test_a_crop_position_is_a_share_of_what_is_cut_off(images: ImageDataset) -> None:
     top = images.pixels(0, Crop(SIZE_PX, 8, position=(0.5, 0.0)))
     bottom = images.pixels(0, Crop(SIZE_PX, 8, position=(0.5, 1.0)))
     whole = images.pixels(0, Crop(SIZE_PX, SIZE_PX))

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from atelier_contracts import names
 from atelier_contracts.manifests import BundleManifest
+from atelier_trainer.base_models.base_model import BaseModel
 from atelier_trainer.base_models.load import load_base_model
 from atelier_trainer.config.option_groups import ModelOptions
 from atelier_trainer.export.bundle import source_digest
@@ -29,7 +30,7 @@ class Registry:
         manifest = BundleManifest.model_validate_json((self.folder / names.BUNDLE_FILE).read_text())
         return RegisteredBundle("small-base", "1", manifest.digest())
 
-    def register_bundle(self, run_id: str, folder: Path, manifest) -> str:
+    def register_bundle(self, run_id: str, folder: Path, manifest: BundleManifest) -> str:
         self.folder, self.registered = folder, self.registered + 1
         return "small-base/1"
 
@@ -39,18 +40,18 @@ class Registry:
 
 
 @pytest.fixture(scope="module")
-def base(small_base):
+def base(small_base: Path) -> BaseModel:
     return load_base_model(ModelOptions(pretrained_model_name_or_path=str(small_base)))
 
 
-def fetch(base, registry: Registry, cache: Path) -> tuple[Path, list[str]]:
+def fetch(base: BaseModel, registry: Registry, cache: Path) -> tuple[Path, list[str]]:
     reports: list[str] = []
-    folder, manifest = fetch_or_export_bundle(base, RunTarget(registry, "run"), cache, reports.append)
+    folder, manifest = fetch_or_export_bundle(base, RunTarget(registry, "run"), cache, reports.append)  # type: ignore[arg-type]
     assert set(manifest.files) == {file.name for file in folder.iterdir()} - {names.BUNDLE_FILE}
     return folder, reports
 
 
-def test_the_cache_serves_another_registry_and_heals(base, bundle_cache, tmp_path):
+def test_the_cache_serves_another_registry_and_heals(base: BaseModel, bundle_cache: Path, tmp_path: Path) -> None:
     fetch(base, Registry(), bundle_cache)  # exports, unless an earlier test did
     registry = Registry()
     folder, reports = fetch(base, registry, bundle_cache)
@@ -69,7 +70,7 @@ def test_the_cache_serves_another_registry_and_heals(base, bundle_cache, tmp_pat
     assert sorted(file.name for file in (copy / "bundles").iterdir()) == [folder.name, f"{folder.name}.lock"]
 
 
-def test_the_registrys_bundle_wins_over_another_one_in_the_cache(base, bundle_cache, tmp_path):
+def test_the_registrys_bundle_wins_over_another_one_in_the_cache(base: BaseModel, bundle_cache: Path, tmp_path: Path) -> None:
     """As when two machines exported the same base model: adapters must refer to the bundle that infer can load."""
     cached, _ = fetch(base, Registry(), bundle_cache)
     copy, theirs = tmp_path / "cache", tmp_path / "theirs"
@@ -86,7 +87,9 @@ def test_the_registrys_bundle_wins_over_another_one_in_the_cache(base, bundle_ca
     assert registry.downloads == 1
 
 
-def test_a_bundle_is_registered_where_the_registered_one_is_unusable(base, bundle_cache, tmp_path):
+def test_a_bundle_is_registered_where_the_registered_one_is_unusable(
+    base: BaseModel, bundle_cache: Path, tmp_path: Path
+) -> None:
     """Its digest is what adapters refer to, so infer must find it."""
     cached, _ = fetch(base, Registry(), bundle_cache)
     copy = tmp_path / "cache"

@@ -9,6 +9,7 @@ import pytest
 import yaml
 from atelier_contracts import names
 from atelier_contracts.manifests import file_sha256
+from atelier_trainer.config.options import TrainOptions
 from atelier_trainer.export import hub
 from huggingface_hub import ModelCard
 from PIL import Image
@@ -18,7 +19,9 @@ from ..conftest import run_training
 pytestmark = pytest.mark.timeout(1200)  # an export takes minutes on a machine that is busy
 
 
-def test_an_upload_has_a_card_with_pictures_trigger_words_and_licence(small, tmp_path, monkeypatch):
+def test_an_upload_has_a_card_with_pictures_trigger_words_and_licence(
+    small: TrainOptions, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The hub itself is the one thing that is not there."""
 
     def keep(folder: Path, repository: str) -> str:

@@ -1,8 +1,14 @@
 """The adapter is small, and stock diffusers reads it."""
 
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
 import pytest
 import torch
 from atelier_contracts import names
+from atelier_contracts.manifests import BundleManifest
 from atelier_trainer.export import adapter
 from atelier_trainer.export.manifests import write_adapter_manifest
 from atelier_trainer.families.lora_layers import layers_by_ending, unet_lora_layers
@@ -21,20 +27,20 @@ SD21_UNET = {
 }  # the rest is UNet2DConditionModel's default, as in Stable Diffusion 2.1
 
 
-def randomize(unet, seed=3):
+def randomize(unet: UNet2DConditionModel, seed: int = 3) -> None:
     generator = torch.Generator().manual_seed(seed)
     for parameter in (p for p in unet.parameters() if p.requires_grad):
         torch.nn.init.normal_(parameter, std=0.1, generator=generator)
 
 
-def step(unet):
+def step(unet: UNet2DConditionModel) -> Any:
     generator = torch.Generator().manual_seed(0)
     sample, states = torch.randn(1, 8, 16, 16, generator=generator), torch.randn(1, 48, 128, generator=generator)
     with torch.inference_mode():
         return unet(sample, 300, states).sample
 
 
-def test_injecting_trains_lora_alone_and_changes_no_output(pipeline):
+def test_injecting_trains_lora_alone_and_changes_no_output(pipeline: StableDiffusionPipeline) -> None:
     plain, before = step(pipeline.unet), len(layers_by_ending(pipeline.unet, adapter.ATTENTION_LAYERS))
     parameters = adapter.inject_lora(pipeline.unet, rank=4, alpha=4.0)
     assert len(parameters) == 2 * before
@@ -42,7 +48,7 @@ def test_injecting_trains_lora_alone_and_changes_no_output(pipeline):
     torch.testing.assert_close(step(pipeline.unet), plain, rtol=0, atol=0)
 
 
-def test_stock_diffusers_loads_weights_rank_and_alpha(pipeline, tmp_path):
+def test_stock_diffusers_loads_weights_rank_and_alpha(pipeline: StableDiffusionPipeline, tmp_path: Path) -> None:
     adapter.inject_lora(pipeline.unet, rank=4, alpha=16.0)
     randomize(pipeline.unet)
     expected = step(pipeline.unet)
@@ -53,7 +59,7 @@ def test_stock_diffusers_loads_weights_rank_and_alpha(pipeline, tmp_path):
     torch.testing.assert_close(step(stock.unet), expected, rtol=1e-5, atol=1e-5)
 
 
-def test_weights_have_diffusers_names(pipeline, tmp_path):
+def test_weights_have_diffusers_names(pipeline: StableDiffusionPipeline, tmp_path: Path) -> None:
     adapter.inject_lora(pipeline.unet, rank=2, alpha=2.0)
     with safe_open(adapter.save_weights(pipeline.unet, tmp_path), "np") as weights:
         keys = set(weights.keys())
@@ -62,7 +68,9 @@ def test_weights_have_diffusers_names(pipeline, tmp_path):
     assert all(key.startswith("unet.") and key.endswith((".lora_A.weight", ".lora_B.weight")) for key in keys)
 
 
-def test_the_manifest_describes_the_weights(pipeline, bundle, tmp_path):
+def test_the_manifest_describes_the_weights(
+    pipeline: StableDiffusionPipeline, bundle: tuple[Path, BundleManifest], tmp_path: Path
+) -> None:
     adapter.inject_lora(pipeline.unet, rank=2, alpha=3.0)
     weights = adapter.save_weights(pipeline.unet, tmp_path)
     pairs = adapter.lora_pairs(pipeline.unet)
@@ -83,13 +91,13 @@ def test_the_manifest_describes_the_weights(pipeline, bundle, tmp_path):
     assert changed.digest() != manifest.digest()
 
 
-def share(unet, rank):
+def share(unet: UNet2DConditionModel, rank: int) -> float:
     """Parameters of an adapter on the attention over those of the whole UNet: the merged file in the same dtype."""
     adapters = sum(rank * (layer.in_features + layer.out_features) for layer in unet_lora_layers(unet)["attention"].values())
     return adapters / sum(parameter.numel() for parameter in unet.parameters())
 
 
-def test_an_adapter_is_a_small_share_of_the_unet(pipeline):
+def test_an_adapter_is_a_small_share_of_the_unet(pipeline: StableDiffusionPipeline) -> None:
     assert share(pipeline.unet, rank=16) < 0.05
     with torch.device("meta"):
         full = UNet2DConditionModel(**SD21_UNET)

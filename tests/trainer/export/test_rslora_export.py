@@ -10,6 +10,7 @@ import pytest
 import torch
 from atelier_contracts import names
 from atelier_contracts.manifests import AdapterManifest
+from atelier_trainer.config.options import TrainOptions
 from diffusers import StableDiffusionPipeline
 from safetensors.torch import load_file
 
@@ -18,7 +19,7 @@ from ..conftest import run_training
 pytestmark = pytest.mark.timeout(1200)  # an export takes minutes on a machine that is busy
 
 
-def test_manifest_weights_file_and_merged_graph_agree(small, small_base):
+def test_manifest_weights_file_and_merged_graph_agree(small: TrainOptions, small_base: Path) -> None:
     """infer scales by the manifest's alpha / rank; diffusers reads alpha and rsLoRA from the file's metadata."""
     options = small.with_flags(
         use_rslora=True, alpha=3.0, rank=4, lora_targets="attn2.to_k,to_v", export="merged", register="rs"

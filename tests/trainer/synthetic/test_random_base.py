@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import torch
 from atelier_trainer.__main__ import main
@@ -24,7 +26,7 @@ PUBLISHED = {  # parameters; Rombach et al.'s v1-5 and Stability's 2-1-base
 
 
 @pytest.mark.parametrize("architecture", random_base.ARCHITECTURES)
-def test_the_sizes_are_the_published_ones(architecture):
+def test_the_sizes_are_the_published_ones(architecture: str) -> None:
     with torch.device("meta"):
         parts = random_base.build_parts(architecture, (0, 1, 1))
     assert {name: sum(p.numel() for p in part.parameters()) for name, part in parts.items()} == PUBLISHED[architecture]
@@ -32,7 +34,9 @@ def test_the_sizes_are_the_published_ones(architecture):
     assert len(unet_lora_layers(parts["unet"])["attention"]) == attention[architecture]
 
 
-def test_the_command_writes_a_folder_that_loads(tmp_path, monkeypatch, capsys):
+def test_the_command_writes_a_folder_that_loads(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     """As the real ones, an eighth as wide and one layer of text: the full size takes 5 GB."""
     narrow = {
         "cross_attention_dim": 32,
@@ -56,7 +60,7 @@ def test_the_command_writes_a_folder_that_loads(tmp_path, monkeypatch, capsys):
 
 
 @pytest.mark.full
-def test_the_full_size(tmp_path):
+def test_the_full_size(tmp_path: Path) -> None:
     """Writes and reads 5 GB."""
     assert main(["base", str(tmp_path / "sd"), "--architecture=sd21", "--random"]) == 0
     base = load_base_model(ModelOptions(pretrained_model_name_or_path=str(tmp_path / "sd")))

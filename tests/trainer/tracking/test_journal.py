@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 import zlib
 from pathlib import Path
+from typing import Any
 
 import pytest
 from atelier_trainer.errors import JournalError, TrackingError
@@ -21,10 +22,10 @@ class FakeBackend:
     def __init__(self) -> None:
         self.rows: list[tuple[str, float, int, int]] = []
         self.images: list[str] = []
-        self.records: list[dict] = []
+        self.records: list[dict[str, Any]] = []
         self.failures: list[str] = []
 
-    def _handle(self, request) -> None:
+    def _handle(self, request: Any) -> None:
         failure = self.failures.pop(0) if self.failures else "none"
         if failure == "before":
             raise TrackingError("no answer")
@@ -32,19 +33,19 @@ class FakeBackend:
         if failure == "after":
             raise TrackingError("the answer was lost")
 
-    def log_metrics(self, rows):
+    def log_metrics(self, rows: Any) -> None:
         self._handle(lambda: self.rows.extend(rows))
 
-    def metric_history(self, name):
+    def metric_history(self, name: Any) -> Any:
         self._handle(lambda: None)
         return {row[2:] for row in self.rows if row[0] == name}
 
-    def log_image(self, record, file):
+    def log_image(self, record: Any, file: Any) -> None:
         assert Path(file).exists()
         name = f"{record['key']} {record['step']} {record['at_ms']}"
         self._handle(lambda: self.images.append(name) if name not in self.images else None)
 
-    def log_record(self, record):
+    def log_record(self, record: Any) -> None:
         self._handle(lambda: self.records.append(record))
 
 
@@ -71,10 +72,14 @@ EVENTS = st.lists(
 
 @settings(max_examples=150, deadline=None)
 @given(events=EVENTS)
-def test_every_record_arrives_once_whatever_is_logged_fails_or_is_killed(tmp_path_factory, events):
+def test_every_record_arrives_once_whatever_is_logged_fails_or_is_killed(
+    tmp_path_factory: pytest.TempPathFactory, events: Any
+) -> None:
     """`kill` cuts what was being written; the run then logs again from an earlier step, as a resumed one does."""
     folder, backend = tmp_path_factory.mktemp("journal"), FakeBackend()
-    journal, logged, images, check_existing = Journal(folder), {}, set(), True
+    journal, check_existing = Journal(folder), True
+    logged: dict[Any, Any] = {}
+    images: set[Any] = set()
     image = Image.new("RGB", (2, 2))
     for kind, value in events:
         if kind == "log":
@@ -106,7 +111,7 @@ def test_every_record_arrives_once_whatever_is_logged_fails_or_is_killed(tmp_pat
     journal.close()
 
 
-def test_records_arrive_in_the_order_they_were_written(tmp_path):
+def test_records_arrive_in_the_order_they_were_written(tmp_path: Path) -> None:
     journal, backend = Journal(tmp_path), FakeBackend()
     for step in range(1, 1001):
         journal.add_metrics(step, {"loss": float(step)})
@@ -114,7 +119,7 @@ def test_records_arrive_in_the_order_they_were_written(tmp_path):
     assert [row[2] for row in backend.rows] == list(range(1, 1001))
 
 
-def test_a_damaged_line_costs_no_other(tmp_path, caplog):
+def test_a_damaged_line_costs_no_other(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     journal = Journal(tmp_path)
     for step in (1, 2, 3):
         journal.add_metrics(step, {"loss": 1.0})
@@ -128,7 +133,7 @@ def test_a_damaged_line_costs_no_other(tmp_path, caplog):
     assert "damaged line skipped" in caplog.text
 
 
-def test_the_uploader_retries_until_everything_is_delivered(tmp_path):
+def test_the_uploader_retries_until_everything_is_delivered(tmp_path: Path) -> None:
     journal, backend = Journal(tmp_path), FakeBackend()
     backend.failures = ["before"]
     uploader = Uploader(journal, backend)
@@ -138,7 +143,7 @@ def test_the_uploader_retries_until_everything_is_delivered(tmp_path):
     assert sorted(row[2] for row in backend.rows) == list(range(1, 50))
 
 
-def test_the_uploader_gives_up_at_the_timeout_and_loses_nothing(tmp_path):
+def test_the_uploader_gives_up_at_the_timeout_and_loses_nothing(tmp_path: Path) -> None:
     journal, backend = Journal(tmp_path), FakeBackend()
     backend.failures = ["before"] * 10_000
     uploader = Uploader(journal, backend)
@@ -150,9 +155,9 @@ def test_the_uploader_gives_up_at_the_timeout_and_loses_nothing(tmp_path):
     assert backend.rows[0][:3] == ("loss", 1.0, 1)
 
 
-def test_an_unexpected_error_is_raised(tmp_path):
+def test_an_unexpected_error_is_raised(tmp_path: Path) -> None:
     class Broken(FakeBackend):
-        def log_metrics(self, rows):
+        def log_metrics(self, rows: Any) -> None:
             raise ZeroDivisionError
 
     journal = Journal(tmp_path)
@@ -167,7 +172,7 @@ RECORDS = st.recursive(
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(["kind", "rows", "key", "step", "x"]), inner),
     max_leaves=6,
 )
-LINES = st.binary(max_size=30) | RECORDS.map(_encode) | st.just(b"%08x %s\n" % (zlib.crc32(b"[" * 9999), b"[" * 9999))
+LINES = st.binary(max_size=30) | RECORDS.map(_encode) | st.just(b"%08x %s\n" % (zlib.crc32(b"[" * 9999), b"[" * 9999))  # type: ignore[arg-type]
 
 
 @settings(deadline=None, max_examples=80)
@@ -175,7 +180,9 @@ LINES = st.binary(max_size=30) | RECORDS.map(_encode) | st.just(b"%08x %s\n" % (
     content=st.lists(LINES, max_size=5).map(b"".join),
     offset=st.none() | st.binary(max_size=6) | st.integers().map(lambda n: b"%d" % n),
 )
-def test_a_journal_opens_with_any_content_of_its_files(tmp_path_factory, content, offset):
+def test_a_journal_opens_with_any_content_of_its_files(
+    tmp_path_factory: pytest.TempPathFactory, content: Any, offset: Any
+) -> None:
     """Damaged lines are skipped, and nothing that was written after them is lost."""
     folder = tmp_path_factory.mktemp("journal")
     (folder / "journal.jsonl").write_bytes(content)
@@ -195,10 +202,75 @@ def test_a_journal_opens_with_any_content_of_its_files(tmp_path_factory, content
     assert {path.name for path in folder.iterdir()} == {"journal.jsonl", "delivered", "images"}
 
 
-def test_records_after_a_power_failure_are_sent_though_the_offset_is_beyond_the_journal(tmp_path):
+def test_records_after_a_power_failure_are_sent_though_the_offset_is_beyond_the_journal(tmp_path: Path) -> None:
     (tmp_path / "delivered").write_text("9000")
     journal = Journal(tmp_path)
     journal.add_metrics(1, {"loss": 0.5})
     assert journal.pending
     assert [record["kind"] for record in journal.read_pending(9)[0]] == ["metrics"]
+    journal.close()
+
+
+def test_a_run_has_ended_once_a_last_status_says_so(tmp_path: Path) -> None:
+    journal = Journal(tmp_path)
+    assert not journal.ended
+    for status, ended in (("RUNNING", False), ("FINISHED", True), ("RUNNING", False), ("KILLED", True)):
+        journal.append({"kind": "status", "status": status})
+        journal.add_metrics(1, {"loss": 1.0})  # other records say nothing of it
+        assert journal.ended == ended
+        journal.close()
+        journal = Journal(tmp_path)
+        assert journal.ended == ended, "after a restart"
+    journal.close()
+
+
+def test_records_are_read_in_portions_and_stay_pending_until_they_are_marked(tmp_path: Path) -> None:
+    journal = Journal(tmp_path)
+    assert (journal.pending, journal.read_pending(5)) == (False, ([], 0))
+    for step in range(1, 6):
+        journal.add_metrics(step, {"loss": float(step)})
+    first, offset = journal.read_pending(2)
+    assert [record["rows"][0][2] for record in first] == [1, 2]
+    assert journal.read_pending(2) == (first, offset), "reading marks nothing"
+    journal.mark_delivered(offset)
+    journal.close()
+    journal = Journal(tmp_path)
+    rest, end = journal.read_pending(100)
+    assert [record["rows"][0][2] for record in rest] == [3, 4, 5]
+    assert end == (tmp_path / "journal.jsonl").stat().st_size
+    assert journal.pending
+    journal.mark_delivered(end)
+    assert not journal.pending
+    journal.close()
+
+
+def test_the_first_value_of_a_name_at_a_step_counts(tmp_path: Path) -> None:
+    journal = Journal(tmp_path)
+    journal.add_metrics(1, {"loss": 1.0})
+    journal.add_metrics(1, {"loss": 2.0, "ema": 3.0})
+    journal.add_metrics(1, {"loss": 4.0})  # nothing new: no record
+    records, _ = journal.read_pending(9)
+    assert [[row[:3] for row in record["rows"]] for record in records] == [[["loss", 1.0, 1]], [["ema", 3.0, 1]]]
+    journal.close()
+
+
+@pytest.mark.parametrize("content", [b"", b"-1", b"1x", b"x1", b"1\n", b"9" * 19])
+def test_an_offset_that_is_no_number_of_bytes_is_refused(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "delivered").write_bytes(content)
+    with pytest.raises(JournalError, match="must hold the number of bytes") as caught:
+        Journal(tmp_path)
+    assert repr(content[:40]) in str(caught.value) and "remove the file" in str(caught.value)
+
+
+def test_a_line_that_was_cut_off_is_removed_and_the_next_record_is_whole(tmp_path: Path) -> None:
+    journal = Journal(tmp_path)
+    journal.add_metrics(1, {"loss": 1.0})
+    journal.close()
+    file = tmp_path / "journal.jsonl"
+    whole = file.read_bytes()
+    file.write_bytes(whole + whole[: len(whole) // 2])
+    journal = Journal(tmp_path)
+    assert file.read_bytes() == whole
+    journal.add_metrics(2, {"loss": 2.0})
+    assert [record["rows"][0][2] for record in journal.read_pending(9)[0]] == [1, 2]
     journal.close()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import mlflow
 import pytest
@@ -13,9 +14,10 @@ from atelier_trainer.__main__ import main
 from atelier_trainer.config.options import TrainOptions
 from atelier_trainer.errors import NotFinite, OptionError, TrackingError
 from atelier_trainer.sync import sync
-from atelier_trainer.tracking.mlflow_client import TrackingClient
+from atelier_trainer.tracking.mlflow_client import RegisteredBundle, TrackingClient
 from atelier_trainer.tracking.run_folder import read_run_metadata, run_lock
 from atelier_trainer.train import RunExtras, train
+from PIL import Image
 
 from ...servers import free_port, mlflow_running
 from ..conftest import quiet, run_training
@@ -35,21 +37,21 @@ class Outage:
     def start(self) -> None:
         self.stack.enter_context(mlflow_running(self._folder, self.port))
 
-    def log_metrics(self, step, values):
+    def log_metrics(self, step: int, values: dict[str, float]) -> None:
         if "loss" in values and step == self._stop_at:
             self.stack.close()
         if "loss" in values and step == self._start_at:
             self.start()
 
-    def log_image(self, image, key, step):
+    def log_image(self, image: Image.Image, key: str, step: int) -> None:
         pass
 
-    def close(self):
+    def close(self) -> None:
         pass
 
 
 @pytest.fixture
-def options(small, tmp_path, monkeypatch) -> TrainOptions:
+def options(small: TrainOptions, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> TrainOptions:
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
     return small.with_flags(
         max_train_steps=STEPS, validation_prompt="a cat", num_validation_images=1, gradient_accumulation_steps=1,
@@ -70,23 +72,25 @@ def assert_everything_arrived_once(uri: str, run_id: str, status: str = "FINISHE
     assert len(images) == 3
 
 
-def test_an_outage_during_the_steps_loses_nothing(options, tmp_path):
+def test_an_outage_during_the_steps_loses_nothing(options: TrainOptions, tmp_path: Path) -> None:
     (tmp_path / "server").mkdir()
     outage = Outage(tmp_path / "server", stop_at=2, start_at=6)
     options = options.with_flags(tracking_uri=f"http://127.0.0.1:{outage.port}", tracking_patience_s=120)
     with outage.stack:
-        result = run_training(options, sinks=[outage])
+        result = run_training(options, sinks=[outage])  # type: ignore[list-item]
         assert result.delivered
         assert_everything_arrived_once(options.tracking.tracking_uri, result.run_id)
 
 
-def test_sync_delivers_what_a_stopped_server_did_not_get(options, tmp_path, capsys):
+def test_sync_delivers_what_a_stopped_server_did_not_get(
+    options: TrainOptions, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     (tmp_path / "server").mkdir()
     outage = Outage(tmp_path / "server", stop_at=2, start_at=None)
     options = options.with_flags(tracking_uri=f"http://127.0.0.1:{outage.port}", register="late")
     folder = Path(options.output.output_dir)
     with outage.stack:
-        result = run_training(options, sinks=[outage], publish=True)
+        result = run_training(options, sinks=[outage], publish=True)  # type: ignore[list-item]
         assert (result.delivered, result.version) == (False, None)
         assert (folder / names.WEIGHTS_FILE).exists()
         with pytest.raises(TrackingError, match="failed"):
@@ -103,10 +107,12 @@ def test_sync_delivers_what_a_stopped_server_did_not_get(options, tmp_path, caps
         assert [version.version for version in client.search_model_versions("name = 'late'")] in (["1"], [1])
 
 
-def test_publishing_is_retried_while_the_server_fails(options, monkeypatch, caplog):
+def test_publishing_is_retried_while_the_server_fails(
+    options: TrainOptions, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
     calls, bundle_version = [], TrackingClient.bundle_version
 
-    def fail_twice(self, *arguments):
+    def fail_twice(self: Any, *arguments: Any) -> RegisteredBundle:
         calls.append(arguments)
         if len(calls) < 3:
             raise TrackingError("request to MLflow failed: 502")
@@ -120,18 +126,18 @@ def test_publishing_is_retried_while_the_server_fails(options, monkeypatch, capl
     assert caplog.text.count("request to MLflow failed: 502") == 2
 
 
-def test_sync_leaves_a_running_training_alone(small):
+def test_sync_leaves_a_running_training_alone(small: TrainOptions) -> None:
     run_training(small)
     with run_lock(Path(small.output.output_dir)), pytest.raises(OptionError, match="another process works in"):
         sync(Path(small.output.output_dir), None, lambda _: None)
 
 
-def test_sync_refuses_a_folder_without_a_run(tmp_path):
+def test_sync_refuses_a_folder_without_a_run(tmp_path: Path) -> None:
     with pytest.raises(OptionError, match="there is no run in"):
         sync(tmp_path, None, lambda _: None)
 
 
-def test_a_loss_that_is_not_finite_fails_the_run(small):
+def test_a_loss_that_is_not_finite_fails_the_run(small: TrainOptions) -> None:
     with pytest.raises(NotFinite, match=r"the loss became (nan|inf) at step \d+: lower --learning_rate"):
         run_training(small.with_flags(learning_rate=1e30, max_train_steps=8))
     sync(Path(small.output.output_dir), None, lambda _: None)

@@ -9,6 +9,7 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import mlflow
 import pytest
@@ -32,7 +33,7 @@ RAY = str(Path(sys.executable).parent / "ray")
 
 
 @pytest.fixture(scope="module")
-def cluster(tmp_path_factory) -> Iterator[str]:
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """`ray start --head`, for the tests of this file; its processes end with the one that started them."""
     port, folder = free_port(), tmp_path_factory.mktemp("ray")
     environment = os.environ | {"OMP_NUM_THREADS": "1", "RAY_USAGE_STATS_ENABLED": "0", "RAY_worker_niceness": "0"}
@@ -56,17 +57,19 @@ def wait_until_started(process: subprocess.Popen[bytes], log: Path) -> None:
 
 
 @pytest.fixture
-def options(small) -> TrainOptions:
+def options(small: TrainOptions) -> TrainOptions:
     return small.with_flags(max_train_steps=4, validation_steps=2, experiments_name="search", tracking_patience_s=60)
 
 
-def run_search(cluster: str, options: TrainOptions, space: dict | None, tmp_path: Path, **rest) -> tuple[dict, str]:
+def run_search(
+    cluster: str, options: TrainOptions, space: dict[str, Any] | None, tmp_path: Path, **rest: Any
+) -> tuple[dict[str, Any], str]:
     file = None
     if space is not None:
         file = tmp_path / "space.yaml"
         file.write_text(yaml.safe_dump(space))
     output = io.StringIO()
-    search = TuneOptions(ray_address=cluster, space=file and str(file), cpus_per_trial=0.5, **rest)
+    search = TuneOptions(ray_address=cluster, space=file and str(file), cpus_per_trial=0.5, **rest)  # type: ignore[arg-type]
     return tune(search, options, Console(file=output, width=250)), output.getvalue()
 
 
@@ -76,7 +79,7 @@ def trial_runs(options: TrainOptions, parent: str) -> list[mlflow.entities.Run]:
     return client.search_runs([experiment.experiment_id], f"tags.`{PARENT_TAG}` = '{parent}'")
 
 
-def test_a_grid_survives_trials_that_diverge_or_fail(cluster, options, tmp_path):
+def test_a_grid_survives_trials_that_diverge_or_fail(cluster: str, options: TrainOptions, tmp_path: Path) -> None:
     space = {"learning_rate": [1e-2, "1e30"], "lora_targets": ["to_q,to_k,to_v,to_out.0", "no_such_layer"]}
     summary, output = run_search(cluster, options, space, tmp_path, gpus_per_trial=0.5)
     assert (summary["trials"], summary["failed"]) == (4, 2)
@@ -111,7 +114,7 @@ def test_a_grid_survives_trials_that_diverge_or_fail(cluster, options, tmp_path)
     assert (optimization.learning_rate, optimization.max_train_steps, again.model.rank) == (1e-2, 4, 2)
 
 
-def test_optuna_suggests_other_settings_for_each_trial(cluster, options, tmp_path):
+def test_optuna_suggests_other_settings_for_each_trial(cluster: str, options: TrainOptions, tmp_path: Path) -> None:
     space = {"learning_rate": {"loguniform": [1e-4, 1e-1]}, "rank": {"choice": [1, 2]}}
     summary, _ = run_search(cluster, options, space, tmp_path, search="optuna", samples=3, gpus_per_trial=0.0)
     assert (summary["trials"], summary["failed"]) == (3, 0)
@@ -121,7 +124,7 @@ def test_optuna_suggests_other_settings_for_each_trial(cluster, options, tmp_pat
     assert summary["validation_loss"] == min(run.data.metrics["kept_validation_loss"] for run in runs)
 
 
-def test_asha_stops_a_trial_that_falls_behind(cluster, options, tmp_path):
+def test_asha_stops_a_trial_that_falls_behind(cluster: str, options: TrainOptions, tmp_path: Path) -> None:
     """The second trial learns nothing, so its loss at the first validation is above the first trial's."""
     options = options.with_flags(max_train_steps=40, validation_steps=2, lr_scheduler="constant")
     summary, output = run_search(
@@ -139,19 +142,21 @@ def test_asha_stops_a_trial_that_falls_behind(cluster, options, tmp_path):
     ("gpus_per_trial", "gpus", "expected"),
     [(0.5, 1.0, {"cpu": 1.0, "gpu": 0.5}), (2.0, 4.0, {"cpu": 1.0, "gpu": 2.0}), (2.0, 0.0, {"cpu": 2.0, "gpu": 0.0})],
 )
-def test_a_trial_reserves_its_share_of_the_gpus_or_cpus_instead(monkeypatch, gpus_per_trial, gpus, expected):
+def test_a_trial_reserves_its_share_of_the_gpus_or_cpus_instead(
+    monkeypatch: pytest.MonkeyPatch, gpus_per_trial: Any, gpus: Any, expected: Any
+) -> None:
     monkeypatch.setattr("ray.cluster_resources", lambda: {"CPU": 4.0, "GPU": gpus})
     assert trial_resources(TuneOptions(gpus_per_trial=gpus_per_trial), quiet()) == expected
 
 
-def test_more_gpus_than_the_cluster_has_are_refused(monkeypatch):
+def test_more_gpus_than_the_cluster_has_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("ray.cluster_resources", lambda: {"CPU": 4.0, "GPU": 1.0})
     with pytest.raises(SearchError, match="a trial needs 2 GPUs and 1 CPUs, and the cluster has 1 and 4"):
         trial_resources(TuneOptions(gpus_per_trial=2.0), quiet())
 
 
 @pytest.mark.full
-def test_an_interrupted_search_resumes(cluster, options, tmp_path):
+def test_an_interrupted_search_resumes(cluster: str, options: TrainOptions, tmp_path: Path) -> None:
     options = options.with_flags(max_train_steps=60, checkpointing_steps=5, validation_steps=10)
     space = tmp_path / "space.yaml"
     space.write_text("learning_rate: [1.0e-2, 1.0e-3, 1.0e-4]\n")
@@ -172,7 +177,7 @@ def test_an_interrupted_search_resumes(cluster, options, tmp_path):
     assert '"trials": 3' in ended.stdout + ended.stderr
 
 
-def test_the_default_space_is_learning_rate_times_batch_size(options):
+def test_the_default_space_is_learning_rate_times_batch_size(options: TrainOptions) -> None:
     assert read_space(None) == DEFAULT_SPACE == {"learning_rate": [3e-4, 2e-4, 1e-4], "train_batch_size": [1, 4]}
     assert build_space(DEFAULT_SPACE, options, grid=True) == {
         "learning_rate": {"grid_search": [3e-4, 2e-4, 1e-4]},
@@ -192,17 +197,17 @@ def test_the_default_space_is_learning_rate_times_batch_size(options):
         ({"learning_rate": {"normal": [0, 1]}}, "learning_rate: must be a list"),
     ],
 )
-def test_an_invalid_space_is_refused(options, space, message):
+def test_an_invalid_space_is_refused(options: TrainOptions, space: Any, message: Any) -> None:
     with pytest.raises(OptionError) as error:
         build_space(space, options, grid=True)
     assert message in str(error.value)
 
 
-def test_a_trial_that_no_node_can_run_is_refused(cluster, options, tmp_path):
+def test_a_trial_that_no_node_can_run_is_refused(cluster: str, options: TrainOptions, tmp_path: Path) -> None:
     with pytest.raises(SearchError, match=r"a trial needs 0 GPUs and 64 CPUs, and the cluster has 0 and 2"):
         run_search(cluster, options, {"rank": [1]}, tmp_path, gpus_per_trial=64.0)
 
 
-def test_a_cluster_that_does_not_answer(options, tmp_path):
+def test_a_cluster_that_does_not_answer(options: TrainOptions, tmp_path: Path) -> None:
     with pytest.raises(SearchError, match="does not answer"):
         run_search("127.0.0.1:9", options, {"rank": [1]}, tmp_path)

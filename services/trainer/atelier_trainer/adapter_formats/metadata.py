@@ -69,7 +69,7 @@ def make_style(**flags: Any) -> Style:
     words = {name: tuple(split_words(flags.pop(name))) for name in ("trigger_words", "tags") if name in flags}
     recommended = {field: value for field, flag in RECOMMENDED_FLAGS.items() if (value := flags.pop(flag, None)) is not None}
     try:
-        return Style(**flags, **words, recommended=recommended)  # type: ignore[arg-type]  # validated there
+        return Style(**flags, **words, recommended=recommended)  # validated there
     except ValidationError as error:
         raise OptionError("; ".join(map(_problem, error.errors()))) from error
 
