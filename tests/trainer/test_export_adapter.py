@@ -38,8 +38,6 @@ def registered(
     style = ["--title=Brush", "--trigger_words=brsh, ink", "--licence=MIT", "--recommended_steps=12", "--recommended_scale=0.5"]
     Image.new("RGB", (40, 30), "teal").save(file.parent / "mine.png")
     style.append(f"--preview={file.parent / 'mine.png'}")
-    file = write_diffusers(load(small_base), tmp_path_factory.mktemp("made"), **options)  # type: ignore[arg-type]
-    style = ["--title=Brush", "--trigger_words=brsh, ink", "--licence=MIT"]
     command = ["import", str(file), f"--base={small_base}", "--register=brush", f"--tracking_uri={mlflow_server.uri}"]
     command.append(f"--cache_dir={bundle_cache}")
     assert main([*command, *style]) == 0

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 from atelier_contracts.manifests import AdapterManifest, BundleManifest
+from atelier_contracts.styles import Style
 
 from ..conftest import Service
 
@@ -38,6 +39,8 @@ def test_models_shows_what_is_loaded(
         "adapters": [
             {
                 "version": 1,
+                "style": Style().model_dump(mode="json"),
+                "preview": None,
                 "adapter_digest": adapter[1].digest(),
                 "bundle_digest": bundle[1].digest(),
                 "rank": 2,
