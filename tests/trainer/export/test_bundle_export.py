@@ -152,7 +152,8 @@ def test_one_graph_has_standard_operators_and_the_others_fused_attention(bundle:
     kinds = [node.op_type for node in fused.graph.node]
     assert [node.op_type for node in by_layer.graph.node].count("Slice") < kinds.count("Slice"), "slices are copies"
     for graph in (standard.graph, fused.graph, by_layer.graph):
-        used = {name for node in graph.node for name in node.input}
+        subgraphs = [attribute.g for node in graph.node for attribute in node.attribute]
+        used = {name for each in (graph, *subgraphs) for node in each.node for name in node.input}
         assert {item.name for item in graph.initializer} <= used, "ONNX Runtime warns of weights that nothing reads"
     weights = {item.name for item in standard.graph.initializer}
     assert all(node.input[1] in weights for node in standard.graph.node if node.op_type == "Conv"), "OpenVINO needs constants"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -26,6 +26,11 @@ class ReplacementNodes:
         self._graph.initializer.append(numpy_helper.from_array(content, f"{self.out}/{name}"))
         return f"{self.out}/{name}"
 
+    def last(self, kind: str, inputs: Sequence[str]) -> onnx.NodeProto:
+        """A node whose output is that of the replaced one; it is not added."""
+        node: onnx.NodeProto = self._helper.make_node(kind, inputs, [self.out], f"{self.out}/{kind}")
+        return node
+
     def add(self, kind: str, inputs: Sequence[str], name: str, **attributes: Any) -> str:
         """Adds a node and returns the name of its output."""
         output = f"{self.out}/{name}" if name else self.out
@@ -40,7 +45,15 @@ def drop_unused(graph: onnx.GraphProto) -> None:
         if used.isdisjoint(node.output):
             del graph.node[index]
         else:
-            used.update(node.input)
+            used.update(_inputs(node))
     for index, item in reversed(list(enumerate(graph.initializer))):
         if item.name not in used:  # ONNX Runtime would warn of it at each start
             del graph.initializer[index]
+
+
+def _inputs(node: onnx.NodeProto) -> Iterator[str]:
+    """Names that a node reads, those in its subgraphs included."""
+    yield from node.input
+    for attribute in node.attribute:
+        for inner in attribute.g.node:
+            yield from _inputs(inner)

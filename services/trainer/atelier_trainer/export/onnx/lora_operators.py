@@ -1,10 +1,11 @@
 """What the LoRA of a layer is in an ONNX graph: a few small products next to the layer.
 
-A group that no adapter of the batch touches costs next to nothing: its product, which is zero, is computed for one token or
-pixel alone and added to all of them by broadcasting.
+A group that no adapter of the batch touches costs next to nothing. Where layers have inputs of their own, a condition skips its
+products. The other graphs have no conditions, which the conversion to float16 does not support: there the product, which is
+zero, is computed for one token or pixel alone and added to all of them by broadcasting.
 
-Notation: b batch, n tokens, m pixels, r sum of the ranks of the adapters in the batch, k side of a kernel, h w before and y x
-after a convolution; n', h' and w' are 1 where the group is unused.
+Notation: b batch, n tokens, m pixels, r sum of the ranks of the adapters in the batch, k side of a kernel; n', h' and w' are 1
+where the group is unused.
 """
 
 from __future__ import annotations
@@ -45,14 +46,17 @@ def lower_lora(graph: onnx.GraphProto, groups: LoraGroups, *, by_layer: bool) ->
         made = ReplacementNodes(node, graph)
         group, layer = (made.attributes[name].decode() for name in ("group", "layer"))
         slices, a, b = matrices[group][layer]
-        nodes += slices
         y, x, *_, scale = node.input
-        if made.attributes["dimensions"] == 4:
-            _, outer, kernel = groups[group][layer]
-            _convolution(made, (y, x, a, b, scale), group, (outer, kernel, groups[group][layer][0]))
+        product = _Product(made, group, x, a, b, scale, corner_only=not by_layer)
+        shape = groups[group][layer]
+        up = product.of_convolution(*shape) if made.attributes["dimensions"] == 4 else product.of_linear()
+        nodes += slices
+        if by_layer:
+            nodes.append(_if_used(made, group, up))
+            up = nodes[-1].output[0]
         else:
-            _linear(made, (y, x, a, b, scale), group)
-        nodes += made.nodes
+            nodes += made.nodes
+        nodes.append(made.last("Add", [y, up]))
     del graph.node[:]
     graph.node.extend(nodes)
 
@@ -124,46 +128,74 @@ def _slices(graph: onnx.GraphProto, groups: LoraGroups, group: str) -> Matrices:
     return made
 
 
-def _linear(made: ReplacementNodes, tensors: tuple[str, str, str, str, str], group: str) -> None:
-    """Y + ((x A) * scale) B^T."""
-    y, x, a, b, scale = tensors
-    flat = made.attributes["dimensions"] == 2
-    zero, one = (made.constant(f"int {value}", np.array([value], np.int64)) for value in (0, 1))
-    tokens = made.add("Unsqueeze", [x, one], "one token") if flat else x
-    down = made.add("Mul", [made.add("MatMul", [tokens, a], "down"), scale], "scaled")  # [b, n, r]
-    down = made.add("Slice", [down, zero, _end(group), one], "used")  # [b, n', r]
-    up = made.add("MatMul", [down, made.add("Transpose", [b], "B transposed", perm=[1, 0])], "up")  # [b, n', out]
-    made.add("Add", [y, made.add("Squeeze", [up, one], "flat") if flat else up], "")
+def _if_used(made: ReplacementNodes, group: str, product: str) -> onnx.NodeProto:
+    """The nodes so far under the condition that the group is used, and a zero otherwise."""
+    from onnx import TensorProto, helper
+
+    zero = made.constant("zero", np.zeros([1] * made.attributes["dimensions"], np.float32))
+    unused = f"{made.out}/unused"
+    nothing = [helper.make_node("Identity", [zero], [unused], f"{unused}/Identity")]
+    branches = {"then_branch": (made.nodes, product), "else_branch": (nothing, unused)}
+    graphs = {
+        name: helper.make_graph(nodes, f"{made.out}/{name}", [], [helper.make_tensor_value_info(out, TensorProto.FLOAT, None)])
+        for name, (nodes, out) in branches.items()
+    }
+    return helper.make_node("If", [f"{group}.lora_used"], [f"{made.out}/product"], f"{made.out}/product/If", **graphs)
 
 
-def _convolution(
-    made: ReplacementNodes, tensors: tuple[str, str, str, str, str], group: str, shape: tuple[int, int, int]
-) -> None:
-    """Y + B ((A * x) * scale), where A has the kernel, stride and padding of the layer."""
-    y, x, a, b, scale = tensors
-    _, kernel, channels = shape
-    stride, pads = made.attributes["stride"], made.attributes["pads"]
-    rows_and_columns = made.constant("rows and columns", np.array([2, 3], np.int64))
-    zeros = made.constant("zeros", np.array([0, 0], np.int64))
+class _Product:
+    """B ((A x) * scale) of one layer.
 
-    def corner(tensor: str, name: str, kernel: int = 1) -> str:
-        """All of the image, or its first kernel x kernel pixels where the group is unused."""
-        ends = made.add("Concat", [_end(group, kernel)] * 2, f"ends of {name}", axis=0)
-        return made.add("Slice", [tensor, zeros, ends, rows_and_columns], name)
+    Args:
+        made: gets the nodes.
+        group: of the layer.
+        x: name of the layer's input; likewise the others.
+        corner_only: computes one token or pixel alone where the group is unused.
+    """
 
-    weight = made.add("Transpose", [a], "A transposed", perm=[1, 0])  # [r, in * k * k]
-    by_pixel = made.constant("by pixel", np.array([0, 0, -1], np.int64))
-    image = corner(x, "corner", kernel)
-    if (kernel, stride) == (1, 1):
-        pixels = made.add("MatMul", [weight, made.add("Reshape", [image, by_pixel], "flat")], "pixels")  # [b, r, m]
-    else:
-        kernels = made.constant("kernels", np.array([-1, channels, kernel, kernel], np.int64))
-        weight = made.add("Reshape", [weight, kernels], "kernels of A")
-        down = made.add("Conv", [image, weight], "down", kernel_shape=[kernel] * 2, strides=[stride] * 2, pads=pads)
-        image = corner(down, "used")  # [b, r, h', w']
-        pixels = made.add("Reshape", [image, by_pixel], "pixels")
-    scales = made.add("Transpose", [scale], "scales", perm=[0, 2, 1])  # [b, r, 1]
-    up = made.add("MatMul", [b, made.add("Mul", [pixels, scales], "scaled")], "up")  # [b, out, m]
-    same = made.constant("rows and channels", np.array([0, 0], np.int64))
-    grid = made.add("Concat", [same, made.add("Shape", [image], "grid", start=2, end=4)], "image shape", axis=0)
-    made.add("Add", [y, made.add("Reshape", [up, grid], "image")], "")
+    def __init__(self, made: ReplacementNodes, group: str, x: str, a: str, b: str, scale: str, *, corner_only: bool) -> None:
+        self.made, self.group, self.corner_only = made, group, corner_only
+        self.x, self.a, self.b, self.scale = x, a, b, scale
+
+    def of_linear(self) -> str:
+        """[b, n', out], or [b, out] for an embedding."""
+        made, flat = self.made, self.made.attributes["dimensions"] == 2
+        zero, one = (made.constant(f"int {value}", np.array([value], np.int64)) for value in (0, 1))
+        tokens = made.add("Unsqueeze", [self.x, one], "one token") if flat else self.x
+        down = made.add("Mul", [made.add("MatMul", [tokens, self.a], "down"), self.scale], "scaled")  # [b, n, r]
+        if self.corner_only:
+            down = made.add("Slice", [down, zero, _end(self.group), one], "used")  # [b, n', r]
+        up = made.add("MatMul", [down, made.add("Transpose", [self.b], "B transposed", perm=[1, 0])], "up")
+        return made.add("Squeeze", [up, one], "flat") if flat else up
+
+    def of_convolution(self, channels: int, outer: int, kernel: int) -> str:
+        """[b, out, h', w']: A has the kernel, stride and padding of the layer."""
+        made, stride = self.made, self.made.attributes["stride"]
+        weight = made.add("Transpose", [self.a], "A transposed", perm=[1, 0])  # [r, in * k * k]
+        by_pixel = made.constant("by pixel", np.array([0, 0, -1], np.int64))
+        image = self._corner(self.x, "corner", kernel)
+        if (kernel, stride) == (1, 1):
+            pixels = made.add("MatMul", [weight, made.add("Reshape", [image, by_pixel], "flat")], "pixels")  # [b, r, m]
+        else:
+            kernels = made.constant("kernels", np.array([-1, channels, kernel, kernel], np.int64))
+            down = made.add(
+                "Conv", [image, made.add("Reshape", [weight, kernels], "kernels of A")], "down",
+                kernel_shape=[kernel] * 2, strides=[stride] * 2, pads=made.attributes["pads"],
+            )  # fmt: skip
+            image = self._corner(down, "used")  # [b, r, h', w']
+            pixels = made.add("Reshape", [image, by_pixel], "pixels")
+        scales = made.add("Transpose", [self.scale], "scales", perm=[0, 2, 1])  # [b, r, 1]
+        up = made.add("MatMul", [self.b, made.add("Mul", [pixels, scales], "scaled")], "up")  # [b, out, m]
+        rows = made.constant("rows and channels", np.array([0, outer], np.int64))
+        grid = made.add("Concat", [rows, made.add("Shape", [image], "grid", start=2, end=4)], "image shape", axis=0)
+        return made.add("Reshape", [up, grid], "image")
+
+    def _corner(self, tensor: str, name: str, kernel: int = 1) -> str:
+        """All of an image, or its first kernel x kernel pixels where the group is unused."""
+        if not self.corner_only:
+            return tensor
+        made = self.made
+        axes = made.constant(f"axes of {name}", np.array([2, 3], np.int64))
+        zeros = made.constant(f"starts of {name}", np.array([0, 0], np.int64))
+        ends = made.add("Concat", [_end(self.group, kernel)] * 2, f"ends of {name}", axis=0)
+        return made.add("Slice", [tensor, zeros, ends, axes], name)
