@@ -8,6 +8,7 @@ import os
 import platform
 import sys
 import time
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -28,8 +29,8 @@ def since(started: Times) -> Times:
     return time.monotonic() - started[0], time.process_time() - started[1]
 
 
-def random_weights(manifest: Any, rank: int, seed: int, group: str = "attention") -> dict[str, Any]:
-    """`LayerWeights` of small random numbers for every layer of one group of the UNet, by layer."""
+def random_weights(manifest: Any, rank: int, seed: int, groups: Iterable[str] = ("attention",)) -> dict[str, Any]:
+    """`LayerWeights` of small random numbers for every layer of some groups of the UNet, by layer."""
     import numpy as np
     from atelier_infer.pipeline.lora_layout import LayerWeights
 
@@ -40,6 +41,7 @@ def random_weights(manifest: Any, rank: int, seed: int, group: str = "attention"
             random.normal(scale=0.01, size=(outer, rank)).astype(np.float32),
             1.0,
         )
+        for group in groups
         for layer, (inner, outer, kernel) in manifest.lora["unet"][group].items()
     }
 

@@ -2,7 +2,7 @@
 
     python benchmarks/infer/parity.py --base FOLDER --bundle FOLDER [--max-error 1e-5]
 
-One call of the exported UNet, with rows of their own time steps: adapters of ranks 4, 8 and 16, a blend of two, one at half
+One call of the exported UNet, with rows of their own time steps: adapters of ranks 4, 8 and 16 on all layers, a blend of two, one at half
 strength, and none. The same rows run one by one through diffusers' UNet in float32 with the same adapters in peft. Prints the
 largest difference of each row, relative to the row's largest value; the exit status is 1 beyond the bound. `--base` is a folder
 saved by diffusers, `--bundle` its export by the trainer.
@@ -60,7 +60,7 @@ def served(options: argparse.Namespace) -> tuple[dict[str, Any], dict[int, dict[
     session = runtime.session(options.bundle / file, "unet")
     side, draw = manifest.native_size_px // manifest.vae_factor, np.random.default_rng(0)
     width = next(item.shape[2] for item in session.get_inputs() if item.name == "encoder_hidden_states")
-    weights = {rank: random_weights(manifest, rank, rank) for rank in RANKS}
+    weights = {rank: random_weights(manifest, rank, rank, manifest.lora["unet"]) for rank in RANKS}
     layout = LoraLayout(manifest.lora["unet"], by_layer=file == names.CPU_UNET_FILE)
     parts = [layout.pack(weights[rank]) for rank in RANKS]
     rows = [{RANKS.index(rank): weight for rank, weight in mix.items()} for mix in ROWS]
@@ -87,8 +87,9 @@ def one_by_one(options: argparse.Namespace, feeds: dict[str, Any], weights: dict
         with torch.no_grad():
             for layer, one in layers.items():
                 module = unet.get_submodule(layer)
-                module.lora_A[f"rank_{rank}"].weight.copy_(torch.from_numpy(one.down))
-                module.lora_B[f"rank_{rank}"].weight.copy_(torch.from_numpy(one.up))
+                for half, matrix in ((module.lora_A, one.down), (module.lora_B, one.up)):
+                    weight = half[f"rank_{rank}"].weight
+                    weight.copy_(torch.from_numpy(matrix).reshape(weight.shape))
     found = []
     with torch.inference_mode():
         for row, mix in enumerate(ROWS):

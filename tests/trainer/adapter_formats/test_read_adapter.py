@@ -9,10 +9,8 @@ from typing import Any
 
 import pytest
 import torch
-from atelier_contracts.styles import Recommended
 from atelier_trainer.__main__ import main
 from atelier_trainer.adapter_formats.adapter_weights import LoraPair
-from atelier_trainer.adapter_formats.metadata import read_style
 from atelier_trainer.adapter_formats.network_types import ConversionLimits
 from atelier_trainer.adapter_formats.read_adapter import ReadAdapter
 from atelier_trainer.base_models.base_model import BaseModel
@@ -248,15 +246,6 @@ def test_values_that_no_adapter_has_are_refused_in_one_line(
     err = capsys.readouterr().err
     assert message in err
     assert err.count("\n") == 1
-
-
-def test_metadata_that_makes_no_sense_is_left_out() -> None:
-    style = read_style({"modelspec.trigger_phrase": ",".join("abcdefgh" * 10), "modelspec.title": "x" * 999})
-    assert (len(style.trigger_words), len(style.title or "")) == (50, 200)
-    for text in ('{"a": {"b": Infinity}}', '{"a": [1]}', "[1]", "nonsense", "[" * 100_000):
-        assert read_style({"ss_tag_frequency": text}).trigger_words == ()
-    for text in ('{"steps": 0}', '{"mood": 1}', "[]", "nonsense", "[" * 100_000):
-        assert read_style({"atelier.recommended": text}).recommended == Recommended()
 
 
 @pytest.mark.parametrize(
