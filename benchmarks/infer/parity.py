@@ -2,10 +2,10 @@
 
     python benchmarks/infer/parity.py --base FOLDER --bundle FOLDER [--max-error 1e-5]
 
-One call of the exported UNet, with rows of their own time steps: adapters of ranks 4, 8 and 16 on all layers, a blend of two, one at half
-strength, and none. The same rows run one by one through diffusers' UNet in float32 with the same adapters in peft. Prints the
-largest difference of each row, relative to the row's largest value; the exit status is 1 beyond the bound. `--base` is a folder
-saved by diffusers, `--bundle` its export by the trainer.
+One call of the served UNet, with rows of their own time steps: adapters of ranks 4, 8 and 16 on all layers, a blend of two, one
+at half strength, and none. The same rows run one by one through diffusers' UNet in float32 with the same adapters in peft.
+Prints the largest difference of each row, relative to the row's largest value; the exit status is 1 beyond the bound. `--base`
+is a folder saved by diffusers, `--bundle` its export by the trainer.
 """
 
 from __future__ import annotations
