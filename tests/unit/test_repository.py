@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import os
 import re
 import subprocess
@@ -9,6 +10,7 @@ import tomllib
 from pathlib import Path
 
 import pytest
+from packaging.specifiers import SpecifierSet
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text()
@@ -87,6 +89,17 @@ def test_every_dependency_is_pinned_and_no_index_is_named() -> None:
         re.match(r"[\w.\-]+", item)[0].lower() for name, items in extras.items() if name not in not_installed for item in items
     }
     assert wanted <= pinned
+
+
+def test_every_dependency_runs_on_the_oldest_python_that_the_project_supports() -> None:
+    """Distributions ship patch releases that are years old, for example Debian 12 has 3.11.2."""
+    too_new = {
+        one.name: required
+        for one in importlib.metadata.distributions()
+        if "Requires-Python" in one.metadata
+        and not SpecifierSet(required := one.metadata["Requires-Python"]).contains("3.11.0")
+    }
+    assert too_new == {}
 
 
 @pytest.mark.parametrize("part", ["unet", "vae", "text_encoder", "tokenizer", "scheduler"])
