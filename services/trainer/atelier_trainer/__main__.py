@@ -23,6 +23,7 @@ ERROR, UNDELIVERED, INTERRUPTED, TERMINATED = 2, 3, 130, 143
 ENVIRONMENT = {
     "TRANSFORMERS_VERBOSITY": "error",
     "DIFFUSERS_VERBOSITY": "error",
+    "HF_HUB_VERBOSITY": "error",
     "TQDM_DISABLE": "1",  # we have progress bars of our own
     "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
     "MLFLOW_DISABLE_TELEMETRY": "true",

@@ -8,10 +8,9 @@ from pathlib import Path
 
 from diffusers import DDPMScheduler
 from huggingface_hub import snapshot_download
-from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
 from atelier_trainer.base_models.base_model import BaseModel
-from atelier_trainer.base_models.hub_file import SUFFIX, download_file, is_hub_location
+from atelier_trainer.base_models.hub_file import SUFFIX, download_file, hub_errors, is_hub_location
 from atelier_trainer.base_models.single_file import PICKLES, convert_checkpoint, convert_vae
 from atelier_trainer.config.option_groups import DEFAULT_CACHE, ModelOptions
 from atelier_trainer.errors import BaseModelError, first_line
@@ -137,13 +136,12 @@ def _with_vae(base: BaseModel, location: str, bases: Path) -> BaseModel:
 
 def _download(hub_id: str, revision: str | None, patterns: list[str] = [*CONFIGURATION, *WEIGHTS]) -> Path:  # noqa: B006
     """The snapshot's folder, which is named after the commit."""
-    try:
+    message = (
+        f"base model {hub_id!r} is neither a folder nor on the hub: check the id, the revision and the network, or give a "
+        "diffusers folder"
+    )
+    with hub_errors(BaseModelError, message):
         return Path(snapshot_download(hub_id, revision=revision, allow_patterns=patterns))
-    except (HfHubHTTPError, LocalEntryNotFoundError, ValueError, OSError) as error:
-        raise BaseModelError(
-            f"base model {hub_id!r} is neither a folder nor on the hub ({type(error).__name__}): "
-            "check the id, the revision and the network, or give a diffusers folder"
-        ) from error
 
 
 def _family(folder: Path, name: str) -> Family:

@@ -8,20 +8,18 @@ from pathlib import Path
 from atelier_contracts import names
 from atelier_contracts.manifests import AdapterManifest, Evidence
 from huggingface_hub import HfApi, ModelCardData
-from huggingface_hub.errors import HfHubHTTPError, LocalTokenNotFoundError, OfflineModeIsEnabled
 
 from atelier_trainer.base_models.base_model import BaseModel
-from atelier_trainer.errors import OptionError, TrackingError, first_line
+from atelier_trainer.base_models.hub_file import hub_errors
+from atelier_trainer.errors import OptionError, TrackingError
 
 CARD_FILE = "README.md"
 
 
 def check_login() -> None:
     """Raises OptionError where the hub does not accept the login or cannot be reached."""
-    try:
+    with hub_errors(OptionError, "--push_to_hub needs a login and the network: set HF_TOKEN"):
         HfApi().whoami()
-    except (HfHubHTTPError, LocalTokenNotFoundError, OfflineModeIsEnabled, OSError, ValueError) as error:
-        raise OptionError(f"--push_to_hub needs a login and the network ({first_line(error, 200)}); set HF_TOKEN") from error
 
 
 def push(folder: Path, repository: str) -> str:
@@ -30,11 +28,9 @@ def push(folder: Path, repository: str) -> str:
     Raises:
         TrackingError: the hub did not answer or refused.
     """
-    try:
+    with hub_errors(TrackingError, f"upload to the hub repository {repository!r} failed"):
         created = HfApi().create_repo(repository, exist_ok=True)
         HfApi().upload_folder(repo_id=created.repo_id, folder_path=folder, commit_message="Upload a LoRA adapter")
-    except (HfHubHTTPError, OSError, ValueError) as error:
-        raise TrackingError(f"upload to the hub repository {repository!r} failed: {first_line(error)}") from error
     return str(created)
 
 
