@@ -22,8 +22,6 @@ from atelier_embedded.workspace import MODEL, Workspace
 from atelier_trainer.synthetic.scenes.dataset import write_imagefolder
 from PIL import Image
 
-from ..trainer.small_base import write_small_base
-
 pytestmark = pytest.mark.timeout(900)
 PATIENCE_S = 60.0
 OPEN = {"prompt": "a cat", "seed": 7}
@@ -68,7 +66,7 @@ def metadata(png: bytes) -> dict[str, Any]:
 
 
 @pytest.fixture(scope="module")
-def stack(tmp_path_factory: pytest.TempPathFactory, bundle_cache: Path) -> Iterator[Stack]:
+def stack(tmp_path_factory: pytest.TempPathFactory, bundle_cache: Path, small_base: Path) -> Iterator[Stack]:
     folder = tmp_path_factory.mktemp("styles")
     with pytest.MonkeyPatch.context() as patch:
         # services run the code of this checkout, wherever the packages are installed from
@@ -77,10 +75,9 @@ def stack(tmp_path_factory: pytest.TempPathFactory, bundle_cache: Path) -> Itera
         made = Workspace(folder / "workspace")
         made.prepare()
         write_imagefolder(made.images, "sketch", 12, 1)
-        base = write_small_base(folder / "small-sd")
         with running_services(made) as services:
             flags = {
-                "pretrained_model_name_or_path": base, "train_data_dir": made.images, "register": MODEL, "rank": 2,
+                "pretrained_model_name_or_path": small_base, "train_data_dir": made.images, "register": MODEL, "rank": 2,
                 "max_train_steps": 2, "validation_samples": 2, "validation_prompt": "a cat", "num_validation_images": 1,
                 "cache_dir": bundle_cache, "output_dir": folder / "out", "tracking_uri": services.url("tracking"),
                 "result_file": made.result_file,
