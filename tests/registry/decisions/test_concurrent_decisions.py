@@ -54,7 +54,7 @@ def test_fifty_promotions_by_five_processes(
 ) -> None:
     real_world.add_model(name)
     numbers = [real_world.add_bare_version(name) for _ in range(FIFTY)]
-    ledger, _, _, _, registry = parts(mlflow_server.uri, database_url)
+    ledger, _, _, _, registry = parts(mlflow_server.uri, engine)
     context = multiprocessing.get_context("fork")  # spawned ones would import MLflow five times
     gate, done = context.Barrier(5), context.Queue()
     processes = [

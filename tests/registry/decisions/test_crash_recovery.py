@@ -49,10 +49,13 @@ class Countdown:
 
 
 def parts(
-    tracking_uri: str, database_url: str, countdown: Countdown | None = None
+    tracking_uri: str, database: str | Engine, countdown: Countdown | None = None
 ) -> tuple[Ledger, AliasWriter, Promotions, Retirement, MlflowRegistry]:
-    """What one process of the service has. With a countdown it may die around each commit and each write to MLflow."""
-    registry, engine = MlflowRegistry(tracking_uri), open_database(database_url)
+    """What one process of the service has. With a countdown it may die around each commit and each write to MLflow.
+
+    A process that lives on names an engine whose connections are closed at its end: PostgreSQL takes a hundred.
+    """
+    registry, engine = MlflowRegistry(tracking_uri), open_database(database) if isinstance(database, str) else database
     if countdown:
         event.listen(engine, "commit", countdown.step)  # called before the database commits …
         for name in ("set_alias", "set_tag"):
@@ -116,7 +119,7 @@ def test_a_process_killed_at_any_step_leaves_nothing_half_done(
         for _ in range(3):
             real_world.add_bare_version(model)
         caller = Caller(PIA.id, PIA.role, key=f"{left:064}")
-        ledger, alias_writer, promotions, _, registry = parts(mlflow_server.uri, database_url)
+        ledger, alias_writer, promotions, _, registry = parts(mlflow_server.uri, engine)
         before = 1
         promotions.promote(PIA, model, 1, PromoteRequest(reason="first"))
         if action == "rollback":
@@ -144,7 +147,7 @@ def test_a_process_killed_at_any_step_leaves_nothing_half_done(
         outcomes.add((latest.action, latest.outcome))
         hash_chain.verify(ledger.chain.rows())
         # the same request again, with its key, does it once and no more
-        _, _, promotions, retirement, _ = parts(mlflow_server.uri, database_url)
+        _, _, promotions, retirement, _ = parts(mlflow_server.uri, engine)
         done = DECISIONS[action](promotions, retirement, caller, model)
         assert done.outcome == "done"
         assert done.action == action

@@ -209,9 +209,9 @@ def test_deleting_a_model_deletes_its_edits(start: Callable[..., Api], fake: Fak
     assert set_values(found["style"]["after"]) == {}
 
 
-def parts(tracking_uri: str, database_url: str, countdown: Countdown | None = None) -> Any:
+def parts(tracking_uri: str, database: str | Engine, countdown: Countdown | None = None) -> Any:
     """What one process has that edits styles; it may die around each commit and each write to MLflow."""
-    registry, engine = MlflowRegistry(tracking_uri), open_database(database_url)
+    registry, engine = MlflowRegistry(tracking_uri), open_database(database) if isinstance(database, str) else database
     ledger = Ledger(engine)
     if countdown:
         event.listen(engine, "commit", countdown.step)
@@ -229,7 +229,7 @@ def test_a_process_killed_at_any_step_leaves_nothing_half_done(
     request = EditStyleRequest(reason="clearer", style=StyleEdits(title="Quill"))
     for left in itertools.count():
         model = real_world.add_model(f"{name}-{left}")
-        ledger, writer, editor, registry = parts(mlflow_server.uri, database_url)
+        ledger, writer, editor, registry = parts(mlflow_server.uri, engine)
         first = editor.edit(PIA, model, EditStyleRequest(reason="first", style=StyleEdits(title="Brush")))
 
         def act(model: str = model, left: Any = left) -> None:
