@@ -19,7 +19,7 @@ class GraphVariant:
     """How a traced model becomes a graph.
 
     Attributes:
-        standard: only ONNX's own operators, and convolutions with constant weights.
+        standard: only ONNX's own operators, convolutions with constant weights, and no skipping of unused LoRA groups.
         lora_by_layer: see `lora_operators.lower_lora`.
     """
 
@@ -39,7 +39,7 @@ def write_variants(traced: Path, groups: LoraGroups, variants: Mapping[str, Grap
 
     for name, variant in variants.items():
         model = onnx.load(traced, load_external_data=False)
-        lower_lora(model.graph, groups, by_layer=variant.lora_by_layer)
+        lower_lora(model.graph, groups, by_layer=variant.lora_by_layer, skip_unused=not variant.standard)
         if variant.standard:
             use_standard_operators(model.graph)
         drop_unused(model.graph)

@@ -1,8 +1,8 @@
 """What the LoRA of a layer is in an ONNX graph: a few small products next to the layer.
 
 A group that no adapter of the batch touches costs next to nothing. Where layers have inputs of their own, a condition skips its
-products. The other graphs have no conditions, which the conversion to float16 does not support: there the product, which is
-zero, is computed for one token or pixel alone and added to all of them by broadcasting.
+products. The conversion to float16 does not support conditions: there the product, which is zero, is computed for one token or
+pixel alone and added to all of them by broadcasting. In OpenVINO the slices for that cost more than they save.
 
 Notation: b batch, n tokens, m pixels, r sum of the ranks of the adapters in the batch, k side of a kernel; n', h' and w' are 1
 where the group is unused.
@@ -26,7 +26,7 @@ END = np.array([2**24], np.int64)
 """Of a slice that reaches to the end, whatever the size; with larger numbers OpenVINO overflows."""
 
 
-def lower_lora(graph: onnx.GraphProto, groups: LoraGroups, *, by_layer: bool) -> None:
+def lower_lora(graph: onnx.GraphProto, groups: LoraGroups, *, by_layer: bool, skip_unused: bool = True) -> None:
     """Replaces the nodes of `lora_inputs.LoraLayer`, in place.
 
     Args:
@@ -34,6 +34,7 @@ def lower_lora(graph: onnx.GraphProto, groups: LoraGroups, *, by_layer: bool) ->
         groups: from the bundle's manifest.
         by_layer: each layer gets an A and a B of its own as inputs, so that nothing is copied; otherwise each group has one, of
             which the layers are slices.
+        skip_unused: whether groups that no adapter touches are skipped.
     """
     nodes: list[Any] = []
     for group in groups:
@@ -47,7 +48,7 @@ def lower_lora(graph: onnx.GraphProto, groups: LoraGroups, *, by_layer: bool) ->
         group, layer = (made.attributes[name].decode() for name in ("group", "layer"))
         slices, a, b = matrices[group][layer]
         y, x, *_, scale = node.input
-        product = _Product(made, group, x, a, b, scale, corner_only=not by_layer)
+        product = _Product(made, group, x, a, b, scale, corner_only=skip_unused and not by_layer)
         shape = groups[group][layer]
         up = product.of_convolution(*shape) if made.attributes["dimensions"] == 4 else product.of_linear()
         nodes += slices
