@@ -77,7 +77,7 @@ def listening(api: Api, **params: Any) -> Iterator[Iterator[Any]]:
         yield (AliasMoved.model_validate(json.loads(line[6:])) for line in lines if line.startswith("data: "))
 
 
-def told(api: Api, **params: Any) -> list[int]:
+def target_versions(api: Api, **params: Any) -> list[int]:
     """Events that are there already."""
     answer = api.get("/events", follow="false", **params)
     return [json.loads(line[6:])["to_version"] for line in answer.text.splitlines() if line.startswith("data: ")]
@@ -117,10 +117,10 @@ def test_a_stream_starts_at_any_cursor(api: Api, adapters: str) -> None:
     for number in (1, 2, 3):
         api.promote(adapters, number)
     api.roll_back(adapters)
-    assert told(api, after=0) == [1, 2, 3, 2]
-    assert told(api, after=2) == [3, 2]
-    assert told(api, after=99) == []
-    assert told(api) == []
+    assert target_versions(api, after=0) == [1, 2, 3, 2]
+    assert target_versions(api, after=2) == [3, 2]
+    assert target_versions(api, after=99) == []
+    assert target_versions(api) == []
     again = api.get("/events", follow="false", headers={"Last-Event-ID": "3"})
     assert again.text.count("data: ") == 1
     assert {"id: 4", "event: alias.moved"} <= set(again.text.splitlines())
@@ -132,13 +132,13 @@ def test_more_events_than_a_page_are_sent(start: Callable[..., Api], fake: FakeR
 
     for number in range(250):
         ledger.open("outside", DecisionFacts("outside", "outside", adapters, "champion", None, number, "r"))
-    assert told(api, after=0) == list(range(250))
+    assert target_versions(api, after=0) == list(range(250))
 
 
 def test_refusals_are_not_sent(api: Api, fake: FakeRegistry, adapters: str) -> None:
     fake.make_pending(adapters, 1)
     assert api.promote(adapters, 1).status_code == 409
-    assert told(api, after=0) == []
+    assert target_versions(api, after=0) == []
 
 
 def test_the_streams_end_with_the_service(
@@ -165,4 +165,4 @@ def test_clients_that_disconnect_leave_nothing_behind(api: Api, adapters: str) -
             connection.sendall(b"GET /events HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer rita-secret\r\n\r\n")
             connection.recv(100)
     assert api.promote(adapters, 1).status_code == 200
-    assert told(api, after=0) == [1]
+    assert target_versions(api, after=0) == [1]

@@ -255,24 +255,24 @@ def test_changed_files_are_shown_and_logged(
     found = threading.Event()
     fake.overwrite(adapters, 1, file, other_weights("planted")[0][file])
 
-    def told() -> list[str]:
+    def reported() -> list[str]:
         return api.get(f"/models/{adapters}", headers={"Cache-Control": "no-cache"}).json()["problems"]
 
     for _ in range(500):
-        if told():
+        if reported():
             break
         found.wait(0.02)
-    [problem] = told()
+    [problem] = reported()
     assert f"version 1 were changed after the decision, which recorded the digest {DIGEST}" in problem
     assert api.get(f"/models/{adapters}/aliases/champion").json()["problem"] == problem
     assert problem in api.get(f"/models/{adapters}/versions/1").json()["problems"]
     assert "files of a version changed" in caplog.text
     fake.overwrite(adapters, 1, file, (FILES | {WEIGHTS_FILE: "weights"})[file])
     for _ in range(500):
-        if not told():
+        if not reported():
             break
         found.wait(0.02)
-    assert told() == []
+    assert reported() == []
 
 
 def test_a_wrong_digest_tag_is_corrected(fake: FakeRegistry, api: Api, adapters: str, ledger: Ledger) -> None:

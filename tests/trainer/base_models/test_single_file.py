@@ -122,6 +122,11 @@ def test_a_file_without_a_vae_needs_one(small_base: Path, open_file: Any, tmp_pa
             "takes 9 channels, as for inpainting",
         ),
         (lambda tensors: tensors | {"edm_mean": torch.zeros(1)}, "EDM"),
+        (lambda tensors: {key: one for key, one in tensors.items() if "attn2" not in key}, "no attention to a text"),
+        (
+            lambda tensors: tensors | {"model.diffusion_model.input_blocks.0.0.weight": torch.zeros(16)},
+            "no first convolution",
+        ),
         (lambda tensors: tensors | {"model.diffusion_model.extra.weight": torch.zeros(1)}, "tensors in the file and"),
         (lambda tensors: {key: one.to(torch.float8_e4m3fn) for key, one in tensors.items()}, "they are F8_E4M3"),
         (

@@ -49,18 +49,18 @@ EDIT_STYLE: dict[str, Example] = {
     },
     "take back": {"summary": "an edit is taken back", "value": {"reason": "as trained", "style": {"title": None}}},
 }
+_DESCRIPTION: dict[str, Any] = {
+    "title": "Pencil",
+    "description": None,
+    "author": None,
+    "licence": "CC-BY-4.0",
+    "trigger_words": ["pencil sketch"],
+    "tags": [],
+}
 STYLE: dict[str, Any] = {
     "model": "pencil",
     "version": 4,
-    "style": {
-        "title": "Pencil",
-        "description": None,
-        "author": None,
-        "licence": "CC-BY-4.0",
-        "trigger_words": ["pencil sketch"],
-        "tags": [],
-        "recommended": {"scale": 0.8, "steps": 30, "scheduler": None, "guidance_scale": None},
-    },
+    "style": _DESCRIPTION | {"recommended": {"scale": 0.8, "steps": 30, "scheduler": None, "guidance_scale": None}},
     "sources": {
         "licence": "version",
         "recommended.scale": "version",
@@ -146,15 +146,7 @@ DETAIL: dict[str, Any] = VERSION | {
         "validation_digest": "70" * 32,
         "validation_images": 24,
     },
-    "style": {
-        "title": "Pencil",
-        "description": None,
-        "author": None,
-        "licence": "CC-BY-4.0",
-        "trigger_words": ["pencil sketch"],
-        "tags": [],
-        "recommended": {"scale": 0.8, "steps": None, "scheduler": None, "guidance_scale": None},
-    },
+    "style": _DESCRIPTION | {"recommended": {"scale": 0.8, "steps": None, "scheduler": None, "guidance_scale": None}},
     "preview": "/models/pencil/versions/4/preview",
     "problems": [],
 }

@@ -51,8 +51,7 @@ def load_base_model(options: ModelOptions, cache_dir: Path = Path(DEFAULT_CACHE)
 def _locate(options: ModelOptions, bases: Path) -> BaseModel:
     location = options.pretrained_model_name_or_path
     path = Path(location).expanduser()
-    if path.suffix in PICKLES:
-        raise BaseModelError(f"{path.name!r} is a pickle, which can run code and is never loaded: convert it to safetensors")
+    _refuse_pickle(path)
     if path.is_dir():
         return _open_folder(path, options, options.base_name or path.resolve().name, None)
     if path.suffix == SUFFIX:
@@ -64,7 +63,7 @@ def _locate(options: ModelOptions, bases: Path) -> BaseModel:
         return _open_file(file, options, bases)
     if location.startswith((".", "/", "~")):
         raise BaseModelError(f"there is no folder {location!r}; give a diffusers folder or a hub id")
-    folder = _download(location, options.revision)
+    folder = _download(location, options.revision, CONFIGURATION + WEIGHTS)
     return _open_folder(folder, options, location, folder.name)
 
 
@@ -106,13 +105,12 @@ def _with_vae(base: BaseModel, location: str, bases: Path) -> BaseModel:
         BaseModelError: there is none, or it has other latents than the base model.
     """
     path = Path(location).expanduser()
-    if path.suffix in PICKLES:
-        raise BaseModelError(f"{path.name!r} is a pickle, which can run code and is never loaded: convert it to safetensors")
+    _refuse_pickle(path)
     if path.suffix == SUFFIX:
         file = path if path.is_file() else download_file(location)
         folder = convert_vae(file, base.folder / "vae", bases)
     else:
-        folder = path if path.is_dir() else _download(location, None)
+        folder = path if path.is_dir() else _download(location, None, CONFIGURATION + WEIGHTS)
         folder = folder if (folder / "config.json").is_file() else folder / "vae"
     changed = replace(base, vae_folder=folder)
     try:
@@ -134,7 +132,12 @@ def _with_vae(base: BaseModel, location: str, bases: Path) -> BaseModel:
     return changed
 
 
-def _download(hub_id: str, revision: str | None, patterns: list[str] = [*CONFIGURATION, *WEIGHTS]) -> Path:  # noqa: B006
+def _refuse_pickle(path: Path) -> None:
+    if path.suffix in PICKLES:
+        raise BaseModelError(f"{path.name!r} is a pickle, which can run code and is never loaded: convert it to safetensors")
+
+
+def _download(hub_id: str, revision: str | None, patterns: list[str]) -> Path:
     """The snapshot's folder, which is named after the commit."""
     message = (
         f"base model {hub_id!r} is neither a folder nor on the hub: check the id, the revision and the network, or give a "

@@ -41,21 +41,18 @@ class _Checkpoint:
         shapes: by key.
         dtype: of most of the UNet's tensors.
         family: whose keys it has.
+        text_width: of the states that the UNet attends to.
     """
 
     file: Path
     shapes: Mapping[str, list[int]]
     dtype: torch.dtype
     family: Family
+    text_width: int
 
     @property
     def has_vae(self) -> bool:
         return any(key.startswith(VAE) for key in self.shapes)
-
-    @property
-    def text_width(self) -> int:
-        """Of the states that the UNet attends to."""
-        return next(shape[-1] for key, shape in self.shapes.items() if key.startswith(UNET) and "attn2.to_k" in key)
 
 
 def convert_checkpoint(
@@ -162,7 +159,10 @@ def _read(file: Path) -> _Checkpoint:
     if len(families) != 1:
         wanted = "; ".join(f"{family.name}: {', '.join(family.checkpoint_encoders.values())}" for family in FAMILIES.values())
         raise BaseModelError(f"{file.name}: it lacks text encoders, or they are those of no family ({wanted})")
-    first = shapes.get(f"{UNET}input_blocks.0.0.weight", [0, 0])
+    first = shapes.get(f"{UNET}input_blocks.0.0.weight", [])
+    attended = [shape for key, shape in shapes.items() if key.startswith(UNET) and key.endswith("attn2.to_k.weight")]
+    if len(first) != 4 or not attended or len(attended[0]) != 2:
+        raise BaseModelError(f"{file.name}: its UNet has no first convolution or no attention to a text: it is damaged")
     if first[1] != IMAGE_CHANNELS:
         raise BaseModelError(
             f"{file.name}: its UNet takes {first[1]} channels, as for inpainting or editing; the base model's must take "
@@ -170,10 +170,10 @@ def _read(file: Path) -> _Checkpoint:
         )
     if "edm_mean" in shapes:
         raise BaseModelError(f"{file.name}: it was trained with EDM's noise schedule, which is not supported")
-    ((dtype, _),) = Counter(header[key]["dtype"] for key in unet).most_common(1)
+    ((dtype, _),) = Counter(str(header[key].get("dtype")) for key in unet).most_common(1)
     if dtype not in DTYPES:
         raise BaseModelError(f"{file.name}: weights must be {', '.join(DTYPES)}; they are {dtype}")
-    return _Checkpoint(file, shapes, DTYPES[dtype], families[0])
+    return _Checkpoint(file, shapes, DTYPES[dtype], families[0], attended[0][1])
 
 
 def _read_header(file: Path) -> dict[str, Any]:

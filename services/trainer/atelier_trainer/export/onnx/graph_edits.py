@@ -26,7 +26,7 @@ class ReplacementNodes:
         self._graph.initializer.append(numpy_helper.from_array(content, f"{self.out}/{name}"))
         return f"{self.out}/{name}"
 
-    def last(self, kind: str, inputs: Sequence[str]) -> onnx.NodeProto:
+    def final_node(self, kind: str, inputs: Sequence[str]) -> onnx.NodeProto:
         """A node whose output is that of the replaced one; it is not added."""
         node: onnx.NodeProto = self._helper.make_node(kind, inputs, [self.out], f"{self.out}/{kind}")
         return node

@@ -57,7 +57,7 @@ def lower_lora(graph: onnx.GraphProto, groups: LoraGroups, *, by_layer: bool, sk
             up = nodes[-1].output[0]
         else:
             nodes += made.nodes
-        nodes.append(made.last("Add", [y, up]))
+        nodes.append(made.final_node("Add", [y, up]))
     del graph.node[:]
     graph.node.extend(nodes)
 
